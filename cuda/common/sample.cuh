@@ -1,0 +1,68 @@
+// From a group's logits to its mask: scores z_i = kappa * logit_i + noise_i, the soft mask softmax(z / tau) mixes, the
+// hard choice the largest score makes. Shared by all kernels that sample.
+#pragma once
+
+#include "gumbel.cuh"
+#include "pattern.cuh"
+
+namespace twofour {
+
+// What sampling needs besides logits; `scale` is log2(e) / tau.
+struct Sampling {
+  Noise noise;
+  float kappa;
+  float scale;
+};
+static_assert(sizeof(Sampling) == 104, "Sampling in src/mask/launch.rs");
+
+// Noisy scores of global group `group`. The same bits on every executor.
+TWOFOUR_DEVICE void noisy_scores(const Sampling& s, const u32x2* lines, u64 group, const float* logits, float (&z)[6]) {
+  float g[6];
+  gumbels(s.noise, lines, group, g);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) z[i] = fma(s.kappa, logits[i], g[i]);
+}
+
+// NaN if any score is.
+TWOFOUR_DEVICE float largest(const float (&z)[6]) {
+  return max_nan(max_nan(max_nan(z[0], z[1]), max_nan(z[2], z[3])), max_nan(z[4], z[5]));
+}
+
+// The lowest pattern index whose score is the largest; kNoPattern unless that is finite.
+TWOFOUR_DEVICE u32 choose(const float (&z)[6], float top) {
+  u32 index = kNoPattern;
+  TWOFOUR_UNROLL
+  for (int i = 5; i >= 0; --i) index = z[i] == top ? i : index;
+  return absolute(top) < infinity() ? index : kNoPattern;
+}
+
+// Weights of the six patterns, unnormalised, the largest being 1. All NaN in effect (the sum is) unless `top` is finite.
+TWOFOUR_DEVICE void exponentials(const float (&z)[6], float top, float scale, float (&e)[6]) {
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) e[i] = ex2_approx((z[i] - top) * scale);
+}
+
+// The soft mask; gives 1 / sum of e, which is the largest y.
+TWOFOUR_DEVICE float soft_mask(const float (&e)[6], float (&m)[4]) {
+  const float inverse = rcp_approx(mix_patterns(e, m));
+  TWOFOUR_UNROLL
+  for (int j = 0; j < 4; ++j) m[j] *= inverse;
+  return inverse;
+}
+
+// 1 at the two kept positions, 0 at the others; four NaN for kNoPattern.
+TWOFOUR_DEVICE void hard_mask(u32 index, float (&m)[4]) {
+  const u32 bits = pattern_bits(index);
+  TWOFOUR_UNROLL
+  for (int j = 0; j < 4; ++j) m[j] = index == kNoPattern ? not_a_number() : float_of((bits >> j & 1) * 0x3f800000u);
+}
+
+// w where kept, +0 where not, whatever w is; NaN for kNoPattern.
+TWOFOUR_DEVICE void keep(u32 index, const float* w, float* kept) {
+  const u32 bits = pattern_bits(index);
+  const float dropped = index == kNoPattern ? not_a_number() : 0.0f;
+  TWOFOUR_UNROLL
+  for (int j = 0; j < 4; ++j) kept[j] = (bits >> j & 1) ? w[j] : dropped;
+}
+
+}  // namespace twofour

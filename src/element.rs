@@ -1,0 +1,105 @@
+//! The element types kernels read and write: `f32`, `f16` and `bf16`. Arithmetic is always in `f32`; a 16-bit value is
+//! widened exactly when read and rounded once, to nearest even, when written.
+
+use half::{bf16, f16};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// The number formats of operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of binary32.
+    Bf16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The name used in kernel symbols, files and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A type of weights, activations and gradients: `f32`, [`f16`] or [`bf16`]. Sealed.
+pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+    /// The format's name as a value.
+    const DTYPE: DType;
+    /// Widens exactly.
+    fn to_f32(self) -> f32;
+    /// Rounds to nearest even; a NaN stays a NaN.
+    fn from_f32(value: f32) -> Self;
+}
+
+/// A type of logits: `f32` or [`bf16`]. Sealed.
+pub trait Logit: Element {}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::Bf16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    // Branch-free, so that loops over it vectorise; a NaN becomes the canonical 0x7fff, as `cvt.rn.bf16` makes it.
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        Self::from_bits(if value.is_nan() { 0x7fff } else { rounded as u16 })
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        if value.is_nan() { Self::from_bits(0x7fff) } else { Self::from_f32(value) }
+    }
+}
+
+impl Logit for f32 {}
+impl Logit for bf16 {}

@@ -1,0 +1,179 @@
+//! The one error type of the crate. Every variant carries the numbers, and its message says what was expected, what
+//! came, and what to do about it.
+
+/// What went wrong. No public function panics on its input or on a missing library; it returns one of these.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The contraction dimension cannot be cut into groups of four.
+    #[error("{what} is {cols} columns wide, which is not a multiple of 4: pad the weight or leave this layer dense")]
+    NotGrouped {
+        /// Which matrix.
+        what: &'static str,
+        /// Its number of columns.
+        cols: u64,
+    },
+    /// A slice does not hold as many elements as the shape says.
+    #[error("`{what}` holds {got} elements, but the shape needs {expected}")]
+    Length {
+        /// The operand's name in the argument struct.
+        what: &'static str,
+        /// Elements needed.
+        expected: u64,
+        /// Elements given.
+        got: u64,
+    },
+    /// A product of dimensions does not fit the address space.
+    #[error("the size of `{what}` overflows: {rows} x {cols}")]
+    Overflow {
+        /// The operand whose size was computed.
+        what: &'static str,
+        /// Rows.
+        rows: u64,
+        /// Columns.
+        cols: u64,
+    },
+    /// A device pointer is not aligned for 16-byte accesses.
+    #[error(
+        "`{what}` starts at device address {address:#x}, which is not a multiple of {align}: \
+         pass a view that starts on a {align}-byte boundary, or copy it to one"
+    )]
+    Misaligned {
+        /// The operand's name.
+        what: &'static str,
+        /// Its address.
+        address: u64,
+        /// The alignment needed.
+        align: u64,
+    },
+    /// A scalar argument lies outside its domain.
+    #[error("`{what}` is {value}: it must be {must}")]
+    Scalar {
+        /// The argument's name.
+        what: &'static str,
+        /// The value given.
+        value: f64,
+        /// The domain, in words.
+        must: &'static str,
+    },
+    /// The shard does not lie inside the whole weight.
+    #[error(
+        "the shard [{row_offset}.., {col_offset}..{col_end}] does not fit a weight with {global_cols} columns on \
+         4-column boundaries: check the offsets and `global_cols`"
+    )]
+    Shard {
+        /// First row.
+        row_offset: u64,
+        /// First column.
+        col_offset: u64,
+        /// One past the last column.
+        col_end: u64,
+        /// Columns of the whole weight.
+        global_cols: u64,
+    },
+    /// An output was asked for that the other arguments cannot give.
+    #[error("`{what}` was asked for, but {missing}")]
+    Missing {
+        /// What was asked for.
+        what: &'static str,
+        /// What it needs, in words.
+        missing: &'static str,
+    },
+    /// A file of this crate's formats is not what it says it is.
+    #[error("{path}: {problem}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The CUDA driver library is not there.
+    #[error(
+        "no CUDA driver: {reason}. Install the NVIDIA driver (libcuda.so.1 must be on the loader's path), \
+         or use the CPU executor"
+    )]
+    DriverUnavailable {
+        /// What the loader said.
+        reason: String,
+    },
+    /// The driver is there, but no device.
+    #[error(
+        "the CUDA driver reports no device{detail}: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use the CPU executor"
+    )]
+    NoDevice {
+        /// More of what the driver said, or empty.
+        detail: String,
+    },
+    /// The device is too old for sparse tensor cores.
+    #[error(
+        "the device has compute capability {}.{}, and 2:4 kernels need {}.{} (Ampere) or later: use another device \
+         or the CPU executor", have.0, have.1, need.0, need.1
+    )]
+    UnsupportedDevice {
+        /// Compute capability of the device.
+        have: (u32, u32),
+        /// The least that is needed.
+        need: (u32, u32),
+    },
+    /// Neither an embedded image nor NVRTC can serve the device.
+    #[error(
+        "no kernels for compute capability {}.{}: this build embeds {embedded}, and NVRTC cannot step in ({nvrtc}). \
+         Build with nvcc on the path (see TWOFOUR_NVCC, TWOFOUR_CUDA_ARCHS), or install NVRTC (libnvrtc.so)",
+        device.0, device.1
+    )]
+    NoKernelImage {
+        /// Compute capability of the device.
+        device: (u32, u32),
+        /// The architectures embedded at build time, in words.
+        embedded: String,
+        /// Why NVRTC was no help.
+        nvrtc: String,
+    },
+    /// NVRTC rejected a kernel source.
+    #[error("NVRTC could not compile cuda/{module}.cu for {arch}:\n{log}")]
+    Compile {
+        /// The source's stem.
+        module: &'static str,
+        /// The architecture asked for.
+        arch: String,
+        /// The compiler's log.
+        log: String,
+    },
+    /// A CUDA library that an operation needs is not there.
+    #[error("{library} is not available: {reason}. {remedy}")]
+    LibraryUnavailable {
+        /// The library's name.
+        library: &'static str,
+        /// What the loader or the library said.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A call into CUDA failed.
+    #[error("{call} failed: {name} ({code})")]
+    Cuda {
+        /// The call.
+        call: &'static str,
+        /// The status' name.
+        name: String,
+        /// The status' number.
+        code: i64,
+    },
+    /// Two operands live on different devices or contexts.
+    #[error("`{what}` belongs to another CUDA context than the stream: allocate it on the stream's device")]
+    ForeignContext {
+        /// The operand's name.
+        what: &'static str,
+    },
+    /// A work space given by the caller is too small.
+    #[error("the work space holds {got} bytes, and this problem needs {needed}: ask the plan for its size")]
+    Workspace {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes given.
+        got: u64,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
