@@ -1,6 +1,7 @@
 //! The element types kernels read and write: `f32`, `f16` and `bf16`. Arithmetic is always in `f32`; a 16-bit value is
 //! widened exactly when read and rounded once, to nearest even, when written.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 mod sealed {
@@ -57,6 +58,22 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + Send + Sync + st
     fn to_f32(self) -> f32;
     /// Rounds to nearest even; a NaN stays a NaN.
     fn from_f32(value: f32) -> Self;
+
+    /// Widens as many elements as both slices have.
+    #[inline(always)]
+    fn widen(from: &[Self], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.to_f32();
+        }
+    }
+
+    /// Rounds as many elements as both slices have.
+    #[inline(always)]
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = Self::from_f32(*from);
+        }
+    }
 }
 
 /// A type of logits: `f32` or [`bf16`]. Sealed.
@@ -98,6 +115,17 @@ impl Element for f16 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         if value.is_nan() { Self::from_bits(0x7fff) } else { Self::from_f32(value) }
+    }
+    // Whole slices go through the processor's own conversions where it has them.
+    #[inline(always)]
+    fn widen(from: &[Self], to: &mut [f32]) {
+        let len = from.len().min(to.len());
+        from[..len].convert_to_f32_slice(&mut to[..len]);
+    }
+    #[inline(always)]
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        let len = from.len().min(to.len());
+        to[..len].convert_from_f32_slice(&from[..len]);
     }
 }
 

@@ -129,6 +129,19 @@ pub enum Error {
         /// Why NVRTC was no help.
         nvrtc: String,
     },
+    /// The module is loaded, but the kernel is not in it.
+    #[error(
+        "cuda/{module}.cu has no kernel `{name}` for this device ({origin}): rebuild with the device's architecture in \
+         TWOFOUR_CUDA_ARCHS, or install NVRTC"
+    )]
+    UnknownKernel {
+        /// The source's stem.
+        module: &'static str,
+        /// The kernel's symbol.
+        name: &'static str,
+        /// Where the loaded code is from.
+        origin: String,
+    },
     /// NVRTC rejected a kernel source.
     #[error("NVRTC could not compile cuda/{module}.cu for {arch}:\n{log}")]
     Compile {

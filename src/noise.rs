@@ -16,42 +16,62 @@
 //! Everything is integer arithmetic, exact float arithmetic or one IEEE fma, so every executor agrees to the last bit.
 //! The device twins are `cuda/common/philox.cuh` and `cuda/common/gumbel.cuh`.
 
-use crate::error::{Error, Result};
-
 mod table;
 
-/// Philox4x32-10: ten rounds over a 128-bit counter under a 64-bit key.
-#[inline(always)]
+/// The keys of Philox' ten rounds, two words a round.
+#[inline]
 #[must_use]
-pub const fn philox(seed: u64, counter: [u32; 4]) -> [u32; 4] {
-    let mut key = [seed as u32, (seed >> 32) as u32];
-    let mut x = counter;
+pub const fn round_keys(seed: u64) -> [u32; 20] {
+    let mut keys = [0; 20];
     let mut round = 0;
     while round < 10 {
-        let a = x[0] as u64 * 0xd251_1f53;
-        let b = x[2] as u64 * 0xcd9e_8d57;
-        x = [(b >> 32) as u32 ^ x[1] ^ key[0], b as u32, (a >> 32) as u32 ^ x[3] ^ key[1], a as u32];
-        key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
+        keys[2 * round] = (seed as u32).wrapping_add((round as u32).wrapping_mul(0x9e37_79b9));
+        keys[2 * round + 1] = ((seed >> 32) as u32).wrapping_add((round as u32).wrapping_mul(0xbb67_ae85));
         round += 1;
     }
+    keys
+}
+
+/// Philox4x32-10: ten rounds over a 128-bit counter under a 64-bit key, given as [`round_keys`].
+#[inline(always)]
+#[must_use]
+pub const fn philox(keys: &[u32; 20], counter: [u32; 4]) -> [u32; 4] {
+    let mut x = counter;
+    let mut i = 0;
+    while i < 10 {
+        x = round(x, keys[2 * i], keys[2 * i + 1]);
+        i += 1;
+    }
     x
+}
+
+/// One of the ten rounds.
+#[inline(always)]
+pub(crate) const fn round(x: [u32; 4], key_0: u32, key_1: u32) -> [u32; 4] {
+    let a = x[0] as u64 * 0xd251_1f53;
+    let b = x[2] as u64 * 0xcd9e_8d57;
+    [(b >> 32) as u32 ^ x[1] ^ key_0, b as u32, (a >> 32) as u32 ^ x[3] ^ key_1, a as u32]
 }
 
 /// The six 21-bit fields of a group, one a pattern.
 #[inline(always)]
 #[must_use]
 pub const fn fields(seed: u64, draw: u64, group: u64) -> [u32; 6] {
-    let x = philox(seed, [group as u32, (group >> 32) as u32, draw as u32, (draw >> 32) as u32]);
-    let low = (x[0] as u64 | (x[1] as u64) << 32).rotate_right(2);
-    let high = (x[2] as u64 | (x[3] as u64) << 32).rotate_right(2);
-    const MASK: u64 = (1 << 21) - 1;
+    let x = philox(&round_keys(seed), [group as u32, (group >> 32) as u32, draw as u32, (draw >> 32) as u32]);
+    split(x)
+}
+
+/// Cuts Philox' four words into six 21-bit fields.
+#[inline(always)]
+pub(crate) const fn split(x: [u32; 4]) -> [u32; 6] {
+    const MASK: u32 = (1 << 21) - 1;
     [
-        (low & MASK) as u32,
-        (low >> 21 & MASK) as u32,
-        (low >> 42 & MASK) as u32,
-        (high & MASK) as u32,
-        (high >> 21 & MASK) as u32,
-        (high >> 42 & MASK) as u32,
+        x[0] >> 2 & MASK,
+        (x[0] >> 23 | x[1] << 9) & MASK,
+        (x[1] >> 12 | x[0] << 20) & MASK,
+        x[2] >> 2 & MASK,
+        (x[2] >> 23 | x[3] << 9) & MASK,
+        (x[3] >> 12 | x[2] << 20) & MASK,
     ]
 }
 
@@ -67,18 +87,33 @@ pub const fn uniform(k: u32) -> f32 {
 /// `t.to_bits() >> 17` of the smallest `t`, 2⁻²².
 const FIRST_SEGMENT: u32 = 105 << 6;
 
+/// The table with its length raised to a power of two, so that a masked index needs no check.
+pub(crate) static LINES: [[u32; 2]; 4096] = {
+    let mut lines = [[0; 2]; 4096];
+    let mut i = 0;
+    while i < table::LINES.len() {
+        lines[i] = table::LINES[i];
+        i += 1;
+    }
+    lines
+};
+
+/// `t = min(u, 1−u)` of a field, and the number of its line.
+#[inline(always)]
+pub(crate) const fn place(k: u32) -> (f32, u32) {
+    let from_half = uniform(k) - 0.5;
+    let t = 0.5 - from_half.abs();
+    (t, ((t.to_bits() >> 17) - FIRST_SEGMENT) << 1 | from_half.to_bits() >> 31)
+}
+
 /// The Gumbel variate `−ln(−ln u)` of a field, to 1.53e-5, from -2.73 to 15.2.
 ///
 /// Only the low 21 bits of `k` count.
 #[inline(always)]
 #[must_use]
 pub fn gumbel(k: u32) -> f32 {
-    let from_half = uniform(k) - 0.5;
-    let t = 0.5 - from_half.abs();
-    let below = from_half.to_bits() >> 31;
-    let line = ((t.to_bits() >> 17) - FIRST_SEGMENT) << 1 | below;
-    // t lies in [2⁻²², ½), so its segment lies in the table; `get` keeps that promise out of `unsafe`.
-    let [slope, offset] = table::LINES.get(line as usize).copied().unwrap_or([0; 2]);
+    let (t, line) = place(k);
+    let [slope, offset] = LINES[(line & 4095) as usize];
     f32::from_bits(slope).mul_add(t, f32::from_bits(offset))
 }
 
@@ -95,50 +130,4 @@ pub fn gumbels(seed: u64, draw: u64, group: u64) -> [f32; 6] {
 #[must_use]
 pub const fn draw(layer: u16, step: u32, micro_batch: u16) -> u64 {
     (layer as u64) << 48 | (step as u64) << 16 | micro_batch as u64
-}
-
-/// Where a slice of a weight lies in the whole, so that its groups see the noise of the whole (tensor or data
-/// parallelism does not change a mask).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Shard {
-    /// Rows of the whole weight before the slice.
-    pub row_offset: u64,
-    /// Columns of the whole weight before the slice; a multiple of 4.
-    pub col_offset: u64,
-    /// Columns of the whole weight; a multiple of 4.
-    pub global_cols: u64,
-}
-
-impl Shard {
-    /// The whole weight as its own only shard.
-    #[must_use]
-    pub const fn whole(cols: u64) -> Self {
-        Self { row_offset: 0, col_offset: 0, global_cols: cols }
-    }
-
-    /// The global number of the group at `group` of row `row` of the slice.
-    #[inline]
-    #[must_use]
-    pub const fn group(&self, row: u64, group: u64) -> u64 {
-        (self.row_offset + row) * (self.global_cols / 4) + self.col_offset / 4 + group
-    }
-
-    /// Checks that a slice of `[rows, cols]` lies on group boundaries inside the whole.
-    ///
-    /// # Errors
-    /// [`Error::Shard`] if it does not, or if a global group number would not fit 64 bits.
-    pub fn check(&self, rows: u64, cols: u64) -> Result<()> {
-        let fits = || {
-            let end = self.col_offset.checked_add(cols)?;
-            let last = self.row_offset.checked_add(rows)?.checked_mul(self.global_cols / 4)?;
-            let grouped = self.col_offset % 4 == 0 && self.global_cols % 4 == 0;
-            (grouped && end <= self.global_cols && last < 1 << 62).then_some(())
-        };
-        fits().ok_or(Error::Shard {
-            row_offset: self.row_offset,
-            col_offset: self.col_offset,
-            col_end: self.col_offset.saturating_add(cols),
-            global_cols: self.global_cols,
-        })
-    }
 }

@@ -4,11 +4,14 @@ use anyhow::Result;
 use clap::Parser;
 use std::path::{Path, PathBuf};
 
+mod cost;
 mod noise;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about)]
 enum Task {
+    /// Compile every kernel for every architecture and write what it costs to cuda/COST.md.
+    Cost(cost::Options),
     /// Generate the Gumbel table, or with --check compare it with what is checked in.
     Noise {
         /// Compare instead of writing.
@@ -19,6 +22,7 @@ enum Task {
 
 fn main() -> Result<()> {
     match Task::parse() {
+        Task::Cost(options) => cost::run(&root(), &options),
         Task::Noise { check } => noise::run(&root(), check),
     }
 }

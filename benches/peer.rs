@@ -1,0 +1,116 @@
+//! Our side of a comparison: `benches/peers/peers.py` starts this, and asks for one measurement at a time between its
+//! own.
+//!
+//! A request is a line `op variant logits weights rows cols threads device iterations`, the answer a line with the
+//! nanoseconds of one run on average, or `error` and why. Operands stay from request to request as long as nothing but
+//! the number of iterations changes.
+//!
+//! | word | values |
+//! | --- | --- |
+//! | op | `forward`, `backward`, `train` (forward, then backward); with `+metrics`: statistics and regulariser too |
+//! | variant | `soft`, `hard`, `argmax` |
+//! | logits, weights | `f32`, `f16`, `bf16` |
+//! | threads | of the CPU; 0: all |
+//! | device | `cpu`, `cuda-hot`, `cuda-cold` |
+
+mod common;
+
+use common::mask::{Case, Op};
+use common::{Cache, Result, Timed};
+use std::io::{BufRead, Write};
+use twofour::mask::Kind;
+use twofour::{DType, Shape};
+
+fn main() -> Result<()> {
+    // `cargo bench` starts every bench: this one has nothing to say by itself.
+    if !std::env::args().any(|argument| argument == "serve") {
+        println!("peer: run `python benches/peers/peers.py` to compare with PyTorch");
+        return Ok(());
+    }
+    let mut server = Server::default();
+    let mut output = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        match server.answer(&line?) {
+            Ok(nanoseconds) => writeln!(output, "{nanoseconds}")?,
+            Err(error) => writeln!(output, "error {}", error.to_string().replace('\n', " "))?,
+        }
+        output.flush()?;
+    }
+    Ok(())
+}
+
+/// What the last request needed, ready to run again.
+#[derive(Default)]
+struct Server {
+    /// The request without its iterations.
+    request: String,
+    ready: Option<Box<dyn Timed>>,
+}
+
+impl Server {
+    fn answer(&mut self, line: &str) -> Result<f64> {
+        let (request, iterations) = line.trim().rsplit_once(' ').ok_or("a request has nine words")?;
+        let iterations: u64 = iterations.parse()?;
+        if self.request != request {
+            // The old operands go before the new ones come: both may not fit.
+            self.ready = None;
+            self.ready = Some(prepare(request)?);
+            request.clone_into(&mut self.request);
+        }
+        let ready = self.ready.as_mut().ok_or("the last request failed")?;
+        Ok(ready.time(iterations.max(1))?.as_nanos() as f64 / iterations.max(1) as f64)
+    }
+}
+
+fn prepare(request: &str) -> Result<Box<dyn Timed>> {
+    let words: Vec<&str> = request.split_whitespace().collect();
+    let [op, kind, logits, weights, rows, cols, threads, device] = words[..] else {
+        return Err(format!("a request has nine words, not {}", words.len() + 1).into());
+    };
+    let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
+    let case = Case {
+        op: named(op, [("forward", Op::Forward), ("backward", Op::Backward), ("train", Op::Train)])?,
+        kind: named(kind, [("soft", Kind::Soft), ("hard", Kind::Hard), ("argmax", Kind::Argmax)])?,
+        logits: named(logits, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)])?,
+        weights: named(weights, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)])?,
+        shape: Shape::new(rows.parse()?, cols.parse()?),
+        metrics,
+    };
+    let mut timed = match device {
+        "cpu" => {
+            use_threads(threads.parse()?)?;
+            common::mask::on_cpu(case)?
+        }
+        "cuda-hot" => on_cuda(case, Cache::Hot)?,
+        "cuda-cold" => on_cuda(case, Cache::Cold)?,
+        _ => return Err(format!("no device {device}").into()),
+    };
+    // Touches every page, and compiles what has to be.
+    timed.time(1)?;
+    Ok(timed)
+}
+
+fn named<T, const N: usize>(name: &str, values: [(&str, T); N]) -> Result<T> {
+    let found = values.into_iter().find(|(known, _)| *known == name);
+    Ok(found.ok_or_else(|| format!("{name} is none of the words for its place"))?.1)
+}
+
+/// Makes rayon's pool of so many threads, or sees that it has them: it is made once a process.
+fn use_threads(threads: usize) -> Result<()> {
+    let made = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let count = rayon::current_num_threads();
+    if made.is_err() && threads != 0 && threads != count {
+        return Err(format!("the pool has {count} threads by now: start another process for {threads}").into());
+    }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
+    common::cuda::on_cuda(case, cache)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_cuda(_: Case, _: Cache) -> Result<Box<dyn Timed>> {
+    Err("built without the feature `cuda`".into())
+}

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Compares twofour with PyTorch: both in turn, round after round, in one run; prints how many times faster ours is.
+
+    python benches/peers/peers.py                 # on the CPU, every core
+    python benches/peers/peers.py --device cuda   # on the first GPU, operands cold and hot in its cache
+    python benches/peers/peers.py --quick         # a few minutes less, and noisier
+
+Needs PyTorch, and cargo unless --ours names a built `peer` bench. A ratio is the median over rounds of theirs / ours
+within a round, with its 20th and 80th percentile: both sides of a ratio saw the same machine. Operands are
+normal-distributed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import torch_mask
+from torch_mask import Case, Peer
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = "twofour"
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(24)
+    ours = Ours(args.ours or build(), args.threads)
+    report: dict[str, Any] = {"environment": environment(args), "results": []}
+    print(describe(report["environment"]), flush=True)
+    print(HEADER, flush=True)
+    for device in ["cuda-cold", "cuda-hot"] if args.device == "cuda" else ["cpu"]:
+        for case in cases(args):
+            for result in measure(ours, case, device, args):
+                report["results"].append(result)
+                print(row(result), flush=True)
+    report["environment"]["load at the end"] = os.getloadavg()
+    save(report, args)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to OUT")
+    parser.add_argument("--ours", type=Path, metavar="PATH", help="the built `peer` bench; default: build it with cargo")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides; default: all")
+    parser.add_argument("--rounds", type=int, help="default 30")
+    parser.add_argument("--budget", type=float, default=90, help="seconds a case, after 5 rounds; default 90")
+    parser.add_argument("--shapes", help="such as 2048x4096,4096x4096")
+    parser.add_argument("--ops", default="forward,train", help="of forward, train; default both")
+    parser.add_argument("--kinds", default="soft", help="of soft, hard; default soft")
+    parser.add_argument("--types", default="f32:f32,f32:bf16,bf16:bf16", help="logits:weights, of f32, f16, bf16")
+    parser.add_argument("--metrics", action="store_true", help="with what MaskLLM logs, and its regulariser")
+    parser.add_argument("--peers", default=";".join(torch_mask.FORMS), help="default: %(default)s")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (5 if args.quick else 30)
+    small = "512x1024" if args.quick else "2048x4096"
+    args.shapes = args.shapes or (small if args.device == "cpu" else "4096x4096,4096x14336")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("this PyTorch sees no CUDA device")
+    return args
+
+
+def cases(args: argparse.Namespace) -> list[Case]:
+    found = []
+    for shape in args.shapes.split(","):
+        rows, cols = (int(side) for side in shape.split("x"))
+        for types in args.types.split(","):
+            logits, weights = types.split(":")
+            for kind in args.kinds.split(","):
+                for op in args.ops.split(","):
+                    found.append(Case(op, kind, logits, weights, rows, cols, args.metrics))
+    return found
+
+
+def build() -> Path:
+    """Builds our side and gives its path."""
+    print("building the `peer` bench ...", file=sys.stderr)
+    command = ["cargo", "bench", "--bench", "peer", "--no-run", "--message-format=json"]
+    messages = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for message in map(json.loads, messages.splitlines()):
+        if message.get("executable") and message["target"]["name"] == "peer":
+            return Path(message["executable"])
+    sys.exit("cargo built no `peer` bench")
+
+
+class Ours:
+    """Our side: a process that answers a line with a line (benches/peer.rs)."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.threads = threads
+        self.process = subprocess.Popen([path, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def time(self, case: Case, device: str, iterations: int) -> float:
+        """Nanoseconds of one run on average."""
+        op = case.op + ("+metrics" if case.metrics else "")
+        words = [op, case.kind, case.logits, case.weights, case.rows, case.cols, self.threads, device, iterations]
+        assert self.process.stdin and self.process.stdout
+        print(*words, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer or answer.startswith("error"):
+            sys.exit(f"our side, asked for `{' '.join(map(str, words))}`: {answer.strip() or 'gone'}")
+        return float(answer)
+
+
+def measure(ours: Ours, case: Case, device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All sides in turn, in another order each round; a result for each peer."""
+    peers = {name: Peer(name, case, device) for name in args.peers.split(";")}
+    sides = {OURS: lambda iterations: ours.time(case, device, iterations)}
+    sides |= {name: peer.time for name, peer in peers.items()}
+    turn = 0.02 if args.quick else 0.1  # seconds
+    iterations = {name: max(1, round(turn * 1e9 / side(1))) for name, side in sides.items()}
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    clocks, deadline, order = [gpu_state(device)], time.monotonic() + args.budget, list(sides)
+    for done in range(args.rounds):
+        if done >= 5 and time.monotonic() > deadline:
+            break
+        random.shuffle(order)
+        for name in order:
+            samples[name].append(sides[name](iterations[name]))
+    clocks.append(gpu_state(device))
+    return [result(case, device, name, samples, clocks) for name in peers]
+
+
+def result(case: Case, device: str, peer: str, samples: dict[str, list[float]], clocks: list[str | None]) -> dict[str, Any]:
+    pairs = list(zip(samples[OURS], samples[peer], strict=True))
+    low, *_, high = statistics.quantiles([theirs / ours for ours, theirs in pairs], n=5, method="inclusive")
+    return dataclasses.asdict(case) | {
+        "device": device,
+        "peer": peer,
+        "ours_ns_per_weight": statistics.median(samples[OURS]) / case.weight_count,
+        "theirs_ns_per_weight": statistics.median(samples[peer]) / case.weight_count,
+        "ratio": statistics.median(theirs / ours for ours, theirs in pairs),
+        "ratio_p20": low,
+        "ratio_p80": high,
+        "ours_ns": samples[OURS],
+        "theirs_ns": samples[peer],
+        "gpu_before_and_after": clocks,
+    }
+
+
+HEADER = """\
+| device | shape | op | logits, weights | peer | ours ns/weight | theirs ns/weight | ratio | p20 to p80 | rounds |
+| --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | ---: |"""
+
+
+def row(result: dict[str, Any]) -> str:
+    r = result
+    cells = [
+        r["device"],
+        f"{r['rows']}x{r['cols']}",
+        f"{r['kind']} {r['op']}{' + metrics' if r['metrics'] else ''}",
+        f"{r['logits']}, {r['weights']}",
+        r["peer"],
+        f"{r['ours_ns_per_weight']:.4g}",
+        f"{r['theirs_ns_per_weight']:.4g}",
+        f"{r['ratio']:.1f}x",
+        f"{r['ratio_p20']:.1f} to {r['ratio_p80']:.1f}",
+        str(len(r["ours_ns"])),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "torch": torch.__version__,
+        "threads": args.threads,
+        "processor": processor(),
+        "gpu": gpu_state(args.device),
+        "load at the start": os.getloadavg(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    load = facts["load at the start"][0]
+    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {facts['threads']} threads a side, load {load:.1f} before"]
+    if facts["gpu"]:
+        lines.append(facts["gpu"])
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def gpu_state(device: str) -> str | None:
+    """Name, driver, clocks, power, temperature and what throttles, as nvidia-smi tells; None without it."""
+    if device == "cpu":
+        return None
+    fields = "name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_throttle_reasons.active"
+    command = ["nvidia-smi", "--id=0", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def save(report: dict[str, Any], args: argparse.Namespace) -> None:
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.markdown:
+        rows = "\n".join(map(row, report["results"]))
+        args.markdown.write_text(f"{describe(report['environment'])}\n{HEADER}\n{rows}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Learnable 2:4 masks in PyTorch, as people run them: the formulas of MaskLLM (arXiv 2409.17481) and leaner forms.
+
+A weight [N, K] has a gate [N*K/4, 6], the scores of the six patterns. A peer is one way to turn gate and weight into the
+masked weight; the gradient to the gate is autograd's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+
+# The six ways to keep two of four.
+PATTERNS = [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
+TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+# The script's settings at the start of training (benches/common/mask.rs has the same), and its regulariser.
+KAPPA, TAU, LAMBDA = 100.0, 4.0, 1e-5
+# Operands that take turns so that none is in the GPU's level-2 cache: bytes of all together.
+COLD_BYTES = 192 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: the words of a request to our side, less threads, device and iterations."""
+
+    op: str  # forward, or train: forward and backward
+    kind: str  # soft or hard
+    logits: str
+    weights: str
+    rows: int
+    cols: int
+    metrics: bool = False
+
+    @property
+    def weight_count(self) -> int:
+        return self.rows * self.cols
+
+    def least_bytes(self) -> int:
+        """Each operand read or written once."""
+        logits, weights = (TYPES[name].itemsize for name in (self.logits, self.weights))
+        forward = self.weight_count * 6 // 4 * logits + self.weight_count * 2 * weights
+        return forward if self.op == "forward" else 2 * forward + self.weight_count * 6
+
+
+@dataclass
+class Operands:
+    gate: torch.Tensor
+    weight: torch.Tensor
+    gradient: torch.Tensor
+    options: torch.Tensor
+    previous: torch.Tensor  # the mask of the step before, for the metrics
+
+    @staticmethod
+    def make(case: Case, device: str) -> Operands:
+        def normal(shape: tuple[int, ...], deviation: float, dtype: str) -> torch.Tensor:
+            return (torch.randn(shape, device=device) * deviation).to(TYPES[dtype])
+
+        shape = (case.rows, case.cols)
+        gate = normal((case.weight_count // 4, 6), 0.02, case.logits).requires_grad_()
+        weight = normal(shape, 0.02, case.weights)
+        options = torch.tensor(PATTERNS, dtype=TYPES[case.logits], device=device)
+        return Operands(gate, weight, normal(shape, 0.001, case.weights), options, torch.zeros_like(weight))
+
+
+Masked = tuple[torch.Tensor, torch.Tensor | None]
+Form = Callable[[Operands, Case], Masked]
+
+
+def as_written(x: Operands, case: Case) -> Masked:
+    """MaskLLM to the letter: a batched matmul with one batch a group, and a wait for the device where it logs."""
+    choices = F.gumbel_softmax(x.gate * KAPPA, tau=TAU, hard=case.kind == "hard")
+    if case.metrics:
+        choices.max(-1)[0].mean().item()
+    mask = (choices.unsqueeze(1) @ x.options.unsqueeze(0)).squeeze(1)
+    return finish(x, mask, case)
+
+
+def lean(x: Operands, case: Case) -> Masked:
+    """The same numbers with one skinny matmul, and no wait."""
+    choices = F.gumbel_softmax(x.gate * KAPPA, tau=TAU, hard=case.kind == "hard")
+    if case.metrics:
+        choices.max(-1)[0].mean()
+    return finish(x, choices @ x.options, case)
+
+
+def finish(x: Operands, mask: torch.Tensor, case: Case) -> Masked:
+    """The masked weight and, with metrics, the regulariser's sum."""
+    mask = mask.reshape(x.weight.shape).to(x.weight.dtype)
+    masked = x.weight * mask
+    if not case.metrics:
+        return masked, None
+    (mask.detach() - x.previous).abs().mean()
+    return masked, masked.pow(2).sum()
+
+
+def run(form: Form, x: Operands, case: Case) -> None:
+    if case.op == "forward":
+        with torch.no_grad():
+            form(x, case)
+        return
+    masked, energy = form(x, case)
+    if energy is None:
+        torch.autograd.grad(masked, x.gate, x.gradient)
+    else:
+        torch.autograd.grad([masked, energy], x.gate, [x.gradient, torch.full_like(energy, -LAMBDA)])
+
+
+class Peer:
+    """One form with its operands, ready to be timed."""
+
+    def __init__(self, name: str, case: Case, device: str) -> None:
+        self.case, self.device = case, device
+        self.form = FORMS[name]()
+        place = "cpu" if device == "cpu" else "cuda"
+        count = max(1, -(-COLD_BYTES // case.least_bytes())) if device == "cuda-cold" else 1
+        self.sets = [Operands.make(case, place) for _ in range(count)]
+        for _ in range(3):  # compiles, and fills the allocator's caches
+            self.time(len(self.sets))
+
+    def time(self, iterations: int) -> float:
+        """Nanoseconds of one run on average."""
+        seconds = self._on_cpu(iterations) if self.device == "cpu" else self._on_cuda(iterations)
+        return seconds / iterations * 1e9
+
+    def _repeat(self, iterations: int) -> None:
+        for i in range(iterations):
+            run(self.form, self.sets[i % len(self.sets)], self.case)
+
+    def _on_cpu(self, iterations: int) -> float:
+        begun = time.perf_counter()
+        self._repeat(iterations)
+        return time.perf_counter() - begun
+
+    def _on_cuda(self, iterations: int) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        self._repeat(iterations)
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+
+def compiled() -> Form:
+    """torch.compile of the lean form, which is the better one for it."""
+    torch._dynamo.reset()  # else it counts the cases before as recompilations, and goes back to eager after eight
+    return torch.compile(lean, dynamic=False)
+
+
+FORMS: dict[str, Callable[[], Form]] = {
+    "eager, as MaskLLM": lambda: as_written,
+    "eager, lean": lambda: lean,
+    "torch.compile": compiled,
+}

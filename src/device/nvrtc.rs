@@ -1,0 +1,156 @@
+//! Compiles the embedded sources at run time, to machine code for one device.
+//!
+//! Machine code, not PTX, wherever NVRTC knows the device: PTX of an NVRTC newer than the driver is refused. The headers
+//! are handed over in memory under the names by which kernels include them, so nothing is written and nothing of a
+//! toolkit is needed but the library.
+
+mod library;
+
+use std::ffi::{CString, NulError, c_int};
+
+use sha2::{Digest, Sha256};
+
+use self::library::{Failure, Nvrtc, nvrtc};
+use super::cache::{Cache, Key};
+use super::images::{Source, headers, options, source};
+use crate::{Error, Result};
+
+/// What NVRTC made of a kernel module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// `sm_90a` for machine code, `compute_90` for PTX.
+    pub arch: String,
+    /// A cubin, or PTX with its terminating zero.
+    pub bytes: Vec<u8>,
+}
+
+/// Compiles the module `cuda/<module>.cu` for a compute capability with NVRTC, as is done at first use when the build
+/// has no code for the device. Needs no device and no driver, and leaves the cache alone.
+///
+/// # Errors
+///
+/// [`Error::LibraryUnavailable`] without NVRTC or with one too old for the device, [`Error::Compile`] with its log.
+///
+/// # Example
+///
+/// ```no_run
+/// let compiled = twofour::device::compile("mask", (9, 0))?;
+/// assert_eq!(compiled.arch, "sm_90a");
+/// # Ok::<(), twofour::Error>(())
+/// ```
+pub fn compile(module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
+    compile_with(None, module, compute_capability)
+}
+
+/// The same through the on-disk cache.
+pub(super) fn compile_cached(module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
+    compile_with(Cache::from_environment().as_ref(), module, compute_capability)
+}
+
+fn compile_with(cache: Option<&Cache>, module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
+    let source = source(module).ok_or_else(|| unavailable(format!("there is no cuda/{module}.cu in this build")))?;
+    let nvrtc = nvrtc()?;
+    let targets = targets(compute_capability, &nvrtc.archs);
+    let mut refused = format!("version {}.{} compiles for {:?} only", nvrtc.version.0, nvrtc.version.1, nvrtc.archs);
+    for arch in targets {
+        let key = key(nvrtc, source, &arch);
+        if let Some(bytes) = cache.and_then(|cache| cache.get(&key)) {
+            return Ok(Compiled { arch, bytes });
+        }
+        match compile_source(nvrtc, source, &arch) {
+            Ok(bytes) => {
+                if let Some(cache) = cache {
+                    cache.put(&key, &bytes);
+                }
+                return Ok(Compiled { arch, bytes });
+            }
+            Err(Failure::UnknownOption(log)) => refused = log,
+            Err(Failure::Rejected(log)) => {
+                let module = source.name.trim_end_matches(".cu");
+                return Err(Error::Compile { module, arch, log });
+            }
+        }
+    }
+    Err(unavailable(refused))
+}
+
+/// The architectures to try, best first. From Hopper on, the matrix instructions are in the device's own set, `a`. For a
+/// device newer than this NVRTC: machine code of its major if there is any, else PTX for the driver to translate.
+fn targets((major, minor): (u32, u32), known: &[u32]) -> Vec<String> {
+    let device = major * 10 + minor;
+    let older = known.iter().copied().filter(|&number| number <= device).max();
+    match older {
+        Some(number) if number == device && major >= 9 => vec![format!("sm_{number}a"), format!("sm_{number}")],
+        Some(number) if number / 10 == major => vec![format!("sm_{number}")],
+        Some(number) => vec![format!("compute_{number}")],
+        None => Vec::new(),
+    }
+}
+
+fn compile_source(nvrtc: &Nvrtc, source: &'static Source, arch: &str) -> std::result::Result<Vec<u8>, Failure> {
+    let flags: Vec<CString> =
+        c_strings(options().iter().copied().chain([format!("--gpu-architecture={arch}").as_str()]))?;
+    let names: Vec<CString> = c_strings(headers().map(|header| header.name))?;
+    let texts: Vec<CString> = c_strings(headers().map(|header| header.text))?;
+    let [name, text] = [CString::new(source.name)?, CString::new(source.text)?];
+    let program = nvrtc.program(&text, &name, &texts, &names)?;
+    program.compile(&flags)?;
+    if arch.starts_with("compute_") { program.ptx() } else { program.cubin() }
+}
+
+fn c_strings<'a>(texts: impl Iterator<Item = &'a str>) -> std::result::Result<Vec<CString>, NulError> {
+    texts.map(CString::new).collect()
+}
+
+/// Everything the result depends on.
+fn key(nvrtc: &Nvrtc, source: &'static Source, arch: &str) -> Key {
+    let mut hash = Sha256::new();
+    let mut add = |part: &str| {
+        // Lengths first, so that no two lists of parts run together into the same bytes.
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    };
+    add(env!("CARGO_PKG_VERSION"));
+    add(&format!("nvrtc {}.{}", nvrtc.version.0, nvrtc.version.1));
+    add(arch);
+    options().iter().copied().for_each(&mut add);
+    for Source { name, text } in std::iter::once(source).chain(headers()) {
+        add(name);
+        add(text);
+    }
+    Key::new(hash.finalize().into())
+}
+
+/// NVRTC is of no use here, and why.
+fn unavailable(reason: String) -> Error {
+    Error::LibraryUnavailable {
+        library: "NVRTC",
+        reason,
+        remedy: "Install the CUDA toolkit's NVRTC (libnvrtc.so) on the loader's path, or set TWOFOUR_NVRTC to it",
+    }
+}
+
+/// A number from NVRTC as a length.
+fn length(count: c_int) -> usize {
+    usize::try_from(count).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_gets_its_own_machine_code() {
+        let known = [75, 80, 86, 89, 90, 100, 120];
+        assert_eq!(targets((8, 0), &known), ["sm_80"]);
+        assert_eq!(targets((9, 0), &known), ["sm_90a", "sm_90"]);
+        assert_eq!(targets((12, 0), &known), ["sm_120a", "sm_120"]);
+    }
+
+    #[test]
+    fn a_device_newer_than_nvrtc_gets_the_nearest() {
+        assert_eq!(targets((12, 1), &[80, 90, 120]), ["sm_120"]);
+        assert_eq!(targets((10, 3), &[80, 90]), ["compute_90"]);
+        assert!(targets((8, 0), &[90, 100]).is_empty());
+    }
+}

@@ -1,0 +1,316 @@
+//! Sixteen groups side by side. Every function is a loop over lanes without branches, inlined into a caller that was
+//! compiled for the processor at hand; what a line means is in [`crate::mask`] and [`crate::noise`].
+
+// A lane's number indexes several arrays at once; iterators over all of them would hide what is done.
+#![allow(clippy::needless_range_loop)]
+
+use crate::element::Element;
+use crate::noise;
+use crate::pattern::Pattern;
+
+/// Groups worked on at once.
+pub(super) const LANES: usize = 16;
+
+type Lane = [f32; LANES];
+
+/// `PER` values of each of sixteen groups: `self.0[i][lane]`.
+#[derive(Clone, Copy)]
+pub(super) struct Block<const PER: usize>(pub(super) [Lane; PER]);
+
+/// The pattern index of each lane; [`NO_PATTERN`] where the scores have no finite maximum.
+pub(super) struct Choice([u32; LANES]);
+
+const NO_PATTERN: u32 = 6;
+
+/// Bits kept and code by index, with a last entry for [`NO_PATTERN`].
+const BITS: u32 = 0x0ca6953;
+const CODES: u32 = 0x0ed9c84;
+
+/// A soft mask and what its gradient needs.
+pub(super) struct Soft {
+    /// `exp((z − max)/τ)`.
+    exponentials: Block<6>,
+    pub(super) mask: Block<4>,
+    /// The largest `y`, which is 1 over the sum of the exponentials.
+    pub(super) confidence: Lane,
+}
+
+impl<const PER: usize> Block<PER> {
+    /// Reads up to sixteen groups; missing ones are zero.
+    #[inline(always)]
+    pub(super) fn read<T: Element>(from: &[T]) -> Self {
+        let mut flat = [[0.0; PER]; LANES];
+        T::widen(from, flat.as_flattened_mut());
+        let mut block = Self([[0.0; LANES]; PER]);
+        for i in 0..PER {
+            for lane in 0..LANES {
+                block.0[i][lane] = flat[lane][i];
+            }
+        }
+        block
+    }
+
+    /// Writes as many groups as there is room for.
+    #[inline(always)]
+    pub(super) fn write<T: Element>(&self, to: &mut [T]) {
+        let mut flat = [[0.0; PER]; LANES];
+        for lane in 0..LANES {
+            for i in 0..PER {
+                flat[lane][i] = self.0[i][lane];
+            }
+        }
+        T::narrow(flat.as_flattened(), to);
+    }
+
+    /// `self = κ·self + noise`, with one rounding.
+    #[inline(always)]
+    pub(super) fn mul_add(&mut self, factor: f32, addend: &Self) {
+        for (values, addends) in self.0.iter_mut().zip(&addend.0) {
+            for lane in 0..LANES {
+                values[lane] = factor.mul_add(values[lane], addends[lane]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn add(&mut self, other: &Self) {
+        for (values, others) in self.0.iter_mut().zip(&other.0) {
+            for lane in 0..LANES {
+                values[lane] += others[lane];
+            }
+        }
+    }
+}
+
+impl Block<6> {
+    /// The largest score, NaN if any is.
+    #[inline(always)]
+    pub(super) fn largest(&self) -> Lane {
+        let mut top = self.0[0];
+        for z in &self.0[1..] {
+            for lane in 0..LANES {
+                let greater = z[lane] > top[lane] || z[lane].is_nan();
+                top[lane] = if greater { z[lane] } else { top[lane] };
+            }
+        }
+        top
+    }
+
+    /// The lowest index whose score is the largest.
+    #[inline(always)]
+    pub(super) fn choose(&self, top: &Lane) -> Choice {
+        let mut choice = [NO_PATTERN; LANES];
+        for (index, z) in self.0.iter().enumerate().rev() {
+            for lane in 0..LANES {
+                choice[lane] = if z[lane] == top[lane] { index as u32 } else { choice[lane] };
+            }
+        }
+        for lane in 0..LANES {
+            choice[lane] = if top[lane].is_finite() { choice[lane] } else { NO_PATTERN };
+        }
+        Choice(choice)
+    }
+
+    #[inline(always)]
+    pub(super) fn soft_mask(&self, top: &Lane, scale: f32) -> Soft {
+        let mut e = *self;
+        for values in &mut e.0 {
+            for lane in 0..LANES {
+                values[lane] = exp2((values[lane] - top[lane]) * scale);
+            }
+        }
+        let mut mask = [[0.0; LANES]; 4];
+        let mut confidence = [0.0; LANES];
+        let [e0, e1, e2, e3, e4, e5] = &e.0;
+        for lane in 0..LANES {
+            let (e0, e1, e2) = (e0[lane], e1[lane], e2[lane]);
+            let (e3, e4, e5) = (e3[lane], e4[lane], e5[lane]);
+            let inverse = 1.0 / ((e0 + e1) + (e2 + e3) + (e4 + e5));
+            confidence[lane] = inverse;
+            mask[0][lane] = (e0 + e1 + e2) * inverse;
+            mask[1][lane] = (e0 + e3 + e4) * inverse;
+            mask[2][lane] = (e1 + e3 + e5) * inverse;
+            mask[3][lane] = (e4 + e5 + e2) * inverse;
+        }
+        Soft { exponentials: e, mask: Block(mask), confidence }
+    }
+}
+
+impl Block<4> {
+    #[inline(always)]
+    pub(super) fn ones() -> Self {
+        Self([[1.0; LANES]; 4])
+    }
+
+    #[inline(always)]
+    pub(super) fn times(&self, mask: &Self) -> Self {
+        let mut product = *self;
+        for (values, factors) in product.0.iter_mut().zip(&mask.0) {
+            for lane in 0..LANES {
+                values[lane] *= factors[lane];
+            }
+        }
+        product
+    }
+
+    /// The values at kept positions, +0 elsewhere, NaN where there is no pattern.
+    #[inline(always)]
+    pub(super) fn keep(&self, choice: &Choice) -> Self {
+        let mut kept = *self;
+        for (j, values) in kept.0.iter_mut().enumerate() {
+            for lane in 0..LANES {
+                let kept = 0_u32.wrapping_sub((BITS >> (4 * choice.0[lane] + j as u32)) & 1);
+                let poison = if choice.0[lane] == NO_PATTERN { f32::NAN.to_bits() } else { 0 };
+                values[lane] = f32::from_bits(values[lane].to_bits() & kept | poison);
+            }
+        }
+        kept
+    }
+
+    /// `dm_j = W_j (G_j − 2λ W_j m_j)`.
+    #[inline(always)]
+    pub(super) fn mask_gradient(&self, gradient: &Self, used: &Self, minus_2_lambda: f32) -> Self {
+        let mut d = *self;
+        for (j, values) in d.0.iter_mut().enumerate() {
+            for lane in 0..LANES {
+                let w = values[lane];
+                values[lane] = w * (minus_2_lambda * w).mul_add(used.0[j][lane], gradient.0[j][lane]);
+            }
+        }
+        d
+    }
+
+    /// The sum of squares of the first `count` groups.
+    #[inline(always)]
+    pub(super) fn energy(&self, count: usize) -> f64 {
+        let mut squares = [0.0; LANES];
+        for values in &self.0 {
+            for lane in 0..LANES {
+                squares[lane] = values[lane].mul_add(values[lane], squares[lane]);
+            }
+        }
+        sum(&squares[..count])
+    }
+}
+
+impl Soft {
+    /// `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`.
+    #[inline(always)]
+    pub(super) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
+        let (d, m) = (&of_mask.0, &self.mask.0);
+        let mut gradient = self.exponentials;
+        for (index, values) in gradient.0.iter_mut().enumerate() {
+            let [first, second] = Pattern::ALL[index].kept();
+            for lane in 0..LANES {
+                let low = d[0][lane].mul_add(m[0][lane], d[1][lane] * m[1][lane]);
+                let high = d[2][lane].mul_add(m[2][lane], d[3][lane] * m[3][lane]);
+                let pair = d[first as usize][lane] + d[second as usize][lane];
+                values[lane] *= logit_scale * self.confidence[lane] * (pair - (low + high));
+            }
+        }
+        gradient
+    }
+}
+
+impl Choice {
+    #[inline(always)]
+    pub(super) fn write_indices(&self, to: &mut [u8]) {
+        for (out, &index) in to.iter_mut().zip(&self.0) {
+            *out = if index == NO_PATTERN { Pattern::POISON } else { index as u8 };
+        }
+    }
+
+    /// Two codes a byte; the high nibble of a last odd group's byte is zero.
+    #[inline(always)]
+    fn packed(&self, count: usize) -> [u8; LANES / 2] {
+        let mut packed = [0; LANES / 2];
+        for lane in 0..count {
+            packed[lane / 2] |= (((CODES >> (4 * self.0[lane])) & 15) << (4 * (lane % 2))) as u8;
+        }
+        packed
+    }
+
+    #[inline(always)]
+    pub(super) fn write_codes(&self, count: usize, to: &mut [u8]) {
+        to.copy_from_slice(&self.packed(count)[..to.len()]);
+    }
+
+    /// How many of the first `count` groups have another code.
+    #[inline(always)]
+    pub(super) fn moved(&self, count: usize, codes: &[u8]) -> u64 {
+        let packed = self.packed(count);
+        let differs = |lane: usize| ((packed[lane / 2] ^ codes[lane / 2]) >> (4 * (lane % 2))) & 15 != 0;
+        (0..count).filter(|&lane| differs(lane)).count() as u64
+    }
+}
+
+/// The Gumbel noise of sixteen groups.
+#[inline(always)]
+pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
+    let mut x = [[0; LANES]; 4];
+    for lane in 0..LANES {
+        x[0][lane] = groups[lane] as u32;
+        x[1][lane] = (groups[lane] >> 32) as u32;
+        x[2][lane] = draw as u32;
+        x[3][lane] = (draw >> 32) as u32;
+    }
+    for keys in round_keys.chunks_exact(2) {
+        for lane in 0..LANES {
+            let next = noise::round([x[0][lane], x[1][lane], x[2][lane], x[3][lane]], keys[0], keys[1]);
+            x[0][lane] = next[0];
+            x[1][lane] = next[1];
+            x[2][lane] = next[2];
+            x[3][lane] = next[3];
+        }
+    }
+    let mut fields = [[0; LANES]; 6];
+    for lane in 0..LANES {
+        let of_lane = noise::split([x[0][lane], x[1][lane], x[2][lane], x[3][lane]]);
+        for i in 0..6 {
+            fields[i][lane] = of_lane[i];
+        }
+    }
+    let mut noise = Block([[0.0; LANES]; 6]);
+    for i in 0..6 {
+        noise.0[i] = gumbel(&fields[i]);
+    }
+    noise
+}
+
+/// [`noise::gumbel`] in three loops, of which only the look-up in the middle goes lane by lane.
+#[inline(always)]
+fn gumbel(k: &[u32; LANES]) -> Lane {
+    let (mut t, mut number, mut line) = ([0.0; LANES], [0; LANES], [[0; 2]; LANES]);
+    for lane in 0..LANES {
+        (t[lane], number[lane]) = noise::place(k[lane]);
+    }
+    for lane in 0..LANES {
+        line[lane] = noise::LINES[(number[lane] & 4095) as usize];
+    }
+    for lane in 0..LANES {
+        t[lane] = f32::from_bits(line[lane][0]).mul_add(t[lane], f32::from_bits(line[lane][1]));
+    }
+    t
+}
+
+/// `2^x` for `x ≤ 0`, to 2e-7 of the value; 0 below 2⁻¹²⁶, NaN for NaN.
+#[inline(always)]
+fn exp2(x: f32) -> f32 {
+    // Adding 1.5·2²³ rounds to an integer, which then stands in the low mantissa bits.
+    const ROUNDER: f32 = 12_582_912.0;
+    let shifted = x + ROUNDER;
+    let f = x - (shifted - ROUNDER);
+    // Taylor's coefficients ln(2)^i / i!, on [-1/2, 1/2].
+    let mut p = 1.540_353e-4_f32;
+    for c in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, std::f32::consts::LN_2, 1.0] {
+        p = p.mul_add(f, c);
+    }
+    let power = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+    let flushed = if x < -126.0 { 0.0 } else { power };
+    if x.is_nan() { x } else { flushed }
+}
+
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value)).sum()
+}

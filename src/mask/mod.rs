@@ -1,0 +1,382 @@
+//! Masks from logits, and the gradient back to the logits.
+//!
+//! A weight `W [N, K]` has logits `[N, K/4, 6]`: for each group of four consecutive weights a score of each of the six
+//! 2:4 patterns. [`Forward`] samples a mask `M` and writes any of the masked weight `W∘M`, the mask, pattern indices,
+//! packed codes and statistics; [`Backward`] takes `G = dL/d(W∘M)` to the logits. Neither stores noise, softmax or mask:
+//! the noise is made again from `(seed, draw)` ([`crate::noise`]).
+//!
+//! With `z_i = fma(κ, logit_i, noise_i)` and `P_ij = 1` where pattern `i` keeps position `j`:
+//!
+//! | [`Kind`] | mask |
+//! | --- | --- |
+//! | `Soft` | `m_j = Σ_i y_i P_ij`, `y = softmax(z/τ)`: what MaskLLM trains with (arXiv 2409.17481, eq. 5) |
+//! | `Hard` | the pattern of the largest `z`, ties to the lowest index; the gradient is the soft one (straight-through) |
+//! | `Argmax` | the pattern of the largest logit, no noise, ties to the lowest index: evaluation and export |
+//!
+//! The gradient, with the weight regulariser `−λ Σ (W∘M)²` of the paper folded in:
+//! `dm_j = G_j W_j − 2λ W_j² m_j`, `u_i = Σ_j P_ij dm_j`, `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`; the `m` of the sum is
+//! the soft mask, the `m` of the regulariser the mask that was used.
+//!
+//! # Numerics
+//!
+//! Arithmetic is in `f32`; an output is rounded once. Choices (hard and argmax) are the same bits on every executor; soft
+//! values agree to a few units in the last place, for the exponential is the hardware's.
+//!
+//! - A group whose largest `z` is not finite (a NaN or `+inf` logit, six `-inf`, overflow of `κ·logit`) has no mask:
+//!   its mask, masked weight and gradients are NaN, its pattern index is [`Pattern::POISON`](crate::Pattern::POISON),
+//!   its code [`Pattern::POISON_CODE`](crate::Pattern::POISON_CODE). A `-inf` logit beside finite ones only means that
+//!   its pattern is never chosen.
+//! - A soft mask multiplies as IEEE does: `±inf · 0` is NaN. A hard mask selects: a kept weight is copied, `-0.0` and
+//!   NaN included, a dropped one becomes `+0.0` whatever it was.
+//!
+//! # Executors
+//!
+//! [`cpu`] and, with the feature `cuda`, [`cuda`] take the same arguments in their own memory. Both write only what was
+//! asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
+//! [`Forward`] on `G` in place of the weight.
+
+use crate::element::{Element, Logit};
+use crate::error::{Error, Result};
+use crate::shape::{Shape, Shard};
+use crate::space::{Operand, Space};
+
+pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod launch;
+
+/// How a group's scores become its mask; see the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A mixture of the six patterns.
+    Soft,
+    /// One pattern, drawn.
+    Hard,
+    /// One pattern, the likeliest.
+    Argmax,
+}
+
+/// What sampling needs besides logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Key of the noise, one a run.
+    pub seed: u64,
+    /// Counter of the noise: no two masks of a run share it ([`crate::noise::draw`] makes one).
+    pub draw: u64,
+    /// Logit scale κ, finite and not negative.
+    pub kappa: f32,
+    /// Temperature τ, positive.
+    pub tau: f32,
+}
+
+impl Sampling {
+    /// `log2(e)/τ`: softmax in base two.
+    pub(crate) fn scale(&self) -> f32 {
+        (std::f64::consts::LOG2_E / f64::from(self.tau)) as f32
+    }
+
+    /// `κ/τ`: the gradient's factor.
+    pub(crate) fn logit_scale(&self) -> f32 {
+        (f64::from(self.kappa) / f64::from(self.tau)) as f32
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { kappa, tau, .. } = *self;
+        let scalar = |what, value: f32, must| Err(Error::Scalar { what, value: f64::from(value), must });
+        if !(kappa.is_finite() && kappa >= 0.0) {
+            return scalar("kappa", kappa, "finite and not negative");
+        }
+        if !(tau.is_finite() && tau > 0.0 && self.scale().is_finite() && self.scale() > 0.0) {
+            return scalar("tau", tau, "positive, finite, and not so small that 1.4427/tau overflows");
+        }
+        if !self.logit_scale().is_finite() {
+            return scalar("kappa / tau", self.logit_scale(), "finite: raise tau or lower kappa");
+        }
+        Ok(())
+    }
+}
+
+/// Sums over the groups of one mask, made in the same pass. The layout is that of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Statistics {
+    /// Σ (W∘M)², before rounding; 0 without a weight.
+    pub kept_energy: f64,
+    /// Mean over groups of the largest `y` (for `Argmax`: of `softmax(κ·logit/τ)`); 0 without groups.
+    pub confidence: f64,
+    /// Groups whose code differs from the one given in `previous_codes`; 0 without those.
+    pub moved: u64,
+    /// Groups counted.
+    pub groups: u64,
+}
+
+impl Statistics {
+    /// Elements of the array that receives statistics: the first is the result, the rest is work space.
+    pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
+    /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
+    pub(crate) const MAX_BLOCKS: u32 = 1024;
+}
+
+/// Arguments of the forward pass: what is read, and which outputs are wanted.
+///
+/// Shapes: logits `[N, K/4, 6]`; weight, masked and mask `[N, K]`; patterns `[N, K/4]`; codes ⌈N·K/8⌉ bytes, two groups a
+/// byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand starts
+/// on a 16-byte boundary.
+#[derive(Debug)]
+pub struct Forward<'a, S: Space, L: Logit, W: Element> {
+    pub(crate) shape: Shape,
+    pub(crate) shard: Shard,
+    pub(crate) kind: Kind,
+    pub(crate) sampling: Sampling,
+    pub(crate) logits: S::Ref<'a, L>,
+    pub(crate) weight: Option<S::Ref<'a, W>>,
+    pub(crate) masked: Option<S::Mut<'a, W>>,
+    pub(crate) mask: Option<S::Mut<'a, W>>,
+    pub(crate) patterns: Option<S::Mut<'a, u8>>,
+    pub(crate) codes: Option<S::Mut<'a, u8>>,
+    pub(crate) previous_codes: Option<S::Ref<'a, u8>>,
+    pub(crate) statistics: Option<S::Mut<'a, Statistics>>,
+}
+
+impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
+    /// A forward pass that as yet writes nothing.
+    #[must_use]
+    pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: S::Ref<'a, L>) -> Self {
+        Self {
+            shape,
+            shard: Shard::whole(shape.cols as u64),
+            kind,
+            sampling,
+            logits,
+            weight: None,
+            masked: None,
+            mask: None,
+            patterns: None,
+            codes: None,
+            previous_codes: None,
+            statistics: None,
+        }
+    }
+
+    /// Says that the weight is a slice of a larger one; its masks are then the slice of the larger one's.
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> Self {
+        self.shard = shard;
+        self
+    }
+
+    /// Reads the weight `W`.
+    #[must_use]
+    pub fn weight(mut self, weight: S::Ref<'a, W>) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Writes `W∘M`; needs the weight.
+    #[must_use]
+    pub fn masked(mut self, masked: S::Mut<'a, W>) -> Self {
+        self.masked = Some(masked);
+        self
+    }
+
+    /// Writes `M`.
+    #[must_use]
+    pub fn mask(mut self, mask: S::Mut<'a, W>) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    /// Writes a byte a group: the index 0 to 5 of the pattern with the largest score (for `Soft` too).
+    #[must_use]
+    pub fn patterns(mut self, patterns: S::Mut<'a, u8>) -> Self {
+        self.patterns = Some(patterns);
+        self
+    }
+
+    /// Writes the packed codes of the same patterns.
+    #[must_use]
+    pub fn codes(mut self, codes: S::Mut<'a, u8>) -> Self {
+        self.codes = Some(codes);
+        self
+    }
+
+    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as work space.
+    #[must_use]
+    pub fn statistics(mut self, statistics: S::Mut<'a, Statistics>) -> Self {
+        self.statistics = Some(statistics);
+        self
+    }
+
+    /// Reads the packed codes that [`Statistics::moved`] compares with.
+    #[must_use]
+    pub fn previous_codes(mut self, codes: S::Ref<'a, u8>) -> Self {
+        self.previous_codes = Some(codes);
+        self
+    }
+
+    /// Checks shapes, lengths and scalars; every executor does it first.
+    ///
+    /// # Errors
+    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
+    /// [`Error::Missing`] for an output that needs an input, or if nothing is to be written.
+    pub fn check(&self) -> Result<()> {
+        let Self { shape, .. } = self;
+        shape.check()?;
+        self.shard.check(shape.rows as u64, shape.cols as u64)?;
+        self.sampling.check()?;
+        length("logits", Some(&self.logits), shape.logits())?;
+        length("weight", self.weight.as_ref(), shape.weights())?;
+        length("masked", self.masked.as_ref(), shape.weights())?;
+        length("mask", self.mask.as_ref(), shape.weights())?;
+        length("patterns", self.patterns.as_ref(), shape.groups())?;
+        length("codes", self.codes.as_ref(), shape.packed_codes())?;
+        length("previous_codes", self.previous_codes.as_ref(), shape.packed_codes())?;
+        length("statistics", self.statistics.as_ref(), Statistics::SLOTS)?;
+        if self.masked.is_some() && self.weight.is_none() {
+            return Err(Error::Missing { what: "masked", missing: "no weight was given to mask" });
+        }
+        if self.previous_codes.is_some() && self.statistics.is_none() {
+            return Err(Error::Missing { what: "previous_codes", missing: "nothing is counted without `statistics`" });
+        }
+        if self.only_masked() || self.wants_more() {
+            return Ok(());
+        }
+        Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" })
+    }
+
+    /// Whether the masked weight is all that is written.
+    pub(crate) fn only_masked(&self) -> bool {
+        self.masked.is_some() && !self.wants_more()
+    }
+
+    fn wants_more(&self) -> bool {
+        self.mask.is_some() || self.patterns.is_some() || self.codes.is_some() || self.statistics.is_some()
+    }
+}
+
+/// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
+pub trait GradientOf<W: Element>: Element {}
+impl GradientOf<f32> for f32 {}
+impl GradientOf<half::f16> for half::f16 {}
+impl GradientOf<half::bf16> for half::bf16 {}
+impl GradientOf<half::f16> for f32 {}
+impl GradientOf<half::bf16> for f32 {}
+
+/// Arguments of the backward pass.
+///
+/// Shapes: logits and their gradient `[N, K/4, 6]`; weight, gradient and weight gradient `[N, K]`. Sampling, shard and
+/// kind must be those of the forward pass.
+#[derive(Debug)]
+pub struct Backward<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+    pub(crate) shape: Shape,
+    pub(crate) shard: Shard,
+    pub(crate) kind: Kind,
+    pub(crate) sampling: Sampling,
+    pub(crate) logits: S::Ref<'a, L>,
+    pub(crate) weight: S::Ref<'a, W>,
+    pub(crate) gradient: S::Ref<'a, G>,
+    pub(crate) regulariser: f32,
+    pub(crate) accumulate: bool,
+    pub(crate) logit_gradient: Option<S::Mut<'a, f32>>,
+    pub(crate) weight_gradient: Option<S::Mut<'a, G>>,
+}
+
+impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W, G> {
+    /// A backward pass that as yet writes nothing; `gradient` is `dL/d(W∘M)`.
+    #[must_use]
+    pub fn new(
+        shape: Shape,
+        kind: Kind,
+        sampling: Sampling,
+        logits: S::Ref<'a, L>,
+        weight: S::Ref<'a, W>,
+        gradient: S::Ref<'a, G>,
+    ) -> Self {
+        Self {
+            shape,
+            shard: Shard::whole(shape.cols as u64),
+            kind,
+            sampling,
+            logits,
+            weight,
+            gradient,
+            regulariser: 0.0,
+            accumulate: false,
+            logit_gradient: None,
+            weight_gradient: None,
+        }
+    }
+
+    /// Says that the weight is a slice of a larger one, as in [`Forward::shard`].
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> Self {
+        self.shard = shard;
+        self
+    }
+
+    /// The coefficient λ of `−λ Σ (W∘M)²` in the loss; finite.
+    #[must_use]
+    pub fn regulariser(mut self, lambda: f32) -> Self {
+        self.regulariser = lambda;
+        self
+    }
+
+    /// Overwrites `logit_gradient` with `dL/dlogits`.
+    #[must_use]
+    pub fn logit_gradient(mut self, logit_gradient: S::Mut<'a, f32>) -> Self {
+        self.logit_gradient = Some(logit_gradient);
+        self.accumulate = false;
+        self
+    }
+
+    /// Adds `dL/dlogits` to `logit_gradient`.
+    #[must_use]
+    pub fn accumulate_logit_gradient(mut self, logit_gradient: S::Mut<'a, f32>) -> Self {
+        self.logit_gradient = Some(logit_gradient);
+        self.accumulate = true;
+        self
+    }
+
+    /// Overwrites `weight_gradient` with `G∘M`, for those who train the weight (the regulariser is not in it).
+    #[must_use]
+    pub fn weight_gradient(mut self, weight_gradient: S::Mut<'a, G>) -> Self {
+        self.weight_gradient = Some(weight_gradient);
+        self
+    }
+
+    /// Checks shapes, lengths and scalars; every executor does it first.
+    ///
+    /// # Errors
+    /// As [`Forward::check`]; and [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
+    pub fn check(&self) -> Result<()> {
+        let Self { shape, .. } = self;
+        shape.check()?;
+        self.shard.check(shape.rows as u64, shape.cols as u64)?;
+        self.sampling.check()?;
+        if !self.regulariser.is_finite() {
+            let value = f64::from(self.regulariser);
+            return Err(Error::Scalar { what: "regulariser", value, must: "finite" });
+        }
+        length("logits", Some(&self.logits), shape.logits())?;
+        length("weight", Some(&self.weight), shape.weights())?;
+        length("gradient", Some(&self.gradient), shape.weights())?;
+        length("logit_gradient", self.logit_gradient.as_ref(), shape.logits())?;
+        length("weight_gradient", self.weight_gradient.as_ref(), shape.weights())?;
+        if self.kind == Kind::Argmax {
+            let missing = "argmax masks have none: use Soft or Hard (Forward on G gives G∘M for any kind)";
+            return Err(Error::Missing { what: "a gradient", missing });
+        }
+        if self.logit_gradient.is_none() && self.weight_gradient.is_none() {
+            return Err(Error::Missing { what: "a gradient", missing: "no output was given to write it to" });
+        }
+        Ok(())
+    }
+}
+
+/// Checks the length of an operand that may be absent.
+pub(crate) fn length<O: Operand>(what: &'static str, operand: Option<&O>, expected: usize) -> Result<()> {
+    match operand.map(Operand::elements) {
+        Some(got) if got != expected => Err(Error::Length { what, expected: expected as u64, got: got as u64 }),
+        _ => Ok(()),
+    }
+}

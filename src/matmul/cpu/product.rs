@@ -1,0 +1,146 @@
+//! A dense product with `f32` accumulation and one rounding at the end.
+//!
+//! The result is cut into tiles, a task of rayon's each. A task sums its tile in `f32`, one slab of the contraction after
+//! the other: 16-bit panels are widened first (exactly), `f32` panels are used where they lie, and the crate `gemm` does
+//! the arithmetic on one thread. So memory for widened operands is a few panels a thread, and the order of summation is a
+//! matter of the shape alone.
+
+use crate::element::{DType, Element};
+use gemm::Parallelism;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows and columns of a tile: large enough that widening costs little beside multiplying.
+const TILE: [usize; 2] = [256, 256];
+/// How much of the contraction is summed at a time.
+const SLAB: usize = 1024;
+
+/// A row-major matrix, or its transpose.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a, T> {
+    data: &'a [T],
+    stored_cols: usize,
+    transposed: bool,
+}
+
+impl<'a, T: Element> Matrix<'a, T> {
+    pub(super) fn new(data: &'a [T], cols: usize) -> Self {
+        Self { data, stored_cols: cols, transposed: false }
+    }
+
+    pub(super) fn transposed(mut self) -> Self {
+        self.transposed = !self.transposed;
+        self
+    }
+
+    /// A part of the matrix in `f32`, with at least one row and column.
+    fn panel<'p>(&self, rows: Range<usize>, cols: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p>
+    where
+        'a: 'p,
+    {
+        let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        let width = self.stored_cols;
+        let (data, row_stride) = if T::DTYPE == DType::F32 {
+            let lies = &self.data[rows.start * width + cols.start..(rows.end - 1) * width + cols.end];
+            (bytemuck::cast_slice(lies), width)
+        } else {
+            widened.resize(rows.len() * cols.len(), 0.0);
+            for (row, to) in rows.zip(widened.chunks_exact_mut(cols.len())) {
+                T::widen(&self.data[row * width..][cols.clone()], to);
+            }
+            (&widened[..], cols.len())
+        };
+        let strides = if self.transposed { [1, row_stride] } else { [row_stride, 1] };
+        Panel { data, strides: strides.map(|stride| stride as isize) }
+    }
+}
+
+/// Values and the steps from row to row and from column to column; the last row's last value is the slice's last.
+struct Panel<'a> {
+    data: &'a [f32],
+    strides: [isize; 2],
+}
+
+/// Writes `out [.., cols] = a · b`, where `depth` is the number of columns of `a` and of rows of `b`.
+pub(super) fn multiply<T: Element, O: Element>(
+    depth: usize,
+    a: &Matrix<'_, T>,
+    b: &Matrix<'_, T>,
+    out: &mut [O],
+    cols: usize,
+) {
+    if out.is_empty() {
+        return;
+    }
+    let tiles = Tile::cut(out, cols);
+    tiles.into_par_iter().for_each_init(Scratch::default, |scratch, tile| scratch.fill(depth, a, b, tile));
+}
+
+/// A part of the result.
+struct Tile<'a, O> {
+    rows: Range<usize>,
+    cols: Range<usize>,
+    out: Vec<&'a mut [O]>,
+}
+
+impl<'a, O> Tile<'a, O> {
+    fn cut(out: &'a mut [O], cols: usize) -> Vec<Self> {
+        let [tall, wide] = TILE;
+        let mut tiles = Vec::new();
+        for (band_number, band) in out.chunks_mut(tall * cols).enumerate() {
+            let start = band_number * tall;
+            let rows = start..start + band.len() / cols;
+            let first = tiles.len();
+            for start in (0..cols).step_by(wide) {
+                tiles.push(Tile { rows: rows.clone(), cols: start..cols.min(start + wide), out: Vec::new() });
+            }
+            for row in band.chunks_mut(cols) {
+                for (tile, part) in tiles[first..].iter_mut().zip(row.chunks_mut(wide)) {
+                    tile.out.push(part);
+                }
+            }
+        }
+        tiles
+    }
+}
+
+/// What a task needs beside its operands.
+#[derive(Default)]
+struct Scratch {
+    left: Vec<f32>,
+    right: Vec<f32>,
+    sum: Vec<f32>,
+}
+
+impl Scratch {
+    fn fill<T: Element, O: Element>(&mut self, depth: usize, a: &Matrix<'_, T>, b: &Matrix<'_, T>, tile: Tile<'_, O>) {
+        let size = [tile.rows.len(), tile.cols.len()];
+        self.sum.clear();
+        self.sum.resize(size[0] * size[1], 0.0);
+        for start in (0..depth).step_by(SLAB) {
+            let slab = start..depth.min(start + SLAB);
+            let left = a.panel(tile.rows.clone(), slab.clone(), &mut self.left);
+            let right = b.panel(slab.clone(), tile.cols.clone(), &mut self.right);
+            add_product(slab.len(), &left, &right, &mut self.sum, size);
+        }
+        for (out, sum) in tile.out.into_iter().zip(self.sum.chunks_exact(size[1])) {
+            O::narrow(sum, out);
+        }
+    }
+}
+
+/// `sum [rows, cols] += left [rows, depth] · right [depth, cols]`, none of the sizes zero.
+fn add_product(depth: usize, left: &Panel<'_>, right: &Panel<'_>, sum: &mut [f32], [rows, cols]: [usize; 2]) {
+    let [left_rows, left_cols] = left.strides;
+    let [right_rows, right_cols] = right.strides;
+    let [to, left, right] = [sum.as_mut_ptr(), left.data.as_ptr().cast_mut(), right.data.as_ptr().cast_mut()];
+    let one_thread = Parallelism::None;
+    // SAFETY: `panel` cut both operands so that these sizes and strides reach their last value and not beyond; `sum` holds
+    // rows * cols values and, being borrowed mutably, overlaps neither.
+    unsafe {
+        gemm::gemm(
+            rows, cols, depth, to, 1, cols as isize, true, left, left_cols, left_rows, right, right_cols, right_rows,
+            1.0, 1.0, false, false, false, one_thread,
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! What runs in a child process; the parent sets the scene and reads the log.
+
+use std::sync::Arc;
+use std::thread;
+
+use twofour::cudarc::driver::{CudaContext, CudaStream};
+use twofour::device::launch::{Launch, Symbol, launch};
+use twofour::device::{self, Limits};
+use twofour::{Error, Result};
+
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Args {
+    address: u64,
+    count: u32,
+    value: f32,
+}
+
+fn plan() -> Launch<Args> {
+    let module = device::modules().next().expect("at least one kernel");
+    Launch {
+        symbol: Symbol { module, name: "twofour_test_kernel" },
+        grid: [3, 2, 1],
+        block: [128, 2, 1],
+        shared_bytes: 4096,
+        args: Args { address: 0xfedc_ba98_7654_3210, count: 7, value: 1.5 },
+    }
+}
+
+fn put(stream: &Arc<CudaStream>, plan: &Launch<Args>) -> Result<()> {
+    // SAFETY: the fake driver runs nothing, and a real one has no kernel of this name.
+    unsafe { launch(stream, plan) }
+}
+
+pub(crate) fn launch_on(stream: &Arc<CudaStream>) -> Result<()> {
+    put(stream, &plan())
+}
+
+fn stream() -> Arc<CudaStream> {
+    device::context(0).unwrap().default_stream()
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn driver_unavailable() {
+    for error in [device::available().unwrap_err(), device::context(0).unwrap_err()] {
+        assert!(matches!(error, Error::DriverUnavailable { .. }), "{error}");
+        assert!(error.to_string().contains("Install the NVIDIA driver"), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn no_device() {
+    assert!(matches!(device::available(), Err(Error::NoDevice { .. })));
+    assert!(matches!(device::context(0), Err(Error::NoDevice { .. })));
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn unknown_error() {
+    let expected = Error::Cuda { call: "cuInit", name: "CUDA_ERROR_UNKNOWN".into(), code: 999 };
+    assert_eq!(device::available(), Err(expected));
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn second_of_one() {
+    assert_eq!(device::available(), Ok(1));
+    let error = device::context(1).unwrap_err();
+    assert!(error.to_string().contains("no device of number 1, only 1"), "{error}");
+    assert!(device::context(usize::MAX).is_err());
+    assert!(device::context(0).is_ok());
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn limits() {
+    let stream = stream();
+    assert_eq!(device::limits(stream.context()).unwrap(), Limits::H200);
+    assert_eq!(device::limits(stream.context()).unwrap(), Limits::H200);
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn unsupported() {
+    let stream = stream();
+    let expected = Error::UnsupportedDevice { have: (7, 5), need: (8, 0) };
+    assert_eq!(device::prepare(&stream), Err(expected.clone()));
+    assert_eq!(launch_on(&stream), Err(expected));
+    assert!(!device::limits(stream.context()).unwrap().is_supported());
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn no_image() {
+    let error = launch_on(&stream()).unwrap_err();
+    let Error::NoKernelImage { nvrtc, embedded, .. } = &error else { panic!("{error}") };
+    assert_eq!(nvrtc, "TWOFOUR_NVRTC=off");
+    assert_eq!(embedded == "nothing", device::embedded().is_empty());
+    assert_eq!(device::prepare(&stream()), Err(error));
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn nvrtc_refused() {
+    let error = launch_on(&stream()).unwrap_err();
+    let Error::NoKernelImage { device: (9, 0), nvrtc, .. } = &error else { panic!("{error}") };
+    assert!(nvrtc.contains("sm_90a, CUDA_ERROR_NO_BINARY_FOR_GPU"), "{nvrtc}");
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn out_of_memory() {
+    let expected = Error::Cuda { call: "cuModuleLoadData", name: "CUDA_ERROR_OUT_OF_MEMORY".into(), code: 2 };
+    assert_eq!(launch_on(&stream()), Err(expected));
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn launches() {
+    let stream = stream();
+    put(&stream, &plan()).unwrap();
+    put(&stream, &Launch { grid: [5, 2, 1], ..plan() }).unwrap();
+    put(&stream, &Launch { grid: [5, 0, 1], ..plan() }).unwrap();
+    // Another handle to the same context, and another thread.
+    let other = CudaContext::new(0).unwrap().per_thread_stream();
+    put(&other, &plan()).unwrap();
+    thread::scope(|scope| scope.spawn(|| put(&stream, &plan())).join().unwrap()).unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn launches_once() {
+    launch_on(&stream()).unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn threads() {
+    let stream = stream();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| launch_on(&stream))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+    });
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn much_shared() {
+    let stream = stream();
+    put(&stream, &plan()).unwrap();
+    put(&stream, &Launch { shared_bytes: 100 << 10, ..plan() }).unwrap();
+    put(&stream, &Launch { shared_bytes: 200 << 10, ..plan() }).unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn prepared() {
+    let stream = stream();
+    device::prepare(&stream).unwrap();
+    launch_on(&stream).unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn unknown_kernel() {
+    let error = launch_on(&stream()).unwrap_err();
+    assert!(matches!(error, Error::UnknownKernel { name: "twofour_test_kernel", .. }), "{error}");
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn compile_error() {
+    let error = launch_on(&stream()).unwrap_err();
+    assert!(matches!(error, Error::Compile { .. }), "{error}");
+    assert!(error.to_string().ends_with("for sm_90a:\nmask.cu(1): error: \"x\"\nsecond line"), "{error}");
+}

@@ -1,0 +1,104 @@
+// An NVRTC that compiles nothing, for tests/device.rs. Its machine code is the magic of an ELF file and the architecture,
+// its PTX a comment with it.
+//
+//   FAKE_NVRTC_FAIL     the log of a compilation that fails
+//   FAKE_NVRTC_OLD      set: it does not know `sm_90a`
+//   FAKE_CUDA_LOG       the file to write to
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { kSuccess = 0, kInvalidInput = 3, kInvalidOption = 5, kCompilation = 6 };
+
+struct Program {
+  char arch[32];
+  char log[256];
+};
+
+static void note(const char* what, const char* detail) {
+  const char* path = getenv("FAKE_CUDA_LOG");
+  FILE* file = path ? fopen(path, "a") : NULL;
+  if (!file) return;
+  fprintf(file, "%s %s\n", what, detail);
+  fclose(file);
+}
+
+int nvrtcVersion(int* major, int* minor) {
+  *major = 13;
+  *minor = 0;
+  return kSuccess;
+}
+
+static const int kArchs[] = {75, 80, 86, 89, 90, 100, 120};
+
+int nvrtcGetNumSupportedArchs(int* count) {
+  *count = sizeof kArchs / sizeof *kArchs;
+  return kSuccess;
+}
+
+int nvrtcGetSupportedArchs(int* archs) {
+  memcpy(archs, kArchs, sizeof kArchs);
+  return kSuccess;
+}
+
+int nvrtcCreateProgram(struct Program** out, const char* source, const char* name, int count, const char* const* headers,
+                       const char* const* names) {
+  for (int i = 0; i < count; ++i) {
+    if (!strstr(names[i], ".cuh") || !headers[i]) return kInvalidInput;
+  }
+  *out = calloc(1, sizeof **out);
+  note("source", name);
+  return source ? kSuccess : kInvalidInput;
+}
+
+int nvrtcDestroyProgram(struct Program** program) {
+  note("destroy", "program");
+  free(*program);
+  *program = NULL;
+  return kSuccess;
+}
+
+int nvrtcCompileProgram(struct Program* program, int count, const char* const* options) {
+  const char* log = getenv("FAKE_NVRTC_FAIL");
+  for (int i = 0; i < count; ++i) {
+    const char* arch = strstr(options[i], "--gpu-architecture=");
+    note("option", options[i]);
+    if (arch) snprintf(program->arch, sizeof program->arch, "%s", arch + strlen("--gpu-architecture="));
+  }
+  if (getenv("FAKE_NVRTC_OLD") && strcmp(program->arch, "sm_90a") == 0) return kInvalidOption;
+  if (log) snprintf(program->log, sizeof program->log, "%s", log);
+  return log ? kCompilation : kSuccess;
+}
+
+int nvrtcGetCUBINSize(struct Program* program, size_t* size) {
+  *size = 4 + strlen(program->arch);
+  return kSuccess;
+}
+
+int nvrtcGetCUBIN(struct Program* program, char* out) {
+  memcpy(out, "\177ELF", 4);
+  memcpy(out + 4, program->arch, strlen(program->arch));
+  return kSuccess;
+}
+
+int nvrtcGetPTXSize(struct Program* program, size_t* size) {
+  *size = 3 + strlen(program->arch) + 1;
+  return kSuccess;
+}
+
+int nvrtcGetPTX(struct Program* program, char* out) {
+  memcpy(out, "// ", 3);
+  strcpy(out + 3, program->arch);
+  return kSuccess;
+}
+
+int nvrtcGetProgramLogSize(struct Program* program, size_t* size) {
+  *size = strlen(program->log) + 1;
+  return kSuccess;
+}
+
+int nvrtcGetProgramLog(struct Program* program, char* out) {
+  strcpy(out, program->log);
+  return kSuccess;
+}
