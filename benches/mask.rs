@@ -71,7 +71,7 @@ fn on_cuda(criterion: &mut Criterion) {
     for case in cases(&[(2048, 4096), (4096, 14336)]) {
         for cache in [Hot, Cold] {
             let name = format!("{}/{cache:?}", case.name()).to_lowercase();
-            common::bench(&mut group, &name, throughput(&case), || common::cuda::on_cuda(case, cache));
+            common::bench(&mut group, &name, throughput(&case), || common::cuda::mask::on_cuda(case, cache));
         }
     }
 }

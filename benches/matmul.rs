@@ -14,7 +14,7 @@ use twofour::{DType, Shape};
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = on_cpu
+    targets = on_cpu, on_cuda
 }
 criterion_main!(benches);
 
@@ -40,3 +40,23 @@ fn on_cpu(criterion: &mut Criterion) {
         common::bench(&mut group, &case.name(), operations, || common::matmul::on_cpu(case));
     }
 }
+
+#[cfg(feature = "cuda")]
+fn on_cuda(criterion: &mut Criterion) {
+    use common::Cache::{Cold, Hot};
+    if let Err(error) = twofour::device::available() {
+        println!("matmul/cuda skipped: no CUDA device ({error})");
+        return;
+    }
+    let mut group = criterion.benchmark_group("matmul/cuda");
+    for case in cases(&[(16, 4096, 4096), (4096, 4096, 4096)]) {
+        for cache in [Hot, Cold] {
+            let name = format!("{}/{cache:?}", case.name()).to_lowercase();
+            let operations = Throughput::Elements(case.operations());
+            common::bench(&mut group, &name, operations, || common::cuda::matmul::on_cuda(case, cache));
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_cuda(_: &mut Criterion) {}

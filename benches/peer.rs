@@ -107,7 +107,7 @@ fn use_threads(threads: usize) -> Result<()> {
 
 #[cfg(feature = "cuda")]
 fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
-    common::cuda::on_cuda(case, cache)
+    common::cuda::mask::on_cuda(case, cache)
 }
 
 #[cfg(not(feature = "cuda"))]

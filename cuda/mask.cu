@@ -42,8 +42,8 @@ struct Statistics {
 
 struct MaskForwardArgs {
   const void* logits;
-  const void* weight;        // null: mask alone
-  void* masked;              // null unless asked for, like all outputs
+  const void* weight;  // null: mask alone
+  void* masked;        // null unless asked for, like all outputs
   void* mask;
   u8* patterns;
   u8* codes;
@@ -62,9 +62,9 @@ struct MaskBackwardArgs {
   void* weight_gradient;  // null unless asked for; in the type of `gradient`
   Walk walk;
   Sampling sampling;
-  float logit_scale;      // kappa / tau
+  float logit_scale;  // kappa / tau
   float minus_2_lambda;
-  u32 accumulate;         // 1: add to logit_gradient
+  u32 accumulate;  // 1: add to logit_gradient
   u32 unused;
 };
 static_assert(sizeof(MaskBackwardArgs) == 200, "MaskBackwardArgs in src/mask/launch.rs");
@@ -316,24 +316,22 @@ TWOFOUR_DEVICE void backward_kernel(const MaskBackwardArgs& args) {
 
 // ---- symbols ----------------------------------------------------------------------------------------------
 
-#define FORWARD(kind, variant, full, L, W)                                                        \
-  TWOFOUR_KERNEL(twofour_mask_##variant##_##L##_##W, MaskForwardArgs, kThreads,                   \
-                 full ? kBlocks<L> : kBlocksLean) {                                               \
-    forward_kernel<L, W, Kind::kind, full>(args);                                                 \
+#define FORWARD(kind, variant, full, L, W)                                                                         \
+  TWOFOUR_KERNEL(twofour_mask_##variant##_##L##_##W, MaskForwardArgs, kThreads, full ? kBlocks<L> : kBlocksLean) { \
+    forward_kernel<L, W, Kind::kind, full>(args);                                                                  \
   }
-#define FORWARDS(L, W)                        \
-  FORWARD(kSoft, soft, false, L, W)           \
-  FORWARD(kHard, hard, false, L, W)           \
-  FORWARD(kSoft, soft_full, true, L, W)       \
-  FORWARD(kHard, hard_full, true, L, W)       \
+#define FORWARDS(L, W)                  \
+  FORWARD(kSoft, soft, false, L, W)     \
+  FORWARD(kHard, hard, false, L, W)     \
+  FORWARD(kSoft, soft_full, true, L, W) \
+  FORWARD(kHard, hard_full, true, L, W) \
   FORWARD(kArgmax, argmax_full, true, L, W)
-#define BACKWARD(hard, variant, L, W, G)                                                                  \
-  TWOFOUR_KERNEL(twofour_mask_backward_##variant##_##L##_##W##_##G, MaskBackwardArgs, kThreads,           \
-                 kBlocks<L>) {                                                                            \
-    backward_kernel<L, W, G, hard>(args);                                                                 \
+#define BACKWARD(hard, variant, L, W, G)                                                                      \
+  TWOFOUR_KERNEL(twofour_mask_backward_##variant##_##L##_##W##_##G, MaskBackwardArgs, kThreads, kBlocks<L>) { \
+    backward_kernel<L, W, G, hard>(args);                                                                     \
   }
-#define BACKWARDS(L, W, G)         \
-  BACKWARD(false, soft, L, W, G)   \
+#define BACKWARDS(L, W, G)       \
+  BACKWARD(false, soft, L, W, G) \
   BACKWARD(true, hard, L, W, G)
 #define LOGITS(L)          \
   FORWARDS(L, f32)         \

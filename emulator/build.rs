@@ -12,12 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let here = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let cuda = here.join("..").join("cuda");
-    for watched in [
-        &cuda,
-        &here.join("kernels"),
-        &here.join("include"),
-        &here.join("runtime"),
-    ] {
+    for watched in [&cuda, &here.join("kernels"), &here.join("include"), &here.join("runtime")] {
         println!("cargo::rerun-if-changed={}", watched.display());
     }
     println!("cargo::rerun-if-env-changed=TWOFOUR_EMULATOR_CHECKS");
@@ -39,15 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         gather_static_shared(object);
     }
     let mut archive = cc::Build::new();
-    archive
-        .cpp(true)
-        .debug(true)
-        .std("c++17")
-        .include(here.join("include"));
-    archive
-        .file(here.join("runtime/runtime.cpp"))
-        .file(&table)
-        .objects(&objects);
+    archive.cpp(true).debug(true).std("c++17").include(here.join("include"));
+    archive.file(here.join("runtime/runtime.cpp")).file(&table).objects(&objects);
     archive.try_compile("twofour_emulated_kernels")?;
     Ok(())
 }
@@ -71,10 +59,7 @@ fn device_sources(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The translation unit around one `.cu`: the unnamed namespace keeps the helpers of different files apart.
@@ -101,43 +86,26 @@ fn table_text(names: &[String]) -> String {
     for name in names {
         text += &format!("const twofour_emulator::Kernel* twofour_emulator_unit_{name}();\n");
     }
-    text +=
-        "const twofour_emulator::Kernel* twofour_emulator_unit(std::size_t i) {\n  switch (i) {\n";
+    text += "const twofour_emulator::Kernel* twofour_emulator_unit(std::size_t i) {\n  switch (i) {\n";
     for (i, name) in names.iter().enumerate() {
         text += &format!("    case {i}: return twofour_emulator_unit_{name}();\n");
     }
     text += "    default: return nullptr;\n  }\n}\n";
-    text += &format!(
-        "std::size_t twofour_emulator_unit_count() {{ return {}; }}\n}}\n",
-        names.len()
-    );
+    text += &format!("std::size_t twofour_emulator_unit_count() {{ return {}; }}\n}}\n", names.len());
     text
 }
 
 fn compiler(here: &Path, cuda: &Path) -> cc::Build {
     let mut build = cc::Build::new();
-    build
-        .cpp(true)
-        .std("c++17")
-        .opt_level(opt_level())
-        .debug(true)
-        .warnings(false);
-    build
-        .include(here.join("include"))
-        .include(cuda)
-        .define("TWOFOUR_EMULATED", "1");
+    build.cpp(true).std("c++17").opt_level(opt_level()).debug(true).warnings(false);
+    build.include(here.join("include")).include(cuda).define("TWOFOUR_EMULATED", "1");
     // Floats round as on the device: an fma only where one is written. Kernels reinterpret memory freely.
-    build
-        .flag("-ffp-contract=off")
-        .flag("-fno-strict-aliasing")
-        .flag("-fno-exceptions");
+    build.flag("-ffp-contract=off").flag("-fno-strict-aliasing").flag("-fno-exceptions");
     // One section for all thread-local variables of an object, for `gather_static_shared`.
     build.flag("-fno-data-sections");
     // A frame larger than the guard page of a fiber's stack must still run into it.
     build.flag_if_supported("-fstack-clash-protection");
-    build
-        .flag_if_supported("-Wno-unknown-pragmas")
-        .flag_if_supported("-Wno-unused-function");
+    build.flag_if_supported("-Wno-unknown-pragmas").flag_if_supported("-Wno-unused-function");
     for flag in instruction_sets() {
         build.flag(flag);
     }
@@ -154,17 +122,14 @@ fn opt_level() -> u32 {
     asked.and_then(|level| level.parse().ok()).unwrap_or(2)
 }
 
-/// What this machine has, when it builds for itself: a hardware fma is a hundred times faster than a correct one without.
+/// What this machine has, when it builds for itself: a hardware fma is a hundred times faster than a correct one
+/// without.
 fn instruction_sets() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let has_them = std::is_x86_feature_detected!("fma") && std::is_x86_feature_detected!("avx2");
     #[cfg(not(target_arch = "x86_64"))]
     let has_them = false;
-    if has_them && std::env::var("HOST") == std::env::var("TARGET") {
-        vec!["-mfma", "-mavx2"]
-    } else {
-        Vec::new()
-    }
+    if has_them && std::env::var("HOST") == std::env::var("TARGET") { vec!["-mfma", "-mavx2"] } else { Vec::new() }
 }
 
 /// Checks that end in a trapping instruction, which the emulator turns into a fault.
@@ -178,14 +143,8 @@ fn undefined_behaviour_traps() -> [&'static str; 2] {
 /// Renames the section of an object's thread-local variables, which are its kernels' static shared memory and nothing
 /// else, so that the linker lays those of all kernels side by side between two names (runtime/runtime.cpp).
 fn gather_static_shared(object: &Path) {
-    let renamed = Command::new("objcopy")
-        .arg("--rename-section")
-        .arg(".tbss=twofour_shared")
-        .arg(object)
-        .status();
+    let renamed = Command::new("objcopy").arg("--rename-section").arg(".tbss=twofour_shared").arg(object).status();
     if !renamed.is_ok_and(|status| status.success()) {
-        println!(
-            "cargo::warning=no objcopy: static shared memory is not filled before a block, nor checked"
-        );
+        println!("cargo::warning=no objcopy: static shared memory is not filled before a block, nor checked");
     }
 }

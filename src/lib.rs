@@ -1,8 +1,32 @@
-//! placeholder docs
+//! Fused CUDA kernels for **learnable 2:4 sparsity**, with a CPU executor of everything.
+//!
+//! In a 2:4 weight, two of every four consecutive values are zero, and sparse tensor cores multiply it up to twice as
+//! fast. *Learning* which two to keep (MaskLLM, arXiv 2409.17481) gives much better models than pruning by a score: each
+//! group of four has six logits, one for each of its six patterns, and a Gumbel-Softmax draw of them makes the mask. The
+//! weights stay frozen; the logits are trained end to end. This crate is that method as kernels, for other crates to build
+//! on.
+//!
+//! | operation | does |
+//! | --- | --- |
+//! | [`mask`] | samples soft, hard and argmax masks from logits, masks the weight, takes gradients back to the logits |
+//! | [`matmul`] | the masked linear layer: `Y`, `dX` and the logits' gradient |
+//!
+//! An operation is a module: its arguments, checks and documentation, and an executor each in `cpu` and `cuda`. Both take
+//! the same arguments over their own memory, and make the same choices to the bit ([`noise`]).
+//!
+//! # CUDA
+//!
+//! Nothing is linked and nothing panics for lack of CUDA: the driver, NVRTC and cuBLASLt are opened at run time, and what
+//! is missing is an [`Error`]. Functions take the caller's `Arc<CudaStream>` and views of [`cudarc`], queue work and return.
+//! [`device`] tells where kernels come from. Without the feature `cuda` (on by default) only the CPU executor is built.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod device;
 pub mod element;
 pub mod error;
 pub mod mask;
+pub mod matmul;
 pub mod noise;
 pub mod pattern;
 pub mod shape;
@@ -15,3 +39,8 @@ pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use pattern::Pattern;
 pub use shape::{Shape, Shard};
+
+/// The README's code, compiled and run by `cargo test`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -45,11 +45,13 @@ pub const fn philox(keys: &[u32; 20], counter: [u32; 4]) -> [u32; 4] {
     x
 }
 
+/// What Philox multiplies the first and the third word by.
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
+
 /// One of the ten rounds.
-#[inline(always)]
-pub(crate) const fn round(x: [u32; 4], key_0: u32, key_1: u32) -> [u32; 4] {
-    let a = x[0] as u64 * 0xd251_1f53;
-    let b = x[2] as u64 * 0xcd9e_8d57;
+const fn round(x: [u32; 4], key_0: u32, key_1: u32) -> [u32; 4] {
+    let a = x[0] as u64 * MULTIPLIERS[0] as u64;
+    let b = x[2] as u64 * MULTIPLIERS[1] as u64;
     [(b >> 32) as u32 ^ x[1] ^ key_0, b as u32, (a >> 32) as u32 ^ x[3] ^ key_1, a as u32]
 }
 

@@ -11,7 +11,7 @@ mod fake;
 use std::fs;
 use std::path::Path;
 
-use fake::Child;
+use fake::{Child, Scratch};
 use twofour::{Error, device};
 
 /// Whether this build has images; the cases differ in what they try first.
@@ -25,7 +25,7 @@ fn count(log: &[String], start: &str) -> usize {
 
 #[test]
 fn a_driver_that_cannot_be_opened_is_unavailable() {
-    let garbage = fake::fresh("garbage");
+    let garbage = Scratch::new("garbage");
     for name in ["libcuda.so", "libcuda.so.1"] {
         fs::write(garbage.join(name), "not a library").unwrap();
     }
@@ -34,7 +34,7 @@ fn a_driver_that_cannot_be_opened_is_unavailable() {
 
 #[test]
 fn a_library_that_is_no_driver_is_unavailable() {
-    let folder = fake::fresh("no-driver");
+    let folder = Scratch::new("no-driver");
     for name in ["libcuda.so", "libcuda.so.1"] {
         fake::build("nvrtc.c", &folder.join(name));
     }
@@ -174,10 +174,10 @@ fn the_compilers_log_is_readable() {
 
 #[test]
 fn a_second_process_takes_the_first_ones_code() {
-    let cache = fake::fresh("cache");
+    let cache = Scratch::new("cache");
     let run = || {
         let child = Child::new("launches_once").env("FAKE_CUDA_REFUSED", "fatbin").env("TWOFOUR_CACHE", "");
-        let log = child.env("TWOFOUR_CACHE_DIR", cache.to_str().unwrap()).nvrtc().run();
+        let log = child.env("TWOFOUR_CACHE_DIR", cache.text()).nvrtc().run();
         assert_eq!(count(&log, "load elf 0"), 1, "{log:?}");
         count(&log, "source")
     };
@@ -192,9 +192,9 @@ fn a_second_process_takes_the_first_ones_code() {
 
 #[test]
 fn the_cache_is_where_the_user_keeps_caches() {
-    let home = fake::fresh("home");
+    let home = Scratch::new("home");
     let base = Child::new("launches_once").env("FAKE_CUDA_REFUSED", "fatbin").env("TWOFOUR_CACHE", "").nvrtc();
-    base.env("XDG_CACHE_HOME", "relative/is/ignored").env("HOME", home.to_str().unwrap()).run();
+    base.env("XDG_CACHE_HOME", "relative/is/ignored").env("HOME", home.text()).run();
     assert!(only_file(&home.join(".cache/twofour")).exists());
 }
 

@@ -1,12 +1,12 @@
 //! Timing on the first GPU: runs captured in a graph, so that the host does not matter, between two events.
 
-use super::mask::{Case, Inputs, Op, for_types};
+pub mod mask;
+pub mod matmul;
+
 use super::{Cache, Result, Timed, data};
 use std::sync::Arc;
 use std::time::Duration;
-use twofour::cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DeviceRepr, sys};
-use twofour::mask::{self, GradientOf, Statistics};
-use twofour::{Element, Logit};
+use twofour::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, sys};
 
 /// Operands that take turns so that none is in the level-2 cache when its turn comes: bytes of all together.
 const COLD_BYTES: u64 = 192 << 20;
@@ -68,10 +68,28 @@ fn stream() -> Result<Arc<CudaStream>> {
 /// A copy of so many bytes on the device: what its memory gives at best. It moves each twice.
 pub fn copy(bytes: usize) -> Result<Box<dyn Timed>> {
     let stream = stream()?;
-    let from = stream.clone_htod(&data::normal::<f32>(bytes / 4, 1.0, 0))?;
-    let mut to = stream.clone_htod(&data::normal::<f32>(bytes / 4, 1.0, 1))?;
-    let replay = Replay::capture(&stream, 16, |_| Ok(stream.memcpy_dtod(&from, &mut to)?))?;
-    Ok(Box::new(With { replay, _operands: (from, to) }))
+    let numbers = |set| stream.clone_htod(&data::normal::<f32>(bytes / 4, 1.0, set));
+    let operands = vec![(numbers(0)?, numbers(1)?)];
+    replayed(&stream, operands, |(from, to), _| Ok(stream.memcpy_dtod(from, to)?))
+}
+
+/// How many sets of operands take turns, when a run moves so many bytes.
+fn sets(cache: Cache, bytes: u64) -> usize {
+    match cache {
+        Cache::Hot => 1,
+        Cache::Cold => COLD_BYTES.div_ceil(bytes.max(1)).clamp(1, 4096) as usize,
+    }
+}
+
+/// Runs on sets of operands in turn, captured; `run` also gets the number of the run.
+fn replayed<O: 'static>(
+    stream: &Arc<CudaStream>,
+    mut sets: Vec<O>,
+    run: impl Fn(&mut O, u64) -> Result<()>,
+) -> Result<Box<dyn Timed>> {
+    let count = sets.len();
+    let replay = Replay::capture(stream, RUNS.next_multiple_of(count), |i| run(&mut sets[i % count], i as u64))?;
+    Ok(Box::new(With { replay, _operands: sets }))
 }
 
 /// A graph and the memory that it reads and writes, which goes after it.
@@ -83,82 +101,5 @@ struct With<O> {
 impl<O> Timed for With<O> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         self.replay.time(iterations)
-    }
-}
-
-/// A case of `mask` on the first GPU.
-pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
-    for_types!(case, captured(case, cache))
-}
-
-fn captured<L, W>(case: Case, cache: Cache) -> Result<Box<dyn Timed>>
-where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + GradientOf<W>,
-{
-    let stream = stream()?;
-    let count = match cache {
-        Cache::Hot => 1,
-        Cache::Cold => COLD_BYTES.div_ceil(case.bytes().max(1)).clamp(1, 4096) as usize,
-    };
-    let sets: Result<Vec<_>> = (0..count).map(|set| Operands::<L, W>::new(&stream, &case, set)).collect();
-    let mut sets = sets?;
-    let replay = Replay::capture(&stream, RUNS.next_multiple_of(count), |run| {
-        let set = &mut sets[run % count];
-        if case.op != Op::Backward {
-            set.forward(&stream, &case, run as u64)?;
-        }
-        if case.op != Op::Forward {
-            set.backward(&stream, &case, run as u64)?;
-        }
-        Ok(())
-    })?;
-    Ok(Box::new(With { replay, _operands: sets }))
-}
-
-struct Operands<L, W> {
-    logits: CudaSlice<L>,
-    weight: CudaSlice<W>,
-    gradient: CudaSlice<W>,
-    masked: CudaSlice<W>,
-    logit_gradient: CudaSlice<f32>,
-    codes: [CudaSlice<u8>; 2],
-    statistics: CudaSlice<Statistics>,
-}
-
-impl<L: Logit + DeviceRepr, W: Element + DeviceRepr + GradientOf<W>> Operands<L, W> {
-    fn new(stream: &Arc<CudaStream>, case: &Case, set: usize) -> Result<Self> {
-        let inputs = Inputs::<L, W>::new(case.shape, set);
-        let codes = || stream.alloc_zeros(case.shape.packed_codes());
-        Ok(Self {
-            logits: stream.clone_htod(&inputs.logits)?,
-            weight: stream.clone_htod(&inputs.weight)?,
-            gradient: stream.clone_htod(&inputs.gradient)?,
-            masked: stream.clone_htod(&inputs.weight)?,
-            logit_gradient: stream.alloc_zeros(case.shape.logits())?,
-            codes: [codes()?, codes()?],
-            statistics: stream.alloc_zeros(Statistics::SLOTS)?,
-        })
-    }
-
-    fn forward(&mut self, stream: &Arc<CudaStream>, case: &Case, draw: u64) -> Result<()> {
-        let Self { logits, weight, masked, codes, statistics, .. } = self;
-        let mut args = mask::cuda::Forward::new(case.shape, case.kind, case.sampling(draw), logits.as_view());
-        if case.metrics {
-            let [now, before] = codes;
-            args = args.codes(now.as_view_mut()).previous_codes(before.as_view()).statistics(statistics.as_view_mut());
-        }
-        mask::cuda::forward_into(stream, args.weight(weight.as_view()).masked(masked.as_view_mut()))?;
-        self.codes.swap(0, 1);
-        Ok(())
-    }
-
-    fn backward(&mut self, stream: &Arc<CudaStream>, case: &Case, draw: u64) -> Result<()> {
-        let Self { logits, weight, gradient, logit_gradient, .. } = self;
-        let operands = (logits.as_view(), weight.as_view(), gradient.as_view());
-        let sampling = case.sampling(draw);
-        let args = mask::cuda::Backward::new(case.shape, case.kind, sampling, operands.0, operands.1, operands.2);
-        let args = args.regulariser(case.regulariser()).logit_gradient(logit_gradient.as_view_mut());
-        Ok(mask::cuda::backward_into(stream, args)?)
     }
 }

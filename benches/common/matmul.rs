@@ -4,7 +4,7 @@ use super::mask::{Inputs, for_types};
 use super::{Result, Timed, data};
 use std::time::{Duration, Instant};
 use twofour::mask::{GradientOf, Kind, Sampling};
-use twofour::matmul::{Masked, Problem, cpu};
+use twofour::matmul::{Problem, cpu};
 use twofour::{DType, Element, Logit, Shape};
 
 /// What a run does, the mask's part included.
@@ -32,6 +32,14 @@ impl Case {
         (products * Problem::new(self.tokens, self.shape).operations()) as u64
     }
 
+    /// The least number of bytes a run moves, each operand once.
+    pub fn bytes(&self) -> u64 {
+        let problem = Problem::new(self.tokens, self.shape);
+        let activations = (problem.inputs() + problem.outputs()) * self.weights.size();
+        let weights = 2 * self.shape.weights() * self.weights.size() + self.shape.logits() * self.logits.size();
+        (activations + weights) as u64
+    }
+
     /// `forward/f32_bf16/128x2048x2048`: tokens, out and in features.
     pub fn name(&self) -> String {
         let Shape { rows, cols, .. } = self.shape;
@@ -49,7 +57,10 @@ pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
     for_types!(case, boxed(case))
 }
 
-fn boxed<L: Logit, W: Element + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
+fn boxed<L: Logit, W: Element>(case: Case) -> Result<Box<dyn Timed>>
+where
+    f32: GradientOf<W>,
+{
     Ok(Box::new(OnCpu::<L, W>::new(case)))
 }
 
@@ -65,7 +76,10 @@ struct OnCpu<L, W> {
     logit_gradient: Vec<f32>,
 }
 
-impl<L: Logit, W: Element> OnCpu<L, W> {
+impl<L: Logit, W: Element> OnCpu<L, W>
+where
+    f32: GradientOf<W>,
+{
     fn new(case: Case) -> Self {
         let problem = Problem::new(case.tokens, case.shape);
         Self {
@@ -89,14 +103,17 @@ impl<L: Logit, W: Element> OnCpu<L, W> {
             Op::Forward => cpu::forward_into(cpu::Forward::new(layer, tokens, &self.x, &mut self.masked, &mut self.y)),
             Op::Backward => {
                 let args = cpu::Backward::new(layer, tokens, &self.dy);
-                let args = args.input_gradient(Masked::Kept(&self.masked), &mut self.dx);
+                let args = args.input_gradient(&self.masked, &mut self.dx);
                 cpu::backward_into(args.logit_gradient(&self.x, &mut self.gradient, &mut self.logit_gradient))
             }
         }
     }
 }
 
-impl<L: Logit, W: Element> Timed for OnCpu<L, W> {
+impl<L: Logit, W: Element> Timed for OnCpu<L, W>
+where
+    f32: GradientOf<W>,
+{
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         let begun = Instant::now();
         for _ in 0..iterations {

@@ -103,23 +103,23 @@ TWOFOUR_DEVICE void thread_fence() { asm volatile("fence.acq_rel.gpu;" ::: "memo
 // ---- register to register ---------------------------------------------------------------------------------
 
 // One line an instruction: name, result, operands, PTX. "r" u32, "h" u16, "l" u64, "f" float, "d" double.
-#define TWOFOUR_PTX_1(name, D, d_is, A, a_is, ptx)        \
-  TWOFOUR_DEVICE D name(A a) {                            \
-    D d;                                                  \
-    asm(ptx " %0, %1;" : "=" d_is(d) : a_is(a));          \
-    return d;                                             \
+#define TWOFOUR_PTX_1(name, D, d_is, A, a_is, ptx) \
+  TWOFOUR_DEVICE D name(A a) {                     \
+    D d;                                           \
+    asm(ptx " %0, %1;" : "=" d_is(d) : a_is(a));   \
+    return d;                                      \
   }
-#define TWOFOUR_PTX_2(name, D, d_is, A, a_is, ptx)                 \
-  TWOFOUR_DEVICE D name(A a, A b) {                                \
-    D d;                                                           \
-    asm(ptx " %0, %1, %2;" : "=" d_is(d) : a_is(a), a_is(b));      \
-    return d;                                                      \
+#define TWOFOUR_PTX_2(name, D, d_is, A, a_is, ptx)            \
+  TWOFOUR_DEVICE D name(A a, A b) {                           \
+    D d;                                                      \
+    asm(ptx " %0, %1, %2;" : "=" d_is(d) : a_is(a), a_is(b)); \
+    return d;                                                 \
   }
-#define TWOFOUR_PTX_3(name, D, d_is, A, a_is, ptx)                              \
-  TWOFOUR_DEVICE D name(A a, A b, A c) {                                        \
-    D d;                                                                        \
-    asm(ptx " %0, %1, %2, %3;" : "=" d_is(d) : a_is(a), a_is(b), a_is(c));      \
-    return d;                                                                   \
+#define TWOFOUR_PTX_3(name, D, d_is, A, a_is, ptx)                         \
+  TWOFOUR_DEVICE D name(A a, A b, A c) {                                   \
+    D d;                                                                   \
+    asm(ptx " %0, %1, %2, %3;" : "=" d_is(d) : a_is(a), a_is(b), a_is(c)); \
+    return d;                                                              \
   }
 
 // [9.7.9 mov] Reinterpret bits.
@@ -176,11 +176,11 @@ TWOFOUR_DEVICE void sync_threads() { asm volatile("barrier.sync.aligned 0;" ::: 
 TWOFOUR_DEVICE void sync_warp() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 
 // [9.7.9 shfl.sync] The value of lane ^ mask; of lane + delta (own value past the end); of lane `source`.
-#define TWOFOUR_SHUFFLE(name, mode)                                                               \
-  TWOFOUR_DEVICE u32 name(u32 x, u32 which) {                                                     \
-    u32 d;                                                                                        \
+#define TWOFOUR_SHUFFLE(name, mode)                                                                      \
+  TWOFOUR_DEVICE u32 name(u32 x, u32 which) {                                                            \
+    u32 d;                                                                                               \
     asm volatile("shfl.sync." mode ".b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(d) : "r"(x), "r"(which)); \
-    return d;                                                                                     \
+    return d;                                                                                            \
   }
 TWOFOUR_SHUFFLE(shuffle_xor, "bfly")
 TWOFOUR_SHUFFLE(shuffle_down, "down")
@@ -243,12 +243,12 @@ TWOFOUR_DEVICE void cp_async_wait_all() { asm volatile("cp.async.wait_all;" ::: 
 // [9.7.14 ldmatrix] Matrices of 8 rows of 16 bytes; lanes 8i..8i+7 give the row addresses of matrix i (16-byte
 // aligned). Register i gets row lane / 4, 16-bit elements 2 (lane % 4) and the next; _transposed: column lane / 4,
 // rows 2 (lane % 4) and the next.
-#define TWOFOUR_LDMATRIX(name, modifiers, count, registers, address, ...)                                        \
-  TWOFOUR_DEVICE void name(u32 (&d)[count], const void* shared_row) {                                            \
-    asm volatile("ldmatrix.sync.aligned.m8n8." modifiers ".shared.b16 {" registers "}, [" address "];"           \
-                 : __VA_ARGS__                                                                                   \
-                 : "r"(shared_address(shared_row))                                                               \
-                 : "memory");                                                                                    \
+#define TWOFOUR_LDMATRIX(name, modifiers, count, registers, address, ...)                              \
+  TWOFOUR_DEVICE void name(u32(&d)[count], const void* shared_row) {                                   \
+    asm volatile("ldmatrix.sync.aligned.m8n8." modifiers ".shared.b16 {" registers "}, [" address "];" \
+                 : __VA_ARGS__                                                                         \
+                 : "r"(shared_address(shared_row))                                                     \
+                 : "memory");                                                                          \
   }
 TWOFOUR_LDMATRIX(ldmatrix_x1, "x1", 1, "%0", "%1", "=r"(d[0]))
 TWOFOUR_LDMATRIX(ldmatrix_x2, "x2", 2, "%0, %1", "%2", "=r"(d[0]), "=r"(d[1]))
@@ -262,11 +262,11 @@ TWOFOUR_LDMATRIX(ldmatrix_x4_transposed, "x4.trans", 4, "%0, %1, %2, %3", "%4", 
 // [9.7.14 mma] d += a * b, for the warp. With q = lane / 4, t = lane % 4, 16-bit types: a = (row q, k 2t..) (q+8, 2t..)
 // (q, 2t+8..) (q+8, 2t+8..); b = (k 2t.., column q) (2t+8.., q); d = row q, columns 2t, 2t+1, then row q+8.
 
-#define TWOFOUR_MMA_F32(name, instruction)                                                       \
-  TWOFOUR_DEVICE void name(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {                \
-    asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"  \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));            \
+#define TWOFOUR_MMA_F32(name, instruction)                                                      \
+  TWOFOUR_DEVICE void name(float(&d)[4], const u32(&a)[4], const u32(&b)[2]) {                  \
+    asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                               \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));           \
   }
 TWOFOUR_MMA_F32(mma_m16n8k16_f16, "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")
 TWOFOUR_MMA_F32(mma_m16n8k16_bf16, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")
@@ -283,15 +283,15 @@ TWOFOUR_DEVICE void mma_m16n8k32_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&
 // [9.7.14 mma.sp] The same where a holds the two kept of every four along k. The metadata's codes must be of the six
 // ordered ones (4 8 9 C D E). selector: which pair of each quad of lanes gives the metadata (0: lanes 0 and 1; 1: lanes
 // 2 and 3). For s8 all four lanes do.
-#define TWOFOUR_MMA_SP_F32(name, type)                                                                            \
-  template <u32 selector>                                                                                         \
-  TWOFOUR_DEVICE void name(float (&d)[4], const u32 (&a)[4], const u32 (&b)[4], u32 metadata) {                   \
-    static_assert(selector < 2, "a pair of lanes");                                                               \
-    asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." type "." type                      \
-                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"       \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),        \
-                   "r"(metadata), "n"(selector));                                                                 \
+#define TWOFOUR_MMA_SP_F32(name, type)                                                                      \
+  template <u32 selector>                                                                                   \
+  TWOFOUR_DEVICE void name(float(&d)[4], const u32(&a)[4], const u32(&b)[4], u32 metadata) {                \
+    static_assert(selector < 2, "a pair of lanes");                                                         \
+    asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." type "." type                \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),  \
+                   "r"(metadata), "n"(selector));                                                           \
   }
 TWOFOUR_MMA_SP_F32(mma_sp_m16n8k32_f16, "f16")
 TWOFOUR_MMA_SP_F32(mma_sp_m16n8k32_bf16, "bf16")

@@ -87,11 +87,11 @@ constexpr u32 kFullWarp = 0xffffffffu;
 #define TWOFOUR_UNROLL _Pragma("unroll")
 #define TWOFOUR_TABLE static __device__ const
 #define TWOFOUR_SHARED __shared__
-#define TWOFOUR_DYNAMIC_SHARED(T, name)                                   \
+#define TWOFOUR_DYNAMIC_SHARED(T, name)                                  \
   extern __shared__ __align__(16)::twofour::u8 twofour_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(twofour_dynamic_shared)
-#define TWOFOUR_KERNEL(symbol, Args, max_threads, min_blocks)                                               \
-  static_assert(__is_trivially_copyable(Args), "kernel arguments travel as bytes");                         \
+#define TWOFOUR_KERNEL(symbol, Args, max_threads, min_blocks)                       \
+  static_assert(__is_trivially_copyable(Args), "kernel arguments travel as bytes"); \
   extern "C" __global__ void __launch_bounds__(max_threads, min_blocks) symbol(const __grid_constant__ Args args)
 
 #endif

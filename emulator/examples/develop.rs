@@ -18,11 +18,7 @@ fn wrong_results() -> Result<usize, Fault> {
     let blocks = COUNT.div_ceil(1024);
     let input = Buffer::input("numbers", &numbers)?;
     let sums = Buffer::output::<f32>("sums", blocks)?;
-    let args = Args::new()
-        .pointer(&input)
-        .pointer(&sums)
-        .value(COUNT as u64)
-        .finish();
+    let args = Args::new().pointer(&input).pointer(&sums).value(COUNT as u64).finish();
     let launch = Launch {
         kernel: Kernel::find("twofour_demo_sum")?,
         grid: [blocks as u32, 1, 1],
@@ -33,29 +29,13 @@ fn wrong_results() -> Result<usize, Fault> {
     let mut wrong = 0;
     for schedule in Schedule::several(3) {
         sums.fill(0xFF);
-        let report = run(
-            &launch,
-            &Options {
-                schedule,
-                ..Options::default()
-            },
-        )?;
+        let report = run(&launch, &Options { schedule, ..Options::default() })?;
         let got = sums.values::<f32>();
-        let verdict = if got == expected(&numbers) {
-            "right"
-        } else {
-            "WRONG"
-        };
+        let verdict = if got == expected(&numbers) { "right" } else { "WRONG" };
         wrong += usize::from(verdict == "WRONG");
-        println!(
-            "{schedule:?}: {verdict}, {} barriers, {} collectives",
-            report.barriers, report.collectives
-        );
+        println!("{schedule:?}: {verdict}, {} barriers, {} collectives", report.barriers, report.collectives);
     }
-    println!(
-        "bytes never written: {:?}",
-        unwritten(&launch, &Options::default(), &sums)?
-    );
+    println!("bytes never written: {:?}", unwritten(&launch, &Options::default(), &sums)?);
     Ok(wrong)
 }
 
@@ -63,9 +43,7 @@ fn main() -> ExitCode {
     match wrong_results() {
         Ok(0) => ExitCode::SUCCESS,
         Ok(wrong) => {
-            println!(
-                "{wrong} schedules gave a wrong result: threads do not wait for each other somewhere"
-            );
+            println!("{wrong} schedules gave a wrong result: threads do not wait for each other somewhere");
             ExitCode::FAILURE
         }
         Err(fault) => {

@@ -23,11 +23,11 @@ struct Site {
 
 // What a memory access is, for the rules that hold for it. Mirrors `Access` in src/access.rs.
 enum Access : unsigned {
-  kLoad,            // plain, from anywhere
-  kLoadReadOnly,    // ld.global.nc: global memory that nothing writes during the kernel
-  kStore,           // plain, to anywhere
-  kStoreGlobal,     // st.global, atom.global
-  kCopySource,      // cp.async: global memory
+  kLoad,          // plain, from anywhere
+  kLoadReadOnly,  // ld.global.nc: global memory that nothing writes during the kernel
+  kStore,         // plain, to anywhere
+  kStoreGlobal,   // st.global, atom.global
+  kCopySource,    // cp.async: global memory
   kAccessCount,
 };
 
@@ -137,10 +137,10 @@ inline void* dynamic_shared() { return reinterpret_cast<void*>(twofour_emulator_
 // is what lets the emulator fill them with 0xFF before each block.
 #define TWOFOUR_EMULATOR_SHARED static thread_local
 
-#define TWOFOUR_EMULATOR_KERNEL(symbol, Args, max_threads, min_blocks)                                   \
-  static_assert(std::is_trivially_copyable<Args>::value, "kernel arguments travel as bytes");            \
-  static_assert((max_threads) >= 1 && (max_threads) <= 1024 && (min_blocks) >= 1, "launch bounds");      \
-  extern "C" void symbol(const Args& args);                                                              \
-  static const ::twofour_emulator::Registered symbol##_registered{                                       \
+#define TWOFOUR_EMULATOR_KERNEL(symbol, Args, max_threads, min_blocks)                                        \
+  static_assert(std::is_trivially_copyable<Args>::value, "kernel arguments travel as bytes");                 \
+  static_assert((max_threads) >= 1 && (max_threads) <= 1024 && (min_blocks) >= 1, "launch bounds");           \
+  extern "C" void symbol(const Args& args);                                                                   \
+  static const ::twofour_emulator::Registered symbol##_registered{                                            \
       #symbol, sizeof(Args), max_threads, [](const void* args) { symbol(*static_cast<const Args*>(args)); }}; \
   extern "C" __attribute__((noinline)) void symbol(const Args& args)

@@ -2,7 +2,7 @@
 // Sorted as ptx.cuh is. Included inside the unnamed namespace of a .cu (see emulator.hpp), so no system header here.
 #pragma once
 
-#include "twins_memory.hpp"
 #include "twins_math.hpp"
-#include "twins_warp.hpp"
+#include "twins_memory.hpp"
 #include "twins_tensor.hpp"
+#include "twins_warp.hpp"

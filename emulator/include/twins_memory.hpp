@@ -83,7 +83,8 @@ TWOFOUR_DEVICE u32 shared_address(const void* shared, Site site = Site::here()) 
   check_shared("shared_address", shared, 0, 1, site);
   const auto* me = twofour_emulator_current;
   const auto address = reinterpret_cast<std::uintptr_t>(shared);
-  if (::twofour_emulator::inside(me->dynamic_shared, address, 0)) return u32(address - me->dynamic_shared.start) + 1024u;
+  if (::twofour_emulator::inside(me->dynamic_shared, address, 0))
+    return u32(address - me->dynamic_shared.start) + 1024u;
   return u32(address - me->static_shared.start) + (1u << 20);
 }
 

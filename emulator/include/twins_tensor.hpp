@@ -130,8 +130,8 @@ TWOFOUR_UNCHECKED void mma_lanes(void* const* lanes) {
   multiply<Elements, K, 2>(lanes, a);
 }
 
-// The metadata of 16 rows: code g of a row is for the dense columns 4g..4g+3.
-// 16-bit, K = 32: lanes 2 s and 2 s + 1 of quad q (s the selector) hold columns 0..15 and 16..31; low half row q, high q+8.
+// The metadata of 16 rows: code g of a row is for the dense columns 4g..4g+3. 16-bit, K = 32: lanes 2 s and 2 s + 1 of
+// quad q (s the selector) hold columns 0..15 and 16..31; low half row q, high q+8.
 template <u32 selector>
 struct PairMetadata {
   static bool gives(u32 lane) { return lane % 4 / 2 == selector; }

@@ -16,8 +16,8 @@ struct FaultArgs {
   u32 tiles;
 };
 
-#define TWOFOUR_PAIR(name)                                                           \
-  TWOFOUR_KERNEL(twofour_wrong_##name, FaultArgs, kTile, 1) { name<true>(args); }    \
+#define TWOFOUR_PAIR(name)                                                        \
+  TWOFOUR_KERNEL(twofour_wrong_##name, FaultArgs, kTile, 1) { name<true>(args); } \
   TWOFOUR_KERNEL(twofour_right_##name, FaultArgs, kTile, 1) { name<false>(args); }
 
 TWOFOUR_DEVICE u32 mirrored() { return kTile - 1 - thread_index(); }
@@ -212,7 +212,8 @@ TWOFOUR_PAIR(raw_store_to_input)
 template <bool wrong>
 TWOFOUR_DEVICE void null_pointer(const FaultArgs& args) {
   double_one(args, thread_index());
-  const float* pointer = wrong ? nullptr : args.in;
+  // Null when wrong, as tiles is 1, but not so that a compiler could know.
+  const float* pointer = wrong ? reinterpret_cast<const float*>(u64(args.tiles - 1)) : args.in;
   if (thread_index() == 3 && pointer[thread_index()] == 77.0f) store(args.out, 0.0f);
 }
 TWOFOUR_PAIR(null_pointer)
@@ -234,8 +235,8 @@ TWOFOUR_PAIR(misaligned_load)
 template <bool wrong>
 TWOFOUR_DEVICE void raw_misaligned_load(const FaultArgs& args) {
   double_one(args, thread_index());
-  const u32x4 four = *reinterpret_cast<const u32x4*>(args.in + (wrong ? 2 : 4));
-  if (four.x == 0x12345678) store(args.out, 0.0f);
+  const u64 two = *reinterpret_cast<const u64*>(args.in + (wrong ? 1 : 2));
+  if (two == 0x12345678) store(args.out, 0.0f);
 }
 TWOFOUR_PAIR(raw_misaligned_load)
 

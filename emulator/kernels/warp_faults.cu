@@ -9,8 +9,8 @@ struct WarpFaultArgs {
   u32 tiles;
 };
 
-#define TWOFOUR_PAIR(name)                                                             \
-  TWOFOUR_KERNEL(twofour_wrong_##name, WarpFaultArgs, 256, 1) { name<true>(args); }    \
+#define TWOFOUR_PAIR(name)                                                          \
+  TWOFOUR_KERNEL(twofour_wrong_##name, WarpFaultArgs, 256, 1) { name<true>(args); } \
   TWOFOUR_KERNEL(twofour_right_##name, WarpFaultArgs, 256, 1) { name<false>(args); }
 
 // out[i] = 2 * in[255 - i], the mirroring inside the warp by shuffles.

@@ -11,7 +11,7 @@ struct NarrowArgs {
   const float* in;
   u16* f16s;
   u16* bf16s;
-  u32* f16_pairs;   // of (in[i], in[i ^ 1])
+  u32* f16_pairs;  // of (in[i], in[i ^ 1])
   u32* bf16_pairs;
   u32* tf32s;
   u64 count;
@@ -59,11 +59,23 @@ TWOFOUR_KERNEL(twofour_test_math, MathArgs, 256, 1) {
   const float x = float_of(a), y = float_of(b), z = float_of(c);
   const u64 wide = mul_wide(a, b);
   const double large = fma(double_of(u64(a) << 32 | b), 3.0, double_of(u64(c) << 32));
-  const u32 results[kResults] = {
-      u32(wide), u32(wide >> 32), mul_hi(a, b), popcount(a), leading_zeros(a), funnel_shift_right(a, b, c),
-      byte_permute(a, b, c), bits_of(fma(x, y, z)), bits_of(divide(x, y)), bits_of(square_root(x)),
-      bits_of(min_nan(x, y)), bits_of(max_nan(x, y)), bits_of(ex2_approx(x)), bits_of(rcp_approx(x)),
-      u32(bits_of(large)), u32(bits_of(large) >> 32), bits_of(x * y + z)};
+  const u32 results[kResults] = {u32(wide),
+                                 u32(wide >> 32),
+                                 mul_hi(a, b),
+                                 popcount(a),
+                                 leading_zeros(a),
+                                 funnel_shift_right(a, b, c),
+                                 byte_permute(a, b, c),
+                                 bits_of(fma(x, y, z)),
+                                 bits_of(divide(x, y)),
+                                 bits_of(square_root(x)),
+                                 bits_of(min_nan(x, y)),
+                                 bits_of(max_nan(x, y)),
+                                 bits_of(ex2_approx(x)),
+                                 bits_of(rcp_approx(x)),
+                                 u32(bits_of(large)),
+                                 u32(bits_of(large) >> 32),
+                                 bits_of(x * y + z)};
   for (u32 r = 0; r < kResults; ++r) store(args.results + i * kResults + r, results[r]);
 }
 
@@ -163,9 +175,9 @@ TWOFOUR_KERNEL(twofour_test_index, IndexArgs, 1024, 1) {
   const u32 block = (block_index_z() * block_count_y() + block_index_y()) * block_count() + block_index();
   const u32 thread = (thread_index_z() * block_size_y() + thread_index_y()) * block_size() + thread_index();
   const u32 threads = block_size() * block_size_y() * block_size_z();
-  const u32 values[15] = {thread_index(), thread_index_y(), thread_index_z(), block_index(),   block_index_y(),
-                          block_index_z(), block_size(),    block_size_y(),   block_size_z(),  block_count(),
-                          block_count_y(), block_count_z(), lane(),           warp(),          thread};
+  const u32 values[15] = {thread_index(),  thread_index_y(), thread_index_z(), block_index(),  block_index_y(),
+                          block_index_z(), block_size(),     block_size_y(),   block_size_z(), block_count(),
+                          block_count_y(), block_count_z(),  lane(),           warp(),         thread};
   TWOFOUR_UNROLL
   for (u32 i = 0; i < 15; ++i) store(args.out + (u64(block) * threads + thread) * 15 + i, values[i]);
 }
@@ -175,9 +187,9 @@ TWOFOUR_KERNEL(twofour_test_index, IndexArgs, 1024, 1) {
 constexpr u32 kShuffles = 20;
 
 struct WarpArgs {
-  const u32* in;   // one for each thread
+  const u32* in;  // one for each thread
   const u32* which;
-  u32* out;        // kShuffles for each thread
+  u32* out;  // kShuffles for each thread
 };
 TWOFOUR_DEVICE void put(u32* out, u32& at, u32 value) { store(out + at++, value); }
 TWOFOUR_DEVICE void put(u32* out, u32& at, u64 value) {
@@ -203,8 +215,9 @@ TWOFOUR_KERNEL(twofour_test_warp, WarpArgs, 256, 1) {
   put(out, at, bits_of(shuffle_xor(double_of(wide), 5)));
   put(out, at, bits_of(shuffle_down(double_of(wide), 5)) + bits_of(shuffle_index(double_of(wide), 5)));
   put(out, at, ballot(x % 2 == 1));
-  put(out, at, u32(all(lane() < kWarpSize)) << 3 | u32(all(lane() == 7)) << 2 | u32(any(lane() == 7)) << 1 |
-                   u32(any(lane() == kWarpSize)));
+  put(out, at,
+      u32(all(lane() < kWarpSize)) << 3 | u32(all(lane() == 7)) << 2 | u32(any(lane() == 7)) << 1 |
+          u32(any(lane() == kWarpSize)));
   put(out, at, kFullWarp);
   put(out, at, u32(1 + warp()));
 }
@@ -254,14 +267,14 @@ TWOFOUR_DEVICE void with_fragments(const MmaArgs& args, Multiply multiply) {
   multiply(d, a, b, half, load(args.metadata + lane()));
   for (u32 i = 0; i < 4; ++i) store(reinterpret_cast<Sum*>(args.d) + 4 * lane() + i, d[i]);
 }
-#define TWOFOUR_TEST_MMA(kernel, Sum, call)                                                                  \
-  struct kernel##_call {                                                                                     \
-    TWOFOUR_DEVICE void operator()(Sum(&d)[4], const u32 (&a)[4], const u32 (&b)[4], const u32 (&half)[2],   \
-                                   u32 metadata) const {                                                     \
-      (void)b, (void)half, (void)metadata;                                                                   \
-      call;                                                                                                  \
-    }                                                                                                        \
-  };                                                                                                         \
+#define TWOFOUR_TEST_MMA(kernel, Sum, call)                                                                 \
+  struct kernel##_call {                                                                                    \
+    TWOFOUR_DEVICE void operator()(Sum (&d)[4], const u32 (&a)[4], const u32 (&b)[4], const u32 (&half)[2], \
+                                   u32 metadata) const {                                                    \
+      (void)b, (void)half, (void)metadata;                                                                  \
+      call;                                                                                                 \
+    }                                                                                                       \
+  };                                                                                                        \
   TWOFOUR_KERNEL(kernel, MmaArgs, 32, 1) { with_fragments<Sum>(args, kernel##_call{}); }
 TWOFOUR_TEST_MMA(twofour_test_mma_f16, float, mma_m16n8k16_f16(d, a, half))
 TWOFOUR_TEST_MMA(twofour_test_mma_bf16, float, mma_m16n8k16_bf16(d, a, half))

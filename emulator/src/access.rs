@@ -67,53 +67,33 @@ pub(crate) struct Request {
 impl Block {
     /// The memory around the access if it is allowed, the fault if not.
     pub(crate) fn allow(&self, thread: usize, request: Request) -> Result<Range, Fault> {
-        let Request {
-            address,
-            bytes,
-            align,
-            access,
-            site,
-        } = request;
+        let Request { address, bytes, align, access, site } = request;
         if !address.is_multiple_of(align as usize) {
             let place = self.place(thread, site);
-            return Err(Fault::Misaligned {
-                place,
-                what: access.to_string(),
-                address: address as u64,
-                align,
-            });
+            return Err(Fault::Misaligned { place, what: access.to_string(), address: address as u64, align });
         }
         if bytes == 0 {
             return Ok(Range::default());
         }
         if let Some(region) = self.region_of(address, bytes as usize) {
             if region.read_only && access.stores() {
-                return Err(Fault::ReadOnly {
-                    place: self.place(thread, site),
-                    access,
-                    near: near(region, address),
-                });
+                return Err(Fault::ReadOnly { place: self.place(thread, site), access, near: near(region, address) });
             }
             return Ok(region.mapping.bytes());
         }
-        self.other_memory(thread, request)
-            .ok_or_else(|| Fault::OutOfBounds {
-                place: self.place(thread, site),
-                access,
-                address: address as u64,
-                bytes,
-                near: self.near(address),
-            })
+        self.other_memory(thread, request).ok_or_else(|| Fault::OutOfBounds {
+            place: self.place(thread, site),
+            access,
+            address: address as u64,
+            bytes,
+            near: self.near(address),
+        })
     }
 
     /// Shared memory, the thread's own stack and the program's constant tables.
     fn other_memory(&self, thread: usize, request: Request) -> Option<Range> {
         let holds = |range: &Range| range.contains(request.address, request.bytes as usize);
-        let own = [
-            self.shared.dynamic(),
-            self.shared.fixed(),
-            self.fibers[thread].stack.get(),
-        ];
+        let own = [self.shared.dynamic(), self.shared.fixed(), self.fibers[thread].stack.get()];
         if request.access.reaches_anything() {
             if let Some(range) = own.iter().copied().find(holds) {
                 return Some(range);
@@ -124,9 +104,7 @@ impl Block {
         if request.access.stores() {
             return None;
         }
-        Image::of(request.address)
-            .map(|image| image.range)
-            .filter(holds)
+        Image::of(request.address).map(|image| image.range).filter(holds)
     }
 
     /// The buffer that holds all these bytes.
@@ -134,11 +112,7 @@ impl Block {
         let regions = &self.context.regions;
         let after = regions.partition_point(|region| region.mapping.bytes().start <= address);
         let region = regions.get(after.checked_sub(1)?)?;
-        region
-            .mapping
-            .bytes()
-            .contains(address, bytes)
-            .then_some(&**region)
+        region.mapping.bytes().contains(address, bytes).then_some(&**region)
     }
 
     /// The closest memory to an address that is outside of everything.
@@ -146,29 +120,17 @@ impl Block {
         let dynamic = self.shared.dynamic();
         if self.shared.whole().contains(address, 1) {
             let offset = address as i64 - dynamic.start as i64;
-            return Near::DynamicShared {
-                bytes: (dynamic.end - dynamic.start) as u64,
-                offset,
-            };
+            return Near::DynamicShared { bytes: (dynamic.end - dynamic.start) as u64, offset };
         }
         if self.shared.fixed().contains(address, 1) {
             return Near::StaticShared;
         }
         let distance = |region: &Region| {
             let bytes = region.mapping.bytes();
-            bytes
-                .start
-                .saturating_sub(address)
-                .max(address.saturating_sub(bytes.end))
+            bytes.start.saturating_sub(address).max(address.saturating_sub(bytes.end))
         };
-        let closest = self
-            .context
-            .regions
-            .iter()
-            .min_by_key(|region| distance(region));
-        closest
-            .filter(|region| distance(region) < NEAR)
-            .map_or(Near::Nothing, |region| near(region, address))
+        let closest = self.context.regions.iter().min_by_key(|region| distance(region));
+        closest.filter(|region| distance(region) < NEAR).map_or(Near::Nothing, |region| near(region, address))
     }
 }
 

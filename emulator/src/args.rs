@@ -48,7 +48,6 @@ impl Args {
     }
 
     fn pad_to(&mut self, align: usize) {
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(align), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
     }
 }

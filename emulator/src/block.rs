@@ -1,13 +1,12 @@
 //! One block: its threads as fibers, run in the order that the schedule picks.
 //!
-//! Everything that the fibers and the loop over them both touch is in cells of [`Block`]: they all run on one OS thread, so
-//! a shared reference is enough.
+//! Everything that the fibers and the loop over them both touch is in cells of [`Block`]: they all run on one OS
+//! thread, so a shared reference is enough.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use corosensei::stack::Stack;
 use corosensei::trap::CoroutineTrapHandler;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
@@ -82,18 +81,12 @@ pub(crate) struct Block {
 impl Block {
     /// For blocks on the calling OS thread.
     pub(crate) fn new(context: Arc<Context>) -> Result<Block, Fault> {
-        let shared = Shared::new(context.shared_bytes).map_err(|source| Fault::Host {
-            what: "map shared memory",
-            source,
-        })?;
+        let shared =
+            Shared::new(context.shared_bytes).map_err(|source| Fault::Host { what: "map shared memory", source })?;
         let [x, y, z] = context.block;
         let count = x * y * z;
-        let threads = (0..count)
-            .map(|i| new_thread(&context, &shared, i))
-            .collect();
-        let warps = (0..count.div_ceil(32))
-            .map(|w| Warp::new(u32::MAX >> (32 - (count - 32 * w).min(32))))
-            .collect();
+        let threads = (0..count).map(|i| new_thread(&context, &shared, i)).collect();
+        let warps = (0..count.div_ceil(32)).map(|w| Warp::new(u32::MAX >> (32 - (count - 32 * w).min(32)))).collect();
         let random = RefCell::new(context.schedule.random(0));
         Ok(Block {
             context,
@@ -123,8 +116,8 @@ impl Block {
             .collect();
         let result = signals::with_block(self, || self.run_fibers(number, &mut fibers));
         for mut fiber in fibers {
-            // SAFETY: a fiber's frames hold nothing that needs dropping: kernels are compiled without exceptions and own
-            // nothing, and the Rust frames below them (calls.rs) keep no guard or allocation across a suspension.
+            // SAFETY: a fiber's frames hold nothing that needs dropping: kernels are compiled without exceptions and
+            // own nothing, and the Rust frames below them (calls.rs) keep no guard or allocation across a suspension.
             unsafe { fiber.force_reset() };
             stacks.push(fiber.into_stack());
         }
@@ -152,11 +145,7 @@ impl Block {
         let thread: *const Thread = &self.threads[index];
         let kernel = self.context.kernel;
         let args: *const c_void = self.context.args.as_ptr().cast();
-        let page = 4096;
-        self.fibers[index].stack.set(Range {
-            start: stack.limit().get() + page,
-            end: stack.base().get(),
-        });
+        self.fibers[index].stack.set(stack.usable());
         let fiber = Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
             // SAFETY: the fiber runs only inside `Block::run`, during which the block and its vectors stay in place.
             let shared = unsafe { &*thread };
@@ -165,9 +154,7 @@ impl Block {
             unsafe { kernel.enter(args, thread) };
             End::Returned
         });
-        self.fibers[index]
-            .trap_handler
-            .set(Some(fiber.trap_handler()));
+        self.fibers[index].trap_handler.set(Some(fiber.trap_handler()));
         fiber
     }
 
@@ -187,9 +174,7 @@ impl Block {
                 CoroutineResult::Return(End::Trapped) => return Err(self.trapped(thread)),
             }
         }
-        self.counts
-            .switches
-            .set(self.counts.switches.get() + switches);
+        self.counts.switches.set(self.counts.switches.get() + switches);
         self.stuck().map_or(Ok(()), Err)
     }
 
@@ -213,8 +198,7 @@ impl Block {
     }
 
     pub(crate) fn copies_land_at_once(&self) -> bool {
-        self.context.schedule != Schedule::RoundRobin
-            && self.random.borrow_mut().next().is_multiple_of(2)
+        self.context.schedule != Schedule::RoundRobin && self.random.borrow_mut().next().is_multiple_of(2)
     }
 
     /// Names a thread and a line for a message.
@@ -228,12 +212,7 @@ impl Block {
 
     pub(crate) fn place_at(&self, thread: usize, source: Source) -> Box<Place> {
         let of = &self.threads[thread];
-        Box::new(Place {
-            kernel: self.context.kernel.name(),
-            block: of.block.get(),
-            thread: of.thread,
-            source,
-        })
+        Box::new(Place { kernel: self.context.kernel.name(), block: of.block.get(), thread: of.thread, source })
     }
 
     /// A raw store just outside of dynamic shared memory, where no guard page is.
@@ -242,14 +221,8 @@ impl Block {
             return Ok(());
         };
         let dynamic = self.shared.dynamic();
-        let near = crate::fault::Near::DynamicShared {
-            bytes: (dynamic.end - dynamic.start) as u64,
-            offset,
-        };
-        Err(Fault::Overwritten {
-            kernel: self.context.kernel.name(),
-            near,
-        })
+        let near = crate::fault::Near::DynamicShared { bytes: (dynamic.end - dynamic.start) as u64, offset };
+        Err(Fault::Overwritten { kernel: self.context.kernel.name(), near })
     }
 }
 

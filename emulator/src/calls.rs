@@ -53,13 +53,7 @@ unsafe extern "C" fn twofour_emulator_access(
     // SAFETY: `check` in emulator.hpp passes the current thread.
     let thread = unsafe { current(thread) };
     let (block, index) = thread.host();
-    let request = Request {
-        address,
-        bytes,
-        align,
-        access: Access::from_cxx(access),
-        site,
-    };
+    let request = Request { address, bytes, align, access: Access::from_cxx(access), site };
     match block.allow(index, request) {
         Ok(range) => {
             if let Some(allowed) = thread.allowed.get(access as usize) {
@@ -83,20 +77,9 @@ unsafe extern "C" fn twofour_emulator_not_shared(
     let (block, index) = unsafe { current(thread) }.host();
     let (place, what) = (block.place(index, site), text(what));
     let fault = if address.is_multiple_of(align as usize) {
-        Fault::NotShared {
-            place,
-            what,
-            address: address as u64,
-            bytes,
-            near: block.near(address),
-        }
+        Fault::NotShared { place, what, address: address as u64, bytes, near: block.near(address) }
     } else {
-        Fault::Misaligned {
-            place,
-            what,
-            address: address as u64,
-            align,
-        }
+        Fault::Misaligned { place, what, address: address as u64, align }
     };
     block.raise(index, fault);
 }
@@ -111,15 +94,7 @@ unsafe extern "C" fn twofour_emulator_copy(
 ) {
     // SAFETY: `checked_copy` in twins_memory.hpp passes the current thread.
     let (block, index) = unsafe { current(thread) }.host();
-    block.copy(
-        index,
-        Copy {
-            shared,
-            from,
-            bytes: bytes as usize,
-            valid: valid as usize,
-        },
-    );
+    block.copy(index, Copy { shared, from, bytes: bytes as usize, valid: valid as usize });
 }
 
 #[unsafe(no_mangle)]
@@ -147,11 +122,5 @@ unsafe extern "C" fn twofour_emulator_copy_wait_all(thread: *const Thread) {
 unsafe extern "C" fn twofour_emulator_unordered(thread: *const Thread, metadata: u32, site: Site) {
     // SAFETY: `check_ordered` in twins_tensor.hpp passes the current thread.
     let (block, index) = unsafe { current(thread) }.host();
-    block.raise(
-        index,
-        Fault::UnorderedMetadata {
-            place: block.place(index, site),
-            metadata,
-        },
-    );
+    block.raise(index, Fault::UnorderedMetadata { place: block.place(index, site), metadata });
 }

@@ -67,9 +67,6 @@ impl Block {
     }
 
     pub(crate) fn wait_all_copies(&self, thread: usize) {
-        self.fibers[thread]
-            .copies
-            .borrow_mut()
-            .land_groups_before(u64::MAX);
+        self.fibers[thread].copies.borrow_mut().land_groups_before(u64::MAX);
     }
 }

@@ -29,8 +29,5 @@ pub(crate) fn to_bytes<T: Element>(values: &[T]) -> Vec<u8> {
 }
 
 pub(crate) fn from_bytes<T: Element>(bytes: &[u8]) -> Vec<T> {
-    bytes
-        .chunks_exact(size_of::<T>())
-        .map(T::from_start_of)
-        .collect()
+    bytes.chunks_exact(size_of::<T>()).map(T::from_start_of).collect()
 }

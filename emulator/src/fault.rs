@@ -29,17 +29,10 @@ pub enum Source {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([bx, by, bz], [tx, ty, tz]) = (self.block, self.thread);
-        write!(
-            f,
-            "{}, block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz})",
-            self.kernel
-        )?;
+        write!(f, "{}, block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz})", self.kernel)?;
         match &self.source {
             Source::Line(file, line) => write!(f, ", {file}:{line}"),
-            Source::Code(address) => write!(
-                f,
-                ", code address {address:#x} (addr2line -ie <program> names the line)"
-            ),
+            Source::Code(address) => write!(f, ", code address {address:#x} (addr2line -ie <program> names the line)"),
             Source::Unknown => Ok(()),
         }
     }
@@ -100,19 +93,11 @@ pub enum Near {
 impl fmt::Display for Near {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Near::Buffer {
-                name,
-                bytes,
-                offset,
-            } => write!(
-                f,
-                "offset {offset} of buffer `{name}`, which has {bytes} bytes"
-            ),
+            Near::Buffer { name, bytes, offset } => {
+                write!(f, "offset {offset} of buffer `{name}`, which has {bytes} bytes")
+            }
             Near::DynamicShared { bytes, offset } => {
-                write!(
-                    f,
-                    "offset {offset} of dynamic shared memory, which has {bytes} bytes"
-                )
+                write!(f, "offset {offset} of dynamic shared memory, which has {bytes} bytes")
             }
             Near::StaticShared => write!(f, "static shared memory"),
             Near::Nothing => write!(f, "near no buffer"),
@@ -133,9 +118,7 @@ pub enum Fault {
         known: Vec<String>,
     },
     /// The argument bytes are not one argument struct.
-    #[error(
-        "{kernel} takes {expected} bytes of arguments, got {got}: compare the struct's fields, order and padding"
-    )]
+    #[error("{kernel} takes {expected} bytes of arguments, got {got}: compare the struct's fields, order and padding")]
     ArgsSize {
         /// The kernel's symbol.
         kernel: String,
@@ -181,9 +164,7 @@ pub enum Fault {
         source: std::io::Error,
     },
     /// An access outside every buffer.
-    #[error(
-        "{place}: {access} of {bytes} bytes at {address:#x}, {near}: check the index and its bound"
-    )]
+    #[error("{place}: {access} of {bytes} bytes at {address:#x}, {near}: check the index and its bound")]
     OutOfBounds {
         /// Where.
         place: Box<Place>,
@@ -197,9 +178,7 @@ pub enum Fault {
         near: Near,
     },
     /// A store to an input.
-    #[error(
-        "{place}: {access} to {near}, an input: a buffer that is written must be an output or in place"
-    )]
+    #[error("{place}: {access} to {near}, an input: a buffer that is written must be an output or in place")]
     ReadOnly {
         /// Where.
         place: Box<Place>,
@@ -221,9 +200,7 @@ pub enum Fault {
         align: u32,
     },
     /// An operation on shared memory was given something else, or ran over the end.
-    #[error(
-        "{place}: {what} of {bytes} bytes at {address:#x} is not inside shared memory, but {near}"
-    )]
+    #[error("{place}: {what} of {bytes} bytes at {address:#x} is not inside shared memory, but {near}")]
     NotShared {
         /// Where.
         place: Box<Place>,
@@ -237,9 +214,7 @@ pub enum Fault {
         near: Near,
     },
     /// A raw store (not through `ptx.cuh`) hit the few bytes around a buffer that no guard page covers.
-    #[error(
-        "{kernel}: something stored to {near}, just outside: use store(), which is checked, or a watchpoint"
-    )]
+    #[error("{kernel}: something stored to {near}, just outside: use store(), which is checked, or a watchpoint")]
     Overwritten {
         /// The kernel's symbol.
         kernel: String,
@@ -247,9 +222,7 @@ pub enum Fault {
         near: Near,
     },
     /// Some threads are at a barrier that others can no longer reach.
-    #[error(
-        "{place}: has ended, but other threads wait at sync_threads ({barrier}): every thread of a block must reach every barrier; guard the work, not the return"
-    )]
+    #[error("{place}: has ended, but other threads wait at sync_threads ({barrier}): each must reach every barrier")]
     BarrierDivergence {
         /// The thread that ended or, if it ended before others came to the barrier, the one that came.
         place: Box<Place>,
@@ -257,9 +230,7 @@ pub enum Fault {
         barrier: String,
     },
     /// Threads of a block wait at different barriers.
-    #[error(
-        "{place}: waits at this sync_threads while others wait at {barrier}: take the barrier out of the branch"
-    )]
+    #[error("{place}: waits at this sync_threads while others wait at {barrier}: take the barrier out of the branch")]
     BarrierMismatch {
         /// The thread that came last.
         place: Box<Place>,
@@ -267,9 +238,7 @@ pub enum Fault {
         barrier: String,
     },
     /// Some lanes of a warp wait in a collective that others do not reach.
-    #[error(
-        "{place}: waits in {what}, but {missing}: all 32 lanes must reach it; take it out of the branch"
-    )]
+    #[error("{place}: waits in {what}, but {missing}: all 32 lanes must reach it; take it out of the branch")]
     CollectiveDivergence {
         /// One of the lanes that wait.
         place: Box<Place>,
@@ -279,9 +248,7 @@ pub enum Fault {
         missing: String,
     },
     /// Lanes of a warp are in different collectives.
-    #[error(
-        "{place}: is in {what} while other lanes of its warp are in {other}: they must all be in the same one"
-    )]
+    #[error("{place}: is in {what} while other lanes of its warp are in {other}: they must all be in the same one")]
     CollectiveMismatch {
         /// The lane that came last.
         place: Box<Place>,
@@ -291,9 +258,7 @@ pub enum Fault {
         other: String,
     },
     /// Metadata of a sparse mma with a code that is not of the six ordered ones.
-    #[error(
-        "{place}: metadata {metadata:#010x} has a code other than 4 8 9 C D E: check packing, lane and selector"
-    )]
+    #[error("{place}: metadata {metadata:#010x} has a code other than 4 8 9 C D E: check packing, lane and selector")]
     UnorderedMetadata {
         /// Where.
         place: Box<Place>,
@@ -301,9 +266,7 @@ pub enum Fault {
         metadata: u32,
     },
     /// More stack than the emulator gives a thread.
-    #[error(
-        "{place}: used more than {bytes} bytes of stack: local arrays that large would spill on a GPU"
-    )]
+    #[error("{place}: used more than {bytes} bytes of stack: local arrays that large would spill on a GPU")]
     StackOverflow {
         /// Where.
         place: Box<Place>,
@@ -312,11 +275,30 @@ pub enum Fault {
     },
     /// A compiler check failed: an index beyond a static array, a shift by 32 or more, a signed overflow, a raw
     /// misaligned dereference or a division by zero.
-    #[error(
-        "{place}: undefined behaviour in C++ (array bound, shift, signed overflow, alignment or division by zero)"
-    )]
+    #[error("{place}: undefined behaviour in C++ (array bound, shift, signed overflow, alignment or division by zero)")]
     Undefined {
         /// Where.
         place: Box<Place>,
     },
+}
+
+impl Fault {
+    /// Which thread it was, and where; none if the launch did not start, or the thread is not known.
+    #[must_use]
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Fault::OutOfBounds { place, .. }
+            | Fault::ReadOnly { place, .. }
+            | Fault::Misaligned { place, .. }
+            | Fault::NotShared { place, .. }
+            | Fault::BarrierDivergence { place, .. }
+            | Fault::BarrierMismatch { place, .. }
+            | Fault::CollectiveDivergence { place, .. }
+            | Fault::CollectiveMismatch { place, .. }
+            | Fault::UnorderedMetadata { place, .. }
+            | Fault::StackOverflow { place, .. }
+            | Fault::Undefined { place } => Some(place),
+            _ => None,
+        }
+    }
 }

@@ -34,14 +34,10 @@ pub struct Kernel {
 impl Kernel {
     /// The kernel of this symbol.
     pub fn find(symbol: &str) -> Result<Kernel, Fault> {
-        kernels()
-            .iter()
-            .copied()
-            .find(|kernel| kernel.name() == symbol)
-            .ok_or_else(|| Fault::UnknownKernel {
-                name: symbol.to_owned(),
-                known: kernels().iter().map(Kernel::name).collect(),
-            })
+        kernels().iter().copied().find(|kernel| kernel.name() == symbol).ok_or_else(|| Fault::UnknownKernel {
+            name: symbol.to_owned(),
+            known: kernels().iter().map(Kernel::name).collect(),
+        })
     }
 
     /// The symbol.
@@ -91,9 +87,7 @@ impl std::fmt::Debug for Kernel {
 pub fn kernels() -> &'static [Kernel] {
     static KERNELS: OnceLock<Vec<Kernel>> = OnceLock::new();
     KERNELS.get_or_init(|| {
-        let mut kernels: Vec<Kernel> = (0..twofour_emulator_unit_count())
-            .flat_map(unit_kernels)
-            .collect();
+        let mut kernels: Vec<Kernel> = (0..twofour_emulator_unit_count()).flat_map(unit_kernels).collect();
         kernels.sort_by_key(Kernel::name);
         kernels
     })

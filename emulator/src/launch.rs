@@ -42,11 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            schedule: Schedule::RoundRobin,
-            workers: 0,
-            blocks: None,
-        }
+        Options { schedule: Schedule::RoundRobin, workers: 0, blocks: None }
     }
 }
 
@@ -87,8 +83,8 @@ impl Report {
 
 /// Runs a launch to its end, or to its first fault.
 ///
-/// Kernels are C++ of this very program: what they do to memory through raw pointers is caught where a guard page is, and
-/// only there.
+/// Kernels are C++ of this very program: what they do to memory through raw pointers is caught where a guard page is,
+/// and only there.
 pub fn run(launch: &Launch, options: &Options) -> Result<Report, Fault> {
     check(launch)?;
     let mut args = vec![0u128; launch.args.len().div_ceil(16)];
@@ -98,11 +94,7 @@ pub fn run(launch: &Launch, options: &Options) -> Result<Report, Fault> {
         *word = u128::from_ne_bytes(whole);
     }
     let regions = regions();
-    let own: Vec<Arc<Region>> = regions
-        .iter()
-        .filter(|region| is_named(region, launch.args))
-        .cloned()
-        .collect();
+    let own: Vec<Arc<Region>> = regions.iter().filter(|region| is_named(region, launch.args)).cloned().collect();
     let context = Context {
         kernel: launch.kernel,
         grid: launch.grid,
@@ -112,35 +104,24 @@ pub fn run(launch: &Launch, options: &Options) -> Result<Report, Fault> {
         schedule: options.schedule,
         regions,
     };
-    let all = launch
-        .grid
-        .iter()
-        .map(|&blocks| u64::from(blocks))
-        .product();
+    let all = launch.grid.iter().map(|&blocks| u64::from(blocks)).product();
     let asked = options.blocks.clone().unwrap_or(0..all);
     let blocks = asked.start.min(all)..asked.end.clamp(asked.start.min(all), all);
     let most = usize::try_from(blocks.end - blocks.start).unwrap_or(usize::MAX);
     let report = run_blocks(context, blocks, worker_count(options.workers).min(most))?;
-    let overwritten = own
-        .iter()
-        .find_map(|region| Some((region, region.mapping.changed_slack()?)));
+    let overwritten = own.iter().find_map(|region| Some((region, region.mapping.changed_slack()?)));
     overwritten.map_or(Ok(report), |(region, offset)| {
         region.mapping.fill_slack();
         let address = (region.mapping.bytes().start as i64 + offset) as usize;
-        Err(Fault::Overwritten {
-            kernel: launch.kernel.name(),
-            near: near(region, address),
-        })
+        Err(Fault::Overwritten { kernel: launch.kernel.name(), near: near(region, address) })
     })
 }
 
-/// Do the arguments hold a pointer to it? Only such buffers are looked at for stores around them: others may be those of a
-/// launch that runs at the same time.
+/// Do the arguments hold a pointer to it? Only such buffers are looked at for stores around them: others may be those
+/// of a launch that runs at the same time.
 fn is_named(region: &Region, args: &[u8]) -> bool {
     let bytes = region.mapping.bytes();
-    from_bytes::<u64>(args)
-        .into_iter()
-        .any(|word| (bytes.start as u64..=bytes.end as u64).contains(&word))
+    from_bytes::<u64>(args).into_iter().any(|word| (bytes.start as u64..=bytes.end as u64).contains(&word))
 }
 
 fn worker_count(asked: usize) -> usize {
@@ -154,35 +135,20 @@ fn worker_count(asked: usize) -> usize {
 fn check(launch: &Launch) -> Result<(), Fault> {
     let (kernel, name) = (launch.kernel, launch.kernel.name());
     if launch.args.len() != kernel.args_size() {
-        return Err(Fault::ArgsSize {
-            kernel: name,
-            expected: kernel.args_size(),
-            got: launch.args.len(),
-        });
+        return Err(Fault::ArgsSize { kernel: name, expected: kernel.args_size(), got: launch.args.len() });
     }
     let [gx, gy, gz] = launch.grid;
     let fits = |size: u32, most: u32| (1..=most).contains(&size);
     if !fits(gx, i32::MAX as u32) || !fits(gy, 65_535) || !fits(gz, 65_535) {
-        return Err(Fault::Grid {
-            kernel: name,
-            grid: launch.grid,
-        });
+        return Err(Fault::Grid { kernel: name, grid: launch.grid });
     }
     let threads: u128 = launch.block.iter().map(|&size| u128::from(size)).product();
     let max = kernel.max_threads();
     if !(1..=u128::from(max)).contains(&threads) || launch.block[2] > 64 {
-        return Err(Fault::BlockSize {
-            kernel: name,
-            block: launch.block,
-            max,
-        });
+        return Err(Fault::BlockSize { kernel: name, block: launch.block, max });
     }
     if launch.shared_bytes > MAX_SHARED_BYTES {
-        return Err(Fault::SharedBytes {
-            kernel: name,
-            bytes: launch.shared_bytes,
-            max: MAX_SHARED_BYTES,
-        });
+        return Err(Fault::SharedBytes { kernel: name, bytes: launch.shared_bytes, max: MAX_SHARED_BYTES });
     }
     Ok(())
 }
@@ -190,11 +156,7 @@ fn check(launch: &Launch) -> Result<(), Fault> {
 /// The parts of an output that a launch leaves unwritten: runs it twice over different contents and compares.
 ///
 /// Other buffers that the kernel both reads and writes must not change what it writes the second time.
-pub fn unwritten(
-    launch: &Launch,
-    options: &Options,
-    output: &Buffer,
-) -> Result<Vec<Range<usize>>, Fault> {
+pub fn unwritten(launch: &Launch, options: &Options, output: &Buffer) -> Result<Vec<Range<usize>>, Fault> {
     output.fill(0x00);
     run(launch, options)?;
     let over_zeros: Vec<u8> = output.values();
@@ -202,12 +164,7 @@ pub fn unwritten(
     run(launch, options)?;
     let over_ones: Vec<u8> = output.values();
     let mut parts: Vec<Range<usize>> = Vec::new();
-    for (i, _) in over_zeros
-        .iter()
-        .zip(&over_ones)
-        .enumerate()
-        .filter(|(_, (a, b))| **a == 0x00 && **b == 0xFF)
-    {
+    for (i, _) in over_zeros.iter().zip(&over_ones).enumerate().filter(|(_, (a, b))| **a == 0x00 && **b == 0xFF) {
         match parts.last_mut() {
             Some(last) if last.end == i => last.end = i + 1,
             _ => parts.push(i..i + 1),

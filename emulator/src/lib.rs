@@ -1,8 +1,8 @@
 //! Runs the project's CUDA kernels on the CPU, so that they can be tested where there is no GPU.
 //!
-//! The same `cuda/*.cu` that nvcc and NVRTC compile is compiled here as C++ (`build.rs`), with the inline PTX replaced by
-//! twins that compute the same and check what they are given. Each CUDA thread is a fiber. A [`run`] ends in a [`Report`],
-//! or in a [`Fault`] that says which kernel, block, thread and line did what.
+//! The same `cuda/*.cu` that nvcc and NVRTC compile is compiled here as C++ (`build.rs`), with the inline PTX replaced
+//! by twins that compute the same and check what they are given. Each CUDA thread is a fiber. A [`run`] ends in a
+//! [`Report`], or in a [`Fault`] that says which kernel, block, thread and line did what.
 //!
 //! ```no_run
 //! use twofour_emulator::{Args, Buffer, Kernel, Launch, Options, Schedule, run};

@@ -4,8 +4,8 @@
 //! | no access, 1 MiB | slack | the bytes asked for | slack | no access, 1 MiB |
 //! ```
 //!
-//! The bytes end as close to the upper guard as their alignment allows. The slack is what is left of whole pages; it holds
-//! a pattern, so that a store there is noticed later.
+//! The bytes end as close to the upper guard as their alignment allows. The slack is what is left of whole pages; it
+//! holds a pattern, so that a store there is noticed later.
 
 use std::io;
 
@@ -20,8 +20,8 @@ pub(crate) struct Mapping {
     bytes: Range,
 }
 
-/// The page of a large 64-bit system at most; asking for more than the system's own does no harm.
-fn page_size() -> usize {
+/// The system's page; more than that would do no harm.
+pub(crate) fn page_size() -> usize {
     // SAFETY: sysconf only reads a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(1 << 16)
@@ -33,26 +33,15 @@ impl Mapping {
         let page = page_size();
         let too_long = || io::Error::from(io::ErrorKind::OutOfMemory);
         let payload = len.checked_next_multiple_of(align).ok_or_else(too_long)?;
-        let pages = payload
-            .checked_next_multiple_of(page)
-            .ok_or_else(too_long)?;
+        let pages = payload.checked_next_multiple_of(page).ok_or_else(too_long)?;
         let total = pages.checked_add(2 * GUARD).ok_or_else(too_long)?;
         let start = map_without_access(total)?;
-        let pages = Range {
-            start: start + GUARD,
-            end: start + GUARD + pages,
-        };
+        let pages = Range { start: start + GUARD, end: start + GUARD + pages };
         let first = pages.end - payload;
         let mapping = Mapping {
-            whole: Range {
-                start,
-                end: start + total,
-            },
+            whole: Range { start, end: start + total },
             pages,
-            bytes: Range {
-                start: first,
-                end: first + len,
-            },
+            bytes: Range { start: first, end: first + len },
         };
         mapping.protect(libc::PROT_READ | libc::PROT_WRITE)?;
         Ok(mapping)
@@ -81,11 +70,7 @@ impl Mapping {
         let start = pages.start as *mut libc::c_void;
         // SAFETY: `pages` is the middle of this object's own mapping, in whole pages.
         let result = unsafe { libc::mprotect(start, pages.end - pages.start, protection) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Sets every byte to `value`.
@@ -107,21 +92,13 @@ impl Mapping {
         let len = len.min(whole - offset);
         let mut copy = vec![0; len];
         // SAFETY: `offset + len` is at most the length of this object's own readable memory.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                (self.bytes.start + offset) as *const u8,
-                copy.as_mut_ptr(),
-                len,
-            )
-        }
+        unsafe { std::ptr::copy_nonoverlapping((self.bytes.start + offset) as *const u8, copy.as_mut_ptr(), len) }
         copy
     }
 
     /// Puts the pattern into the slack.
     pub(crate) fn fill_slack(&self) {
-        self.slack()
-            .into_iter()
-            .for_each(|range| fill(range, SLACK));
+        self.slack().into_iter().for_each(|range| fill(range, SLACK));
     }
 
     /// The first byte of slack that has changed, counted from the first of the bytes asked for.
@@ -138,16 +115,7 @@ impl Mapping {
 
     fn slack(&self) -> [Range; 2] {
         let (pages, bytes) = (self.pages, self.bytes);
-        [
-            Range {
-                start: pages.start,
-                end: bytes.start,
-            },
-            Range {
-                start: bytes.end,
-                end: pages.end,
-            },
-        ]
+        [Range { start: pages.start, end: bytes.start }, Range { start: bytes.end, end: pages.end }]
     }
 }
 
@@ -172,9 +140,5 @@ fn map_without_access(len: usize) -> io::Result<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new anonymous mapping at an address of the system's choice touches no memory in use.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
-    if start == libc::MAP_FAILED {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(start as usize)
-    }
+    if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(start as usize) }
 }

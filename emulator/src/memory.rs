@@ -25,12 +25,7 @@ static REGIONS: RwLock<BTreeMap<usize, Arc<Region>>> = RwLock::new(BTreeMap::new
 
 /// The live buffers, lowest address first.
 pub(crate) fn regions() -> Vec<Arc<Region>> {
-    REGIONS
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .values()
-        .cloned()
-        .collect()
+    REGIONS.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
 }
 
 /// Memory that kernels can reach, with a name for messages, between guard pages.
@@ -66,34 +61,21 @@ impl Buffer {
         let mapping = Buffer::map(bytes.len())?;
         mapping.write(bytes);
         if read_only {
-            mapping.make_read_only().map_err(|source| Fault::Host {
-                what: "protect a buffer",
-                source,
-            })?;
+            mapping.make_read_only().map_err(|source| Fault::Host { what: "protect a buffer", source })?;
         }
         Buffer::register(name, mapping, read_only)
     }
 
     fn map(bytes: usize) -> Result<Mapping, Fault> {
-        let mapping = Mapping::new(bytes, ALIGN).map_err(|source| Fault::Host {
-            what: "map a buffer",
-            source,
-        })?;
+        let mapping = Mapping::new(bytes, ALIGN).map_err(|source| Fault::Host { what: "map a buffer", source })?;
         mapping.fill_slack();
         Ok(mapping)
     }
 
     fn register(name: &str, mapping: Mapping, read_only: bool) -> Result<Buffer, Fault> {
         let start = mapping.bytes().start;
-        let region = Arc::new(Region {
-            name: name.to_owned(),
-            mapping,
-            read_only,
-        });
-        REGIONS
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(start, Arc::clone(&region));
+        let region = Arc::new(Region { name: name.to_owned(), mapping, read_only });
+        REGIONS.write().unwrap_or_else(PoisonError::into_inner).insert(start, Arc::clone(&region));
         Ok(Buffer { region })
     }
 
@@ -131,12 +113,7 @@ impl Buffer {
     /// A copy of `count` elements from the byte `offset` on, fewer if the buffer ends before.
     #[must_use]
     pub fn values_at<T: Element>(&self, offset: usize, count: usize) -> Vec<T> {
-        from_bytes(
-            &self
-                .region
-                .mapping
-                .read(offset, count.saturating_mul(size_of::<T>())),
-        )
+        from_bytes(&self.region.mapping.read(offset, count.saturating_mul(size_of::<T>())))
     }
 
     /// Sets every byte. An input stays as it is.
@@ -150,21 +127,12 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let start = self.region.mapping.bytes().start;
-        REGIONS
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&start);
+        REGIONS.write().unwrap_or_else(PoisonError::into_inner).remove(&start);
     }
 }
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Buffer({}, {} bytes at {:#x})",
-            self.name(),
-            self.len(),
-            self.address()
-        )
+        write!(f, "Buffer({}, {} bytes at {:#x})", self.name(), self.len(), self.address())
     }
 }

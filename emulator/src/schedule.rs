@@ -10,8 +10,8 @@ pub enum Schedule {
     RoundRobin,
     /// Any thread that can go on, at random. Asynchronous copies land at once or late, at random.
     Random(u64),
-    /// One warp runs alone until all of it waits, then another at random: the order that finds a missing second barrier,
-    /// where a fast warp overwrites what a slow one still reads. Copies as for `Random`.
+    /// One warp runs alone until all of it waits, then another at random: the order that finds a missing second
+    /// barrier, where a fast warp overwrites what a slow one still reads. Copies as for `Random`.
     Solo(u64),
 }
 
@@ -31,10 +31,7 @@ impl Schedule {
 
     /// The random numbers of one block.
     pub(crate) fn random(self, block: u64) -> Random {
-        Random(
-            self.seed().wrapping_mul(0xD1B5_4A32_D192_ED03)
-                ^ block.wrapping_mul(0x9E37_79B9_7F4A_7C15),
-        )
+        Random(self.seed().wrapping_mul(0xD1B5_4A32_D192_ED03) ^ block.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 }
 
@@ -71,12 +68,7 @@ impl Picker {
             Schedule::RoundRobin => 0,
             _ => random.below(warps),
         };
-        Picker {
-            schedule,
-            random,
-            warp,
-            lane: 0,
-        }
+        Picker { schedule, random, warp, lane: 0 }
     }
 
     /// The number of a thread that can go on, marked as running; none if all wait or are done.

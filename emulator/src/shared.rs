@@ -31,16 +31,8 @@ impl Shared {
         let mut bytes = 0;
         // SAFETY: both pointers are to locals that C++ fills in before it returns.
         unsafe { twofour_emulator_static_shared(&raw mut start, &raw mut bytes) };
-        let fixed = Range {
-            start: start as usize,
-            end: start as usize + bytes,
-        };
-        Ok(Shared {
-            dynamic,
-            fixed,
-            written: Cell::default(),
-            blocks: Cell::new(0),
-        })
+        let fixed = Range { start: start as usize, end: start as usize + bytes };
+        Ok(Shared { dynamic, fixed, written: Cell::default(), blocks: Cell::new(0) })
     }
 
     /// Before each block: what it finds is undefined on a GPU, and NaNs here.
@@ -68,25 +60,15 @@ impl Shared {
             return fixed;
         }
         // SAFETY: the calling OS thread's own thread-local memory; none of its fibers runs while this slice lives.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(fixed.start as *const u8, fixed.end - fixed.start)
-        };
+        let bytes = unsafe { std::slice::from_raw_parts(fixed.start as *const u8, fixed.end - fixed.start) };
         let is_written = |line: &[u8]| line.iter().any(|&byte| byte != POISON);
         let mut written = self.written.get();
-        for (i, line) in bytes
-            .chunks(LINE)
-            .enumerate()
-            .filter(|(_, line)| is_written(line))
-        {
+        for (i, line) in bytes.chunks(LINE).enumerate().filter(|(_, line)| is_written(line)) {
             let start = fixed.start + i * LINE;
             let end = start + line.len();
             let first = written.start == written.end;
             written = Range {
-                start: if first {
-                    start
-                } else {
-                    written.start.min(start)
-                },
+                start: if first { start } else { written.start.min(start) },
                 end: if first { end } else { written.end.max(end) },
             };
         }

@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use corosensei::stack::{DefaultStack, Stack, StackPointer};
 
+use crate::mapping::page_size;
+use crate::thread::Range;
+
 /// Stack of one thread. A GPU thread has a few hundred bytes of local memory; C++ frames are larger.
 pub(crate) const STACK_BYTES: usize = 64 << 10;
 
@@ -13,11 +16,13 @@ pub(crate) const STACK_BYTES: usize = 64 << 10;
 static KEPT: Mutex<Vec<FiberStack>> = Mutex::new(Vec::new());
 const MOST_KEPT: usize = 4096;
 
-/// A stack that begins a few cache lines below the end of its memory, each at another distance. All of them begin at the
-/// start of a page otherwise: their hot ends then share a few sets of the cache, and switching takes three times as long.
+/// A stack that begins a few cache lines below the end of its memory, each at another distance. All of them begin at
+/// the start of a page otherwise: their hot ends then share a few sets of the cache, and switching takes three times as
+/// long.
 pub(crate) struct FiberStack {
     memory: DefaultStack,
     base: StackPointer,
+    page: usize,
 }
 
 impl FiberStack {
@@ -27,7 +32,17 @@ impl FiberStack {
         let memory = DefaultStack::new(STACK_BYTES + 64 * LINE)?;
         let base = memory.base();
         let base = NonZeroUsize::new(base.get() - lines * LINE).unwrap_or(base);
-        Ok(FiberStack { memory, base })
+        Ok(FiberStack { memory, base, page: page_size() })
+    }
+
+    /// The addresses of the stack without its guard page.
+    pub(crate) fn usable(&self) -> Range {
+        Range { start: self.limit().get() + self.page, end: self.base.get() }
+    }
+
+    /// Is this address in the guard page below a stack's usable part?
+    pub(crate) fn is_below(usable: Range, address: usize) -> bool {
+        address < usable.start && usable.start - address <= page_size()
     }
 }
 

@@ -71,10 +71,7 @@ pub(crate) struct Barrier {
 
 impl Barrier {
     pub(crate) fn new() -> Barrier {
-        Barrier {
-            waiting: Cell::new(0),
-            site: Cell::new(Site::NOWHERE),
-        }
+        Barrier { waiting: Cell::new(0), site: Cell::new(Site::NOWHERE) }
     }
 
     pub(crate) fn start(&self) {
@@ -97,9 +94,7 @@ impl Block {
             return self.suspend(thread);
         }
         barrier.waiting.set(0);
-        self.warps
-            .iter()
-            .for_each(|warp| warp.ready.set(warp.lanes));
+        self.warps.iter().for_each(|warp| warp.ready.set(warp.lanes));
         let own = &self.warps[thread / 32].ready;
         own.set(own.get() & !(1 << (thread % 32)));
         self.counts.barriers.set(self.counts.barriers.get() + 1);
@@ -130,9 +125,7 @@ impl Block {
         unsafe { combine(warp.brought.as_ptr().cast()) };
         warp.arrived.set(0);
         warp.ready.set(warp.ready.get() | !lane);
-        self.counts
-            .collectives
-            .set(self.counts.collectives.get() + 1);
+        self.counts.collectives.set(self.counts.collectives.get() + 1);
     }
 
     #[cold]
@@ -140,11 +133,7 @@ impl Block {
     fn mismatch(&self, thread: usize, what: *const c_char, site: Site) -> Fault {
         let warp = &self.warps[thread / 32];
         let other = format!("{} at {}", text(warp.what.get()), line_of(warp.site.get()));
-        Fault::CollectiveMismatch {
-            place: self.place(thread, site),
-            what: text(what),
-            other,
-        }
+        Fault::CollectiveMismatch { place: self.place(thread, site), what: text(what), other }
     }
 
     /// The bookkeeping when a thread has returned from the kernel.
@@ -156,35 +145,22 @@ impl Block {
             return Ok(());
         }
         let barrier = line_of(self.barrier.site.get());
-        Err(Fault::BarrierDivergence {
-            place: self.place(thread, Site::NOWHERE),
-            barrier,
-        })
+        Err(Fault::BarrierDivergence { place: self.place(thread, Site::NOWHERE), barrier })
     }
 
     /// The fault when no thread can go on, though not all have ended: a collective lacks lanes. (A barrier that lacks
     /// threads has been noticed when they ended, or they are in such a collective.)
     pub(crate) fn stuck(&self) -> Option<Fault> {
-        let (number, warp) = self
-            .warps
-            .iter()
-            .enumerate()
-            .find(|(_, warp)| warp.arrived.get() != 0)?;
+        let (number, warp) = self.warps.iter().enumerate().find(|(_, warp)| warp.arrived.get() != 0)?;
         let waiting = warp.arrived.get().trailing_zeros() as usize;
         let missing = (!warp.arrived.get()).trailing_zeros() as usize;
         let missing = if warp.lanes >> missing & 1 == 0 {
-            format!(
-                "lane {missing} does not exist: the block has {} threads",
-                self.fibers.len()
-            )
+            format!("lane {missing} does not exist: the block has {} threads", self.fibers.len())
         } else if warp.ended.get() >> missing & 1 == 1 {
             format!("lane {missing} has ended")
         } else {
             // Nobody can go on, and it is not in its warp's collective.
-            format!(
-                "lane {missing} waits at sync_threads ({})",
-                line_of(self.barrier.site.get())
-            )
+            format!("lane {missing} waits at sync_threads ({})", line_of(self.barrier.site.get()))
         };
         Some(Fault::CollectiveDivergence {
             place: self.place(number * 32 + waiting, warp.site.get()),
@@ -198,15 +174,9 @@ impl Block {
     #[inline(never)]
     fn barrier_fault(&self, thread: usize, site: Site) -> Fault {
         if self.ended.get() > 0 {
-            return Fault::BarrierDivergence {
-                place: self.place_of_ended(),
-                barrier: line_of(site),
-            };
+            return Fault::BarrierDivergence { place: self.place_of_ended(), barrier: line_of(site) };
         }
-        Fault::BarrierMismatch {
-            place: self.place(thread, site),
-            barrier: line_of(self.barrier.site.get()),
-        }
+        Fault::BarrierMismatch { place: self.place(thread, site), barrier: line_of(self.barrier.site.get()) }
     }
 
     fn place_of_ended(&self) -> Box<Place> {
@@ -214,10 +184,7 @@ impl Block {
             let ended = warp.ended.get();
             (ended != 0).then(|| number * 32 + ended.trailing_zeros() as usize)
         };
-        self.place(
-            self.warps.iter().enumerate().find_map(first).unwrap_or(0),
-            Site::NOWHERE,
-        )
+        self.place(self.warps.iter().enumerate().find_map(first).unwrap_or(0), Site::NOWHERE)
     }
 }
 

@@ -14,24 +14,16 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) const NOWHERE: Site = Site {
-        file: std::ptr::null(),
-        line: 0,
-    };
+    pub(crate) const NOWHERE: Site = Site { file: std::ptr::null(), line: 0 };
 
     /// Same file and line? The names are literals of one object, or spelled alike.
     #[inline]
     pub(crate) fn same(self, other: Site) -> bool {
-        self.line == other.line
-            && (self.file == other.file || self.file_name() == other.file_name())
+        self.line == other.line && (self.file == other.file || self.file_name() == other.file_name())
     }
 
     pub(crate) fn file_name(self) -> String {
-        text(self.file)
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+        text(self.file).rsplit('/').next().unwrap_or_default().to_owned()
     }
 
     pub(crate) fn line(self) -> u32 {

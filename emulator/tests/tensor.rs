@@ -1,7 +1,7 @@
 //! Tensor-core fragments against an independent statement of them.
 //!
-//! Whole matrices are cut into fragments by the tables of the PTX ISA (chapter 9.7.14) as written down here, and the result
-//! is compared with a plain product of the whole matrices. Nothing is shared with the emulator's own maps.
+//! Whole matrices are cut into fragments by the tables of the PTX ISA (chapter 9.7.14) as written down here, and the
+//! result is compared with a plain product of the whole matrices. Nothing is shared with the emulator's own maps.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -86,10 +86,7 @@ fn code_place(of: Type, row: usize, group: usize, selector: usize) -> (usize, us
     let (q, high) = (row % 8, row / 8);
     match of.bits {
         // The pair of lanes that the selector names: the even one columns 0..15, the odd one 16..31; low half row q.
-        16 => (
-            4 * q + 2 * selector + group / 4,
-            16 * high + 4 * (group % 4),
-        ),
+        16 => (4 * q + 2 * selector + group / 4, 16 * high + 4 * (group % 4)),
         // lane % 2: row q or q + 8; lane / 2 % 2: columns 0..31 or 32..63.
         _ => (4 * q + high + 2 * (group / 8), 4 * (group % 8)),
     }
@@ -99,12 +96,7 @@ fn to_registers(of: Type, elements: &[u32]) -> Vec<u32> {
     let each = (32 / of.bits) as usize;
     elements
         .chunks(each)
-        .map(|part| {
-            part.iter().rev().fold(
-                0,
-                |word, e| if each == 1 { *e } else { word << of.bits | e },
-            )
-        })
+        .map(|part| part.iter().rev().fold(0, |word, e| if each == 1 { *e } else { word << of.bits | e }))
         .collect()
 }
 
@@ -119,19 +111,12 @@ struct Problem {
 
 const PATTERNS: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
 
-fn problem(
-    k: usize,
-    sparse: bool,
-    mut number: impl FnMut() -> f64,
-    numbers: &mut Numbers,
-) -> Problem {
+fn problem(k: usize, sparse: bool, mut number: impl FnMut() -> f64, numbers: &mut Numbers) -> Problem {
     let mut a: Vec<f64> = (0..16 * k).map(|_| number()).collect();
     let b = (0..8 * k).map(|_| number()).collect();
     let d = (0..16 * 8).map(|_| number().round()).collect();
     let kept = sparse.then(|| {
-        let kept: Vec<[usize; 2]> = (0..16 * k / 4)
-            .map(|_| PATTERNS[numbers.below(6) as usize])
-            .collect();
+        let kept: Vec<[usize; 2]> = (0..16 * k / 4).map(|_| PATTERNS[numbers.below(6) as usize]).collect();
         for (i, x) in a.iter_mut().enumerate() {
             if !kept[i / 4].contains(&(i % 4)) {
                 *x = 0.0;
@@ -144,11 +129,7 @@ fn problem(
 
 /// The plain product of the whole matrices.
 fn reference(p: &Problem) -> Vec<f64> {
-    let element = |row: usize, n: usize| {
-        (0..p.k)
-            .map(|k| p.a[row * p.k + k] * p.b[k * 8 + n])
-            .sum::<f64>()
-    };
+    let element = |row: usize, n: usize| (0..p.k).map(|k| p.a[row * p.k + k] * p.b[k * 8 + n]).sum::<f64>();
     (0..128).map(|i| p.d[i] + element(i / 8, i % 8)).collect()
 }
 
@@ -186,32 +167,14 @@ fn multiply(kernel: &str, of: Type, p: &Problem, selector: usize, schedule: Sche
     let a = Buffer::input("a", &to_registers(of, &a)).unwrap();
     let b = Buffer::input("b", &to_registers(of, &b)).unwrap();
     let metadata = Buffer::input("metadata", &metadata).unwrap();
-    let bits: Vec<u32> = d
-        .iter()
-        .map(|&x| {
-            if of.integer {
-                x as i32 as u32
-            } else {
-                (x as f32).to_bits()
-            }
-        })
-        .collect();
+    let bits: Vec<u32> = d.iter().map(|&x| if of.integer { x as i32 as u32 } else { (x as f32).to_bits() }).collect();
     let d = Buffer::in_place("d", &bits).unwrap();
-    let args = Args::new()
-        .pointer(&a)
-        .pointer(&b)
-        .pointer(&metadata)
-        .pointer(&d)
-        .finish();
+    let args = Args::new().pointer(&a).pointer(&b).pointer(&metadata).pointer(&d).finish();
     launch(kernel, 1, 32, &args, schedule).unwrap();
     let mut whole = vec![f64::NAN; 128];
     for (i, bits) in d.values::<u32>().into_iter().enumerate() {
         let (q, t, i) = (i / 16, i / 4 % 4, i % 4);
-        let x = if of.integer {
-            f64::from(bits as i32)
-        } else {
-            f64::from(f32::from_bits(bits))
-        };
+        let x = if of.integer { f64::from(bits as i32) } else { f64::from(f32::from_bits(bits)) };
         whole[(q + i / 2 * 8) * 8 + 2 * t + i % 2] = x;
     }
     whole
@@ -223,12 +186,7 @@ fn is_right(kernel: &str, of: Type, k: usize, sparse: bool, selector: usize) {
     for schedule in Schedule::several(SEEDS) {
         let mut small = Numbers(numbers.next().into());
         let p = problem(k, sparse, || f64::from(small.small()), &mut numbers);
-        assert_eq!(
-            multiply(kernel, of, &p, selector, schedule),
-            reference(&p),
-            "{} integers {schedule:?}",
-            of.name
-        );
+        assert_eq!(multiply(kernel, of, &p, selector, schedule), reference(&p), "{} integers {schedule:?}", of.name);
     }
     for _ in 0..20 {
         let mut random = Numbers(numbers.next().into());
@@ -237,21 +195,10 @@ fn is_right(kernel: &str, of: Type, k: usize, sparse: bool, selector: usize) {
             (of.decode)((of.encode)(x))
         };
         let p = problem(k, sparse, number, &mut numbers);
-        let (got, expected) = (
-            multiply(kernel, of, &p, selector, Schedule::RoundRobin),
-            reference(&p),
-        );
-        let tolerance = if of.integer {
-            0.0
-        } else {
-            128.0 * 128.0 * 64.0 * 6e-8
-        };
+        let (got, expected) = (multiply(kernel, of, &p, selector, Schedule::RoundRobin), reference(&p));
+        let tolerance = if of.integer { 0.0 } else { 128.0 * 128.0 * 64.0 * 6e-8 };
         for (got, expected) in got.iter().zip(&expected) {
-            assert!(
-                (got - expected).abs() <= tolerance,
-                "{}: {got}, not {expected}",
-                of.name
-            );
+            assert!((got - expected).abs() <= tolerance, "{}: {got}, not {expected}", of.name);
         }
     }
 }
@@ -296,24 +243,17 @@ fn sparse_s8() {
 /// tf32 operands: the 13 low bits do not count.
 #[test]
 fn tf32_ignores_low_bits() {
-    let dirty = Type {
-        encode: |x| (x as f32).to_bits() | 0x1fff,
-        ..TF32
-    };
+    let dirty = Type { encode: |x| (x as f32).to_bits() | 0x1fff, ..TF32 };
     let mut small = Numbers(5);
     let p = problem(8, false, || f64::from(small.small()), &mut Numbers(6));
-    assert_eq!(
-        multiply("twofour_test_mma_tf32", dirty, &p, 0, Schedule::RoundRobin),
-        reference(&p)
-    );
+    assert_eq!(multiply("twofour_test_mma_tf32", dirty, &p, 0, Schedule::RoundRobin), reference(&p));
 }
 
 #[test]
 fn ldmatrix_gives_rows_and_transposed_gives_columns() {
     let elements: Vec<u16> = (0..4 * 64).collect();
     let input = Buffer::input("in", &elements).unwrap();
-    let element =
-        |matrix: usize, row: usize, column: usize| elements[matrix * 64 + row * 8 + column];
+    let element = |matrix: usize, row: usize, column: usize| elements[matrix * 64 + row * 8 + column];
     for schedule in Schedule::several(SEEDS) {
         let output = Buffer::output::<u16>("out", 32 * 28).unwrap();
         let args = Args::new().pointer(&input).pointer(&output).finish();
@@ -322,16 +262,9 @@ fn ldmatrix_gives_rows_and_transposed_gives_columns() {
         for (lane, registers) in out.chunks(28).enumerate() {
             let (q, t) = (lane / 4, lane % 4);
             let matrices = [0, 0, 1, 0, 1, 2, 3];
-            let rows = matrices
-                .iter()
-                .flat_map(|&m| [element(m, q, 2 * t), element(m, q, 2 * t + 1)]);
-            let columns = matrices
-                .iter()
-                .flat_map(|&m| [element(m, 2 * t, q), element(m, 2 * t + 1, q)]);
-            assert!(
-                registers.iter().copied().eq(rows.chain(columns)),
-                "lane {lane}: {registers:?}"
-            );
+            let rows = matrices.iter().flat_map(|&m| [element(m, q, 2 * t), element(m, q, 2 * t + 1)]);
+            let columns = matrices.iter().flat_map(|&m| [element(m, 2 * t, q), element(m, 2 * t + 1, q)]);
+            assert!(registers.iter().copied().eq(rows.chain(columns)), "lane {lane}: {registers:?}");
         }
     }
 }

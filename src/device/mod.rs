@@ -10,7 +10,7 @@
 //! 3. embedded PTX, which the driver translates.
 //!
 //! A module is loaded once for a CUDA context and stays, and the context with it, until the process ends. To load
-//! everything ahead of time, which capturing a CUDA graph needs, call [`prepare`].
+//! everything ahead of time, which capturing a CUDA graph needs, call `prepare`.
 //!
 //! | variable | meaning at run time |
 //! | --- | --- |

@@ -168,6 +168,18 @@ struct ForwardPiece<'a, L, W> {
     counts: bool,
 }
 
+impl<L, W> ForwardPiece<'_, L, W> {
+    #[inline(always)]
+    fn wants_choice(&self, kind: Kind) -> bool {
+        kind != Kind::Soft || self.patterns.is_some() || self.codes.is_some() || self.counts
+    }
+
+    #[inline(always)]
+    fn wants_soft(&self, kind: Kind) -> bool {
+        kind == Kind::Soft || self.counts
+    }
+}
+
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
 fn forward_piece<L: Logit, W: Element>(context: &Context, mut piece: ForwardPiece<'_, L, W>) -> Statistics {
     let mut share = Statistics::default();
@@ -177,34 +189,31 @@ fn forward_piece<L: Logit, W: Element>(context: &Context, mut piece: ForwardPiec
         let range = |each: usize| start * each..(start + count) * each;
         let z = context.scores(piece.first + start, &piece.logits[range(6)]);
         let top = z.largest();
-        let hard = context.kind != Kind::Soft;
-        let chosen = z.choose(&top);
-        let soft = (!hard || piece.counts).then(|| z.soft_mask(&top, context.exponent_scale()));
-        let weight = piece.weight.map(|weight| Block::<4>::read(&weight[range(4)]));
-        let masked = weight.map(|weight| match &soft {
-            Some(soft) if !hard => weight.times(&soft.mask),
-            _ => weight.keep(&chosen),
-        });
+        let chosen = piece.wants_choice(context.kind).then(|| z.choose(&top));
+        let soft = piece.wants_soft(context.kind).then(|| z.soft_mask(&top, context.exponent_scale()));
+        let apply = |block: Block<4>| match (context.kind, &soft, &chosen) {
+            (Kind::Soft, Some(soft), _) => block.times(&soft.mask),
+            (_, _, Some(chosen)) => block.keep(chosen),
+            _ => block,
+        };
+        let masked = piece.weight.map(|weight| apply(Block::read(&weight[range(4)])));
         if let (Some(out), Some(masked)) = (&mut piece.masked, &masked) {
             masked.write(&mut out[range(4)]);
         }
         if let Some(out) = &mut piece.mask {
-            match &soft {
-                Some(soft) if !hard => soft.mask.write(&mut out[range(4)]),
-                _ => Block::ones().keep(&chosen).write(&mut out[range(4)]),
-            }
-        }
-        if let Some(out) = &mut piece.patterns {
-            chosen.write_indices(&mut out[range(1)]);
+            apply(Block::ones()).write(&mut out[range(4)]);
         }
         let bytes = start / 2..(start + count).div_ceil(2);
-        if let Some(out) = &mut piece.codes {
+        if let (Some(out), Some(chosen)) = (&mut piece.patterns, &chosen) {
+            chosen.write_indices(&mut out[range(1)]);
+        }
+        if let (Some(out), Some(chosen)) = (&mut piece.codes, &chosen) {
             chosen.write_codes(count, &mut out[bytes.clone()]);
         }
-        if piece.counts {
+        if let (true, Some(chosen), Some(soft)) = (piece.counts, &chosen, &soft) {
             share.groups += count as u64;
             share.moved += piece.previous_codes.map_or(0, |codes| chosen.moved(count, &codes[bytes]));
-            share.confidence += soft.map_or(0.0, |soft| lanes::sum(&soft.confidence[..count]));
+            share.confidence += lanes::sum(&soft.confidence[..count]);
             share.kept_energy += masked.map_or(0.0, |masked| masked.energy(count));
         }
     }
@@ -255,11 +264,13 @@ fn backward_piece<L: Logit, W: Element, G: Element>(
         let z = context.scores(piece.first + start, &piece.logits[range(6)]);
         let top = z.largest();
         let soft = z.soft_mask(&top, context.scale);
-        let chosen = z.choose(&top);
         let gradient = Block::<4>::read(&piece.gradient[range(4)]);
         let (used, of_weight) = match context.kind {
             Kind::Soft => (soft.mask, gradient.times(&soft.mask)),
-            _ => (Block::ones().keep(&chosen), gradient.keep(&chosen)),
+            _ => {
+                let chosen = z.choose(&top);
+                (Block::ones().keep(&chosen), gradient.keep(&chosen))
+            }
         };
         if let Some(out) = &mut piece.weight_gradient {
             of_weight.write(&mut out[range(4)]);

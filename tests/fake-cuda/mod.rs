@@ -64,24 +64,46 @@ impl Child {
     }
 }
 
-/// A folder with the fake libraries, built once by every process that needs them.
+/// A folder with the fake libraries, built anew by every process that needs them.
 pub(crate) fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let folder = fresh("libraries");
-        build("cuda.c", &folder.join("libcuda.so.1"));
-        fs::copy(folder.join("libcuda.so.1"), folder.join("libcuda.so")).unwrap();
-        build("nvrtc.c", &folder.join("libnvrtc.so"));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake-cuda");
+        fs::create_dir_all(&folder).unwrap();
+        for (source, library) in [("cuda.c", "libcuda.so"), ("cuda.c", "libcuda.so.1"), ("nvrtc.c", "libnvrtc.so")] {
+            build(source, &folder.join(library));
+        }
         folder
     })
 }
 
-/// An empty folder of this process.
-pub(crate) fn fresh(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("device-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
+/// An empty folder, deleted when dropped.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("device-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Compiles a C file of this folder into a shared library.
@@ -89,7 +111,10 @@ pub(crate) fn build(source: &str, library: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda").join(source);
     let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut command = Command::new(&compiler);
-    command.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).arg(library).arg(&source);
+    // Renamed into place: another process may be using the one that is there.
+    let temporary = library.with_extension(format!("{}.tmp", std::process::id()));
+    command.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).arg(&temporary).arg(&source);
     let output = command.output().unwrap_or_else(|e| panic!("these tests need a C compiler; `{compiler}`: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&temporary, library).unwrap();
 }

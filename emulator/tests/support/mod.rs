@@ -8,13 +8,7 @@ use twofour_emulator::{Fault, Kernel, Launch, Options, Report, Schedule, run};
 pub const SEEDS: u64 = 4;
 
 /// One launch of whole warps, as one line.
-pub fn launch(
-    kernel: &str,
-    blocks: u32,
-    threads: u32,
-    args: &[u8],
-    schedule: Schedule,
-) -> Result<Report, Fault> {
+pub fn launch(kernel: &str, blocks: u32, threads: u32, args: &[u8], schedule: Schedule) -> Result<Report, Fault> {
     launch_with_shared(kernel, blocks, threads, 0, args, schedule)
 }
 
@@ -27,21 +21,8 @@ pub fn launch_with_shared(
     schedule: Schedule,
 ) -> Result<Report, Fault> {
     let kernel = Kernel::find(kernel)?;
-    let launch = Launch {
-        kernel,
-        grid: [blocks, 1, 1],
-        block: [threads, 1, 1],
-        shared_bytes,
-        args,
-    };
-    run(
-        &launch,
-        &Options {
-            schedule,
-            workers: 1,
-            blocks: None,
-        },
-    )
+    let launch = Launch { kernel, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes, args };
+    run(&launch, &Options { schedule, workers: 1, blocks: None })
 }
 
 /// A small generator, so that tests need no crate and give the same numbers everywhere.
@@ -49,10 +30,7 @@ pub struct Numbers(pub u64);
 
 impl Numbers {
     pub fn next(&mut self) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let z = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
         (z >> 32) as u32
     }

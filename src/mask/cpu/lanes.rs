@@ -17,8 +17,15 @@ type Lane = [f32; LANES];
 #[derive(Clone, Copy)]
 pub(super) struct Block<const PER: usize>(pub(super) [Lane; PER]);
 
-/// The pattern index of each lane; [`NO_PATTERN`] where the scores have no finite maximum.
-pub(super) struct Choice([u32; LANES]);
+/// The pattern of each lane.
+pub(super) struct Choice {
+    /// Its index; [`NO_PATTERN`] where the scores have no finite maximum.
+    index: [u32; LANES],
+    /// A bit for each position kept.
+    kept: [u32; LANES],
+    /// The bits of a NaN where there is no pattern, else 0.
+    poison: [u32; LANES],
+}
 
 const NO_PATTERN: u32 = 6;
 
@@ -99,16 +106,19 @@ impl Block<6> {
     /// The lowest index whose score is the largest.
     #[inline(always)]
     pub(super) fn choose(&self, top: &Lane) -> Choice {
-        let mut choice = [NO_PATTERN; LANES];
+        let mut choice = Choice { index: [NO_PATTERN; LANES], kept: [0; LANES], poison: [0; LANES] };
         for (index, z) in self.0.iter().enumerate().rev() {
             for lane in 0..LANES {
-                choice[lane] = if z[lane] == top[lane] { index as u32 } else { choice[lane] };
+                choice.index[lane] = if z[lane] == top[lane] { index as u32 } else { choice.index[lane] };
             }
         }
         for lane in 0..LANES {
-            choice[lane] = if top[lane].is_finite() { choice[lane] } else { NO_PATTERN };
+            let finite = top[lane].is_finite();
+            choice.index[lane] = if finite { choice.index[lane] } else { NO_PATTERN };
+            choice.poison[lane] = if finite { 0 } else { f32::NAN.to_bits() };
+            choice.kept[lane] = BITS >> (4 * choice.index[lane]);
         }
-        Choice(choice)
+        choice
     }
 
     #[inline(always)]
@@ -159,9 +169,8 @@ impl Block<4> {
         let mut kept = *self;
         for (j, values) in kept.0.iter_mut().enumerate() {
             for lane in 0..LANES {
-                let kept = 0_u32.wrapping_sub((BITS >> (4 * choice.0[lane] + j as u32)) & 1);
-                let poison = if choice.0[lane] == NO_PATTERN { f32::NAN.to_bits() } else { 0 };
-                values[lane] = f32::from_bits(values[lane].to_bits() & kept | poison);
+                let keeps = 0_u32.wrapping_sub((choice.kept[lane] >> j) & 1);
+                values[lane] = f32::from_bits(values[lane].to_bits() & keeps | choice.poison[lane]);
             }
         }
         kept
@@ -215,7 +224,7 @@ impl Soft {
 impl Choice {
     #[inline(always)]
     pub(super) fn write_indices(&self, to: &mut [u8]) {
-        for (out, &index) in to.iter_mut().zip(&self.0) {
+        for (out, &index) in to.iter_mut().zip(&self.index) {
             *out = if index == NO_PATTERN { Pattern::POISON } else { index as u8 };
         }
     }
@@ -225,7 +234,7 @@ impl Choice {
     fn packed(&self, count: usize) -> [u8; LANES / 2] {
         let mut packed = [0; LANES / 2];
         for lane in 0..count {
-            packed[lane / 2] |= (((CODES >> (4 * self.0[lane])) & 15) << (4 * (lane % 2))) as u8;
+            packed[lane / 2] |= (((CODES >> (4 * self.index[lane])) & 15) << (4 * (lane % 2))) as u8;
         }
         packed
     }
@@ -247,25 +256,26 @@ impl Choice {
 /// The Gumbel noise of sixteen groups.
 #[inline(always)]
 pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
-    let mut x = [[0; LANES]; 4];
+    // A word of 32 bits in 64, as the processor multiplies them; what gathers in the upper half is never looked at.
+    const LOW: u64 = 0xffff_ffff;
+    let (mut x0, mut x1, mut x2, mut x3) = ([0; LANES], [0; LANES], [draw & LOW; LANES], [draw >> 32; LANES]);
     for lane in 0..LANES {
-        x[0][lane] = groups[lane] as u32;
-        x[1][lane] = (groups[lane] >> 32) as u32;
-        x[2][lane] = draw as u32;
-        x[3][lane] = (draw >> 32) as u32;
+        x0[lane] = groups[lane];
+        x1[lane] = groups[lane] >> 32;
     }
     for keys in round_keys.chunks_exact(2) {
         for lane in 0..LANES {
-            let next = noise::round([x[0][lane], x[1][lane], x[2][lane], x[3][lane]], keys[0], keys[1]);
-            x[0][lane] = next[0];
-            x[1][lane] = next[1];
-            x[2][lane] = next[2];
-            x[3][lane] = next[3];
+            let a = (x0[lane] & LOW) * u64::from(noise::MULTIPLIERS[0]);
+            let b = (x2[lane] & LOW) * u64::from(noise::MULTIPLIERS[1]);
+            x0[lane] = (b >> 32) ^ x1[lane] ^ u64::from(keys[0]);
+            x1[lane] = b;
+            x2[lane] = (a >> 32) ^ x3[lane] ^ u64::from(keys[1]);
+            x3[lane] = a;
         }
     }
     let mut fields = [[0; LANES]; 6];
     for lane in 0..LANES {
-        let of_lane = noise::split([x[0][lane], x[1][lane], x[2][lane], x[3][lane]]);
+        let of_lane = noise::split([x0[lane] as u32, x1[lane] as u32, x2[lane] as u32, x3[lane] as u32]);
         for i in 0..6 {
             fields[i][lane] = of_lane[i];
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Instant;
 
-use super::{OPTIONS, kernel_files, module, toolchain};
+use super::{OPTIONS, in_parallel, kernel_files, module, toolchain};
 
 type Program = *mut c_void;
 type Strings = *const *const c_char;
@@ -20,17 +20,18 @@ type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
 pub(super) fn run(root: &Path, archs: &[String]) -> Result<()> {
     let nvrtc = Nvrtc::find(root)?;
     let headers = headers(root)?;
-    let mut failures = Vec::new();
-    for file in kernel_files(root)? {
-        let text = source(&root.join(&file))?;
-        for arch in archs {
-            let begun = Instant::now();
-            match nvrtc.compile(&text, &module(&file), &headers, arch)? {
-                None => println!("{} for sm_{arch}: {:.2} s", file.display(), begun.elapsed().as_secs_f32()),
-                Some(log) => failures.push(format!("{} for sm_{arch}:\n{log}", file.display())),
-            }
+    let files = kernel_files(root)?;
+    let jobs: Vec<_> = files.iter().flat_map(|file| archs.iter().map(move |arch| (file, arch))).collect();
+    let outcomes = in_parallel(&jobs, |(file, arch)| {
+        let begun = Instant::now();
+        let log = nvrtc.compile(&source(&root.join(file))?, &module(file), &headers, arch)?;
+        let what = format!("{} for sm_{arch}", file.display());
+        if log.is_none() {
+            println!("{what}: {:.1} s", begun.elapsed().as_secs_f32());
         }
-    }
+        Ok(log.map(|log| format!("{what}:\n{log}")))
+    })?;
+    let failures: Vec<String> = outcomes.into_iter().flatten().collect();
     if !failures.is_empty() {
         bail!("NVRTC refuses:\n{}", failures.join("\n"));
     }

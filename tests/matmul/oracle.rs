@@ -1,0 +1,180 @@
+//! `matmul` said again in `f64`, straight from the formulas, with bounds on what an executor may differ by. Only the scores
+//! are not `f64`: they are defined to the bit, as one fma of `f32`.
+
+use crate::case::{Case, Outputs, roundoff};
+use twofour::mask::{Kind, Sampling};
+use twofour::{Element, Logit, noise};
+
+/// Positions kept, by pattern index.
+const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
+/// Unit roundoff of `f32`.
+const U: f64 = 1.0 / (1 << 24) as f64;
+/// A bound on the error of a soft mask, in units of `U`: the exponent's own error (three roundings of a number `a`
+/// that is then weighted by `2^a`, so one of the result), the exponential (4), the sum of six exponentials (4 more and
+/// five additions), the reciprocal, the sum of three and the product.
+const SOFT: f64 = 20.0;
+
+/// One group's mask: what is used, and the soft one that gradients go through.
+pub(crate) struct Group {
+    pub(crate) y: [f64; 6],
+    pub(crate) soft: [f64; 4],
+    pub(crate) used: [f64; 4],
+}
+
+impl Group {
+    /// From the scores: the logits themselves for `Argmax`.
+    pub(crate) fn new(kind: Kind, z: [f64; 6], tau: f64) -> Self {
+        let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let e = z.map(|z| ((z - top) / tau).exp());
+        let sum: f64 = e.iter().sum();
+        let y = e.map(|e| e / sum);
+        let soft = std::array::from_fn(|j| (0..6).filter(|&i| KEPT[i].contains(&j)).map(|i| y[i]).sum());
+        let chosen = z.iter().position(|&z| z == top).unwrap();
+        let hard = std::array::from_fn(|j| f64::from(u8::from(KEPT[chosen].contains(&j))));
+        Self { y, soft, used: if kind == Kind::Soft { soft } else { hard } }
+    }
+
+    /// `dL/dlogit_i` from `dL/d(W∘M)`.
+    pub(crate) fn logit_gradient(&self, factor: f64, lambda: f64, gradient: [f64; 4], weight: [f64; 4]) -> [f64; 6] {
+        let d: [f64; 4] = std::array::from_fn(|j| weight[j] * (gradient[j] - 2.0 * lambda * weight[j] * self.used[j]));
+        let mean: f64 = (0..4).map(|j| self.soft[j] * d[j]).sum();
+        std::array::from_fn(|i| factor * self.y[i] * (d[KEPT[i][0]] + d[KEPT[i][1]] - mean))
+    }
+}
+
+/// The groups of a case, in order.
+pub(crate) fn groups<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<Group> {
+    let Sampling { seed, draw, kappa, tau } = case.spec.sampling;
+    let in_row = case.spec.shape.cols / 4;
+    let group = |(number, logits): (usize, &[L])| {
+        let (row, group) = ((number / in_row) as u64, (number % in_row) as u64);
+        let global = (case.shard.row_offset + row) * (case.shard.global_cols / 4) + case.shard.col_offset / 4 + group;
+        let noise = noise::gumbels(seed, draw, global);
+        let z = std::array::from_fn(|i| match case.spec.kind {
+            Kind::Argmax => f64::from(logits[i].to_f32()),
+            _ => f64::from(kappa.mul_add(logits[i].to_f32(), noise[i])),
+        });
+        Group::new(case.spec.kind, z, f64::from(tau))
+    };
+    case.logits.chunks_exact(6).enumerate().map(group).collect()
+}
+
+/// Compares everything the passes wrote with the oracle. Each product is compared with the exact product of what went
+/// into it (`masked` and `gradient` as the executor has them), so that errors do not hide behind one another.
+pub(crate) fn compare<L: Logit, W: Element>(case: &Case<L, W>, out: &Outputs<W>) {
+    let spec = &case.spec;
+    let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
+    let groups = groups(case);
+    compare_masked(case, &groups, &out.masked);
+    let (x, dy, masked) = (Matrix(&case.x, k), Matrix(&case.dy, n), Matrix(&out.masked, k));
+    compare_product("y", &out.y, [t, k, n], |t, k| x.at(t, k), |k, n| masked.at(n, k));
+    compare_product("dx", &out.dx, [t, n, k], |t, n| dy.at(t, n), |n, k| masked.at(n, k));
+    if spec.kind != Kind::Argmax {
+        compare_product("gradient", &out.gradient, [n, t, k], |n, t| dy.at(t, n), |t, k| x.at(t, k));
+        compare_logit_gradient(case, &groups, out);
+    }
+}
+
+/// A row-major matrix with this many columns.
+struct Matrix<'a, T>(&'a [T], usize);
+
+impl<T: Element> Matrix<'_, T> {
+    fn at(&self, row: usize, col: usize) -> f64 {
+        f64::from(self.0[row * self.1 + col].to_f32())
+    }
+}
+
+fn compare_masked<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], masked: &[W]) {
+    let (u, tiny) = roundoff::<W>();
+    for (i, (got, weight)) in masked.iter().zip(&case.weight).enumerate() {
+        let (got, w) = (f64::from(got.to_f32()), f64::from(weight.to_f32()));
+        let expected = w * groups[i / 4].used[i % 4];
+        let bound = match case.spec.kind {
+            Kind::Soft => (1.0 + u) * SOFT * U * w.abs() + u * expected.abs() + tiny,
+            _ => 0.0,
+        };
+        close("masked", i, got, expected, bound);
+    }
+}
+
+/// `got [rows, cols] = a [rows, depth] · b [depth, cols]`: the sum is within `γ·Σ|ab|` with `γ = depth·U/(1 − depth·U)`
+/// whatever its order (Higham, section 3.5), and is then rounded.
+fn compare_product<O: Element>(
+    what: &str,
+    got: &[O],
+    [rows, depth, cols]: [usize; 3],
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+) {
+    assert_eq!(got.len(), rows * cols, "{what}");
+    let (u, tiny) = roundoff::<O>();
+    // Rounding to f32 is the last of the sum's own roundings.
+    let u = if u == U { 0.0 } else { u };
+    for (i, got) in got.iter().enumerate() {
+        let (row, col) = (i / cols, i % cols);
+        let terms = (0..depth).map(|d| a(row, d) * b(d, col));
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+        let of_sum = gamma(depth) * size;
+        close(what, i, f64::from(got.to_f32()), sum, of_sum + u * (sum.abs() + of_sum) + tiny);
+    }
+}
+
+fn gamma(depth: usize) -> f64 {
+    let error = depth as f64 * U;
+    error / (1.0 - error)
+}
+
+/// With `d_j = G_j W_j − 2λ W_j² m_j` and `D = Σ_j |G_j W_j| + 2|λ| W_j² m_j`, each `d_j` has three roundings of `D_j` and
+/// the mask's error times `2|λ| W_j²`; the pair's sum and the mean of the `d` by the soft mask bring at most 32 roundings
+/// of `D` and 80 of `|λ| Σ W²`; the error of `y` brings `SOFT` of `|u − mean| ≤ 2 D`, and four products are left. That is
+/// below 80 of both.
+fn compare_logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>) {
+    let lambda = f64::from(case.spec.regulariser);
+    let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
+    for (g, group) in groups.iter().enumerate() {
+        let weight: [f64; 4] = std::array::from_fn(|j| f64::from(case.weight[4 * g + j].to_f32()));
+        let gradient: [f64; 4] = std::array::from_fn(|j| f64::from(out.gradient[4 * g + j]));
+        let expected = group.logit_gradient(factor, lambda, gradient, weight);
+        let squares: f64 = weight.iter().map(|w| w * w).sum();
+        let size: f64 = (0..4).map(|j| (gradient[j] * weight[j]).abs()).sum::<f64>() + 3.0 * lambda.abs() * squares;
+        let bound = 80.0 * U * factor * size;
+        let (mut sum, mut slack) = (0.0, 0.0);
+        for (i, expected) in expected.into_iter().enumerate() {
+            let at = 6 * g + i;
+            let got = f64::from(out.logit_gradient[at]);
+            let before = if case.spec.accumulate { f64::from(case.before[at]) } else { 0.0 };
+            let total = before + expected;
+            let bound = bound + U * (total.abs() + bound);
+            close("logit_gradient", at, got, total, bound);
+            (sum, slack) = (sum + got - before, slack + bound);
+        }
+        close("a group's sum", g, sum, 0.0, slack);
+    }
+}
+
+fn close(what: &str, index: usize, got: f64, expected: f64, bound: f64) {
+    let error = (got - expected).abs();
+    assert!(
+        error <= bound,
+        "{what}[{index}] is {got}, expected {expected} within {bound:e}, but the error is {error:e}"
+    );
+}
+
+/// The loss `Σ dY∘Y − λ Σ (W∘M)²` under a soft mask of these logits, all in `f64`: what the logits' gradient is of.
+pub(crate) fn loss<L: Logit, W: Element>(case: &Case<L, W>, logits: &[f64]) -> f64 {
+    let spec = &case.spec;
+    let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
+    let (kappa, tau, lambda) =
+        (f64::from(spec.sampling.kappa), f64::from(spec.sampling.tau), f64::from(spec.regulariser));
+    let masked: Vec<f64> = (0..n * k)
+        .map(|i| {
+            let noise = noise::gumbels(spec.sampling.seed, spec.sampling.draw, i as u64 / 4);
+            let z = std::array::from_fn(|p| kappa * logits[i / 4 * 6 + p] + f64::from(noise[p]));
+            f64::from(case.weight[i].to_f32()) * Group::new(Kind::Soft, z, tau).soft[i % 4]
+        })
+        .collect();
+    let (x, dy) = (Matrix(&case.x, k), Matrix(&case.dy, n));
+    let y = |t: usize, n: usize| (0..k).map(|i| x.at(t, i) * masked[n * k + i]).sum::<f64>();
+    let of_output: f64 = (0..t * n).map(|i| dy.at(i / n, i % n) * y(i / n, i % n)).sum();
+    of_output - lambda * masked.iter().map(|m| m * m).sum::<f64>()
+}
