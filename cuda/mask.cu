@@ -5,7 +5,7 @@
 // bytes. Groups beyond the last whole chunk are done one at a time by one thread.
 //
 // Symbols: twofour_mask_{soft,hard}_{logits}_{weights} write the masked weight only;
-//          twofour_mask_{soft,hard,argmax}_full_{logits}_{weights} any choice of outputs, and statistics;
+//          twofour_mask_full_{logits}_{weights} any choice of outputs, and statistics, for any kind of mask;
 //          twofour_mask_backward_{soft,hard}_{logits}_{weights}_{gradient};
 //          twofour_mask_statistics adds up the blocks' shares.
 
@@ -23,7 +23,8 @@ template <typename L>
 constexpr u32 kBlocks = sizeof(L) == 4 ? 4 : 2;
 constexpr u32 kWarps = kThreads / kWarpSize;
 
-enum class Kind { kSoft, kHard, kArgmax };
+// The kind of a mask, in `MaskForwardArgs`; kAny as a template argument: the arguments tell.
+enum class Kind : u32 { kSoft, kHard, kArgmax, kAny };
 
 // Sums over groups, of a block or of all. The layout of `Statistics` in src/mask/mod.rs.
 struct Statistics {
@@ -51,8 +52,10 @@ struct MaskForwardArgs {
   Statistics* statistics;    // null, or [0] for twofour_mask_statistics and [1 + block] for the blocks
   Walk walk;
   Sampling sampling;
+  Kind kind;
+  u32 unused;
 };
-static_assert(sizeof(MaskForwardArgs) == 208, "MaskForwardArgs in src/mask/launch.rs");
+static_assert(sizeof(MaskForwardArgs) == 216, "MaskForwardArgs in src/mask/launch.rs");
 
 struct MaskBackwardArgs {
   const void* logits;
@@ -90,29 +93,29 @@ struct Choice {
   float confidence;
 };
 
+// kAny also serves argmax, whose scores are the logits themselves.
 template <Kind kind>
-TWOFOUR_DEVICE Choice sample(const Sampling& s, const u32x2* lines, u64 group, const float* logits) {
+TWOFOUR_DEVICE Choice sample(const MaskForwardArgs& args, const u32x2* lines, u64 group, const float* logits) {
   float z[6], e[6];
-  float scale = s.scale;
-  if constexpr (kind == Kind::kArgmax) {
+  float scale = args.sampling.scale;
+  noisy_scores(args.sampling, lines, group, logits, z);
+  if (kind == Kind::kAny && args.kind == Kind::kArgmax) {
     TWOFOUR_UNROLL
     for (int i = 0; i < 6; ++i) z[i] = logits[i];
-    scale *= s.kappa;
-  } else {
-    noisy_scores(s, lines, group, logits, z);
+    scale *= args.sampling.kappa;
   }
   Choice choice;
   const float top = largest(z);
   choice.index = choose(z, top);
   exponentials(z, top, scale, e);
   choice.confidence = soft_mask(e, choice.mask);
-  if constexpr (kind != Kind::kSoft) hard_mask(choice.index, choice.mask);
+  if (kind == Kind::kHard || (kind == Kind::kAny && args.kind != Kind::kSoft)) hard_mask(choice.index, choice.mask);
   return choice;
 }
 
 template <Kind kind>
-TWOFOUR_DEVICE void apply(const Choice& choice, const float* w, float* masked) {
-  if constexpr (kind == Kind::kSoft) {
+TWOFOUR_DEVICE void apply(const MaskForwardArgs& args, const Choice& choice, const float* w, float* masked) {
+  if (kind == Kind::kSoft || (kind == Kind::kAny && args.kind == Kind::kSoft)) {
     TWOFOUR_UNROLL
     for (int j = 0; j < 4; ++j) masked[j] = w[j] * choice.mask[j];
   } else {
@@ -183,18 +186,19 @@ TWOFOUR_DEVICE void store_codes(u8* codes, u64 group, u32 packed, u32& even) {
   }
 }
 
-template <typename L, typename W, Kind kind, bool full, int count, bool whole>
+template <typename L, typename W, Kind kind, int count, bool whole>
 TWOFOUR_DEVICE void forward(const MaskForwardArgs& args, const u32x2* lines, u64 group, Place place, Sums& sums,
                             u32& even) {
+  constexpr bool full = kind == Kind::kAny;
   float logits[6 * count], w[4 * count], masked[4 * count], masks[4 * count];
   u32 indices[count];
   read<whole, L>(args.logits, 6 * group, logits);
   if (!full || args.weight) read<whole, W>(args.weight, 4 * group, w);
   TWOFOUR_UNROLL
   for (int i = 0; i < count; ++i) {
-    const Choice choice = sample<kind>(args.sampling, lines, place.global, logits + 6 * i);
+    const Choice choice = sample<kind>(args, lines, place.global, logits + 6 * i);
     place.next(args.walk);
-    apply<kind>(choice, w + 4 * i, masked + 4 * i);
+    apply<kind>(args, choice, w + 4 * i, masked + 4 * i);
     if constexpr (full) {
       indices[i] = choice.index;
       TWOFOUR_UNROLL
@@ -285,7 +289,7 @@ TWOFOUR_DEVICE void add_up(const Sums& sums, Statistics* share) {
   store(share, total);
 }
 
-template <typename L, typename W, Kind kind, bool full>
+template <typename L, typename W, Kind kind>
 TWOFOUR_DEVICE void forward_kernel(const MaskForwardArgs& args) {
   TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
   load_gumbel_lines(lines);
@@ -294,12 +298,12 @@ TWOFOUR_DEVICE void forward_kernel(const MaskForwardArgs& args) {
   u32 even = 0;
   for_each_chunk<count>(
       args.walk,
-      [&](u64 group, Place place) { forward<L, W, kind, full, count, true>(args, lines, group, place, sums, even); },
+      [&](u64 group, Place place) { forward<L, W, kind, count, true>(args, lines, group, place, sums, even); },
       [&](u64 group, Place place) {
         even = group % 2 ? even : 0;
-        forward<L, W, kind, full, 1, false>(args, lines, group, place, sums, even);
+        forward<L, W, kind, 1, false>(args, lines, group, place, sums, even);
       });
-  if constexpr (full) {
+  if constexpr (kind == Kind::kAny) {
     if (args.statistics) add_up(sums, args.statistics + 1 + block_index());
   }
 }
@@ -316,16 +320,15 @@ TWOFOUR_DEVICE void backward_kernel(const MaskBackwardArgs& args) {
 
 // ---- symbols ----------------------------------------------------------------------------------------------
 
-#define FORWARD(kind, variant, full, L, W)                                                                         \
-  TWOFOUR_KERNEL(twofour_mask_##variant##_##L##_##W, MaskForwardArgs, kThreads, full ? kBlocks<L> : kBlocksLean) { \
-    forward_kernel<L, W, Kind::kind, full>(args);                                                                  \
+#define FORWARD(kind, variant, L, W)                                            \
+  TWOFOUR_KERNEL(twofour_mask_##variant##_##L##_##W, MaskForwardArgs, kThreads, \
+                 Kind::kind == Kind::kAny ? kBlocks<L> : kBlocksLean) {         \
+    forward_kernel<L, W, Kind::kind>(args);                                     \
   }
-#define FORWARDS(L, W)                  \
-  FORWARD(kSoft, soft, false, L, W)     \
-  FORWARD(kHard, hard, false, L, W)     \
-  FORWARD(kSoft, soft_full, true, L, W) \
-  FORWARD(kHard, hard_full, true, L, W) \
-  FORWARD(kArgmax, argmax_full, true, L, W)
+#define FORWARDS(L, W)       \
+  FORWARD(kSoft, soft, L, W) \
+  FORWARD(kHard, hard, L, W) \
+  FORWARD(kAny, full, L, W)
 #define BACKWARD(hard, variant, L, W, G)                                                                      \
   TWOFOUR_KERNEL(twofour_mask_backward_##variant##_##L##_##W##_##G, MaskBackwardArgs, kThreads, kBlocks<L>) { \
     backward_kernel<L, W, G, hard>(args);                                                                     \

@@ -28,14 +28,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let table = out.join("units.cpp");
     fs::write(&table, table_text(&names))?;
 
-    let mut compiler = compiler(&here, &cuda);
-    let objects = compiler.files(&units).try_compile_intermediates()?;
-    for object in &objects {
-        gather_static_shared(object);
+    units.insert(0, here.join("runtime/shared_begin.cpp"));
+    units.push(here.join("runtime/shared_end.cpp"));
+    let mut build = compiler(&here, &cuda);
+    let objects = build.files(&units).try_compile_intermediates()?;
+    let joined = join(&build, &objects, &out.join("kernels.o"));
+    if joined.is_none() {
+        println!("cargo::warning=objects cannot be joined: static shared memory is not filled before a block");
     }
+
     let mut archive = cc::Build::new();
     archive.cpp(true).debug(true).std("c++17").include(here.join("include"));
-    archive.file(here.join("runtime/runtime.cpp")).file(&table).objects(&objects);
+    archive.define("TWOFOUR_EMULATOR_JOINED", if joined.is_some() { "1" } else { "0" });
+    archive.file(here.join("runtime/runtime.cpp")).file(&table).objects(joined.map_or(objects, |object| vec![object]));
     archive.try_compile("twofour_emulated_kernels")?;
     Ok(())
 }
@@ -101,7 +106,7 @@ fn compiler(here: &Path, cuda: &Path) -> cc::Build {
     build.include(here.join("include")).include(cuda).define("TWOFOUR_EMULATED", "1");
     // Floats round as on the device: an fma only where one is written. Kernels reinterpret memory freely.
     build.flag("-ffp-contract=off").flag("-fno-strict-aliasing").flag("-fno-exceptions");
-    // One section for all thread-local variables of an object, for `gather_static_shared`.
+    // One section for all thread-local variables of an object, for `join`.
     build.flag("-fno-data-sections");
     // A frame larger than the guard page of a fiber's stack must still run into it.
     build.flag_if_supported("-fstack-clash-protection");
@@ -140,11 +145,14 @@ fn undefined_behaviour_traps() -> [&'static str; 2] {
     ]
 }
 
-/// Renames the section of an object's thread-local variables, which are its kernels' static shared memory and nothing
-/// else, so that the linker lays those of all kernels side by side between two names (runtime/runtime.cpp).
-fn gather_static_shared(object: &Path) {
-    let renamed = Command::new("objcopy").arg("--rename-section").arg(".tbss=twofour_shared").arg(object).status();
-    if !renamed.is_ok_and(|status| status.success()) {
-        println!("cargo::warning=no objcopy: static shared memory is not filled before a block, nor checked");
+/// Joins objects into one. Their thread-local variables, which are the kernels' static shared memory and nothing else, then
+/// lie side by side in the order of the objects, in every later link; so the first and the last mark both ends.
+fn join(build: &cc::Build, objects: &[PathBuf], joined: &Path) -> Option<PathBuf> {
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
+        return None;
     }
+    let linker = build.try_get_compiler().ok()?;
+    let mut command = Command::new(linker.path());
+    let status = command.arg("-r").arg("-nostdlib").arg("-o").arg(joined).args(objects).status();
+    status.is_ok_and(|status| status.success()).then(|| joined.to_owned())
 }

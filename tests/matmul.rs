@@ -9,6 +9,9 @@ mod case;
 mod checks;
 #[path = "matmul/executor.rs"]
 mod executor;
+#[cfg(feature = "cuda")]
+#[path = "matmul/gpu.rs"]
+mod gpu_only;
 #[path = "matmul/oracle.rs"]
 mod oracle;
 #[path = "matmul/suite.rs"]

@@ -2,11 +2,11 @@
 // and a line of the table for each.
 #pragma once
 
-#include "philox.cuh"
+#include "common/philox.cuh"
 
 namespace twofour {
 
-#include "gumbel_table.cuh"
+#include "common/gumbel_table.cuh"
 
 constexpr u32 kGumbelLineCount = sizeof(kGumbelLines) / sizeof(kGumbelLines[0]);
 // `bits_of(t) >> 17` of the smallest t, 2^-22.
@@ -26,9 +26,6 @@ TWOFOUR_DEVICE void load_gumbel_lines(u32x2* shared) {
   for (u32 i = thread_index(); i < kGumbelLineCount; i += block_size()) shared[i] = load_8(&kGumbelLines[i]);
   sync_threads();
 }
-
-// Clears the sign; compilers make it a modifier of the instruction that uses it.
-TWOFOUR_DEVICE float absolute(float x) { return __builtin_fabsf(x); }
 
 // -ln(-ln u) for u = 1 + u - 1 = (k + 1/2) * 2^-21. The subtractions are exact.
 //

@@ -2,7 +2,7 @@
 // pattern" inside kernels: it keeps nothing and its code is 0, which no hardware accepts.
 #pragma once
 
-#include "types.cuh"
+#include "common/types.cuh"
 
 namespace twofour {
 

@@ -2,7 +2,7 @@
 // The host twin is `philox` in src/noise.rs, tested against the published known answers.
 #pragma once
 
-#include "ptx.cuh"
+#include "common/ptx.cuh"
 
 namespace twofour {
 

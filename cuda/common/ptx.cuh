@@ -144,6 +144,13 @@ TWOFOUR_PTX_3(fma, double, "d", double, "d", "fma.rn.f64")
 TWOFOUR_PTX_2(divide, float, "f", float, "f", "div.rn.f32")
 TWOFOUR_PTX_1(square_root, float, "f", float, "f", "sqrt.rn.f32")
 
+// [9.7.3.9 abs] Clears the sign; ptxas makes it a modifier of the instruction that uses it.
+TWOFOUR_DEVICE float absolute(float x) {
+  float d;
+  asm("abs.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
 // [9.7.3 min, max] NaN if either is NaN, and -0 < +0.
 TWOFOUR_PTX_2(min_nan, float, "f", float, "f", "min.NaN.f32")
 TWOFOUR_PTX_2(max_nan, float, "f", float, "f", "max.NaN.f32")

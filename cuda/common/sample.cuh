@@ -2,8 +2,8 @@
 // hard choice the largest score makes. Shared by all kernels that sample.
 #pragma once
 
-#include "gumbel.cuh"
-#include "pattern.cuh"
+#include "common/gumbel.cuh"
+#include "common/pattern.cuh"
 
 namespace twofour {
 

@@ -2,7 +2,7 @@
 // where the run allows it, one element an access for a tail.
 #pragma once
 
-#include "ptx.cuh"
+#include "common/ptx.cuh"
 
 namespace twofour {
 

@@ -3,7 +3,7 @@
 // up to date by additions: it jumps where a row of the shard ends. src/device/walk.rs fills the struct.
 #pragma once
 
-#include "ptx.cuh"
+#include "common/ptx.cuh"
 
 namespace twofour {
 

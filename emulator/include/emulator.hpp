@@ -133,8 +133,8 @@ inline void* dynamic_shared() { return reinterpret_cast<void*>(twofour_emulator_
 
 }  // namespace twofour_emulator
 
-// One per OS thread, and an OS thread runs one block at a time. build.rs gathers them in a section of their own, which
-// is what lets the emulator fill them with 0xFF before each block.
+// One per OS thread, and an OS thread runs one block at a time. build.rs lays all of them side by side, so that the
+// emulator can fill them with 0xFF before each block.
 #define TWOFOUR_EMULATOR_SHARED static thread_local
 
 #define TWOFOUR_EMULATOR_KERNEL(symbol, Args, max_threads, min_blocks)                                        \

@@ -45,6 +45,7 @@ TWOFOUR_DEVICE float min_nan(float a, float b) {
   if (a == b) return float_of(bits_of(a) | bits_of(b));
   return a < b ? a : b;
 }
+TWOFOUR_DEVICE float absolute(float x) { return float_of(bits_of(x) & 0x7fffffff); }
 TWOFOUR_DEVICE float max_nan(float a, float b) {
   if (is_nan(a) || is_nan(b)) return float_of(kNan);
   if (a == b) return float_of(bits_of(a) & bits_of(b));

@@ -21,7 +21,7 @@ TWOFOUR_KERNEL(twofour_test_narrow, NarrowArgs, 256, 1) {
   if (i >= args.count) return;
   const float x = load(args.in + i), other = load(args.in + (i ^ 1));
   store(args.f16s + i, to_f16(x).bits);
-  store(args.bf16s + i, from_float<bf16>(x).bits);
+  store(args.bf16s + i, to_bf16(x).bits);
   store(args.f16_pairs + i, pack_f16x2(x, other));
   store(args.bf16_pairs + i, pack_bf16x2(x, other));
   store(args.tf32s + i, to_tf32(from_float<float>(x)));

@@ -22,41 +22,27 @@ void twofour_emulator_enter(const Kernel* kernel, const void* args, Thread* thre
 // For the test that src/thread.rs says the same.
 std::size_t twofour_emulator_thread_size() { return sizeof(Thread); }
 
-#if defined(__linux__)
-
-// The linker's names for both ends of the section of static shared memory (build.rs); none if no kernel has any.
-extern char __start_twofour_shared[] __attribute__((weak));
-extern char __stop_twofour_shared[] __attribute__((weak));
-
-struct StaticShared {
-  void* start;
-  std::size_t bytes;
-};
-
-// The section as the linker placed it is the image of a thread's own copy, which is at the same distance from the start
-// of the thread's block.
-static int find_static_shared(dl_phdr_info* module, std::size_t, void* found) {
-  const auto section = reinterpret_cast<std::uintptr_t>(__start_twofour_shared);
-  for (int i = 0; i < module->dlpi_phnum; ++i) {
-    const auto& segment = module->dlpi_phdr[i];
-    const auto start = module->dlpi_addr + segment.p_vaddr;
-    if (segment.p_type != PT_TLS || section < start || section >= start + segment.p_memsz) continue;
-    if (module->dlpi_tls_data == nullptr) return 1;
-    auto* shared = static_cast<StaticShared*>(found);
-    shared->start = static_cast<char*>(module->dlpi_tls_data) + (section - start);
-    shared->bytes = static_cast<std::size_t>(__stop_twofour_shared - __start_twofour_shared);
-    return 1;
-  }
-  return 0;
-}
-
 // The calling OS thread's static shared memory, of all kernels together.
-void twofour_emulator_static_shared(void** start, std::size_t* bytes) {
-  StaticShared shared{nullptr, 0};
-  if (&__start_twofour_shared[0] != &__stop_twofour_shared[0]) dl_iterate_phdr(find_static_shared, &shared);
-  *start = shared.start;
-  *bytes = shared.bytes;
+#if TWOFOUR_EMULATOR_JOINED
+
+extern __thread char twofour_emulator_shared_begin[64];
+extern __thread char twofour_emulator_shared_end[64];
+
+void twofour_emulator_static_shared(char** start, std::size_t* bytes) {
+  *start = twofour_emulator_shared_begin + sizeof twofour_emulator_shared_begin;
+  *bytes = static_cast<std::size_t>(twofour_emulator_shared_end - *start);
 }
+
+#else
+
+void twofour_emulator_static_shared(char** start, std::size_t* bytes) {
+  *start = nullptr;
+  *bytes = 0;
+}
+
+#endif
+
+#if defined(__linux__)
 
 // Mirrors `Image` in src/access.rs.
 struct Image {
@@ -88,11 +74,6 @@ bool twofour_emulator_in_image(std::uintptr_t address, Image* image) {
 }
 
 #else
-
-void twofour_emulator_static_shared(void** start, std::size_t* bytes) {
-  *start = nullptr;
-  *bytes = 0;
-}
 
 // Not known: tables are then out of bounds for load().
 bool twofour_emulator_in_image(std::uintptr_t, void*) { return false; }

@@ -62,8 +62,10 @@ pub struct ForwardArgs {
     statistics: u64,
     walk: Walk,
     sampling: SamplingArgs,
+    kind: u32,
+    unused: u32,
 }
-const _: () = assert!(size_of::<ForwardArgs>() == 208);
+const _: () = assert!(size_of::<ForwardArgs>() == 216);
 
 /// `MaskBackwardArgs`.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -143,6 +145,12 @@ impl<L: Logit, W: Element> Forward<'_, Raw, L, W> {
             statistics: address("statistics", self.statistics)?,
             walk: Walk::new(self.shape, &self.shard, chunk(L::DTYPE), threads)?,
             sampling: SamplingArgs::new(&self.sampling),
+            kind: match self.kind {
+                Kind::Soft => 0,
+                Kind::Hard => 1,
+                Kind::Argmax => 2,
+            },
+            unused: 0,
         };
         let name = forward_symbol(self.kind, self.only_masked(), L::DTYPE, W::DTYPE);
         let statistics = self.statistics.map(|_| Launch {
@@ -206,9 +214,7 @@ fn forward_symbol(kind: Kind, only_masked: bool, logits: DType, weights: DType) 
     match (kind, only_masked) {
         (Kind::Soft, true) => by_types!("twofour_mask_soft", logits, weights),
         (Kind::Hard, true) => by_types!("twofour_mask_hard", logits, weights),
-        (Kind::Soft, false) => by_types!("twofour_mask_soft_full", logits, weights),
-        (Kind::Hard, false) => by_types!("twofour_mask_hard_full", logits, weights),
-        (Kind::Argmax, _) => by_types!("twofour_mask_argmax_full", logits, weights),
+        _ => by_types!("twofour_mask_full", logits, weights),
     }
 }
 

@@ -228,9 +228,8 @@ impl Plan {
         let preference = Preference::new(workspace_bytes)?;
         let (desc, pref) = (description.0, preference.0);
         // SAFETY: all descriptors are live.
-        let choice = unsafe {
-            result::get_matmul_algo_heuristic(handle, desc, first.0, second.0, result.0, result.0, pref)
-        };
+        let choice =
+            unsafe { result::get_matmul_algo_heuristic(handle, desc, first.0, second.0, result.0, result.0, pref) };
         let algorithm = choice.map_err(blas_error("cublasLtMatmulAlgoGetHeuristic"))?.algo;
         Ok(Self { description, first, second, result, algorithm })
     }

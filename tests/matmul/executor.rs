@@ -94,11 +94,7 @@ mod gpu {
         /// `None` after saying that there is no GPU; fails instead if `TWOFOUR_REQUIRE_GPU=1`.
         pub(crate) fn find() -> Option<Self> {
             match device::context(0) {
-                Ok(context) => {
-                    let stream = context.default_stream();
-                    let blas = RefCell::new(BlasLt::new(&stream).unwrap());
-                    Some(Self { stream, blas })
-                }
+                Ok(context) => Some(Self::on(&context.default_stream())),
                 Err(error) if std::env::var_os("TWOFOUR_REQUIRE_GPU").is_some_and(|value| value == "1") => {
                     panic!("TWOFOUR_REQUIRE_GPU=1, but {error}")
                 }
@@ -107,6 +103,10 @@ mod gpu {
                     None
                 }
             }
+        }
+
+        pub(crate) fn on(stream: &Arc<CudaStream>) -> Self {
+            Self { stream: Arc::clone(stream), blas: RefCell::new(BlasLt::new(stream).unwrap()) }
         }
 
         /// The driver gives no empty array: there is always an element more than the views below show.

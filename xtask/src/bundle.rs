@@ -85,7 +85,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             None => println!("left out: {path}"),
         }
     }
-    copy(&build::own(root)?, &options.out.join("xtask"))?;
+    copy(&build::own(root, &nvcc)?, &options.out.join("xtask"))?;
     fs::write(options.out.join("manifest.tsv"), manifest)?;
     for (from, to) in FILES {
         copy(&root.join(from), &options.out.join(to))?;

@@ -3,13 +3,20 @@
 use anyhow::Result;
 use clap::Parser;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+mod bundle;
 mod cost;
 mod noise;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about)]
 enum Task {
+    /// Gather tests, benches and examples in a folder for a GPU machine without Rust (xtask/bundle/README.md).
+    Bundle(bundle::Options),
+    /// What the bundle does with this program on that machine.
+    #[command(subcommand, hide = true)]
+    OnDevice(bundle::OnDevice),
     /// Compile every kernel for every architecture and write what it costs to cuda/COST.md.
     Cost(cost::Options),
     /// Generate the Gumbel table, or with --check compare it with what is checked in.
@@ -20,11 +27,14 @@ enum Task {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Task::parse() {
+        Task::Bundle(options) => bundle::run(&root(), &options),
+        Task::OnDevice(task) => return bundle::on_device(&task),
         Task::Cost(options) => cost::run(&root(), &options),
         Task::Noise { check } => noise::run(&root(), check),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The workspace's root folder.

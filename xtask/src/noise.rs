@@ -90,10 +90,8 @@ fn partition(range: &std::ops::Range<u32>, before: impl Fn(u32) -> bool) -> u32 
 
 /// The line through a segment, zero where no value falls into it.
 fn fit(members: &[u32], below: bool, consts: &mut Consts) -> Result<Line> {
-    let points = members
-        .iter()
-        .map(|&n| (BigFloat::from_f32(t_of(n), BITS), gumbel(n, below, consts)))
-        .collect::<Vec<_>>();
+    let points =
+        members.iter().map(|&n| (BigFloat::from_f32(t_of(n), BITS), gumbel(n, below, consts))).collect::<Vec<_>>();
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return Ok(Line::default()) };
     let slope = if points.len() == 1 {
         0.0

@@ -139,8 +139,25 @@ fn add_product(depth: usize, left: &Panel<'_>, right: &Panel<'_>, sum: &mut [f32
     // rows * cols values and, being borrowed mutably, overlaps neither.
     unsafe {
         gemm::gemm(
-            rows, cols, depth, to, 1, cols as isize, true, left, left_cols, left_rows, right, right_cols, right_rows,
-            1.0, 1.0, false, false, false, one_thread,
+            rows,
+            cols,
+            depth,
+            to,
+            1,
+            cols as isize,
+            true,
+            left,
+            left_cols,
+            left_rows,
+            right,
+            right_cols,
+            right_rows,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            one_thread,
         );
     }
 }

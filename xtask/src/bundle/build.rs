@@ -59,8 +59,8 @@ pub(super) fn all(root: &Path, nvcc: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// This program, stripped.
-pub(super) fn own(root: &Path) -> Result<PathBuf> {
-    let messages = cargo(root, Path::new("off"), &["build", "--package", "xtask"])?;
+pub(super) fn own(root: &Path, nvcc: &Path) -> Result<PathBuf> {
+    let messages = cargo(root, nvcc, &["build", "--package", "xtask"])?;
     messages.into_iter().find_map(|message| message.executable).context("cargo built no xtask")
 }
 

@@ -13,14 +13,13 @@ enum Treatment {
 }
 
 /// The programs that cannot be run whole on a machine without the sources, Rust and a C compiler, and why.
-const EXCEPTIONS: [(&str, Treatment, &str); 5] = [
+const EXCEPTIONS: [(&str, Treatment, &str); 4] = [
     (
         "tests/device",
         Treatment::Only(&["a_real_device", "nvrtc_compiles"]),
         "the others compile fake libraries with a C compiler, from the sources",
     ),
     ("tests/examples", Treatment::LeaveOut, "starts cargo; the examples themselves are here"),
-    ("tests/package", Treatment::LeaveOut, "reads the sources"),
     ("benches/emulator-speed", Treatment::LeaveOut, "measures the emulator, which no GPU makes faster"),
     ("examples/emulator-develop", Treatment::LeaveOut, "is there to be changed and built"),
 ];
