@@ -22,7 +22,8 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> OnDevice for T {}
 
 fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
     let mut rng = pass.rng();
-    let mut case = ForwardCase::new(pass.shape, pass.kind, pass.sampling, &pass.logits(&mut rng), &pass.weights(&mut rng));
+    let mut case =
+        ForwardCase::new(pass.shape, pass.kind, pass.sampling, &pass.logits(&mut rng), &pass.weights(&mut rng));
     case.shard = pass.shard;
     // Which outputs are wanted varies, for it chooses the kernel.
     match rng.random_range(0..4) {
@@ -31,7 +32,10 @@ fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
             case.weight = None;
             case.wants = Wants { masked: false, ..Wants::ALL };
         }
-        2 => case.wants = Wants { masked: rng.random(), mask: rng.random(), patterns: true, codes: true, statistics: false },
+        2 => {
+            case.wants =
+                Wants { masked: rng.random(), mask: rng.random(), patterns: true, codes: true, statistics: false }
+        }
         _ => {
             let code = |_| CODE[rng.random_range(0..6)] | CODE[rng.random_range(0..6)] << 4;
             case.previous_codes = Some((0..case.shape.packed_codes()).map(code).collect());
@@ -213,8 +217,12 @@ fn backward_of_types(executor: &Executor, pass: &Pass) {
 /// Runs a property on `cases` random passes; failures are kept beside this file.
 fn for_all(types: usize, cases: u32, property: impl Fn(&Pass)) {
     let persistence = FileFailurePersistence::WithSource("regressions");
-    let config =
-        Config { cases, failure_persistence: Some(Box::new(persistence)), source_file: Some(file!()), ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: Some(Box::new(persistence)),
+        source_file: Some(file!()),
+        ..Config::default()
+    };
     TestRunner::new(config)
         .run(&passes(types), |pass| {
             property(&pass);

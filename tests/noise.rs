@@ -109,7 +109,9 @@ struct GumbelsArgs {
 
 #[test]
 fn emulated_groups_have_the_same_bits() {
-    for (seed, draw, first) in [(0, 0, 0), (1, 2, 3), (u64::MAX, u64::MAX, (1 << 61) - 7), (7, 1 << 40, u64::from(u32::MAX) - 9)] {
+    for (seed, draw, first) in
+        [(0, 0, 0), (1, 2, 3), (u64::MAX, u64::MAX, (1 << 61) - 7), (7, 1 << 40, u64::from(u32::MAX) - 9)]
+    {
         let groups = 1500usize;
         let out = Buffer::output::<f32>("out", 6 * groups).unwrap();
         let args = GumbelsArgs {
@@ -185,7 +187,10 @@ fn fields_groups_draws_and_seeds_are_independent() {
     for seed in SEEDS {
         for a in 0..6 {
             for b in 0..a {
-                let pair = |group| { let k = noise::fields(seed, 9, group); (k[a], k[b]) };
+                let pair = |group| {
+                    let k = noise::fields(seed, 9, group);
+                    (k[a], k[b])
+                };
                 pairs_are_independent(&format!("fields {a} and {b}"), (0..GROUPS).map(pair));
             }
             let of = |seed, draw, group| noise::fields(seed, draw, group)[a];
@@ -222,7 +227,8 @@ fn moments_are_those_of_a_gumbel_variate() {
 #[test]
 fn choices_follow_the_softmax() {
     const GROUPS: u64 = 1 << 20;
-    let cases = [([0.0f32; 6], 1.0f32), ([0.0, 1.0, 2.0, -1.0, 0.5, -2.0], 1.0), ([0.03, -0.03, 0.0, 0.01, 0.0, -0.01], 100.0)];
+    let cases =
+        [([0.0f32; 6], 1.0f32), ([0.0, 1.0, 2.0, -1.0, 0.5, -2.0], 1.0), ([0.03, -0.03, 0.0, 0.01, 0.0, -0.01], 100.0)];
     for (logits, kappa) in cases {
         let weights = logits.map(|l| f64::from(kappa * l).exp());
         let total: f64 = weights.iter().sum();

@@ -32,6 +32,8 @@ from torch_mask import Case, Peer
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "twofour"
+Samples = dict[str, list[float]]
+Result = dict[str, Any]
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to OUT")
-    parser.add_argument("--ours", type=Path, metavar="PATH", help="the built `peer` bench; default: build it with cargo")
+    parser.add_argument("--ours", type=Path, metavar="PATH", help="the built `peer` bench; default: cargo builds it")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides; default: all")
     parser.add_argument("--rounds", type=int, help="default 30")
     parser.add_argument("--budget", type=float, default=90, help="seconds a case, after 5 rounds; default 90")
@@ -66,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", default="soft", help="of soft, hard; default soft")
     parser.add_argument("--types", default="f32:f32,f32:bf16,bf16:bf16", help="logits:weights, of f32, f16, bf16")
     parser.add_argument("--metrics", action="store_true", help="with what MaskLLM logs, and its regulariser")
-    parser.add_argument("--peers", default=";".join(torch_mask.FORMS), help="default: %(default)s")
+    parser.add_argument("--peers", default=",".join(torch_mask.FORMS), help="default all: %(default)s")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.quick else 30)
     small = "512x1024" if args.quick else "2048x4096"
@@ -118,14 +120,14 @@ class Ours:
         return float(answer)
 
 
-def measure(ours: Ours, case: Case, device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(ours: Ours, case: Case, device: str, args: argparse.Namespace) -> list[Result]:
     """All sides in turn, in another order each round; a result for each peer."""
-    peers = {name: Peer(name, case, device) for name in args.peers.split(";")}
+    peers = {name: Peer(name, case, device) for name in args.peers.split(",")}
     sides = {OURS: lambda iterations: ours.time(case, device, iterations)}
     sides |= {name: peer.time for name, peer in peers.items()}
     turn = 0.02 if args.quick else 0.1  # seconds
     iterations = {name: max(1, round(turn * 1e9 / side(1))) for name, side in sides.items()}
-    samples: dict[str, list[float]] = {name: [] for name in sides}
+    samples: Samples = {name: [] for name in sides}
     clocks, deadline, order = [gpu_state(device)], time.monotonic() + args.budget, list(sides)
     for done in range(args.rounds):
         if done >= 5 and time.monotonic() > deadline:
@@ -137,7 +139,7 @@ def measure(ours: Ours, case: Case, device: str, args: argparse.Namespace) -> li
     return [result(case, device, name, samples, clocks) for name in peers]
 
 
-def result(case: Case, device: str, peer: str, samples: dict[str, list[float]], clocks: list[str | None]) -> dict[str, Any]:
+def result(case: Case, device: str, peer: str, samples: Samples, clocks: list[str | None]) -> Result:
     pairs = list(zip(samples[OURS], samples[peer], strict=True))
     low, *_, high = statistics.quantiles([theirs / ours for ours, theirs in pairs], n=5, method="inclusive")
     return dataclasses.asdict(case) | {
@@ -159,7 +161,7 @@ HEADER = """\
 | --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | ---: |"""
 
 
-def row(result: dict[str, Any]) -> str:
+def row(result: Result) -> str:
     r = result
     cells = [
         r["device"],
@@ -189,7 +191,8 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(facts: dict[str, Any]) -> str:
     load = facts["load at the start"][0]
-    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {facts['threads']} threads a side, load {load:.1f} before"]
+    sides = f"{facts['threads']} threads a side, load {load:.1f} before"
+    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {sides}"]
     if facts["gpu"]:
         lines.append(facts["gpu"])
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Learnable 2:4 masks in PyTorch, as people run them: the formulas of MaskLLM (arXiv 2409.17481) and leaner forms.
 
-A weight [N, K] has a gate [N*K/4, 6], the scores of the six patterns. A peer is one way to turn gate and weight into the
-masked weight; the gradient to the gate is autograd's.
+A weight [N, K] has a gate [N*K/4, 6], the scores of the six patterns. A peer is one way to turn gate and weight into
+the masked weight; the gradient to the gate is autograd's.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Peer:
         self._repeat(iterations)
         end.record()
         torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return float(begin.elapsed_time(end)) / 1e3
 
 
 def compiled() -> Form:
@@ -152,7 +152,7 @@ def compiled() -> Form:
 
 
 FORMS: dict[str, Callable[[], Form]] = {
-    "eager, as MaskLLM": lambda: as_written,
-    "eager, lean": lambda: lean,
-    "torch.compile": compiled,
+    "eager-maskllm": lambda: as_written,
+    "eager-lean": lambda: lean,
+    "compile": compiled,
 }

@@ -138,18 +138,12 @@ TWOFOUR_PTX_1(leading_zeros, u32, "r", u32, "r", "clz.b32")
 TWOFOUR_PTX_3(funnel_shift_right, u32, "r", u32, "r", "shf.r.wrap.b32")
 TWOFOUR_PTX_3(byte_permute, u32, "r", u32, "r", "prmt.b32")
 
-// [9.7.3 fma, div, sqrt] IEEE: one rounding, subnormals kept.
+// [9.7.3 abs, fma, div, sqrt] IEEE: one rounding, subnormals kept. ptxas folds abs into the instruction that uses it.
+TWOFOUR_PTX_1(absolute, float, "f", float, "f", "abs.f32")
 TWOFOUR_PTX_3(fma, float, "f", float, "f", "fma.rn.f32")
 TWOFOUR_PTX_3(fma, double, "d", double, "d", "fma.rn.f64")
 TWOFOUR_PTX_2(divide, float, "f", float, "f", "div.rn.f32")
 TWOFOUR_PTX_1(square_root, float, "f", float, "f", "sqrt.rn.f32")
-
-// [9.7.3.9 abs] Clears the sign; ptxas makes it a modifier of the instruction that uses it.
-TWOFOUR_DEVICE float absolute(float x) {
-  float d;
-  asm("abs.f32 %0, %1;" : "=f"(d) : "f"(x));
-  return d;
-}
 
 // [9.7.3 min, max] NaN if either is NaN, and -0 < +0.
 TWOFOUR_PTX_2(min_nan, float, "f", float, "f", "min.NaN.f32")
@@ -193,6 +187,23 @@ TWOFOUR_SHUFFLE(shuffle_xor, "bfly")
 TWOFOUR_SHUFFLE(shuffle_down, "down")
 TWOFOUR_SHUFFLE(shuffle_index, "idx")
 #undef TWOFOUR_SHUFFLE
+
+// Shuffles of the other types: as the bits of u32.
+TWOFOUR_DEVICE float shuffle_xor(float x, u32 mask) { return float_of(shuffle_xor(bits_of(x), mask)); }
+TWOFOUR_DEVICE float shuffle_down(float x, u32 delta) { return float_of(shuffle_down(bits_of(x), delta)); }
+TWOFOUR_DEVICE float shuffle_index(float x, u32 source) { return float_of(shuffle_index(bits_of(x), source)); }
+TWOFOUR_DEVICE u64 shuffle_xor(u64 x, u32 mask) {
+  return u64(shuffle_xor(u32(x >> 32), mask)) << 32 | shuffle_xor(u32(x), mask);
+}
+TWOFOUR_DEVICE u64 shuffle_down(u64 x, u32 delta) {
+  return u64(shuffle_down(u32(x >> 32), delta)) << 32 | shuffle_down(u32(x), delta);
+}
+TWOFOUR_DEVICE u64 shuffle_index(u64 x, u32 source) {
+  return u64(shuffle_index(u32(x >> 32), source)) << 32 | shuffle_index(u32(x), source);
+}
+TWOFOUR_DEVICE double shuffle_xor(double x, u32 mask) { return double_of(shuffle_xor(bits_of(x), mask)); }
+TWOFOUR_DEVICE double shuffle_down(double x, u32 delta) { return double_of(shuffle_down(bits_of(x), delta)); }
+TWOFOUR_DEVICE double shuffle_index(double x, u32 source) { return double_of(shuffle_index(bits_of(x), source)); }
 
 // [9.7.13 vote.sync] ballot: bit l is lane l's predicate.
 TWOFOUR_DEVICE u32 ballot(bool predicate) {
@@ -346,22 +357,5 @@ template <>
 TWOFOUR_DEVICE bf16 from_float<bf16>(float x) {
   return to_bf16(x);
 }
-
-// Shuffles of the other types: as the bits of u32.
-TWOFOUR_DEVICE float shuffle_xor(float x, u32 mask) { return float_of(shuffle_xor(bits_of(x), mask)); }
-TWOFOUR_DEVICE float shuffle_down(float x, u32 delta) { return float_of(shuffle_down(bits_of(x), delta)); }
-TWOFOUR_DEVICE float shuffle_index(float x, u32 source) { return float_of(shuffle_index(bits_of(x), source)); }
-TWOFOUR_DEVICE u64 shuffle_xor(u64 x, u32 mask) {
-  return u64(shuffle_xor(u32(x >> 32), mask)) << 32 | shuffle_xor(u32(x), mask);
-}
-TWOFOUR_DEVICE u64 shuffle_down(u64 x, u32 delta) {
-  return u64(shuffle_down(u32(x >> 32), delta)) << 32 | shuffle_down(u32(x), delta);
-}
-TWOFOUR_DEVICE u64 shuffle_index(u64 x, u32 source) {
-  return u64(shuffle_index(u32(x >> 32), source)) << 32 | shuffle_index(u32(x), source);
-}
-TWOFOUR_DEVICE double shuffle_xor(double x, u32 mask) { return double_of(shuffle_xor(bits_of(x), mask)); }
-TWOFOUR_DEVICE double shuffle_down(double x, u32 delta) { return double_of(shuffle_down(bits_of(x), delta)); }
-TWOFOUR_DEVICE double shuffle_index(double x, u32 source) { return double_of(shuffle_index(bits_of(x), source)); }
 
 }  // namespace twofour

@@ -11,10 +11,11 @@ TWOFOUR_DEVICE void sync_warp(Site site = Site::here()) {
 }
 
 struct ShuffleLane {
-  u32 value, which, result;
+  u64 value, result;
+  u32 which;
 };
 
-// The lane that lane `self` reads from; the hardware looks at five bits of `which`.
+// Source::of(self, which): the lane that lane `self` reads from. The hardware looks at five bits of `which`.
 template <typename Source>
 TWOFOUR_DEVICE void shuffle_lanes(void* const* lanes) {
   for (u32 self = 0; self < kWarpSize; ++self) {
@@ -23,11 +24,13 @@ TWOFOUR_DEVICE void shuffle_lanes(void* const* lanes) {
     mine->result = static_cast<const ShuffleLane*>(lanes[source])->value;
   }
 }
-template <typename Source>
-TWOFOUR_DEVICE u32 shuffle(const char* what, u32 value, u32 which, Site site) {
-  ShuffleLane lane{value, which, 0};
+template <typename Source, typename T>
+TWOFOUR_DEVICE T shuffle(const char* what, T value, u32 which, Site site) {
+  ShuffleLane lane{0, 0, which};
+  std::memcpy(&lane.value, &value, sizeof value);
   ::twofour_emulator::collective(what, lane, shuffle_lanes<Source>, site);
-  return lane.result;
+  std::memcpy(&value, &lane.result, sizeof value);
+  return value;
 }
 
 struct XorSource {
@@ -39,15 +42,21 @@ struct DownSource {
 struct IndexSource {
   static u32 of(u32, u32 source) { return source; }
 };
-TWOFOUR_DEVICE u32 shuffle_xor(u32 x, u32 mask, Site site = Site::here()) {
-  return shuffle<XorSource>("shuffle_xor", x, mask, site);
-}
-TWOFOUR_DEVICE u32 shuffle_down(u32 x, u32 delta, Site site = Site::here()) {
-  return shuffle<DownSource>("shuffle_down", x, delta, site);
-}
-TWOFOUR_DEVICE u32 shuffle_index(u32 x, u32 source, Site site = Site::here()) {
-  return shuffle<IndexSource>("shuffle_index", x, source, site);
-}
+#define TWOFOUR_SHUFFLE(T)                                                    \
+  TWOFOUR_DEVICE T shuffle_xor(T x, u32 mask, Site site = Site::here()) {     \
+    return shuffle<XorSource>("shuffle_xor", x, mask, site);                  \
+  }                                                                           \
+  TWOFOUR_DEVICE T shuffle_down(T x, u32 delta, Site site = Site::here()) {   \
+    return shuffle<DownSource>("shuffle_down", x, delta, site);               \
+  }                                                                           \
+  TWOFOUR_DEVICE T shuffle_index(T x, u32 source, Site site = Site::here()) { \
+    return shuffle<IndexSource>("shuffle_index", x, source, site);            \
+  }
+TWOFOUR_SHUFFLE(u32)
+TWOFOUR_SHUFFLE(u64)
+TWOFOUR_SHUFFLE(float)
+TWOFOUR_SHUFFLE(double)
+#undef TWOFOUR_SHUFFLE
 
 TWOFOUR_DEVICE void ballot_lanes(void* const* lanes) {
   u32 votes = 0;

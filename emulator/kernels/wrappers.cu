@@ -75,7 +75,8 @@ TWOFOUR_KERNEL(twofour_test_math, MathArgs, 256, 1) {
                                  bits_of(rcp_approx(x)),
                                  u32(bits_of(large)),
                                  u32(bits_of(large) >> 32),
-                                 bits_of(x * y + z)};
+                                 bits_of(x * y + z),
+                                 bits_of(absolute(x))};
   for (u32 r = 0; r < kResults; ++r) store(args.results + i * kResults + r, results[r]);
 }
 

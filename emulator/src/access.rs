@@ -85,7 +85,7 @@ impl Block {
             place: self.place(thread, site),
             access,
             address: address as u64,
-            bytes,
+            bytes: Some(bytes),
             near: self.near(address),
         })
     }

@@ -105,6 +105,10 @@ impl fmt::Display for Near {
     }
 }
 
+fn sized(access: Access, bytes: Option<u32>) -> String {
+    bytes.map_or_else(|| format!("a raw {access}"), |bytes| format!("{access} of {bytes} bytes"))
+}
+
 /// Why a launch did not run to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -164,7 +168,7 @@ pub enum Fault {
         source: std::io::Error,
     },
     /// An access outside every buffer.
-    #[error("{place}: {access} of {bytes} bytes at {address:#x}, {near}: check the index and its bound")]
+    #[error("{place}: {} at {address:#x}, {near}: check the index and its bound", sized(*access, *bytes))]
     OutOfBounds {
         /// Where.
         place: Box<Place>,
@@ -172,8 +176,8 @@ pub enum Fault {
         access: Access,
         /// The address.
         address: u64,
-        /// How many bytes; 0 when a raw dereference ran into a guard page.
-        bytes: u32,
+        /// How many bytes; not known when a raw dereference ran into a guard page.
+        bytes: Option<u32>,
         /// What the address is close to.
         near: Near,
     },

@@ -54,7 +54,7 @@ impl Block {
             0 => Near::Nothing,
             address => self.near(address),
         };
-        Fault::OutOfBounds { place, access, address: trap.address as u64, bytes: 0, near }
+        Fault::OutOfBounds { place, access, address: trap.address as u64, bytes: None, near }
     }
 }
 

@@ -137,6 +137,7 @@ fn math(a: u32, b: u32, c: u32) -> Vec<(&'static str, u32, u32)> {
         ("fma f64 low", large.to_bits() as u32, 0),
         ("fma f64 high", (large.to_bits() >> 32) as u32, 0),
         ("two roundings", (x * y + z).to_bits(), 0),
+        ("absolute", x.abs().to_bits(), 0),
     ]
 }
 
@@ -274,14 +275,16 @@ fn shuffles_and_votes() {
 /// The names that `ptx.cuh` gives to PTX, and those that `wrappers.cu` calls.
 #[test]
 fn every_wrapper_is_called_for_both_sides() {
-    const PTX: &str = include_str!("../../cuda/common/ptx.cuh");
+    const BOTH: &str = include_str!("../../cuda/common/ptx.cuh");
     const CALLS: &str = include_str!("../kernels/wrappers.cu");
+    // What comes after is made of these, the same for a GPU and the emulator.
+    let (ptx, _) = BOTH.split_once("#endif  // TWOFOUR_EMULATED").unwrap();
     // Behind to_float, to_f16, pack_f16x2 and the like, which are called.
     const INNER: [&str; 5] = ["f16_bits", "bf16_bits", "float_of_f16_bits", "f16x2_high_low", "bf16x2_high_low"];
     let by_hand =
-        PTX.lines().filter_map(|line| line.strip_prefix("TWOFOUR_DEVICE ")?.split('(').next()?.split(' ').last());
-    let by_table = PTX.lines().filter_map(|line| line.strip_prefix("TWOFOUR_")?.split_once('(')?.1.split(',').next());
-    let by_table = by_table.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+        ptx.lines().filter_map(|line| line.strip_prefix("TWOFOUR_DEVICE ")?.split('(').next()?.rsplit(' ').next());
+    let by_table = ptx.lines().filter_map(|line| line.strip_prefix("TWOFOUR_")?.split_once('(')?.1.split(',').next());
+    let by_table = by_table.filter(|name| name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')));
     let mut count = 0;
     for name in by_hand.chain(by_table).filter(|name| !INNER.contains(name)) {
         let name = name.split('<').next().unwrap();
@@ -289,5 +292,5 @@ fn every_wrapper_is_called_for_both_sides() {
         assert!(called, "{name} is not called in wrappers.cu");
         count += 1;
     }
-    assert!(count > 60, "{count} names found: has the file's form changed?");
+    assert!(count > 50, "{count} names found: has the file's form changed?");
 }

@@ -14,12 +14,15 @@ use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use result::CublasError;
 use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
-use sys::cublasLtMatmulPreferenceAttributes_t as PrefAttribute;
+
+use descriptor::{Description, Layout, Preference};
 
 use super::Problem;
 use crate::device::{driver_error, probe};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
+
+mod descriptor;
 
 /// What the heuristic may count on, and what operands are checked for.
 pub(super) const ALIGN: u64 = 16;
@@ -58,6 +61,14 @@ impl Product {
         let Problem { tokens, shape } = problem;
         let (rows, depth, cols) = (shape.rows, tokens, shape.cols);
         Self { rows, depth, cols, a_transposed: true, b_transposed: false, operands: dtype, result: DType::F32 }
+    }
+
+    /// Rows and columns of A, B and C as they lie in memory, row-major.
+    fn stored(&self) -> [[usize; 2]; 3] {
+        let Self { rows, depth, cols, .. } = *self;
+        let a = if self.a_transposed { [depth, rows] } else { [rows, depth] };
+        let b = if self.b_transposed { [cols, depth] } else { [depth, cols] };
+        [a, b, [rows, cols]]
     }
 
     fn is_empty(&self) -> bool {
@@ -198,6 +209,10 @@ impl Drop for Handle {
 }
 
 /// Everything the library asks for about a product.
+///
+/// cuBLASLt is column-major: where we keep a row-major `[r, c]`, it sees its transpose, `[c, r]`. So `C = A·B` is asked for
+/// as `Cᵀ = Bᵀ·Aᵀ`: the operands change places, and an operand is to be transposed for the library exactly if it is for
+/// us.
 struct Plan {
     description: Description,
     /// The first operand in the library's order, which is our `b`.
@@ -212,19 +227,14 @@ struct Plan {
 unsafe impl Send for Plan {}
 
 impl Plan {
-    /// cuBLASLt is column-major: where we keep a row-major `[r, c]`, it sees its transpose, `[c, r]`. So `C = A·B` is asked
-    /// for as `Cᵀ = Bᵀ·Aᵀ`: the operands change places, and an operand is to be transposed for the library exactly if
-    /// it is for us.
     fn new(handle: sys::cublasLtHandle_t, product: &Product, workspace_bytes: usize) -> Result<Self> {
-        let Product { rows, depth, cols, a_transposed, b_transposed, .. } = *product;
-        let a = if a_transposed { [depth, rows] } else { [rows, depth] };
-        let b = if b_transposed { [cols, depth] } else { [depth, cols] };
         let description = Description::new()?;
-        description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, b_transposed)?;
-        description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, a_transposed)?;
+        description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, product.b_transposed)?;
+        description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, product.a_transposed)?;
+        let [a, b, c] = product.stored();
         let first = Layout::new(product.operands, b)?;
         let second = Layout::new(product.operands, a)?;
-        let result = Layout::new(product.result, [rows, cols])?;
+        let result = Layout::new(product.result, c)?;
         let preference = Preference::new(workspace_bytes)?;
         let (desc, pref) = (description.0, preference.0);
         // SAFETY: all descriptors are live.
@@ -275,92 +285,57 @@ impl Plan {
     }
 }
 
-/// An operation's description: sums and factors in `f32`. (For `f32` operands that is without TF32.)
-struct Description(sys::cublasLtMatmulDesc_t);
-
-impl Description {
-    fn new() -> Result<Self> {
-        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let made = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F);
-        made.map(Self).map_err(blas_error("cublasLtMatmulDescCreate"))
-    }
-
-    fn transpose(&self, attribute: DescAttribute, transposed: bool) -> Result<()> {
-        // `cublasOperation_t`: N is 0, T is 1.
-        let operation = i32::from(transposed);
-        // SAFETY: the descriptor is live, and the attribute is four bytes, which the call copies.
-        let set = unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const operation).cast(), 4) };
-        set.map_err(blas_error("cublasLtMatmulDescSetAttribute"))
-    }
-}
-
-impl Drop for Description {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is live, and this is its only owner.
-        let _ = unsafe { result::destroy_matmul_desc(self.0) };
-    }
-}
-
-/// A matrix as the library sees it.
-struct Layout(sys::cublasLtMatrixLayout_t);
-
-impl Layout {
-    /// Of a row-major matrix.
-    fn new(dtype: DType, [rows, cols]: [usize; 2]) -> Result<Self> {
-        let dtype = match dtype {
-            DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
-            DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
-            DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
-        };
-        let made = result::create_matrix_layout(dtype, cols as u64, rows as u64, cols as i64);
-        made.map(Self).map_err(blas_error("cublasLtMatrixLayoutCreate"))
-    }
-}
-
-impl Drop for Layout {
-    fn drop(&mut self) {
-        // SAFETY: the layout is live, and this is its only owner.
-        let _ = unsafe { result::destroy_matrix_layout(self.0) };
-    }
-}
-
-/// What the heuristic may choose from.
-struct Preference(sys::cublasLtMatmulPreference_t);
-
-impl Preference {
-    fn new(workspace_bytes: usize) -> Result<Self> {
-        let made = result::create_matmul_pref().map(Self).map_err(blas_error("cublasLtMatmulPreferenceCreate"))?;
-        made.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(workspace_bytes as u64))?;
-        // Where the contraction is split, parts are added up in f32, never in the result's 16 bits.
-        let in_f32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-        made.set(PrefAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_f32)?;
-        for operand in [
-            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-        ] {
-            made.set(operand, &(ALIGN as u32))?;
-        }
-        Ok(made)
-    }
-
-    fn set<T: bytemuck::Pod>(&self, attribute: PrefAttribute, value: &T) -> Result<()> {
-        let (from, bytes) = ((&raw const *value).cast(), size_of::<T>());
-        // SAFETY: the preference is live, and the call copies that many bytes; it checks that the attribute has as many.
-        let set = unsafe { result::set_matmul_pref_attribute(self.0, attribute, from, bytes) };
-        set.map_err(blas_error("cublasLtMatmulPreferenceSetAttribute"))
-    }
-}
-
-impl Drop for Preference {
-    fn drop(&mut self) {
-        // SAFETY: the preference is live, and this is its only owner.
-        let _ = unsafe { result::destroy_matmul_pref(self.0) };
-    }
-}
-
 /// Names the call that failed.
 fn blas_error(call: &'static str) -> impl Fn(CublasError) -> Error {
     move |CublasError(status)| Error::Cuda { call, name: format!("{status:?}"), code: status as i64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Shape;
+
+    /// What cuBLASLt would compute from a plan's layouts: `D = op(A)·op(B)`, column-major.
+    fn as_the_library_would(product: &Product, a: &[i64], b: &[i64]) -> Vec<i64> {
+        let [second, first, [rows, cols]] = product.stored();
+        // A layout is (rows, columns, leading dimension) of the column-major matrix: the row-major one's (c, r, c).
+        let at = |values: &[i64], [_, ld]: [usize; 2], transposed: bool, row: usize, col: usize| match transposed {
+            false => values[col * ld + row],
+            true => values[row * ld + col],
+        };
+        let (m, n, ld) = (cols, rows, cols);
+        let mut d = vec![0; m * n];
+        for col in 0..n {
+            for row in 0..m {
+                let terms = (0..product.depth)
+                    .map(|i| at(b, first, product.b_transposed, row, i) * at(a, second, product.a_transposed, i, col));
+                d[col * ld + row] = terms.sum();
+            }
+        }
+        d
+    }
+
+    #[test]
+    fn the_library_is_asked_for_what_is_meant() {
+        let (t, n, k) = (3, 5, 8);
+        let problem = Problem::new(t, Shape::new(n, k));
+        let values =
+            |count: usize, factor: i64| -> Vec<i64> { (0..count as i64).map(|i| i * factor % 17 - 8).collect() };
+        let (x, dy, w) = (values(t * k, 5), values(t * n, 7), values(n * k, 3));
+        let sum = |range: usize, term: &dyn Fn(usize) -> i64| (0..range).map(term).sum::<i64>();
+
+        let y = as_the_library_would(&Product::output(problem, DType::F32), &x, &w);
+        let expected = |i: usize| sum(k, &|j| x[i / n * k + j] * w[i % n * k + j]);
+        assert!(y.len() == t * n && (0..t * n).all(|i| y[i] == expected(i)));
+
+        let dx = as_the_library_would(&Product::input_gradient(problem, DType::F32), &dy, &w);
+        let expected = |i: usize| sum(n, &|j| dy[i / k * n + j] * w[j * k + i % k]);
+        assert!(dx.len() == t * k && (0..t * k).all(|i| dx[i] == expected(i)));
+
+        let product = Product::weight_gradient(problem, DType::Bf16);
+        let gradient = as_the_library_would(&product, &dy, &x);
+        let expected = |i: usize| sum(t, &|j| dy[j * n + i / k] * x[j * k + i % k]);
+        assert!(gradient.len() == n * k && (0..n * k).all(|i| gradient[i] == expected(i)));
+        assert_eq!((product.operands, product.result), (DType::Bf16, DType::F32));
+    }
 }

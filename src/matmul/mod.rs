@@ -21,7 +21,8 @@
 //!   to 16 bits, and `dlogits` come from it as [`crate::mask`] says.
 //! - So with `u = 2⁻²⁴`, `Y` is within `K·u/(1 − K·u) · Σ_k |X_tk (W∘M)_nk|` of the exact product with the rounded `W∘M`,
 //!   and one rounding more; the same holds for `dX` with `N` and for `G` with `T` in place of `K` (Higham, "Accuracy and
-//!   stability of numerical algorithms", section 3.5). The order of summation differs between executors.
+//!   stability of numerical algorithms", section 3.5). The order of summation differs between executors. (Tensor cores,
+//!   which a device uses for 16-bit operands, truncate where others round: there `u = 2⁻²³`.)
 //! - NaN and infinities go through as in a dense product: one in `X_tk` reaches the whole row `t` of `Y` (`∞ · 0` is NaN).
 //!   But a weight that a hard or argmax mask drops is `+0.0` in `W∘M` whatever it was, so there an infinite or NaN weight
 //!   does no harm.

@@ -28,8 +28,12 @@ pub fn passes(types: usize) -> impl Strategy<Value = Pass> {
     let kind = prop_oneof![3 => Just(Kind::Soft), 3 => Just(Kind::Hard), 1 => Just(Kind::Argmax)];
     let kappa = prop_oneof![Just(0.0f32), Just(1.0), Just(100.0), Just(500.0)];
     let tau = prop_oneof![Just(0.05f32), Just(0.5), Just(1.0), Just(4.0)];
-    let sampling =
-        (any::<u64>(), any::<u64>(), kappa, tau).prop_map(|(seed, draw, kappa, tau)| Sampling { seed, draw, kappa, tau });
+    let sampling = (any::<u64>(), any::<u64>(), kappa, tau).prop_map(|(seed, draw, kappa, tau)| Sampling {
+        seed,
+        draw,
+        kappa,
+        tau,
+    });
     let offsets = proptest::option::of((0..1u64 << 33, 0..1u64 << 20, 0..3u64));
     (shape, kind, sampling, offsets, any::<u64>(), 0..types, prop::bool::weighted(0.3)).prop_map(
         |(shape, kind, sampling, offsets, data, types, special)| {

@@ -96,14 +96,7 @@ fn forward_on_cpu<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Forwarded<W
 fn backward_on_cpu<L: Logit, W: Element, G: GradientOf<W>>(case: &BackwardCase<L, W, G>) -> Backwarded<G> {
     let mut logit_gradient = case.before.clone().unwrap_or_else(|| poison(case.shape.logits()));
     let mut weight_gradient = poison::<G>(case.shape.weights());
-    let args = cpu::Backward::new(
-        case.shape,
-        case.kind,
-        case.sampling,
-        &case.logits,
-        &case.weight,
-        &case.gradient,
-    );
+    let args = cpu::Backward::new(case.shape, case.kind, case.sampling, &case.logits, &case.weight, &case.gradient);
     let args = args.shard(case.shard).regulariser(case.regulariser).weight_gradient(&mut weight_gradient);
     let args = match case.before {
         Some(_) => args.accumulate_logit_gradient(&mut logit_gradient),

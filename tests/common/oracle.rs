@@ -65,7 +65,13 @@ impl Group {
         match (kind, self.chosen) {
             (_, None) => f64::NAN,
             (Kind::Soft, _) => w * self.soft[j],
-            (_, Some(chosen)) => if KEPT[chosen].contains(&j) { w } else { 0.0 },
+            (_, Some(chosen)) => {
+                if KEPT[chosen].contains(&j) {
+                    w
+                } else {
+                    0.0
+                }
+            }
         }
     }
 }
@@ -82,9 +88,8 @@ pub fn groups<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Vec<Group> {
 fn number(rows: usize, cols: usize, shard: &twofour::Shard) -> impl Iterator<Item = u64> {
     let shard = *shard;
     (0..rows as u64).flat_map(move |row| {
-        (0..cols as u64 / 4).map(move |group| {
-            (shard.row_offset + row) * (shard.global_cols / 4) + (shard.col_offset / 4 + group)
-        })
+        (0..cols as u64 / 4)
+            .map(move |group| (shard.row_offset + row) * (shard.global_cols / 4) + (shard.col_offset / 4 + group))
     })
 }
 
@@ -105,7 +110,8 @@ pub fn logit_gradients<L: Logit, W: Element, G: GradientOf<W>>(case: &BackwardCa
         .map(|(n, ((l, w), g))| {
             let group = Group::new(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32()));
             let used = group.mask(case.kind);
-            let (w, g) = ([0, 1, 2, 3].map(|j| f64::from(w[j].to_f32())), [0, 1, 2, 3].map(|j| f64::from(g[j].to_f32())));
+            let (w, g) =
+                ([0, 1, 2, 3].map(|j| f64::from(w[j].to_f32())), [0, 1, 2, 3].map(|j| f64::from(g[j].to_f32())));
             let d: [f64; 4] = std::array::from_fn(|j| g[j] * w[j] - 2.0 * lambda * w[j] * w[j] * used[j]);
             let size: f64 = (0..4).map(|j| (g[j] * w[j]).abs() + 2.0 * (lambda * w[j] * w[j] * used[j]).abs()).sum();
             let mean: f64 = (0..4).map(|j| group.soft[j] * d[j]).sum();

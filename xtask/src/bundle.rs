@@ -38,9 +38,9 @@ const FOLDERS: [(&str, &[&str]); 2] = [("benches/peers", &["py"]), ("tests/data"
 /// Arguments of `cargo xtask bundle`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The folder to make; an older bundle there is replaced.
-    #[arg(long, value_name = "DIR", default_value = "bundle")]
-    out: PathBuf,
+    /// The folder to make instead of `bundle` in the workspace's root; an older bundle there is replaced.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// See that it runs: without a GPU, which is hidden from it, it must say so and exit with 3.
     #[arg(long)]
     check: bool,
@@ -72,32 +72,33 @@ pub(crate) fn on_device(task: &OnDevice) -> Result<ExitCode> {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    clear(&options.out)?;
+    let out = &options.out.clone().unwrap_or_else(|| root.join("bundle"));
+    clear(out)?;
     let nvcc = nvcc::find(root)?;
     let built = build::all(root, &nvcc)?;
     let mut manifest = String::new();
     for (path, source) in &built {
         match Program::new(path, source)? {
             Some(program) => {
-                copy(source, &options.out.join(path))?;
+                copy(source, &out.join(path))?;
                 manifest += &program.line();
             }
             None => println!("left out: {path}"),
         }
     }
-    copy(&build::own(root, &nvcc)?, &options.out.join("xtask"))?;
-    fs::write(options.out.join("manifest.tsv"), manifest)?;
+    copy(&build::own(root, &nvcc)?, &out.join("xtask"))?;
+    fs::write(out.join("manifest.tsv"), manifest)?;
     for (from, to) in FILES {
-        copy(&root.join(from), &options.out.join(to))?;
+        copy(&root.join(from), &out.join(to))?;
     }
     for (folder, extensions) in FOLDERS {
-        copy_folder(&root.join(folder), &options.out.join(folder), extensions)?;
+        copy_folder(&root.join(folder), &out.join(folder), extensions)?;
     }
-    fs::write(options.out.join(VERSION), version(root, &nvcc, built.iter().map(|(_, path)| path.as_path()))?)?;
-    let bytes = size(&options.out)?;
-    println!("{}: {:.1} MB", options.out.display(), bytes as f64 / 1e6);
+    fs::write(out.join(VERSION), version(root, &nvcc, built.iter().map(|(_, path)| path.as_path()))?)?;
+    let bytes = size(out)?;
+    println!("{}: {:.1} MB", out.display(), bytes as f64 / 1e6);
     ensure!(bytes <= MOST_BYTES, "the bundle has {bytes} bytes, but no more than {MOST_BYTES} are wanted");
-    if options.check { check(&options.out) } else { Ok(()) }
+    if options.check { check(out) } else { Ok(()) }
 }
 
 /// Makes way for a bundle. Only a folder that is one, or is empty, is cleared.

@@ -74,7 +74,7 @@ impl Driver {
     }
 
     /// Hands a function of the driver to `call`; a status other than zero is an error.
-    fn call<'a, F>(&'a self, name: &str, call: impl FnOnce(Symbol<'a, F>) -> c_int) -> Result<(), String> {
+    fn call<'a, F: 'a>(&'a self, name: &str, call: impl FnOnce(Symbol<'a, F>) -> c_int) -> Result<(), String> {
         // SAFETY: the callers below give each name the signature that CUDA documents for it.
         let symbol = unsafe { self.0.get(name) }.map_err(|_| format!("the driver lacks {name}"))?;
         match call(symbol) {

@@ -1,0 +1,184 @@
+//! A naive dense reference in `f64`, straight from the formulas, and the bounds within which results must agree with it.
+//!
+//! Where a result is large, entries on an even grid of its rows and columns are checked, the last of each among them.
+
+use crate::Job;
+use crate::data::Operands;
+use crate::layer::Results;
+use twofour::mask::Kind;
+use twofour::{DType, Element, Logit, noise};
+
+/// Positions kept, by pattern index.
+const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
+/// Unit roundoff of `f32`.
+const U: f64 = 1.0 / (1 << 24) as f64;
+/// How far a soft mask may be off, in units of `U`: roundings of the exponent, the exponential, the sums and the quotient.
+const SOFT: f64 = 22.0;
+/// The same for a gradient to the logits, relative to what goes into its group.
+const GRADIENT: f64 = 90.0;
+/// Rows and columns of a result that are checked at most.
+const GRID: usize = 64;
+
+/// How one result compares with the reference.
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    /// Rows and columns checked, and those there are.
+    pub(crate) checked: [usize; 2],
+    pub(crate) size: [usize; 2],
+    pub(crate) largest_error: f64,
+    /// The error nearest to its bound, or furthest beyond, as a multiple of it.
+    pub(crate) worst: f64,
+}
+
+impl Check {
+    /// Compares on a grid. `entry(row, col)` gives pairs of the result, and the reference with its bound.
+    fn new<I>(name: &'static str, size: [usize; 2], mut entry: impl FnMut(usize, usize) -> I) -> Self
+    where
+        I: IntoIterator<Item = (f64, Expected)>,
+    {
+        let (rows, cols) = (grid(size[0]), grid(size[1]));
+        let mut check = Self { name, checked: [rows.len(), cols.len()], size, largest_error: 0.0, worst: 0.0 };
+        for (row, col) in rows.iter().flat_map(|&row| cols.iter().map(move |&col| (row, col))) {
+            for (got, expected) in entry(row, col) {
+                let error = (got - expected.value).abs();
+                let share = if error == 0.0 { 0.0 } else { error / expected.bound };
+                // What is not a number is as far off as can be.
+                let [error, share] = [error, share].map(|v| if v.is_nan() { f64::INFINITY } else { v });
+                check.largest_error = check.largest_error.max(error);
+                check.worst = check.worst.max(share);
+            }
+        }
+        check
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.worst <= 1.0
+    }
+}
+
+/// A value and how far a result may be from it.
+struct Expected {
+    value: f64,
+    bound: f64,
+}
+
+fn grid(count: usize) -> Vec<usize> {
+    let points = count.min(GRID);
+    (1..=points).map(|i| i * count / points - 1).collect()
+}
+
+/// Checks `Y`, `dX` and, where there is one, the gradient of the logits.
+pub(crate) fn check<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, results: &Results<W>) -> Vec<Check> {
+    let (t, n, k) = (job.problem.tokens, job.problem.shape.rows, job.problem.shape.cols);
+    let groups: Vec<Group> = (0..job.problem.shape.groups()).map(|i| Group::new(job, &operands.logits, i)).collect();
+    let weight =
+        |n: usize, j: usize| groups[(n * k + j) / 4].masked::<W>(job.kind, j % 4, wide(operands.weight[n * k + j]));
+    let (x, dy) =
+        (|t: usize, j: usize| wide(operands.x[t * k + j]), |t: usize, n: usize| wide(operands.dy[t * n_of(job) + n]));
+    let mut checks = vec![
+        Check::new("Y", [t, n], |t, n| {
+            let terms = (0..k).map(|j| (x(t, j), weight(n, j)));
+            [(wide(results.y[t * n_of(job) + n]), product::<W>(k, terms))]
+        }),
+        Check::new("dX", [t, k], |t, j| {
+            let terms = (0..n).map(|n| (dy(t, n), weight(n, j)));
+            [(wide(results.dx[t * k + j]), product::<W>(n, terms))]
+        }),
+    ];
+    if !results.logit_gradient.is_empty() {
+        checks.push(Check::new("dlogits", [n, k / 4], |n, group| {
+            let at = n * (k / 4) + group;
+            let gradient = [0, 1, 2, 3].map(|j| {
+                let terms = (0..t).map(|t| (dy(t, n), Expected { value: x(t, 4 * group + j), bound: 0.0 }));
+                product::<f32>(t, terms)
+            });
+            let weight = [0, 1, 2, 3].map(|j| wide(operands.weight[4 * at + j]));
+            let expected = groups[at].logit_gradient(job, &gradient, weight);
+            let got = [0, 1, 2, 3, 4, 5].map(|i| f64::from(results.logit_gradient[6 * at + i]));
+            got.into_iter().zip(expected)
+        }));
+    }
+    checks
+}
+
+fn n_of(job: &Job) -> usize {
+    job.problem.shape.rows
+}
+
+fn wide<T: Element>(value: T) -> f64 {
+    f64::from(value.to_f32())
+}
+
+/// Unit roundoff of a type and half its smallest number.
+fn roundoff<T: Element>() -> (f64, f64) {
+    match T::DTYPE {
+        DType::F32 => (U, 2f64.powi(-150)),
+        DType::F16 => (2f64.powi(-11), 2f64.powi(-25)),
+        _ => (2f64.powi(-8), 2f64.powi(-134)),
+    }
+}
+
+/// A sum of `depth` products in `f32`, in any order (Higham, "Accuracy and stability of numerical algorithms", section
+/// 3.5), of which the second factors have errors of their own, rounded to `O`.
+fn product<O: Element>(depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
+    let gamma = depth as f64 * U / (1.0 - depth as f64 * U);
+    let (mut value, mut bound) = (0.0, 0.0);
+    for (a, b) in terms {
+        value += a * b.value;
+        bound += a.abs() * (b.bound + gamma * (b.value.abs() + b.bound));
+    }
+    let (u, tiny) = roundoff::<O>();
+    Expected { value, bound: bound + u * (value.abs() + bound) + tiny }
+}
+
+/// One group's mask.
+struct Group {
+    y: [f64; 6],
+    soft: [f64; 4],
+    hard: [f64; 4],
+}
+
+impl Group {
+    fn new<L: Logit>(job: &Job, logits: &[L], number: usize) -> Self {
+        let (sampling, tau) = (&job.sampling, f64::from(job.sampling.tau));
+        let logits = &logits[6 * number..6 * number + 6];
+        let noise = noise::gumbels(sampling.seed, sampling.draw, number as u64);
+        let z: [f64; 6] = std::array::from_fn(|i| match job.kind {
+            Kind::Argmax => wide(logits[i]),
+            // The scores are defined to the bit, as one fma of `f32`.
+            _ => f64::from(sampling.kappa.mul_add(logits[i].to_f32(), noise[i])),
+        });
+        let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let e = z.map(|z| ((z - top) / tau).exp());
+        let sum: f64 = e.iter().sum();
+        let y = e.map(|e| e / sum);
+        let kept = |i: usize, j: usize| KEPT[i].contains(&j);
+        let soft = std::array::from_fn(|j| (0..6).filter(|&i| kept(i, j)).map(|i| y[i]).sum());
+        let chosen = z.iter().position(|&z| z == top).unwrap_or(0);
+        Self { y, soft, hard: std::array::from_fn(|j| f64::from(u8::from(kept(chosen, j)))) }
+    }
+
+    /// A masked weight, rounded to `W`.
+    fn masked<W: Element>(&self, kind: Kind, j: usize, w: f64) -> Expected {
+        if kind != Kind::Soft {
+            return Expected { value: w * self.hard[j], bound: 0.0 };
+        }
+        let (u, tiny) = roundoff::<W>();
+        let value = w * self.soft[j];
+        Expected { value, bound: (1.0 + u) * SOFT * U * w.abs() + u * value.abs() + tiny }
+    }
+
+    fn logit_gradient(&self, job: &Job, gradient: &[Expected; 4], w: [f64; 4]) -> [Expected; 6] {
+        let lambda = f64::from(job.lambda);
+        let factor = f64::from(job.sampling.kappa) / f64::from(job.sampling.tau);
+        let used = if job.kind == Kind::Soft { self.soft } else { self.hard };
+        let d: [f64; 4] = std::array::from_fn(|j| w[j] * (gradient[j].value - 2.0 * lambda * w[j] * used[j]));
+        let mean: f64 = (0..4).map(|j| self.soft[j] * d[j]).sum();
+        let sum = |term: &dyn Fn(usize) -> f64| (0..4).map(term).sum::<f64>();
+        let size = sum(&|j| (gradient[j].value * w[j]).abs()) + 3.0 * lambda.abs() * sum(&|j| w[j] * w[j]);
+        // A mean of the d and a pair of them: each d counts twice at most.
+        let passed_on = 2.0 * sum(&|j| gradient[j].bound * w[j].abs());
+        let bound = factor * (GRADIENT * U * (size + passed_on) + passed_on);
+        std::array::from_fn(|i| Expected { value: factor * self.y[i] * (d[KEPT[i][0]] + d[KEPT[i][1]] - mean), bound })
+    }
+}

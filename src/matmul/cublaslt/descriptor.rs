@@ -1,0 +1,93 @@
+//! cuBLASLt's descriptors, each with its owner. None refers to another, and all are plain memory of the library.
+
+use super::{ALIGN, blas_error};
+use crate::element::DType;
+use crate::error::Result;
+use cudarc::cublaslt::{result, sys};
+use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
+use sys::cublasLtMatmulPreferenceAttributes_t as PrefAttribute;
+
+/// An operation's description: sums and factors in `f32`. (For `f32` operands that is without TF32.)
+pub(super) struct Description(pub(super) sys::cublasLtMatmulDesc_t);
+
+impl Description {
+    pub(super) fn new() -> Result<Self> {
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let made = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F);
+        made.map(Self).map_err(blas_error("cublasLtMatmulDescCreate"))
+    }
+
+    pub(super) fn transpose(&self, attribute: DescAttribute, transposed: bool) -> Result<()> {
+        // `cublasOperation_t`: N is 0, T is 1.
+        let operation = i32::from(transposed);
+        // SAFETY: the descriptor is live, and the attribute is four bytes, which the call copies.
+        let set = unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const operation).cast(), 4) };
+        set.map_err(blas_error("cublasLtMatmulDescSetAttribute"))
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is live, and this is its only owner.
+        let _ = unsafe { result::destroy_matmul_desc(self.0) };
+    }
+}
+
+/// A matrix as the library sees it.
+pub(super) struct Layout(pub(super) sys::cublasLtMatrixLayout_t);
+
+impl Layout {
+    /// Of a row-major matrix.
+    pub(super) fn new(dtype: DType, [rows, cols]: [usize; 2]) -> Result<Self> {
+        let dtype = match dtype {
+            DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
+            DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
+            DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        };
+        let made = result::create_matrix_layout(dtype, cols as u64, rows as u64, cols as i64);
+        made.map(Self).map_err(blas_error("cublasLtMatrixLayoutCreate"))
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: the layout is live, and this is its only owner.
+        let _ = unsafe { result::destroy_matrix_layout(self.0) };
+    }
+}
+
+/// What the heuristic may choose from.
+pub(super) struct Preference(pub(super) sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    pub(super) fn new(workspace_bytes: usize) -> Result<Self> {
+        let made = result::create_matmul_pref().map(Self).map_err(blas_error("cublasLtMatmulPreferenceCreate"))?;
+        made.set(PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(workspace_bytes as u64))?;
+        // Where the contraction is split, parts are added up in f32, never in the result's 16 bits.
+        let in_f32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        made.set(PrefAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_f32)?;
+        for operand in [
+            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            made.set(operand, &(ALIGN as u32))?;
+        }
+        Ok(made)
+    }
+
+    fn set<T: bytemuck::Pod>(&self, attribute: PrefAttribute, value: &T) -> Result<()> {
+        let (from, bytes) = ((&raw const *value).cast(), size_of::<T>());
+        // SAFETY: the preference is live, and the call copies that many bytes; it checks that the attribute has as many.
+        let set = unsafe { result::set_matmul_pref_attribute(self.0, attribute, from, bytes) };
+        set.map_err(blas_error("cublasLtMatmulPreferenceSetAttribute"))
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: the preference is live, and this is its only owner.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}

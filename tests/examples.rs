@@ -1,0 +1,170 @@
+//! The examples as a stranger meets them: their output, messages and exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use safetensors::tensor::{Dtype, TensorView};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Examples lie beside the folder of tests.
+fn example(name: &str) -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let built =
+        "is not built: `cargo test` builds it, with `--test examples` alone `cargo build --examples` must come first";
+    assert!(path.exists(), "{} {built}", path.display());
+    Command::new(path)
+}
+
+fn masked_gemm(arguments: &[&str]) -> Output {
+    example("masked_gemm").args(arguments).output().unwrap()
+}
+
+/// Runs it and returns what it printed.
+#[track_caller]
+fn succeeds(arguments: &[&str]) -> String {
+    let output = masked_gemm(arguments);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!printed.contains("FAILED"), "{printed}");
+    printed
+}
+
+/// Runs it, expects exit code 2 and these words in its message, and nothing else printed.
+#[track_caller]
+fn is_refused(arguments: &[&str], words: &[&str]) {
+    let output = masked_gemm(arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty());
+    assert!(message.starts_with("error: "), "{message}");
+    for word in words {
+        assert!(message.contains(word), "no `{word}` in: {message}");
+    }
+}
+
+/// A file with tensors of several types and shapes, under its own name so that tests do not meet.
+fn weights(name: &str) -> PathBuf {
+    let f32s: Vec<u8> = (0..48 * 64).flat_map(|i| ((i % 13) as f32 * 0.1 - 0.6).to_le_bytes()).collect();
+    let bf16s: Vec<u8> = f32s.chunks_exact(4).flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+    let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+    let tensors = [
+        ("layer.weight", view(Dtype::F32, &[48, 64], &f32s)),
+        ("layer.half", view(Dtype::BF16, &[48, 64], &bf16s)),
+        ("layer.odd", view(Dtype::F32, &[64, 6], &f32s[..64 * 6 * 4])),
+        ("layer.conv", view(Dtype::F32, &[3, 16, 64], &f32s)),
+        ("layer.ids", view(Dtype::I32, &[48, 64], &f32s)),
+    ];
+    let path = file(name);
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    path
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+#[test]
+fn a_generated_weight_of_every_kind_and_type() {
+    for kind in ["soft", "hard", "argmax"] {
+        for (dtype, logits) in [("f32", "f32"), ("f16", "bf16"), ("bf16", "f32")] {
+            let small = ["--shape", "70,132", "--tokens", "33", "--kind", kind, "--dtype", dtype, "--logits", logits];
+            let printed = succeeds(&small);
+            assert!(printed.contains(&format!("70 x 132 {dtype}, generated")), "{printed}");
+            assert_eq!(printed.contains("dlogits"), kind != "argmax", "{printed}");
+            assert_eq!(printed.contains("50.00 % zeros"), kind != "soft", "{printed}");
+            assert!(
+                printed.contains("mean confidence") && printed.contains("33 x 64 of 33 x 70 entries: ok"),
+                "{printed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_weight_of_a_file() {
+    let path = weights("good.safetensors");
+    let path = path.to_str().unwrap();
+    let printed = succeeds(&["--weights", path, "--tensor", "layer.weight", "--tokens", "9", "--kind", "hard"]);
+    assert!(printed.contains("48 x 64 f32, layer.weight of "), "{printed}");
+    let printed = succeeds(&["--weights", path, "--tensor", "layer.half", "--tokens", "9"]);
+    assert!(printed.contains("48 x 64 bf16, layer.half of "), "{printed}");
+    let printed = succeeds(&["--weights", path, "--tensor", "layer.half", "--dtype", "f16", "--device", "cpu"]);
+    assert!(printed.contains("48 x 64 f16") && printed.contains("CPU"), "{printed}");
+}
+
+#[test]
+fn nothing_to_do_is_no_error() {
+    for (shape, tokens) in [("8,16", "0"), ("0,16", "3"), ("8,0", "3")] {
+        succeeds(&["--shape", shape, "--tokens", tokens]);
+    }
+}
+
+#[test]
+fn files_that_are_wrong() {
+    let good = weights("cut.safetensors");
+    let bytes = std::fs::read(&good).unwrap();
+    let cut = file("cut-short.safetensors");
+    std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
+    let noise = file("noise.safetensors");
+    std::fs::write(&noise, b"this is no safetensors file, whatever its name says").unwrap();
+    let empty = file("empty.safetensors");
+    std::fs::write(&empty, b"").unwrap();
+    let missing = file("not-there.safetensors");
+
+    let refused = |path: &Path, words: &[&str]| {
+        is_refused(&["--weights", path.to_str().unwrap(), "--tensor", "layer.weight"], words);
+    };
+    refused(&missing, &["cannot read", "not-there.safetensors"]);
+    for path in [&cut, &noise, &empty] {
+        refused(path, &["is not a whole safetensors file", path.to_str().unwrap()]);
+    }
+    refused(Path::new(env!("CARGO_TARGET_TMPDIR")), &["cannot read"]);
+}
+
+#[test]
+fn tensors_that_are_wrong() {
+    let path = weights("wrong.safetensors");
+    let path = path.to_str().unwrap();
+    let refused = |tensor: &str, words: &[&str]| is_refused(&["--weights", path, "--tensor", tensor], words);
+    refused(
+        "layer.wieght",
+        &["no tensor named layer.wieght", "layer.conv, layer.half, layer.ids, layer.odd, layer.weight"],
+    );
+    refused("layer.conv", &["layer.conv", "[3, 16, 64]", "two dimensions"]);
+    refused("layer.ids", &["layer.ids", "I32", "F32, F16 or BF16"]);
+    refused("layer.odd", &["layer.odd", "[64, 6]", "not a multiple of 4"]);
+}
+
+#[test]
+fn arguments_that_are_wrong() {
+    is_refused(&["--tau", "0"], &["`tau` is 0", "positive"]);
+    is_refused(&["--kappa", "inf"], &["`kappa` is inf", "finite"]);
+    is_refused(&["--lambda", "NaN"], &["`regulariser` is NaN", "finite"]);
+    is_refused(&["--shape", "8,6"], &["6 columns", "not a multiple of 4"]);
+    is_refused(&["--shape", "4611686018427387904,8"], &["overflows"]);
+    is_refused(&["--shape", "8"], &["--shape", "4096,1024"]);
+    is_refused(&["--dtype", "int8"], &["--dtype", "f32, f16, bf16"]);
+    is_refused(&["--weights", "some.safetensors"], &["--tensor"]);
+    is_refused(&["--weight", "some.safetensors"], &["--weight"]);
+}
+
+#[test]
+fn help_says_what_every_argument_means() {
+    let help = succeeds(&["--help"]);
+    for argument in
+        ["weights", "tensor", "shape", "tokens", "kind", "dtype", "logits", "kappa", "tau", "lambda", "seed", "device"]
+    {
+        assert!(help.contains(&format!("--{argument} ")), "{argument}");
+    }
+}
+
+#[test]
+fn masks_are_printed() {
+    let output = example("sample_masks").output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 6);
+}
