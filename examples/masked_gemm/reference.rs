@@ -40,9 +40,10 @@ impl Check {
         let mut check = Self { name, checked: [rows.len(), cols.len()], size, largest_error: 0.0, worst: 0.0 };
         for (row, col) in rows.iter().flat_map(|&row| cols.iter().map(move |&col| (row, col))) {
             for (got, expected) in entry(row, col) {
-                let error = (got - expected.value).abs();
-                let share = if error == 0.0 { 0.0 } else { error / expected.bound };
-                // What is not a number is as far off as can be.
+                // Equal infinities agree, and so do two NaNs; what is NaN on one side alone is as far off as can be.
+                let same = got == expected.value || (got.is_nan() && expected.value.is_nan());
+                let error = if same { 0.0 } else { (got - expected.value).abs() };
+                let share = if same { 0.0 } else { error / expected.bound };
                 let [error, share] = [error, share].map(|v| if v.is_nan() { f64::INFINITY } else { v });
                 check.largest_error = check.largest_error.max(error);
                 check.worst = check.worst.max(share);
