@@ -1,5 +1,5 @@
-//! One property suite for `matmul`, run against the CPU's executor and, where there is one, the GPU's. The oracle is naive,
-//! in `f64`, and its bounds are derived from sizes and types.
+//! One property suite for `matmul`, run against the CPU's executor and, where there is one, the GPU's. The oracle is
+//! naive, in `f64`, and its bounds are derived from sizes and types.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

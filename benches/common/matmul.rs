@@ -3,7 +3,7 @@
 use super::mask::{Inputs, for_types};
 use super::{Result, Timed, data};
 use std::time::{Duration, Instant};
-use twofour::mask::{GradientOf, Kind, Sampling};
+use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{Problem, cpu};
 use twofour::{DType, Element, Logit, Shape};
 
@@ -57,10 +57,7 @@ pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
     for_types!(case, boxed(case))
 }
 
-fn boxed<L: Logit, W: Element>(case: Case) -> Result<Box<dyn Timed>>
-where
-    f32: GradientOf<W>,
-{
+fn boxed<L: Logit, W: Element>(case: Case) -> Result<Box<dyn Timed>> {
     Ok(Box::new(OnCpu::<L, W>::new(case)))
 }
 
@@ -76,10 +73,7 @@ struct OnCpu<L, W> {
     logit_gradient: Vec<f32>,
 }
 
-impl<L: Logit, W: Element> OnCpu<L, W>
-where
-    f32: GradientOf<W>,
-{
+impl<L: Logit, W: Element> OnCpu<L, W> {
     fn new(case: Case) -> Self {
         let problem = Problem::new(case.tokens, case.shape);
         Self {
@@ -110,10 +104,7 @@ where
     }
 }
 
-impl<L: Logit, W: Element> Timed for OnCpu<L, W>
-where
-    f32: GradientOf<W>,
-{
+impl<L: Logit, W: Element> Timed for OnCpu<L, W> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         let begun = Instant::now();
         for _ in 0..iterations {

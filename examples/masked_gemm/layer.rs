@@ -42,10 +42,7 @@ pub(crate) struct Times {
 }
 
 /// Runs the layer where the job says.
-pub(crate) fn run<L: Logit + Number, W: Number>(job: &Job, operands: &Operands<L, W>) -> Result<Results<W>, Failure>
-where
-    f32: GradientOf<W>,
-{
+pub(crate) fn run<L: Logit + Number, W: Number>(job: &Job, operands: &Operands<L, W>) -> Result<Results<W>, Failure> {
     let on_cpu = |why: &str| on_cpu(job, operands, format!("CPU, {} threads{why}", rayon::current_num_threads()));
     // The driver gives no empty arrays.
     let empty = job.problem.tokens == 0 || job.problem.shape.weights() == 0;
@@ -68,7 +65,6 @@ fn on_gpu<L, W>(job: &Job, operands: &Operands<L, W>) -> Result<Result<Results<W
 where
     L: Logit + Number,
     W: Number,
-    f32: GradientOf<W>,
 {
     #[cfg(feature = "cuda")]
     return match gpu::Gpu::open() {
@@ -93,10 +89,7 @@ fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Result<Duratio
     Ok(best)
 }
 
-fn on_cpu<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, device: String) -> Result<Results<W>, Failure>
-where
-    f32: GradientOf<W>,
-{
+fn on_cpu<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, device: String) -> Result<Results<W>, Failure> {
     let Operands { logits, weight, x, dy } = operands;
     let (shape, tokens) = (job.problem.shape, job.problem.tokens);
     let layer = cpu::Layer::new(shape, job.kind, job.sampling, logits, weight);

@@ -1,6 +1,6 @@
 //! A masked linear layer, forward and backward, on a real or a generated weight: samples the masks, runs
-//! `Y = X (W∘M)ᵀ`, `dX = dY (W∘M)` and the gradient of the logits on the GPU if there is one, else on the CPU, and checks
-//! the results against a naive dense reference in `f64`.
+//! `Y = X (W∘M)ᵀ`, `dX = dY (W∘M)` and the gradient of the logits on the GPU if there is one, else on the CPU, and
+//! checks the results against a naive dense reference in `f64`.
 //!
 //! Exit code 0 if all is well, 1 if a result is off, 2 if the arguments or a file are.
 
@@ -12,7 +12,7 @@ mod report;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use twofour::mask::{GradientOf, Kind, Sampling};
+use twofour::mask::{Kind, Sampling};
 use twofour::matmul::Problem;
 use twofour::{DType, Logit, Shape, bf16, f16};
 
@@ -161,10 +161,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
     }
 }
 
-fn typed<L: Logit + layer::Number, W: layer::Number>(job: &Job) -> Result<bool, Failure>
-where
-    f32: GradientOf<W>,
-{
+fn typed<L: Logit + layer::Number, W: layer::Number>(job: &Job) -> Result<bool, Failure> {
     let operands = data::Operands::<L, W>::new(job);
     let results = layer::run(job, &operands)?;
     let checks = reference::check(job, &operands, &results);

@@ -1,4 +1,5 @@
-//! A naive dense reference in `f64`, straight from the formulas, and the bounds within which results must agree with it.
+//! A naive dense reference in `f64`, straight from the formulas, and the bounds within which results must agree with
+//! it.
 //!
 //! Where a result is large, entries on an even grid of its rows and columns are checked, the last of each among them.
 
@@ -12,7 +13,8 @@ use twofour::{DType, Element, Logit, noise};
 const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
 /// Unit roundoff of `f32`.
 const U: f64 = 1.0 / (1 << 24) as f64;
-/// How far a soft mask may be off, in units of `U`: roundings of the exponent, the exponential, the sums and the quotient.
+/// How far a soft mask may be off, in units of `U`: roundings of the exponent, the exponential, the sums and the
+/// quotient.
 const SOFT: f64 = 22.0;
 /// The same for a gradient to the logits, relative to what goes into its group.
 const GRADIENT: f64 = 90.0;

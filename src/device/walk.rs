@@ -32,8 +32,8 @@ impl Walk {
         let in_row = shape.cols as u64 / 4;
         let row_jump = shard.global_cols / 4 - in_row;
         let row_groups = match u32::try_from(in_row) {
-            // Where nothing is skipped, where a row ends does not matter.
-            _ if row_jump == 0 => ANY,
+            // Where nothing is skipped, or nothing is there, where a row ends does not matter.
+            _ if row_jump == 0 || in_row == 0 => ANY,
             Ok(groups) if groups > 0 && groups < ANY => groups,
             _ => return Err(Error::Overflow { what: "a row", rows: 1, cols: shape.cols as u64 }),
         };

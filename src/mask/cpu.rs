@@ -85,7 +85,8 @@ pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(args: Backward<'_, 
     };
     let mut logit_gradient = pieces_mut(args.logit_gradient, 6 * PIECE);
     let mut weight_gradient = pieces_mut(args.weight_gradient, 4 * PIECE);
-    let operands = args.logits.chunks(6 * PIECE).zip(args.weight.chunks(4 * PIECE)).zip(args.gradient.chunks(4 * PIECE));
+    let operands =
+        args.logits.chunks(6 * PIECE).zip(args.weight.chunks(4 * PIECE)).zip(args.gradient.chunks(4 * PIECE));
     let pieces = operands.enumerate().map(|(i, ((logits, weight), gradient))| BackwardPiece {
         first: i * PIECE,
         logits,

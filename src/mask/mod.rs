@@ -31,7 +31,7 @@
 //!
 //! # Executors
 //!
-//! [`cpu`] and, with the feature `cuda`, [`cuda`] take the same arguments in their own memory. Both write only what was
+//! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory. Both write only what was
 //! asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
 //! [`Forward`] on `G` in place of the weight.
 
@@ -256,11 +256,9 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
 
 /// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
 pub trait GradientOf<W: Element>: Element {}
-impl GradientOf<f32> for f32 {}
+impl<W: Element> GradientOf<W> for f32 {}
 impl GradientOf<half::f16> for half::f16 {}
 impl GradientOf<half::bf16> for half::bf16 {}
-impl GradientOf<half::f16> for f32 {}
-impl GradientOf<half::bf16> for f32 {}
 
 /// Arguments of the backward pass.
 ///

@@ -1,10 +1,10 @@
-//! The CPU executor of `matmul`: the masks of [`crate::mask::cpu`] around dense products on all threads of rayon's pool.
-//! Results do not depend on how many threads there are.
+//! The CPU executor of `matmul`: the masks of [`crate::mask::cpu`] around dense products on all threads of rayon's
+//! pool. Results do not depend on how many threads there are.
 
 use super::{Masked, ToInput, ToLogits};
 use crate::element::{Element, Logit};
 use crate::error::Result;
-use crate::mask::{self, GradientOf};
+use crate::mask;
 use crate::space::Host;
 use product::{Matrix, multiply};
 
@@ -46,10 +46,7 @@ pub fn forward<L: Logit, W: Element>(layer: Layer<'_, L, W>, tokens: usize, x: &
 ///
 /// # Errors
 /// What [`check`](super::Backward::check) finds.
-pub fn backward_into<L: Logit, W: Element>(args: Backward<'_, '_, L, W>) -> Result<()>
-where
-    f32: GradientOf<W>,
-{
+pub fn backward_into<L: Logit, W: Element>(args: Backward<'_, '_, L, W>) -> Result<()> {
     args.check()?;
     let (n, k) = (args.problem.shape.rows, args.problem.shape.cols);
     let dy = Matrix::new(args.dy, n);

@@ -1,9 +1,9 @@
 //! Dense products through cuBLASLt, with 16-bit operands and an `f32` result where that is wanted, which cudarc's safe
 //! layer does not offer.
 //!
-//! A [`BlasLt`] remembers, for each product it has met, descriptors and the algorithm that the library's heuristic chose.
-//! So the heuristic is asked once a product, and a product met before costs one call into the library: no allocation
-//! on the device, no copy, no synchronisation.
+//! A [`BlasLt`] remembers, for each product it has met, descriptors and the algorithm that the library's heuristic
+//! chose. So the heuristic is asked once a product, and a product met before costs one call into the library: no
+//! allocation on the device, no copy, no synchronisation.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,7 +29,8 @@ pub(super) const ALIGN: u64 = 16;
 /// Products remembered at most; then it starts anew.
 const MOST_PLANS: usize = 1024;
 
-/// A row-major product `C [rows, cols] = A [rows, depth] · B [depth, cols]`, each operand possibly stored as its transpose.
+/// A row-major product `C [rows, cols] = A [rows, depth] · B [depth, cols]`, each operand possibly stored as its
+/// transpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Product {
     rows: usize,
@@ -82,9 +83,9 @@ impl Product {
 
 /// A handle to cuBLASLt, its work space, and the algorithms chosen so far.
 ///
-/// Make one for a device and thread and keep it: making it opens the library and allocates; using it does not. It serves
-/// every stream of its context. Calls on different streams wait for one another through the work space, by cudarc's
-/// event tracking; where that is disabled, as capturing a CUDA graph needs, use one handle a stream.
+/// Make one for a device and thread and keep it: making it opens the library and allocates; using it does not. It
+/// serves every stream of its context. Calls on different streams wait for one another through the work space, by
+/// cudarc's event tracking; where that is disabled, as capturing a CUDA graph needs, use one handle a stream.
 pub struct BlasLt {
     // Fields are dropped in this order: what the library made, then its handle.
     plans: HashMap<Product, Plan>,
@@ -99,15 +100,16 @@ impl BlasLt {
     /// A handle for the stream's context, with a work space of its own.
     ///
     /// # Errors
-    /// [`Error::LibraryUnavailable`] without cuBLASLt, [`Error::Cuda`] if it or the driver refuses, for want of memory too.
+    /// [`Error::LibraryUnavailable`] without cuBLASLt, [`Error::Cuda`] if it or the driver refuses, for want of memory
+    /// too.
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         probe::cublaslt()?;
         let workspace = stream.alloc_zeros(Self::WORKSPACE_BYTES).map_err(driver_error("cuMemAllocAsync"))?;
         Self::with_workspace(workspace)
     }
 
-    /// A handle for the context of `workspace`, which it uses whole and frees in the end. It may be small, at the price of
-    /// algorithms that need more.
+    /// A handle for the context of `workspace`, which it uses whole and frees in the end. It may be small, at the
+    /// price of algorithms that need more.
     ///
     /// # Errors
     /// As [`BlasLt::new`], and [`Error::Misaligned`] unless `workspace` starts on a 16-byte boundary.
@@ -125,7 +127,8 @@ impl BlasLt {
     }
 
     /// Chooses the algorithms of the three products of a problem with operands of type `W`, so that later passes find
-    /// them. (The library loads an algorithm's code when it first runs: run once what is to be captured in a CUDA graph.)
+    /// them. (The library loads an algorithm's code when it first runs: run once what is to be captured in a CUDA
+    /// graph.)
     ///
     /// # Errors
     /// [`Error::Cuda`] if the library has no algorithm for one of them.
@@ -136,7 +139,8 @@ impl BlasLt {
         self.plan(&Product::weight_gradient(problem, W::DTYPE))
     }
 
-    /// Checks that the handle serves the stream, and plans a product if it is not: what may fail before anything is queued.
+    /// Checks that the handle serves the stream, and plans a product if it is not: what may fail before anything is
+    /// queued.
     pub(super) fn prepare_on(&mut self, stream: &CudaStream, product: &Product) -> Result<()> {
         if stream.context().cu_ctx() != self.handle.context.cu_ctx() {
             return Err(Error::ForeignContext { what: "blas" });
@@ -161,8 +165,9 @@ impl BlasLt {
     /// Queues a product: `c` is overwritten.
     ///
     /// # Safety
-    /// `a`, `b` and `c` are addresses in the stream's context, on 16-byte boundaries, of as many elements as the product
-    /// says, the last overlapping neither other; they stay valid, and nothing else touches `c`, until the product has run.
+    /// `a`, `b` and `c` are addresses in the stream's context, on 16-byte boundaries, of as many elements as the
+    /// product says, the last overlapping neither other; they stay valid, and nothing else touches `c`, until the
+    /// product has run.
     pub(super) unsafe fn multiply(
         &mut self,
         stream: &Arc<CudaStream>,
@@ -210,9 +215,9 @@ impl Drop for Handle {
 
 /// Everything the library asks for about a product.
 ///
-/// cuBLASLt is column-major: where we keep a row-major `[r, c]`, it sees its transpose, `[c, r]`. So `C = A·B` is asked for
-/// as `Cᵀ = Bᵀ·Aᵀ`: the operands change places, and an operand is to be transposed for the library exactly if it is for
-/// us.
+/// cuBLASLt is column-major: where we keep a row-major `[r, c]`, it sees its transpose, `[c, r]`. So `C = A·B` is
+/// asked for as `Cᵀ = Bᵀ·Aᵀ`: the operands change places, and an operand is to be transposed for the library exactly
+/// if it is for us.
 struct Plan {
     description: Description,
     /// The first operand in the library's order, which is our `b`.

@@ -1,6 +1,6 @@
-//! The CUDA executor of `matmul`: the mask kernels around cuBLASLt, all queued on the caller's stream. Nothing is allocated,
-//! copied or waited for, so a pass can be captured in a CUDA graph, once it has run: kernels and algorithms are loaded
-//! at their first use. (As all of cudarc, it needs event tracking disabled for that.)
+//! The CUDA executor of `matmul`: the mask kernels around cuBLASLt, all queued on the caller's stream. Nothing is
+//! allocated, copied or waited for, so a pass can be captured in a CUDA graph, once it has run: kernels and algorithms
+//! are loaded at their first use. (As all of cudarc, it needs event tracking disabled for that.)
 //!
 //! `f32` products are IEEE `f32`, not TF32.
 
@@ -15,8 +15,8 @@ use crate::device::operand::{Bound, input, output};
 use crate::device::{self, Limits};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
+use crate::mask;
 use crate::mask::launch::{BackwardArgs, ForwardArgs};
-use crate::mask::{self, GradientOf};
 use crate::space::{Cuda, Raw, RawSlice};
 
 pub use super::cublaslt::BlasLt;
@@ -31,8 +31,8 @@ pub type Backward<'l, 'a, L, W> = super::Backward<'l, 'a, Cuda, L, W>;
 /// Queues `W∘M` and `Y = X (W∘M)ᵀ`.
 ///
 /// # Errors
-/// What [`check`](super::Forward::check) finds, [`Error::Misaligned`], [`Error::ForeignContext`] (of `blas` too), and what
-/// finding or launching kernels and algorithms may give; up to then nothing has been queued.
+/// What [`check`](super::Forward::check) finds, [`Error::Misaligned`], [`Error::ForeignContext`] (of `blas` too), and
+/// what finding or launching kernels and algorithms may give; up to then nothing has been queued.
 pub fn forward_into<L: Logit, W: Element>(
     stream: &Arc<CudaStream>,
     blas: &mut BlasLt,
@@ -58,7 +58,8 @@ pub fn forward_into<L: Logit, W: Element>(
 /// `Y = X (W∘M)ᵀ`, `[T, N]`, in a new allocation on `stream`, beside a passing one for `W∘M`.
 ///
 /// # Errors
-/// As [`forward_into`], and [`Error::Cuda`] if there is no memory, or none to allocate: the driver gives no empty array.
+/// As [`forward_into`], and [`Error::Cuda`] if there is no memory, or none to allocate: the driver gives no empty
+/// array.
 pub fn forward<L: Logit, W: Element + DeviceRepr>(
     stream: &Arc<CudaStream>,
     blas: &mut BlasLt,
@@ -85,10 +86,7 @@ pub fn backward_into<L: Logit, W: Element>(
     stream: &Arc<CudaStream>,
     blas: &mut BlasLt,
     mut args: Backward<'_, '_, L, W>,
-) -> Result<()>
-where
-    f32: GradientOf<W>,
-{
+) -> Result<()> {
     args.check()?;
     let limits = device::limits(stream.context())?;
     let mut binder = Binder { stream, guards: Vec::with_capacity(8) };
@@ -181,10 +179,7 @@ impl LogitPlan {
         to_logits: &'g mut ToLogits<'_, Cuda, W>,
         binder: &mut Binder<'g>,
         limits: &Limits,
-    ) -> Result<Self>
-    where
-        f32: GradientOf<W>,
-    {
+    ) -> Result<Self> {
         let x = binder.input("x", &to_logits.x)?;
         let gradient = binder.output("gradient", &mut to_logits.gradient)?;
         let logit_gradient = binder.output("logit_gradient", &mut to_logits.logit_gradient)?;

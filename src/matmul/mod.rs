@@ -5,8 +5,8 @@
 //! | product | is | pass |
 //! | --- | --- | --- |
 //! | `Y [T, N]` | `X (W∘M)ᵀ` | [`Forward`] |
-//! | `dX [T, K]` | `dY (W∘M)` | [`Backward::input_gradient`], [`Backward::resample_input_gradient`] |
-//! | `G [N, K]` | `dYᵀ X`, the gradient of `W∘M`, and from it `dlogits [N, K/4, 6]` | [`Backward::logit_gradient`], [`Backward::accumulate_logit_gradient`] |
+//! | `dX [T, K]` | `dY (W∘M)` | [`Backward::input_gradient`] |
+//! | `G [N, K]` | `dYᵀ X`, the gradient of `W∘M`, and from it `dlogits [N, K/4, 6]` | [`Backward::logit_gradient`] |
 //!
 //! `X`, `Y`, `W`, `W∘M`, `dX` and `dY` are of one type (`f32`, `f16` or `bf16`), logits are `f32` or `bf16`, `G` and
 //! `dlogits` are `f32`; all are row-major. Any of `T`, `N` and `K` may be zero, and `K` is a multiple of 4.
@@ -17,19 +17,19 @@
 //!
 //! # Numerics
 //!
-//! - Every product is accumulated in `f32`. `W∘M`, `Y` and `dX` are each rounded once to their type; `G` is never rounded
-//!   to 16 bits, and `dlogits` come from it as [`crate::mask`] says.
-//! - So with `u = 2⁻²⁴`, `Y` is within `K·u/(1 − K·u) · Σ_k |X_tk (W∘M)_nk|` of the exact product with the rounded `W∘M`,
-//!   and one rounding more; the same holds for `dX` with `N` and for `G` with `T` in place of `K` (Higham, "Accuracy and
-//!   stability of numerical algorithms", section 3.5). The order of summation differs between executors. (Tensor cores,
-//!   which a device uses for 16-bit operands, truncate where others round: there `u = 2⁻²³`.)
-//! - NaN and infinities go through as in a dense product: one in `X_tk` reaches the whole row `t` of `Y` (`∞ · 0` is NaN).
-//!   But a weight that a hard or argmax mask drops is `+0.0` in `W∘M` whatever it was, so there an infinite or NaN weight
-//!   does no harm.
+//! - Every product is accumulated in `f32`. `W∘M`, `Y` and `dX` are each rounded once to their type; `G` is never
+//!   rounded to 16 bits, and `dlogits` come from it as [`crate::mask`] says.
+//! - So with `u = 2⁻²⁴`, `Y` is within `K·u/(1 − K·u) · Σ_k |X_tk (W∘M)_nk|` of the exact product with the rounded
+//!   `W∘M`, and one rounding more; the same holds for `dX` with `N` and for `G` with `T` in place of `K` (Higham,
+//!   "Accuracy and stability of numerical algorithms", section 3.5). The order of summation differs between executors.
+//!   (Tensor cores, which a device uses for 16-bit operands, truncate where others round: there `u = 2⁻²³`.)
+//! - NaN and infinities go through as in a dense product: one in `X_tk` reaches the whole row `t` of `Y` (`∞ · 0` is
+//!   NaN). But a weight that a hard or argmax mask drops is `+0.0` in `W∘M` whatever it was, so there an infinite or
+//!   NaN weight does no harm.
 //!
 //! # Executors
 //!
-//! [`cpu`] and, with the feature `cuda`, [`cuda`] take the same arguments in their own memory.
+//! [`cpu`] and, with the feature of its name, `cuda` take the same arguments in their own memory.
 
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
@@ -189,8 +189,8 @@ pub(crate) struct ToLogits<'a, S: Space, W: Element> {
 
 /// Arguments of the backward pass: `dy`, and which gradients are wanted.
 ///
-/// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `masked` and `gradient [N, K]`, `logit_gradient [N, K/4, 6]`. The layer must
-/// be that of the forward pass. On a device every operand starts on a 16-byte boundary.
+/// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `masked` and `gradient [N, K]`, `logit_gradient [N, K/4, 6]`. The layer
+/// must be that of the forward pass. On a device every operand starts on a 16-byte boundary.
 pub struct Backward<'l, 'a, S: Space, L: Logit, W: Element> {
     pub(crate) layer: Layer<'l, S, L, W>,
     pub(crate) problem: Problem,

@@ -24,7 +24,8 @@ pub struct Pass {
 
 /// Passes over small weights, whole or slices, of `types` kinds of operands.
 pub fn passes(types: usize) -> impl Strategy<Value = Pass> {
-    let shape = (1..=7usize, 1..=40usize).prop_map(|(rows, groups)| Shape::new(rows, 4 * groups));
+    let shape = (1..=7usize, prop_oneof![5 => 1..=40usize, 1 => 300..=800usize])
+        .prop_map(|(rows, groups)| Shape::new(rows, 4 * groups));
     let kind = prop_oneof![3 => Just(Kind::Soft), 3 => Just(Kind::Hard), 1 => Just(Kind::Argmax)];
     let kappa = prop_oneof![Just(0.0f32), Just(1.0), Just(100.0), Just(500.0)];
     let tau = prop_oneof![Just(0.05f32), Just(0.5), Just(1.0), Just(4.0)];

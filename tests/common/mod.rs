@@ -1,6 +1,6 @@
 //! What the suites share: the executors, cases with their own memory, and a naive oracle in `f64`.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod data;
 pub mod executor;

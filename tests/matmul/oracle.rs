@@ -1,5 +1,5 @@
-//! `matmul` said again in `f64`, straight from the formulas, with bounds on what an executor may differ by. Only the scores
-//! are not `f64`: they are defined to the bit, as one fma of `f32`.
+//! `matmul` said again in `f64`, straight from the formulas, with bounds on what an executor may differ by. Only the
+//! scores are not `f64`: they are defined to the bit, as one fma of `f32`.
 
 use crate::case::{Case, Outputs, roundoff};
 use twofour::mask::{Kind, Sampling};
@@ -9,9 +9,9 @@ use twofour::{Element, Logit, noise};
 const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
 /// Unit roundoff of `f32`.
 const U: f64 = 1.0 / (1 << 24) as f64;
-/// A bound on the error of a soft mask, in units of `U`. The exponents carry three roundings each, but where an exponent is
-/// large its exponential is small: 6 in the end. The exponential itself brings 4, to the sum of six too, which brings 3
-/// more; then the reciprocal 2, the sum of three 2, the product 1.
+/// A bound on the error of a soft mask, in units of `U`. The exponents carry three roundings each, but where an
+/// exponent is large its exponential is small: 6 in the end. The exponential itself brings 4, to the sum of six too,
+/// which brings 3 more; then the reciprocal 2, the sum of three 2, the product 1.
 const SOFT: f64 = 22.0;
 
 /// One group's mask: what is used, and the soft one that gradients go through.
@@ -124,8 +124,8 @@ fn gamma(depth: usize) -> f64 {
     error / (1.0 - error)
 }
 
-/// With `d_j = G_j W_j − 2λ W_j² m_j` and `D = Σ_j |G_j W_j| + 2|λ| W_j² m_j`, each `d_j` has three roundings of `D_j` and
-/// the mask's error times `2|λ| W_j²`; so the pair's sum and the mean of the `d` by the soft mask have at most 34
+/// With `d_j = G_j W_j − 2λ W_j² m_j` and `D = Σ_j |G_j W_j| + 2|λ| W_j² m_j`, each `d_j` has three roundings of `D_j`
+/// and the mask's error times `2|λ| W_j²`; so the pair's sum and the mean of the `d` by the soft mask have at most 34
 /// roundings of `D` and 88 of `|λ| Σ W²`. The error of `y` brings `SOFT` of `|u − mean| ≤ 2 D`, and four products are
 /// left. That is below 90 of `Σ |G W| + 3 |λ| Σ W²`.
 fn compare_logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>) {

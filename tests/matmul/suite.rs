@@ -5,7 +5,7 @@ use crate::executor::{Executor, Number, same};
 use crate::oracle::{compare, loss};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
-use twofour::mask::{GradientOf, Kind, Sampling};
+use twofour::mask::{Kind, Sampling};
 use twofour::{Element, Logit, Shape, Shard, bf16, f16};
 
 /// Runs a generic function for each pair of types.
@@ -20,10 +20,7 @@ macro_rules! for_all_types {
     };
 }
 
-fn check<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec)
-where
-    f32: GradientOf<W>,
-{
+fn check<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     let case = Case::<L, W>::new(spec);
     compare(&case, &executor.run(&case));
 }
@@ -105,10 +102,7 @@ pub(crate) fn small_integers_are_exact<E: Executor>(executor: &E) {
     }
 }
 
-fn exact<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec)
-where
-    f32: GradientOf<W>,
-{
+fn exact<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     let case = Case::<L, W>::new(spec);
     let out = executor.run(&case);
     compare(&case, &out);
@@ -159,10 +153,7 @@ pub(crate) fn shard_is_the_slice_of_the_whole<E: Executor>(executor: &E) {
     }
 }
 
-fn slice<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec)
-where
-    f32: GradientOf<W>,
-{
+fn slice<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     let whole = Case::<L, W>::new(spec);
     let all = executor.run(&whole);
     let (rows, cols) = (3..10, 8..28);
@@ -190,10 +181,7 @@ pub(crate) fn dropped_weights_do_no_harm<E: Executor>(executor: &E) {
     }
 }
 
-fn dropped<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec)
-where
-    f32: GradientOf<W>,
-{
+fn dropped<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     let mut case = Case::<L, W>::new(spec);
     // Ones, so that what is dropped can be read off the masked weight.
     case.weight.fill(W::from_f32(1.0));
@@ -222,16 +210,14 @@ pub(crate) fn specials_go_through_as_in_a_dense_product<E: Executor>(executor: &
     for_all_types!(special(executor, f32::INFINITY));
 }
 
-fn special<L: Logit + Number, W: Number, E: Executor>(executor: &E, value: f32)
-where
-    f32: GradientOf<W>,
-{
+fn special<L: Logit + Number, W: Number, E: Executor>(executor: &E, value: f32) {
     let (t, n, k) = (7, 9, 20);
     let clean = Case::<L, W>::new(Spec::new(t, n, k, Kind::Hard));
     let mut case = clean.clone();
     case.x[2 * k + 5] = W::from_f32(value);
     let Outputs { y, dx, gradient, logit_gradient, .. } = executor.run(&case);
-    // A hard mask keeps position 5 in some rows of the weight and has a zero there in others: infinite or NaN either way.
+    // A hard mask keeps position 5 in some rows of the weight and has a zero there in others: infinite or NaN either
+    // way.
     assert_where("y", &y, |i| i / n == 2);
     assert_where("dx", &dx, |_| false);
     assert_where("gradient", &gradient, |i| i % k == 5);

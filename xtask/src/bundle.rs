@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use build::Cargo;
 use contents::Program;
 
 /// All files together.
@@ -75,7 +76,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let out = &options.out.clone().unwrap_or_else(|| root.join("bundle"));
     clear(out)?;
     let nvcc = nvcc::find(root)?;
-    let built = build::all(root, &nvcc)?;
+    let cargo = Cargo::new(root, &nvcc)?;
+    let built = cargo.programs()?;
     let mut manifest = String::new();
     for (path, source) in &built {
         match Program::new(path, source)? {
@@ -86,7 +88,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             None => println!("left out: {path}"),
         }
     }
-    copy(&build::own(root, &nvcc)?, &out.join("xtask"))?;
+    copy(&cargo.xtask()?, &out.join("xtask"))?;
     fs::write(out.join("manifest.tsv"), manifest)?;
     for (from, to) in FILES {
         copy(&root.join(from), &out.join(to))?;

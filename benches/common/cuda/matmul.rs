@@ -20,7 +20,6 @@ fn captured<L, W>(case: Case, cache: Cache) -> Result<Box<dyn Timed>>
 where
     L: Logit + DeviceRepr,
     W: Element + DeviceRepr + GradientOf<W>,
-    f32: GradientOf<W>,
 {
     let stream = stream()?;
     let mut blas = cuda::BlasLt::new(&stream)?;
@@ -49,7 +48,6 @@ impl<L, W> Operands<L, W>
 where
     L: Logit + DeviceRepr,
     W: Element + DeviceRepr + GradientOf<W>,
-    f32: GradientOf<W>,
 {
     fn new(stream: &Arc<CudaStream>, blas: &Rc<RefCell<cuda::BlasLt>>, case: &Case, set: usize) -> Result<Self> {
         let problem = Problem::new(case.tokens, case.shape);

@@ -1,9 +1,9 @@
 //! A dense product with `f32` accumulation and one rounding at the end.
 //!
-//! The result is cut into tiles, a task of rayon's each. A task sums its tile in `f32`, one slab of the contraction after
-//! the other: 16-bit panels are widened first (exactly), `f32` panels are used where they lie, and the crate `gemm` does
-//! the arithmetic on one thread. So memory for widened operands is a few panels a thread, and the order of summation is a
-//! matter of the shape alone.
+//! The result is cut into tiles, a task of rayon's each. A task sums its tile in `f32`, one slab of the contraction
+//! after the other: 16-bit panels are widened first (exactly), `f32` panels are used where they lie, and the crate
+//! `gemm` does the arithmetic on one thread. So memory for widened operands is a few panels a thread, and the order of
+//! summation is a matter of the shape alone.
 
 use crate::element::{DType, Element};
 use gemm::Parallelism;
@@ -135,8 +135,8 @@ fn add_product(depth: usize, left: &Panel<'_>, right: &Panel<'_>, sum: &mut [f32
     let [right_rows, right_cols] = right.strides;
     let [to, left, right] = [sum.as_mut_ptr(), left.data.as_ptr().cast_mut(), right.data.as_ptr().cast_mut()];
     let one_thread = Parallelism::None;
-    // SAFETY: `panel` cut both operands so that these sizes and strides reach their last value and not beyond; `sum` holds
-    // rows * cols values and, being borrowed mutably, overlaps neither.
+    // SAFETY: `panel` cut both operands so that these sizes and strides reach their last value and not beyond; `sum`
+    // holds rows * cols values and, being borrowed mutably, overlaps neither.
     unsafe {
         gemm::gemm(
             rows,

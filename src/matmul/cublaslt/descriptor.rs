@@ -79,7 +79,8 @@ impl Preference {
 
     fn set<T: bytemuck::Pod>(&self, attribute: PrefAttribute, value: &T) -> Result<()> {
         let (from, bytes) = ((&raw const *value).cast(), size_of::<T>());
-        // SAFETY: the preference is live, and the call copies that many bytes; it checks that the attribute has as many.
+        // SAFETY: the preference is live, and the call copies that many bytes; it checks that the attribute has as
+        // many.
         let set = unsafe { result::set_matmul_pref_attribute(self.0, attribute, from, bytes) };
         set.map_err(blas_error("cublasLtMatmulPreferenceSetAttribute"))
     }

@@ -21,6 +21,9 @@ const PROFILE: [&str; 8] = [
     "profile.bundle.debug=false",
 ];
 
+/// Packs the machine code to a sixth of nvcc's default, in every program. Drivers that take this nvcc's code unpack it.
+const SMALL: &str = "--compress-mode=size";
+
 /// A line that cargo prints for what it built.
 #[derive(Deserialize)]
 struct Message {
@@ -36,45 +39,63 @@ struct Target {
     name: String,
 }
 
-/// Tests, benches and examples: the path in the bundle, and the file that was built, in order.
-pub(super) fn all(root: &Path, nvcc: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut built = Vec::new();
-    for package in PACKAGES {
-        let tests = ["test", "--no-run", "--package", package, "--lib", "--tests", "--benches"];
-        let examples = ["build", "--package", package, "--examples"];
-        for arguments in [&tests[..], &examples[..]] {
-            for message in cargo(root, nvcc, arguments)? {
-                built.extend(named(root, message)?);
+/// Cargo, as the bundle's programs are built.
+pub(super) struct Cargo<'a> {
+    root: &'a Path,
+    nvcc: &'a Path,
+    /// What nvcc adds to its command line.
+    nvcc_flags: String,
+}
+
+impl<'a> Cargo<'a> {
+    pub(super) fn new(root: &'a Path, nvcc: &'a Path) -> Result<Self> {
+        const FLAGS: &str = "NVCC_APPEND_FLAGS";
+        let mut nvcc_flags = env::var(FLAGS).unwrap_or_default();
+        if super::said(Command::new(nvcc).arg("--help"))?.contains("--compress-mode") {
+            nvcc_flags = format!("{nvcc_flags} {SMALL}");
+        }
+        Ok(Self { root, nvcc, nvcc_flags })
+    }
+
+    /// Tests, benches and examples: the path in the bundle, and the file that was built, in order.
+    pub(super) fn programs(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut built = Vec::new();
+        for package in PACKAGES {
+            let tests = ["test", "--no-run", "--package", package, "--lib", "--tests", "--benches"];
+            let examples = ["build", "--package", package, "--examples"];
+            for arguments in [&tests[..], &examples[..]] {
+                for message in self.run(arguments)? {
+                    built.extend(named(self.root, message)?);
+                }
             }
         }
+        built.sort();
+        ensure!(built.iter().any(|(path, _)| path.starts_with("tests/")), "cargo built no tests");
+        if let Some(pair) = built.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            bail!("two programs would be {}: {} and {}", pair[0].0, pair[0].1.display(), pair[1].1.display());
+        }
+        Ok(built)
     }
-    // A bench is built as a test and as a bench: one file, named twice.
-    built.sort();
-    built.dedup();
-    ensure!(built.iter().any(|(path, _)| path.starts_with("tests/")), "cargo built no tests");
-    if let Some(pair) = built.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        bail!("two programs would be {}: {} and {}", pair[0].0, pair[0].1.display(), pair[1].1.display());
+
+    /// This program, stripped.
+    pub(super) fn xtask(&self) -> Result<PathBuf> {
+        let messages = self.run(&["build", "--package", "xtask"])?;
+        messages.into_iter().find_map(|message| message.executable).context("cargo built no xtask")
     }
-    Ok(built)
-}
 
-/// This program, stripped.
-pub(super) fn own(root: &Path, nvcc: &Path) -> Result<PathBuf> {
-    let messages = cargo(root, nvcc, &["build", "--package", "xtask"])?;
-    messages.into_iter().find_map(|message| message.executable).context("cargo built no xtask")
-}
-
-/// Runs cargo; its messages about what it built.
-fn cargo(root: &Path, nvcc: &Path, arguments: &[&str]) -> Result<Vec<Message>> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(arguments).args(PROFILE).arg("--message-format=json-render-diagnostics");
-    cargo.env("TWOFOUR_NVCC", nvcc).env("TWOFOUR_REQUIRE_AOT", "1").stderr(Stdio::inherit());
-    println!("cargo {}", arguments.join(" "));
-    let output = cargo.output().context("run cargo")?;
-    ensure!(output.status.success(), "cargo {}: {}", arguments.join(" "), output.status);
-    let lines = String::from_utf8_lossy(&output.stdout);
-    let messages = lines.lines().map(|line| serde_json::from_str(line).with_context(|| format!("read {line}")));
-    Ok(messages.collect::<Result<Vec<Message>>>()?.into_iter().filter(|m| m.reason == "compiler-artifact").collect())
+    /// Runs cargo; its messages about what it built.
+    fn run(&self, arguments: &[&str]) -> Result<Vec<Message>> {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(self.root).args(arguments).args(PROFILE).arg("--message-format=json-render-diagnostics");
+        cargo.env("TWOFOUR_NVCC", self.nvcc).env("TWOFOUR_REQUIRE_AOT", "1").env("NVCC_APPEND_FLAGS", &self.nvcc_flags);
+        println!("cargo {}", arguments.join(" "));
+        let output = cargo.stderr(Stdio::inherit()).output().context("run cargo")?;
+        ensure!(output.status.success(), "cargo {}: {}", arguments.join(" "), output.status);
+        let lines = String::from_utf8_lossy(&output.stdout);
+        let messages = lines.lines().map(|line| serde_json::from_str(line).with_context(|| format!("read {line}")));
+        let messages = messages.collect::<Result<Vec<Message>>>()?;
+        Ok(messages.into_iter().filter(|message| message.reason == "compiler-artifact").collect())
+    }
 }
 
 /// The path in the bundle: programs of other members than the root have the member's folder before their names.
