@@ -214,15 +214,15 @@ fn backward_of_types(executor: &Executor, pass: &Pass) {
     }
 }
 
-/// Runs a property on `cases` random passes; failures are kept beside this file.
+/// Runs a property on `cases` random passes, or on as many as `PROPTEST_CASES` says; failures are kept beside this file.
 fn for_all(types: usize, cases: u32, property: impl Fn(&Pass)) {
     let persistence = FileFailurePersistence::WithSource("regressions");
-    let config = Config {
-        cases,
-        failure_persistence: Some(Box::new(persistence)),
-        source_file: Some(file!()),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    config.failure_persistence = Some(Box::new(persistence));
+    config.source_file = Some(file!());
     TestRunner::new(config)
         .run(&passes(types), |pass| {
             property(&pass);

@@ -50,7 +50,7 @@ cd "$here" || exit 2
 # shellcheck source-path=SCRIPTDIR
 source ./steps.sh
 
-export RUST_BACKTRACE=1 TWOFOUR_REQUIRE_GPU=1 TWOFOUR_CACHE_DIR=$scratch/cache CRITERION_HOME=$work/criterion
+export RUST_BACKTRACE=0 TWOFOUR_REQUIRE_GPU=1 TWOFOUR_CACHE_DIR=$scratch/cache CRITERION_HOME=$work/criterion
 [[ -z $quick ]] || export PROPTEST_CASES=32
 
 # ---------------------------------------------------------------- the machine
@@ -123,15 +123,20 @@ find_libraries() {
 
 # ---------------------------------------------------------------- the parts
 
+# take ARGUMENTS REMARK: the manifest's arguments of a program, as words.
+words=()
+take() {
+    words=()
+    [[ $1 == - ]] && return
+    read -ra words <<<"$1"
+    note="with '$1': $2"
+}
+
 # tests gpu|cpu: the test programs that use a GPU, or the others.
 tests() {
-    local path arguments remark words
+    local path arguments remark
     while IFS=$'\t' read -r path _ arguments remark; do
-        words=()
-        if [[ $arguments != - ]]; then
-            read -ra words <<<"$arguments"
-            note="only ${words[*]}: $remark"
-        fi
+        take "$arguments" "$remark"
         step "$path" 5 "./$path" --show-output "${words[@]}"
     done < <(programs tests "$1")
 }
@@ -190,9 +195,10 @@ benches() {
 }
 
 examples() {
-    local path
-    while IFS=$'\t' read -r path _; do
-        step "$path" 5 "./$path"
+    local path arguments remark
+    while IFS=$'\t' read -r path _ arguments remark; do
+        take "$arguments" "$remark"
+        step "$path" 5 "./$path" "${words[@]}"
     done < <(programs examples)
 }
 
@@ -254,4 +260,4 @@ part tests 10 && tests cpu
 part peers 100 && peers
 part benches 100 && benches cpu
 printf '%s\n' "$SECONDS" >"$work/finished"
-((unwell == 0))
+((well > 0 && unwell == 0))

@@ -10,12 +10,15 @@ verdict=     # a function that may think otherwise of a step than its exit statu
 note=        # a remark on the step
 outcome=     # of the last step
 child=       # the process that runs now
+well=0       # steps that passed
 unwell=0     # steps that failed or ran out of time
 
-# part NAME PERCENT: begins a part that may take so much of the budget.
+# part NAME PERCENT: begins a part that may take so much of the budget, or a minute if that is more.
 part() {
+    local share=$((budget * $2 / 100))
+    ((share >= 60)) || share=60
     part=$1
-    part_end=$((SECONDS + budget * $2 / 100))
+    part_end=$((SECONDS + share))
     ((part_end <= budget)) || part_end=$budget
 }
 
@@ -78,7 +81,10 @@ step() {
         outcome=failed
     fi
     [[ -z $verdict ]] || outcome=$("$verdict" "$outcome" "$work/logs/$log")
-    [[ $outcome != failed && $outcome != 'timed out' ]] || unwell=$((unwell + 1))
+    case $outcome in
+        passed) well=$((well + 1)) ;;
+        failed | 'timed out') unwell=$((unwell + 1)) ;;
+    esac
     record "$name" "$status" "$took" "$begin" "$log"
     note=
     [[ $outcome == passed ]]

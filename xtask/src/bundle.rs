@@ -6,7 +6,6 @@
 mod build;
 mod contents;
 mod device;
-mod nvcc;
 mod report;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,44 +73,62 @@ pub(crate) fn on_device(task: &OnDevice) -> Result<ExitCode> {
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let out = &options.out.clone().unwrap_or_else(|| root.join("bundle"));
-    clear(out)?;
-    let nvcc = nvcc::find(root)?;
+    may_clear(out)?;
+    let nvcc = crate::toolkit::nvcc(root)?;
     let cargo = Cargo::new(root, &nvcc)?;
-    let built = cargo.programs()?;
-    let mut manifest = String::new();
-    for (path, source) in &built {
-        match Program::new(path, source)? {
-            Some(program) => {
-                copy(source, &out.join(path))?;
-                manifest += &program.line();
-            }
-            None => println!("left out: {path}"),
-        }
-    }
-    copy(&cargo.xtask()?, &out.join("xtask"))?;
-    fs::write(out.join("manifest.tsv"), manifest)?;
+    let (programs, xtask) = (cargo.programs()?, cargo.xtask()?);
+
+    clear(out)?;
+    let built = programs.iter().map(|(_, file)| file).chain([&xtask]);
+    fs::write(out.join(VERSION), version(root, &nvcc, built)?)?;
+    fs::write(out.join("manifest.tsv"), copy_programs(&programs, out)?)?;
+    copy(&xtask, &out.join("xtask"))?;
     for (from, to) in FILES {
         copy(&root.join(from), &out.join(to))?;
     }
     for (folder, extensions) in FOLDERS {
         copy_folder(&root.join(folder), &out.join(folder), extensions)?;
     }
-    fs::write(out.join(VERSION), version(root, &nvcc, built.iter().map(|(_, path)| path.as_path()))?)?;
     let bytes = size(out)?;
     println!("{}: {:.1} MB", out.display(), bytes as f64 / 1e6);
-    ensure!(bytes <= MOST_BYTES, "the bundle has {bytes} bytes, but no more than {MOST_BYTES} are wanted");
+    ensure!(
+        bytes <= MOST_BYTES,
+        "the bundle may have {MOST_BYTES} bytes, but has {bytes}: build it for fewer architectures, with TWOFOUR_CUDA_ARCHS"
+    );
     if options.check { check(out) } else { Ok(()) }
 }
 
-/// Makes way for a bundle. Only a folder that is one, or is empty, is cleared.
+/// Only a folder that is a bundle, or is empty, is cleared.
+fn may_clear(out: &Path) -> Result<()> {
+    if out.exists() {
+        let version = fs::read_to_string(out.join(VERSION)).unwrap_or_default();
+        let empty = fs::read_dir(out).with_context(|| format!("list {}", out.display()))?.next().is_none();
+        let free = empty || version.starts_with("twofour\t");
+        ensure!(free, "{} is there and is no bundle: name another folder with --out", out.display());
+    }
+    Ok(())
+}
+
 fn clear(out: &Path) -> Result<()> {
     if out.exists() {
-        let bundle = out.join(VERSION).is_file() && out.join("run-all.sh").is_file();
-        let empty = fs::read_dir(out).with_context(|| format!("list {}", out.display()))?.next().is_none();
-        ensure!(bundle || empty, "{} is there and is no bundle: name another folder with --out", out.display());
         fs::remove_dir_all(out).with_context(|| format!("remove {}", out.display()))?;
     }
     fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))
+}
+
+/// Copies what is not to be left out; the manifest.
+fn copy_programs(programs: &[(String, PathBuf)], out: &Path) -> Result<String> {
+    let mut manifest = String::new();
+    for (path, file) in programs {
+        match Program::new(path, file)? {
+            Some(program) => {
+                copy(file, &out.join(path))?;
+                manifest += &program.line();
+            }
+            None => println!("left out: {path}"),
+        }
+    }
+    Ok(manifest)
 }
 
 /// Copies a file with its permissions, and makes its folder.
@@ -156,7 +173,7 @@ fn size(folder: &Path) -> Result<u64> {
 }
 
 /// What was built, from what, with what.
-fn version<'a>(root: &Path, nvcc: &Path, programs: impl Iterator<Item = &'a Path>) -> Result<String> {
+fn version<'a>(root: &Path, nvcc: &Path, programs: impl Iterator<Item = &'a PathBuf>) -> Result<String> {
     let commit = said(Command::new("git").current_dir(root).args(["rev-parse", "HEAD"]));
     let changes = said(Command::new("git").current_dir(root).args(["status", "--porcelain"]));
     let commit = commit.map_or_else(|_| "unknown".into(), |commit| commit.trim().to_owned());

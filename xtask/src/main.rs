@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod bundle;
 mod cost;
 mod noise;
+mod toolkit;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about)]

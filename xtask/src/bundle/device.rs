@@ -2,6 +2,7 @@
 
 use libloading::{Library, Symbol};
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::ffi::{c_char, c_int, c_uint};
 
 /// 2:4 tensor cores begin here.
@@ -67,7 +68,7 @@ impl Driver {
             // SAFETY: loading CUDA's driver has no conditions; its initialisers are what every CUDA program runs.
             match unsafe { Library::new(name) } {
                 Ok(library) => return Ok(Self(library)),
-                Err(error) => reason = error.to_string(),
+                Err(error) => reason = error.source().map_or_else(|| error.to_string(), ToString::to_string),
             }
         }
         Err(format!("there is no CUDA driver ({reason})"))

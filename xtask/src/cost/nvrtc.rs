@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Instant;
 
-use super::{OPTIONS, in_parallel, kernel_files, module, toolchain};
+use super::{OPTIONS, in_parallel, kernel_files, module};
+use crate::toolkit;
 
 type Program = *mut c_void;
 type Strings = *const *const c_char;
@@ -78,11 +79,11 @@ impl Nvrtc {
     /// In the folder or file that `TWOFOUR_NVRTC` names, beside the toolkits, or where the loader looks.
     fn find(root: &Path) -> Result<Self> {
         let mut folders = Vec::new();
-        if let Some(named) = toolchain::variable("TWOFOUR_NVRTC") {
+        if let Some(named) = toolkit::variable("TWOFOUR_NVRTC") {
             folders.push(if named.is_dir() { named } else { named.parent().unwrap_or(root).to_path_buf() });
         }
-        for toolkit in toolchain::toolkits(root) {
-            folders.extend([toolkit.join("lib"), toolkit.join("lib64")]);
+        for folder in toolkit::folders(root) {
+            folders.extend([folder.join("lib"), folder.join("lib64")]);
         }
         let library = open(&folders, |name| name.starts_with("libnvrtc.so"))
             .or_else(|| load(Path::new("libnvrtc.so")).ok())

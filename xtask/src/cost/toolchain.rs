@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::OPTIONS;
+use crate::toolkit;
 
 pub(super) struct Toolchain {
     root: PathBuf,
@@ -25,19 +26,12 @@ pub(super) struct Compiled {
 }
 
 impl Toolchain {
-    /// The first nvcc of: `TWOFOUR_NVCC`, `NVCC`, the toolkit folders people set, the wheels in `.cuda`, PATH.
+    /// The nvcc that is found first, and the cuobjdump beside it or on PATH.
     pub(super) fn find(root: &Path) -> Result<Self> {
-        let mut candidates: Vec<PathBuf> = ["TWOFOUR_NVCC", "NVCC"].iter().filter_map(|name| variable(name)).collect();
-        candidates.extend(toolkits(root).into_iter().map(|folder| folder.join("bin/nvcc")));
-        candidates.extend(on_path("nvcc"));
-        let Some(found) = candidates.iter().find(|path| path.is_file()) else {
-            bail!("there is no nvcc: put it on PATH, or name it in TWOFOUR_NVCC or CUDA_HOME");
-        };
-        // nvcc finds its own parts beside the name it was called by, so a symbolic link is followed.
-        let nvcc = found.canonicalize()?;
+        let nvcc = toolkit::nvcc(root)?;
         let beside = nvcc.with_file_name("cuobjdump");
         let cuobjdump =
-            if beside.is_file() { beside } else { on_path("cuobjdump").context("there is no cuobjdump")? };
+            if beside.is_file() { beside } else { toolkit::on_path("cuobjdump").context("there is no cuobjdump")? };
         let said = run(Command::new(&nvcc).arg("--version"))?.stdout;
         let version = said.split_once(", V").and_then(|(_, rest)| rest.split_whitespace().next());
         let version = version.with_context(|| format!("no version in what nvcc says:\n{said}"))?.to_owned();
@@ -55,32 +49,6 @@ impl Toolchain {
         let elf = run(Command::new(&self.cuobjdump).arg("-elf").arg(&cubin.0))?.stdout;
         Ok(Compiled { log, sass, elf })
     }
-}
-
-/// Toolkit folders: those that variables name, then the wheels that `.ci/run` installs.
-pub(super) fn toolkits(root: &Path) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| variable(name)).collect();
-    for python in entries(&root.join(".cuda/venv/lib")) {
-        folders.extend(entries(&python.join("site-packages/nvidia")));
-    }
-    folders
-}
-
-pub(super) fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// What is in a folder, sorted; nothing if there is no such folder.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let listing = std::fs::read_dir(folder).into_iter().flatten();
-    let mut paths: Vec<PathBuf> = listing.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    paths.sort();
-    paths
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// What a program printed.

@@ -7,8 +7,9 @@ use super::Run;
 use super::benches::Bench;
 use super::steps::{Step, Tests};
 
-/// Lines of a log that are shown of a step that did not pass.
-const TAIL: usize = 20;
+/// Lines of a log that are shown of a step that did not pass: from the first complaint on, and at the end.
+const COMPLAINT: usize = 15;
+const TAIL: usize = 12;
 
 pub(super) fn text(run: &Run, work: &Path) -> String {
     let mut text = head(run);
@@ -23,6 +24,7 @@ pub(super) fn text(run: &Run, work: &Path) -> String {
     text += &troubles(&run.steps, work);
     text += &peers(run);
     text += &benches(&run.benches);
+    text += &examples(&run.steps, work);
     text
 }
 
@@ -96,21 +98,47 @@ fn steps(steps: &[Step]) -> String {
     text
 }
 
-/// The ends of the logs of what did not pass.
+/// What the logs say of what did not pass.
 fn troubles(steps: &[Step], work: &Path) -> String {
     let mut text = String::new();
     for step in steps.iter().filter(|step| step.has_log() && step.outcome != "passed") {
         let said = step.output(work);
-        let lines: Vec<&str> = said.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
         let status = step.status.unwrap_or_default();
         let _ = write!(
             text,
-            "\n### {} {}: {}, exit status {status}\n\nThe end of `logs/{}`:\n\n```text\n{tail}\n```\n",
-            step.part, step.name, step.outcome, step.log
+            "\n### {} {}: {}, exit status {status}\n\nFrom `logs/{}`:\n\n```text\n{}\n```\n",
+            step.part,
+            step.name,
+            step.outcome,
+            step.log,
+            excerpt(&said)
         );
     }
     if text.is_empty() { text } else { format!("\n## What did not pass\n{text}") }
+}
+
+/// The first panic, error, or finding of compute-sanitizer, and the end.
+fn excerpt(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().collect();
+    let complains = |line: &&str| {
+        let finding = line.starts_with("========= ") && !line.contains("COMPUTE-SANITIZER");
+        finding || line.contains("panicked at") || line.starts_with("error")
+    };
+    let tail = lines.len().saturating_sub(TAIL);
+    let first = lines.iter().position(complains).unwrap_or(tail).min(tail);
+    let end = (first + COMPLAINT).min(tail);
+    let gap = if end < tail { "[...]\n" } else { "" };
+    let part = |range: std::ops::Range<usize>| lines[range].iter().map(|line| format!("{line}\n")).collect::<String>();
+    (part(first..end) + gap + &part(tail..lines.len())).trim_end().to_owned()
+}
+
+/// What the examples print, which is short.
+fn examples(steps: &[Step], work: &Path) -> String {
+    let mut text = String::new();
+    for step in steps.iter().filter(|step| step.part == "examples" && step.outcome == "passed") {
+        let _ = write!(text, "\n`{}`:\n\n```text\n{}\n```\n", step.name, step.output(work).trim_end());
+    }
+    if text.is_empty() { text } else { format!("\n## Examples\n{text}") }
 }
 
 fn peers(run: &Run) -> String {
@@ -156,4 +184,25 @@ fn benches(benches: &[Bench]) -> String {
 fn row(text: &mut String, cells: &[String]) {
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
     let _ = writeln!(text, "| {} |", cells.join(" | "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_has_the_first_complaint_and_the_end() {
+        let mut said = String::from("before\nthread 'a' panicked at b:\nwhy\n");
+        said += &"more\n".repeat(100);
+        let excerpt = excerpt(&(said + "last\n"));
+        assert!(excerpt.starts_with("thread 'a' panicked at b:\nwhy\n"), "{excerpt}");
+        assert!(excerpt.ends_with("more\nlast") && excerpt.contains("[...]"), "{excerpt}");
+        assert_eq!(excerpt.lines().count(), COMPLAINT + 1 + TAIL);
+    }
+
+    #[test]
+    fn a_short_log_is_shown_whole() {
+        assert_eq!(excerpt("a\nerror: b\n"), "a\nerror: b");
+        assert_eq!(excerpt(""), "");
+    }
 }
