@@ -256,15 +256,39 @@ impl Choice {
 /// The Gumbel noise of sixteen groups.
 #[inline(always)]
 pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
-    // A word of 32 bits in 64, as the processor multiplies them; what gathers in the upper half is never looked at.
+    let mut fields = [[0; LANES]; 6];
+    for first in (0..LANES).step_by(REGISTERS) {
+        let x = philox(round_keys, draw, &groups[first..first + REGISTERS]);
+        for lane in 0..REGISTERS {
+            let of_lane = noise::split([x[0][lane] as u32, x[1][lane] as u32, x[2][lane] as u32, x[3][lane] as u32]);
+            for i in 0..6 {
+                fields[i][first + lane] = of_lane[i];
+            }
+        }
+    }
+    let mut noise = Block([[0.0; LANES]; 6]);
+    for i in 0..6 {
+        noise.0[i] = gumbel(&fields[i]);
+    }
+    noise
+}
+
+/// Lanes whose four words of Philox fit the processor's registers.
+const REGISTERS: usize = 8;
+
+/// [`noise::philox`] of some groups, a word of 32 bits in 64, as the processor multiplies them; what gathers in the upper
+/// half is never looked at.
+#[inline(always)]
+fn philox(round_keys: &[u32; 20], draw: u64, groups: &[u64]) -> [[u64; REGISTERS]; 4] {
     const LOW: u64 = 0xffff_ffff;
-    let (mut x0, mut x1, mut x2, mut x3) = ([0; LANES], [0; LANES], [draw & LOW; LANES], [draw >> 32; LANES]);
-    for lane in 0..LANES {
+    let (mut x0, mut x1) = ([0; REGISTERS], [0; REGISTERS]);
+    let (mut x2, mut x3) = ([draw & LOW; REGISTERS], [draw >> 32; REGISTERS]);
+    for lane in 0..REGISTERS {
         x0[lane] = groups[lane];
         x1[lane] = groups[lane] >> 32;
     }
     for keys in round_keys.chunks_exact(2) {
-        for lane in 0..LANES {
+        for lane in 0..REGISTERS {
             let a = (x0[lane] & LOW) * u64::from(noise::MULTIPLIERS[0]);
             let b = (x2[lane] & LOW) * u64::from(noise::MULTIPLIERS[1]);
             x0[lane] = (b >> 32) ^ x1[lane] ^ u64::from(keys[0]);
@@ -273,18 +297,7 @@ pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) 
             x3[lane] = a;
         }
     }
-    let mut fields = [[0; LANES]; 6];
-    for lane in 0..LANES {
-        let of_lane = noise::split([x0[lane] as u32, x1[lane] as u32, x2[lane] as u32, x3[lane] as u32]);
-        for i in 0..6 {
-            fields[i][lane] = of_lane[i];
-        }
-    }
-    let mut noise = Block([[0.0; LANES]; 6]);
-    for i in 0..6 {
-        noise.0[i] = gumbel(&fields[i]);
-    }
-    noise
+    [x0, x1, x2, x3]
 }
 
 /// [`noise::gumbel`] in three loops, of which only the look-up in the middle goes lane by lane.
