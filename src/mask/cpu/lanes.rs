@@ -49,8 +49,8 @@ impl<const PER: usize> Block<PER> {
         let mut flat = [[0.0; PER]; LANES];
         T::widen(from, flat.as_flattened_mut());
         let mut block = Self([[0.0; LANES]; PER]);
-        for i in 0..PER {
-            for lane in 0..LANES {
+        for lane in 0..LANES {
+            for i in 0..PER {
                 block.0[i][lane] = flat[lane][i];
             }
         }
