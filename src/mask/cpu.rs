@@ -127,13 +127,16 @@ impl Context {
     /// The global numbers of `LANES` groups from `first` on; those past the end of the shard are of no consequence.
     #[inline(always)]
     fn globals(&self, first: usize) -> [u64; LANES] {
-        let (mut row, mut group) = ((first / self.row_groups) as u64, (first % self.row_groups) as u64);
-        let mut globals = [0; LANES];
-        for global in &mut globals {
-            *global = self.shard.group(row, group);
-            group += 1;
-            if group == self.row_groups as u64 {
-                (row, group) = (row + 1, 0);
+        let (mut row, mut group) = (first / self.row_groups, first % self.row_groups);
+        let start = self.shard.group(row as u64, group as u64);
+        let mut globals = std::array::from_fn(|lane| start + lane as u64);
+        if group + LANES > self.row_groups {
+            for global in &mut globals {
+                *global = self.shard.group(row as u64, group as u64);
+                group += 1;
+                if group == self.row_groups {
+                    (row, group) = (row + 1, 0);
+                }
             }
         }
         globals
@@ -266,19 +269,15 @@ fn backward_piece<L: Logit, W: Element, G: Element>(
         let top = z.largest();
         let soft = z.soft_mask(&top, context.scale);
         let gradient = Block::<4>::read(&piece.gradient[range(4)]);
-        let (used, of_weight) = match context.kind {
-            Kind::Soft => (soft.mask, gradient.times(&soft.mask)),
-            _ => {
-                let chosen = z.choose(&top);
-                (Block::ones().keep(&chosen), gradient.keep(&chosen))
-            }
-        };
+        let chosen = (context.kind != Kind::Soft).then(|| z.choose(&top));
+        let apply =
+            |block: Block<4>| chosen.as_ref().map_or_else(|| block.times(&soft.mask), |chosen| block.keep(chosen));
         if let Some(out) = &mut piece.weight_gradient {
-            of_weight.write(&mut out[range(4)]);
+            apply(gradient).write(&mut out[range(4)]);
         }
         let Some(out) = &mut piece.logit_gradient else { continue };
         let weight = Block::<4>::read(&piece.weight[range(4)]);
-        let of_mask = weight.mask_gradient(&gradient, &used, rule.minus_2_lambda);
+        let of_mask = weight.mask_gradient(&gradient, &apply(Block::ones()), rule.minus_2_lambda);
         let mut of_logits = soft.logit_gradient(&of_mask, rule.logit_scale);
         if rule.accumulate {
             of_logits.add(&Block::read(&out[range(6)]));

@@ -207,14 +207,19 @@ impl Soft {
     #[inline(always)]
     pub(super) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
         let (d, m) = (&of_mask.0, &self.mask.0);
+        let (mut mean, mut factor) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            let low = d[0][lane].mul_add(m[0][lane], d[1][lane] * m[1][lane]);
+            let high = d[2][lane].mul_add(m[2][lane], d[3][lane] * m[3][lane]);
+            mean[lane] = low + high;
+            factor[lane] = logit_scale * self.confidence[lane];
+        }
         let mut gradient = self.exponentials;
         for (index, values) in gradient.0.iter_mut().enumerate() {
             let [first, second] = Pattern::ALL[index].kept();
             for lane in 0..LANES {
-                let low = d[0][lane].mul_add(m[0][lane], d[1][lane] * m[1][lane]);
-                let high = d[2][lane].mul_add(m[2][lane], d[3][lane] * m[3][lane]);
                 let pair = d[first as usize][lane] + d[second as usize][lane];
-                values[lane] *= logit_scale * self.confidence[lane] * (pair - (low + high));
+                values[lane] = values[lane] * factor[lane] * (pair - mean[lane]);
             }
         }
         gradient
@@ -256,14 +261,20 @@ impl Choice {
 /// The Gumbel noise of sixteen groups.
 #[inline(always)]
 pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
-    let mut fields = [[0; LANES]; 6];
+    let mut x = [[0; LANES]; 4];
     for first in (0..LANES).step_by(REGISTERS) {
-        let x = philox(round_keys, draw, &groups[first..first + REGISTERS]);
-        for lane in 0..REGISTERS {
-            let of_lane = noise::split([x[0][lane] as u32, x[1][lane] as u32, x[2][lane] as u32, x[3][lane] as u32]);
-            for i in 0..6 {
-                fields[i][first + lane] = of_lane[i];
+        let wide = philox(round_keys, draw, &groups[first..first + REGISTERS]);
+        for word in 0..4 {
+            for lane in 0..REGISTERS {
+                x[word][first + lane] = wide[word][lane] as u32;
             }
+        }
+    }
+    let mut fields = [[0; LANES]; 6];
+    for i in 0..6 {
+        // One field at a time, so that each is vector code; what `split` makes of the others is left out.
+        for lane in 0..LANES {
+            fields[i][lane] = noise::split([x[0][lane], x[1][lane], x[2][lane], x[3][lane]])[i];
         }
     }
     let mut noise = Block([[0.0; LANES]; 6]);
