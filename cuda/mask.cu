@@ -190,7 +190,7 @@ template <typename L, typename W, Kind kind, int count, bool whole>
 TWOFOUR_DEVICE void forward(const MaskForwardArgs& args, const u32x2* lines, u64 group, Place place, Sums& sums,
                             u32& even) {
   constexpr bool full = kind == Kind::kAny;
-  float logits[6 * count], w[4 * count], masked[4 * count], masks[4 * count];
+  float logits[6 * count], w[4 * count] = {}, masked[4 * count], masks[4 * count];
   u32 indices[count];
   read<whole, L>(args.logits, 6 * group, logits);
   if (!full || args.weight) read<whole, W>(args.weight, 4 * group, w);
