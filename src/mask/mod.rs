@@ -9,7 +9,7 @@
 //!
 //! | [`Kind`] | mask |
 //! | --- | --- |
-//! | `Soft` | `m_j = Σ_i y_i P_ij`, `y = softmax(z/τ)`: what MaskLLM trains with (arXiv 2409.17481, eq. 5) |
+//! | `Soft` | `m_j = Σ_i y_i P_ij`, `y = softmax(z/τ)`: what MaskLLM trains with (arXiv 2409.17481) |
 //! | `Hard` | the pattern of the largest `z`, ties to the lowest index; the gradient is the soft one (straight-through) |
 //! | `Argmax` | the pattern of the largest logit, no noise, ties to the lowest index: evaluation and export |
 //!
@@ -25,7 +25,7 @@
 //! - A group whose largest `z` is not finite (a NaN or `+inf` logit, six `-inf`, overflow of `κ·logit`) has no mask:
 //!   its mask, masked weight and gradients are NaN, its pattern index is [`Pattern::POISON`](crate::Pattern::POISON),
 //!   its code [`Pattern::POISON_CODE`](crate::Pattern::POISON_CODE). A `-inf` logit beside finite ones only means that
-//!   its pattern is never chosen.
+//!   its pattern is never chosen (unless κ is 0: then `κ·logit` is NaN).
 //! - A soft mask multiplies as IEEE does: `±inf · 0` is NaN. A hard mask selects: a kept weight is copied, `-0.0` and
 //!   NaN included, a dropped one becomes `+0.0` whatever it was.
 //!
