@@ -9,7 +9,7 @@
 //          twofour_mask_backward_{soft,hard}_{logits}_{weights}_{gradient};
 //          twofour_mask_statistics adds up the blocks' shares.
 
-#include "common/sample.cuh"
+#include "common/gradient.cuh"
 #include "common/vector.cuh"
 #include "common/walk.cuh"
 
@@ -64,9 +64,7 @@ struct MaskBackwardArgs {
   float* logit_gradient;  // null: weight_gradient alone
   void* weight_gradient;  // null unless asked for; in the type of `gradient`
   Walk walk;
-  Sampling sampling;
-  float logit_scale;  // kappa / tau
-  float minus_2_lambda;
+  Differentiation by;
   u32 accumulate;  // 1: add to logit_gradient
   u32 unused;
 };
@@ -123,48 +121,7 @@ TWOFOUR_DEVICE void apply(const MaskForwardArgs& args, const Choice& choice, con
   }
 }
 
-// Straight-through: the gradient of a hard mask is the soft mask's. The regulariser sees the mask that was used.
-template <bool hard>
-TWOFOUR_DEVICE void differentiate(const MaskBackwardArgs& args, const u32x2* lines, u64 group, const float* logits,
-                                  const float* w, const float* g, float* logit_gradient, float* weight_gradient) {
-  float z[6], e[6], soft[4], used[4];
-  noisy_scores(args.sampling, lines, group, logits, z);
-  const float top = largest(z);
-  exponentials(z, top, args.sampling.scale, e);
-  const float inverse = soft_mask(e, soft);
-  const u32 index = choose(z, top);
-  if constexpr (hard) {
-    hard_mask(index, used);
-    keep(index, g, weight_gradient);
-  } else {
-    TWOFOUR_UNROLL
-    for (int j = 0; j < 4; ++j) used[j] = soft[j], weight_gradient[j] = g[j] * soft[j];
-  }
-  float d[4], u[6];
-  TWOFOUR_UNROLL
-  for (int j = 0; j < 4; ++j) d[j] = w[j] * fma(args.minus_2_lambda * w[j], used[j], g[j]);
-  pair_sums(d, u);
-  const float mean = fma(d[0], soft[0], d[1] * soft[1]) + fma(d[2], soft[2], d[3] * soft[3]);
-  const float scale = args.logit_scale * inverse;
-  TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) logit_gradient[i] = (e[i] * scale) * (u[i] - mean);
-}
-
 // ---- a chunk of groups ------------------------------------------------------------------------------------
-
-// Reads and writes whole chunks 16 bytes at a time, single groups one element at a time.
-template <bool whole, typename T, int n>
-TWOFOUR_DEVICE void read(const void* base, u64 element, float (&x)[n]) {
-  const T* from = static_cast<const T*>(base) + element;
-  if constexpr (whole) load_run(from, x);
-  else load_each(from, x);
-}
-template <bool whole, typename T, int n>
-TWOFOUR_DEVICE void write(void* base, u64 element, const float (&x)[n]) {
-  T* to = static_cast<T*>(base) + element;
-  if constexpr (whole) store_run(to, x);
-  else store_each(to, x);
-}
 
 // The codes of `count` groups from an even group on, four bits each.
 template <int count>
@@ -237,7 +194,7 @@ TWOFOUR_DEVICE void backward(const MaskBackwardArgs& args, const u32x2* lines, u
   read<whole, G>(args.gradient, 4 * group, g);
   TWOFOUR_UNROLL
   for (int i = 0; i < count; ++i) {
-    differentiate<hard>(args, lines, place.global, logits + 6 * i, w + 4 * i, g + 4 * i, logit_gradient + 6 * i,
+    differentiate<hard>(args.by, lines, place.global, logits + 6 * i, w + 4 * i, g + 4 * i, logit_gradient + 6 * i,
                         weight_gradient + 4 * i);
     place.next(args.walk);
   }

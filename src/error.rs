@@ -178,6 +178,22 @@ pub enum Error {
         /// The operand's name.
         what: &'static str,
     },
+    /// A way to a product that does not serve it.
+    #[error("{path} is not possible here: {because}")]
+    Path {
+        /// The way, in words.
+        path: &'static str,
+        /// Why not.
+        because: &'static str,
+    },
+    /// Arguments that their plan was not made for.
+    #[error("the plan is for {planned}, but the arguments are {given}: make a plan for them")]
+    Unplanned {
+        /// What the plan was made for.
+        planned: String,
+        /// What came.
+        given: String,
+    },
     /// A work space given by the caller is too small.
     #[error("the work space holds {got} bytes, and this problem needs {needed}: ask the plan for its size")]
     Workspace {

@@ -68,6 +68,7 @@ constexpr u32 kFullWarp = 0xffffffffu;
 // TWOFOUR_DYNAMIC_SHARED(T, name)  declares `T* name`, the start of the dynamic shared memory, 16-byte aligned.
 // TWOFOUR_TABLE T x[N] = {...};    constants in global memory, at namespace scope.
 // TWOFOUR_UNROLL           before a loop with a constant trip count.
+// TWOFOUR_NO_UNROLL        before a loop that is to stay one: where code size matters and speed does not.
 //
 // Shared memory starts out undefined on a GPU. The emulator fills it with 0xFF bytes before each block.
 
@@ -75,6 +76,7 @@ constexpr u32 kFullWarp = 0xffffffffu;
 
 #define TWOFOUR_DEVICE inline
 #define TWOFOUR_UNROLL
+#define TWOFOUR_NO_UNROLL
 #define TWOFOUR_TABLE static const
 #define TWOFOUR_SHARED TWOFOUR_EMULATOR_SHARED
 #define TWOFOUR_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(::twofour_emulator::dynamic_shared())
@@ -85,6 +87,7 @@ constexpr u32 kFullWarp = 0xffffffffu;
 
 #define TWOFOUR_DEVICE __device__ __forceinline__
 #define TWOFOUR_UNROLL _Pragma("unroll")
+#define TWOFOUR_NO_UNROLL _Pragma("unroll 1")
 #define TWOFOUR_TABLE static __device__ const
 #define TWOFOUR_SHARED __shared__
 #define TWOFOUR_DYNAMIC_SHARED(T, name)                                  \

@@ -77,4 +77,18 @@ TWOFOUR_DEVICE void store_each(T* to, const float (&x)[n]) {
   for (int i = 0; i < n; ++i) store(to + i, from_float<T>(x[i]));
 }
 
+// Reads and writes n elements from `element` on: 16 bytes at a time where they are `whole` accesses, else one by one.
+template <bool whole, typename T, int n>
+TWOFOUR_DEVICE void read(const void* base, u64 element, float (&x)[n]) {
+  const T* from = static_cast<const T*>(base) + element;
+  if constexpr (whole) load_run(from, x);
+  else load_each(from, x);
+}
+template <bool whole, typename T, int n>
+TWOFOUR_DEVICE void write(void* base, u64 element, const float (&x)[n]) {
+  T* to = static_cast<T*>(base) + element;
+  if constexpr (whole) store_run(to, x);
+  else store_each(to, x);
+}
+
 }  // namespace twofour

@@ -37,7 +37,7 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn new(sampling: &Sampling) -> Self {
+    pub(crate) fn new(sampling: &Sampling) -> Self {
         let noise = NoiseArgs {
             round_keys: noise::round_keys(sampling.seed),
             draw: sampling.draw,
@@ -45,6 +45,23 @@ impl SamplingArgs {
             unused: 0,
         };
         Self { noise, kappa: sampling.kappa, scale: sampling.scale() }
+    }
+}
+
+/// `Differentiation` of `cuda/common/gradient.cuh`: what the gradient to the logits needs besides operands.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Differentiation {
+    sampling: SamplingArgs,
+    logit_scale: f32,
+    minus_2_lambda: f32,
+}
+const _: () = assert!(size_of::<Differentiation>() == 112);
+
+impl Differentiation {
+    pub(crate) fn new(sampling: &Sampling, regulariser: f32) -> Self {
+        let logit_scale = sampling.logit_scale();
+        Self { sampling: SamplingArgs::new(sampling), logit_scale, minus_2_lambda: -2.0 * regulariser }
     }
 }
 
@@ -77,9 +94,7 @@ pub struct BackwardArgs {
     logit_gradient: u64,
     weight_gradient: u64,
     walk: Walk,
-    sampling: SamplingArgs,
-    logit_scale: f32,
-    minus_2_lambda: f32,
+    by: Differentiation,
     accumulate: u32,
     unused: u32,
 }
@@ -181,9 +196,7 @@ impl<L: Logit, W: Element, G: GradientOf<W>> Backward<'_, Raw, L, W, G> {
             logit_gradient: address("logit_gradient", self.logit_gradient)?,
             weight_gradient: address("weight_gradient", self.weight_gradient)?,
             walk: Walk::new(self.shape, &self.shard, chunk(L::DTYPE), threads)?,
-            sampling: SamplingArgs::new(&self.sampling),
-            logit_scale: self.sampling.logit_scale(),
-            minus_2_lambda: -2.0 * self.regulariser,
+            by: Differentiation::new(&self.sampling, self.regulariser),
             accumulate: u32::from(self.accumulate),
             unused: 0,
         };

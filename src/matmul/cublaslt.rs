@@ -18,8 +18,9 @@ use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use descriptor::{Description, Layout, Preference};
 
 use super::Problem;
+use super::product::Product;
 use crate::device::{driver_error, probe};
-use crate::element::{DType, Element};
+use crate::element::Element;
 use crate::error::{Error, Result};
 
 mod descriptor;
@@ -28,58 +29,6 @@ mod descriptor;
 pub(super) const ALIGN: u64 = 16;
 /// Products remembered at most; then it starts anew.
 const MOST_PLANS: usize = 1024;
-
-/// A row-major product `C [rows, cols] = A [rows, depth] · B [depth, cols]`, each operand possibly stored as its
-/// transpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Product {
-    rows: usize,
-    depth: usize,
-    cols: usize,
-    a_transposed: bool,
-    b_transposed: bool,
-    operands: DType,
-    result: DType,
-}
-
-impl Product {
-    /// `Y = X (W∘M)ᵀ`.
-    pub(super) fn output(problem: Problem, dtype: DType) -> Self {
-        let Problem { tokens, shape } = problem;
-        let (rows, depth, cols) = (tokens, shape.cols, shape.rows);
-        Self { rows, depth, cols, a_transposed: false, b_transposed: true, operands: dtype, result: dtype }
-    }
-
-    /// `dX = dY (W∘M)`.
-    pub(super) fn input_gradient(problem: Problem, dtype: DType) -> Self {
-        let Problem { tokens, shape } = problem;
-        let (rows, depth, cols) = (tokens, shape.rows, shape.cols);
-        Self { rows, depth, cols, a_transposed: false, b_transposed: false, operands: dtype, result: dtype }
-    }
-
-    /// `G = dYᵀ X`, in `f32` whatever the operands are.
-    pub(super) fn weight_gradient(problem: Problem, dtype: DType) -> Self {
-        let Problem { tokens, shape } = problem;
-        let (rows, depth, cols) = (shape.rows, tokens, shape.cols);
-        Self { rows, depth, cols, a_transposed: true, b_transposed: false, operands: dtype, result: DType::F32 }
-    }
-
-    /// Rows and columns of A, B and C as they lie in memory, row-major.
-    fn stored(&self) -> [[usize; 2]; 3] {
-        let Self { rows, depth, cols, .. } = *self;
-        let a = if self.a_transposed { [depth, rows] } else { [rows, depth] };
-        let b = if self.b_transposed { [cols, depth] } else { [depth, cols] };
-        [a, b, [rows, cols]]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rows == 0 || self.cols == 0
-    }
-
-    fn result_bytes(&self) -> usize {
-        self.rows * self.cols * self.result.size()
-    }
-}
 
 /// A handle to cuBLASLt, its work space, and the algorithms chosen so far.
 ///
@@ -298,13 +247,14 @@ fn blas_error(call: &'static str) -> impl Fn(CublasError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::element::DType;
     use crate::shape::Shape;
 
     /// What cuBLASLt would compute from a plan's layouts: `D = op(A)·op(B)`, column-major.
     fn as_the_library_would(product: &Product, a: &[i64], b: &[i64]) -> Vec<i64> {
-        let [second, first, [rows, cols]] = product.stored();
+        let [second, first, [rows, cols, _]] = product.stored();
         // A layout is (rows, columns, leading dimension) of the column-major matrix: the row-major one's (c, r, c).
-        let at = |values: &[i64], [_, ld]: [usize; 2], transposed: bool, row: usize, col: usize| match transposed {
+        let at = |values: &[i64], [.., ld]: [usize; 3], transposed: bool, row: usize, col: usize| match transposed {
             false => values[col * ld + row],
             true => values[row * ld + col],
         };

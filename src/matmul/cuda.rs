@@ -1,22 +1,27 @@
-//! The CUDA executor of `matmul`: the mask kernels around cuBLASLt, all queued on the caller's stream. Nothing is
-//! allocated, copied or waited for, so a pass can be captured in a CUDA graph, once it has run: kernels and algorithms
-//! are loaded at their first use. (As all of cudarc, it needs event tracking disabled for that.)
+//! The CUDA executor of `matmul`: the steps of a [`Plan`], queued on the caller's stream. Nothing is allocated on the
+//! device, copied or waited for, so a pass can be captured in a CUDA graph, once it has run: kernels and algorithms are
+//! loaded at their first use. (As all of cudarc, it needs event tracking disabled for that.)
 //!
-//! `f32` products are IEEE `f32`, not TF32.
+//! # Overlap
+//!
+//! Masks depend on logits alone, not on activations. So the masked weight of the next layer can be made on a second
+//! stream while this layer multiplies: the one is bound by memory, the other by arithmetic. Run
+//! [`mask::cuda::forward_into`](crate::mask::cuda::forward_into) there into the buffer that the layer's backward pass will
+//! be given too ([`Keep::Masked`](super::Keep::Masked)), let the first stream wait for an event, and multiply by it as by
+//! a dense weight. `examples/overlap.rs` shows it.
 
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, SyncOnDrop};
 
-use super::cublaslt::{ALIGN, Product};
-use super::{Masked, Problem, ToInput, ToLogits};
-use crate::device::launch::{Launch, launch};
+use super::cublaslt::ALIGN;
+use super::steps::Step;
+use super::{Kept, Plan, Problem, Source, ToLogits};
+use crate::device;
+use crate::device::launch::launch;
 use crate::device::operand::{Bound, input, output};
-use crate::device::{self, Limits};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask;
-use crate::mask::launch::{BackwardArgs, ForwardArgs};
 use crate::space::{Cuda, Raw, RawSlice};
 
 pub use super::cublaslt::BlasLt;
@@ -28,170 +33,140 @@ pub type Forward<'l, 'a, L, W> = super::Forward<'l, 'a, Cuda, L, W>;
 /// [`super::Backward`] over a device's memory.
 pub type Backward<'l, 'a, L, W> = super::Backward<'l, 'a, Cuda, L, W>;
 
-/// Queues `W∘M` and `Y = X (W∘M)ᵀ`.
+/// Queues a forward pass. A plan none of whose ways is [`Dense::BlasLt`](super::Dense::BlasLt) needs no `blas`.
 ///
 /// # Errors
-/// What [`check`](super::Forward::check) finds, [`Error::Misaligned`], [`Error::ForeignContext`] (of `blas` too), and
-/// what finding or launching kernels and algorithms may give; up to then nothing has been queued.
+/// What [`steps`](super::Forward::steps) finds, [`Error::ForeignContext`] (of `blas` too), [`Error::Missing`] without a
+/// `blas` that is needed, and what finding or launching kernels and algorithms may give. What is wrong with arguments is
+/// found before anything is queued.
 pub fn forward_into<L: Logit, W: Element>(
     stream: &Arc<CudaStream>,
-    blas: &mut BlasLt,
+    blas: Option<&mut BlasLt>,
+    plan: &Plan,
     mut args: Forward<'_, '_, L, W>,
 ) -> Result<()> {
     args.check()?;
-    let limits = device::limits(stream.context())?;
-    let product = Product::output(args.problem, W::DTYPE);
-    blas.prepare_on(stream, &product)?;
-    let mut binder = Binder { stream, guards: Vec::with_capacity(5) };
-    let layer = binder.layer(&args.layer)?;
-    let x = binder.input("x", &args.x)?;
-    let masked = binder.output("masked", &mut args.masked)?;
-    let y = binder.output("y", &mut args.y)?;
-    let sample = sample(layer, masked, &limits)?;
-    // SAFETY: `check` found every operand as long as its shape says, the binder found them in the stream's context and
-    // holds their guards, and `ForwardArgs` mirrors the kernel's struct.
-    unsafe { launch(stream, &sample) }?;
-    // SAFETY: as above; `y` was borrowed mutably, so it overlaps neither operand.
-    unsafe { blas.multiply(stream, &product, [x.address, masked.address, y.address]) }
+    let mut binder = Binder { stream, guards: Vec::with_capacity(6) };
+    let raw = super::Forward::<Raw, L, W> {
+        layer: binder.layer(&args.layer)?,
+        problem: args.problem,
+        x: binder.input("x", &args.x)?,
+        y: binder.output("y", &mut args.y)?,
+        kept: match &mut args.kept {
+            Kept::Nothing => Kept::Nothing,
+            Kept::Masked(masked) => Kept::Masked(binder.output("masked", masked)?),
+            Kept::Codes(codes) => Kept::Codes(binder.output("codes", codes)?),
+        },
+        workspace: binder.workspace(args.workspace.as_mut())?,
+    };
+    let steps = raw.steps(plan)?;
+    // SAFETY: `steps` has checked every operand to be as long as its shape says and the work space to hold what the plan
+    // takes, and the binder found them in the stream's context and holds their guards.
+    unsafe { run(stream, blas, &steps) }
 }
 
-/// `Y = X (W∘M)ᵀ`, `[T, N]`, in a new allocation on `stream`, beside a passing one for `W∘M`.
+/// `Y = X (W∘M)ᵀ`, `[T, N]`, in a new allocation on `stream`, beside a passing one for the work space.
 ///
 /// # Errors
 /// As [`forward_into`], and [`Error::Cuda`] if there is no memory, or none to allocate: the driver gives no empty
 /// array.
 pub fn forward<L: Logit, W: Element + DeviceRepr>(
     stream: &Arc<CudaStream>,
-    blas: &mut BlasLt,
+    blas: Option<&mut BlasLt>,
+    plan: &Plan,
     layer: Layer<'_, L, W>,
-    tokens: usize,
     x: CudaView<'_, W>,
 ) -> Result<CudaSlice<W>> {
-    let problem = Problem::new(tokens, layer.shape);
-    problem.check()?;
+    let Problem { tokens, .. } = plan.problem();
     let no_memory = device::driver_error("cuMemAllocAsync");
+    // SAFETY: nothing reads it before a step has written it.
+    let mut workspace = unsafe { stream.alloc::<u8>(plan.workspace_bytes().max(1)) }.map_err(&no_memory)?;
     // SAFETY: `forward_into` overwrites every element before anything queued later reads one.
-    let mut masked = unsafe { stream.alloc::<W>(problem.shape.weights()) }.map_err(&no_memory)?;
-    // SAFETY: as above.
-    let mut y = unsafe { stream.alloc::<W>(problem.outputs()) }.map_err(&no_memory)?;
-    forward_into(stream, blas, Forward::new(layer, tokens, x, masked.as_view_mut(), y.as_view_mut()))?;
+    let mut y = unsafe { stream.alloc::<W>(plan.problem().outputs()) }.map_err(&no_memory)?;
+    let args = Forward::new(layer, tokens, x, y.as_view_mut()).workspace(workspace.as_view_mut());
+    forward_into(stream, blas, plan, args)?;
     Ok(y)
 }
 
 /// Queues the gradients that were asked for.
 ///
 /// # Errors
-/// As [`forward_into`], with [`check`](super::Backward::check).
+/// As [`forward_into`].
 pub fn backward_into<L: Logit, W: Element>(
     stream: &Arc<CudaStream>,
-    blas: &mut BlasLt,
+    blas: Option<&mut BlasLt>,
+    plan: &Plan,
     mut args: Backward<'_, '_, L, W>,
 ) -> Result<()> {
     args.check()?;
-    let limits = device::limits(stream.context())?;
     let mut binder = Binder { stream, guards: Vec::with_capacity(8) };
-    let layer = binder.layer(&args.layer)?;
-    let dy = binder.input("dy", &args.dy)?;
-    let to_input = match &mut args.to_input {
-        Some(to_input) => Some(InputPlan::new(args.problem, layer, to_input, &mut binder, &limits)?),
-        None => None,
+    let raw = super::Backward::<Raw, L, W> {
+        layer: binder.layer(&args.layer)?,
+        problem: args.problem,
+        dy: binder.input("dy", &args.dy)?,
+        regulariser: args.regulariser,
+        kept: match &args.kept {
+            Kept::Nothing => Kept::Nothing,
+            Kept::Masked(masked) => Kept::Masked(binder.input("masked", masked)?),
+            Kept::Codes(codes) => Kept::Codes(binder.input("codes", codes)?),
+        },
+        dx: match &mut args.dx {
+            Some(dx) => Some(binder.output("dx", dx)?),
+            None => None,
+        },
+        to_logits: match &mut args.to_logits {
+            Some(ToLogits { x, logit_gradient, accumulate }) => Some(ToLogits {
+                x: binder.input("x", x)?,
+                logit_gradient: binder.output("logit_gradient", logit_gradient)?,
+                accumulate: *accumulate,
+            }),
+            None => None,
+        },
+        workspace: binder.workspace(args.workspace.as_mut())?,
     };
-    let to_logits = match &mut args.to_logits {
-        Some(to_logits) => {
-            Some(LogitPlan::new(args.problem, layer, args.regulariser, to_logits, &mut binder, &limits)?)
+    let steps = raw.steps(plan)?;
+    // SAFETY: as in `forward_into`.
+    unsafe { run(stream, blas, &steps) }
+}
+
+/// Queues steps in their order.
+///
+/// # Safety
+/// Every address in the steps is of the stream's context and of as many elements as the step's shape says, and nothing
+/// else touches what they write until they have run.
+unsafe fn run(stream: &Arc<CudaStream>, mut blas: Option<&mut BlasLt>, steps: &[Step]) -> Result<()> {
+    for step in steps {
+        if let Step::BlasLt(product, _) = step {
+            let missing = Error::Missing { what: "a product by cuBLASLt", missing: "no `blas` was given" };
+            blas.as_mut().ok_or(missing)?.prepare_on(stream, product)?;
         }
-        None => None,
-    };
-    for product in to_input.iter().map(|plan| &plan.product).chain(to_logits.iter().map(|plan| &plan.product)) {
-        blas.prepare_on(stream, product)?;
     }
-    if let Some(InputPlan { sample, product, masked, dx }) = &to_input {
-        if let Some(sample) = sample {
-            // SAFETY: as in `forward_into`.
-            unsafe { launch(stream, sample) }?;
+    for step in steps {
+        match step {
+            // SAFETY: by this function's contract; the struct mirrors the kernel's. So it is for all of these.
+            Step::Sample(pass) => unsafe { launch(stream, pass) }?,
+            // SAFETY: as above.
+            Step::Mask(pass) => unsafe { launch(stream, pass) }?,
+            // SAFETY: as above.
+            Step::Small(pass) => unsafe { launch(stream, pass) }?,
+            // SAFETY: as above.
+            Step::Tile(pass) => unsafe { launch(stream, pass) }?,
+            // SAFETY: as above.
+            Step::Sum(pass) => unsafe { launch(stream, pass) }?,
+            // SAFETY: as above.
+            Step::Logits(pass) => unsafe { launch(stream, pass) }?,
+            // SAFETY: as above.
+            Step::MaskBackward(pass) => unsafe { launch(stream, pass) }?,
+            Step::BlasLt(product, addresses) => {
+                if let Some(blas) = blas.as_mut() {
+                    // SAFETY: by this function's contract; C is an output or a part of the work space, both borrowed
+                    // mutably, so it overlaps neither operand.
+                    unsafe { blas.multiply(stream, product, *addresses) }?;
+                }
+            }
         }
-        // SAFETY: as in `forward_into`.
-        unsafe { blas.multiply(stream, product, [dy.address, masked.address, dx.address]) }?;
-    }
-    if let Some(LogitPlan { product, x, gradient, mask }) = &to_logits {
-        // SAFETY: as in `forward_into`.
-        unsafe { blas.multiply(stream, product, [dy.address, x.address, gradient.address]) }?;
-        // SAFETY: as in `forward_into`, with `BackwardArgs`.
-        unsafe { launch(stream, mask) }?;
     }
     Ok(())
-}
-
-/// A layer in bare addresses.
-type RawLayer<L, W> = super::Layer<'static, Raw, L, W>;
-
-/// The mask pass that writes `W∘M`.
-fn sample<L: Logit, W: Element>(
-    layer: RawLayer<L, W>,
-    masked: RawSlice,
-    limits: &Limits,
-) -> Result<Launch<ForwardArgs>> {
-    let args = mask::Forward::<Raw, L, W>::new(layer.shape, layer.kind, layer.sampling, layer.logits);
-    Ok(args.shard(layer.shard).weight(layer.weight).masked(masked).launch(limits)?.pass)
-}
-
-/// What writes `dX`.
-struct InputPlan {
-    sample: Option<Launch<ForwardArgs>>,
-    product: Product,
-    masked: RawSlice,
-    dx: RawSlice,
-}
-
-impl InputPlan {
-    fn new<'g, L: Logit, W: Element>(
-        problem: Problem,
-        layer: RawLayer<L, W>,
-        to_input: &'g mut ToInput<'_, Cuda, W>,
-        binder: &mut Binder<'g>,
-        limits: &Limits,
-    ) -> Result<Self> {
-        let dx = binder.output("dx", &mut to_input.dx)?;
-        let (masked, sample) = match &mut to_input.masked {
-            Masked::Kept(masked) => (binder.input("masked", masked)?, None),
-            Masked::Resampled(masked) => {
-                let masked = binder.output("masked", masked)?;
-                (masked, Some(sample(layer, masked, limits)?))
-            }
-        };
-        Ok(Self { sample, product: Product::input_gradient(problem, W::DTYPE), masked, dx })
-    }
-}
-
-/// What writes `dlogits`.
-struct LogitPlan {
-    product: Product,
-    x: RawSlice,
-    gradient: RawSlice,
-    mask: Launch<BackwardArgs>,
-}
-
-impl LogitPlan {
-    fn new<'g, L: Logit, W: Element>(
-        problem: Problem,
-        layer: RawLayer<L, W>,
-        regulariser: f32,
-        to_logits: &'g mut ToLogits<'_, Cuda, W>,
-        binder: &mut Binder<'g>,
-        limits: &Limits,
-    ) -> Result<Self> {
-        let x = binder.input("x", &to_logits.x)?;
-        let gradient = binder.output("gradient", &mut to_logits.gradient)?;
-        let logit_gradient = binder.output("logit_gradient", &mut to_logits.logit_gradient)?;
-        let super::Layer { shape, shard, kind, sampling, logits, weight } = layer;
-        let args = mask::Backward::<Raw, L, W, f32>::new(shape, kind, sampling, logits, weight, gradient);
-        let args = args.shard(shard).regulariser(regulariser);
-        let args = match to_logits.accumulate {
-            true => args.accumulate_logit_gradient(logit_gradient),
-            false => args.logit_gradient(logit_gradient),
-        };
-        Ok(Self { product: Product::weight_gradient(problem, W::DTYPE), x, gradient, mask: args.launch(limits)? })
-    }
 }
 
 /// Turns views into addresses for work on a stream, and keeps the guards that order that work.
@@ -201,10 +176,19 @@ struct Binder<'g> {
 }
 
 impl<'g> Binder<'g> {
-    fn layer<L: Logit, W: Element>(&mut self, layer: &'g Layer<'_, L, W>) -> Result<RawLayer<L, W>> {
-        let super::Layer { shape, shard, kind, sampling, ref logits, ref weight } = *layer;
-        let (logits, weight) = (self.input("logits", logits)?, self.input("weight", weight)?);
-        Ok(RawLayer { shape, shard, kind, sampling, logits, weight })
+    fn layer<L: Logit, W: Element>(&mut self, layer: &'g Layer<'_, L, W>) -> Result<super::Layer<'static, Raw, L, W>> {
+        let super::Layer { shape, shard, ref masks, ref weight } = *layer;
+        let masks = match masks {
+            Source::Sampled { kind, sampling, logits } => {
+                Source::Sampled { kind: *kind, sampling: *sampling, logits: self.input("logits", logits)? }
+            }
+            Source::Frozen { codes } => Source::Frozen { codes: self.input("codes", codes)? },
+        };
+        Ok(super::Layer { shape, shard, masks, weight: self.input("weight", weight)? })
+    }
+
+    fn workspace(&mut self, view: Option<&'g mut CudaViewMut<'_, u8>>) -> Result<Option<RawSlice>> {
+        view.map(|view| self.output("workspace", view)).transpose()
     }
 
     fn input<T>(&mut self, what: &'static str, view: &'g CudaView<'_, T>) -> Result<RawSlice> {

@@ -20,12 +20,20 @@ const SLAB: usize = 1024;
 pub(super) struct Matrix<'a, T> {
     data: &'a [T],
     stored_cols: usize,
+    /// The stored column that is the first.
+    first: usize,
     transposed: bool,
 }
 
 impl<'a, T: Element> Matrix<'a, T> {
     pub(super) fn new(data: &'a [T], cols: usize) -> Self {
-        Self { data, stored_cols: cols, transposed: false }
+        Self { data, stored_cols: cols, first: 0, transposed: false }
+    }
+
+    /// The columns from `first` on, of a matrix that is not transposed.
+    pub(super) fn from_column(mut self, first: usize) -> Self {
+        self.first += first;
+        self
     }
 
     pub(super) fn transposed(mut self) -> Self {
@@ -39,6 +47,7 @@ impl<'a, T: Element> Matrix<'a, T> {
         'a: 'p,
     {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        let cols = self.first + cols.start..self.first + cols.end;
         let width = self.stored_cols;
         let (data, row_stride) = if T::DTYPE == DType::F32 {
             let lies = &self.data[rows.start * width + cols.start..(rows.end - 1) * width + cols.end];

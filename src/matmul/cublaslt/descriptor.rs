@@ -38,13 +38,13 @@ pub(super) struct Layout(pub(super) sys::cublasLtMatrixLayout_t);
 
 impl Layout {
     /// Of a row-major matrix.
-    pub(super) fn new(dtype: DType, [rows, cols]: [usize; 2]) -> Result<Self> {
+    pub(super) fn new(dtype: DType, [rows, cols, pitch]: [usize; 3]) -> Result<Self> {
         let dtype = match dtype {
             DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
             DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
             DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
         };
-        let made = result::create_matrix_layout(dtype, cols as u64, rows as u64, cols as i64);
+        let made = result::create_matrix_layout(dtype, cols as u64, rows as u64, pitch as i64);
         made.map(Self).map_err(blas_error("cublasLtMatrixLayoutCreate"))
     }
 }

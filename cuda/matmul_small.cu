@@ -1,0 +1,430 @@
+// The masked linear layer for few tokens: Y [T, N] = X [T, K] (W∘M)ᵀ for T up to 128, in one pass over logits (or codes)
+// and weights. The masked weight exists in registers alone: each thread makes the elements that it hands to the tensor
+// cores. src/matmul/small.rs is the contract.
+//
+// A product m16n8k16 takes 16 rows of W∘M as its first operand and 8 tokens as its second, so a warp makes a tile of Yᵀ.
+// Along K the instruction's order of columns does not matter as long as both operands keep to it. In a step of 32 columns
+// lane (q = lane / 4, t = lane % 4) takes the 8 columns from 8 t on, two whole groups, of the weight's rows q and q + 8
+// and of token q: one access of 16 bytes each to weights and tokens, three to f32 logits, no shared memory. The first
+// product takes the even groups, the second the odd ones.
+//
+// A block's warps are row_warps x split_warps: row warps take 16 rows each, split warps every split_warps-th step of the
+// block's share of K. Their sums are added up in a fixed order at the end, so the result depends on the grid alone.
+//
+// Symbols: twofour_matmul_small_{soft,hard}_{logits}_{weights}_{tokens} sample the mask (hard: argmax too, if asked);
+//          twofour_matmul_small_codes_{weights}_{tokens} read it, as codes.
+
+#include "common/sample.cuh"
+#include "common/vector.cuh"
+
+namespace twofour {
+
+constexpr u32 kThreads = 256;
+constexpr u32 kWarps = kThreads / kWarpSize;
+constexpr u32 kStep = 32;
+// Two blocks an SM leave a thread 128 registers: a step's loads are under way while another's arithmetic runs.
+constexpr u32 kBlocks = 2;
+
+struct MatmulSmallArgs {
+  const void* x;        // [T, K]
+  const void* weight;   // [N, K]
+  const void* logits;   // [N, K/4, 6]
+  const u8* codes;      // [N, K/4], two a byte
+  void* y;              // [T, N], if splits is 1
+  float* partial;       // [splits, T, N], if not
+  u64 first_group;      // global number of the shard's first group
+  u64 row_groups;       // groups in a row of the whole weight
+  Sampling sampling;
+  u32 tokens;
+  u32 rows;
+  u32 cols;
+  u32 share;   // columns that one grid row takes: a multiple of kStep
+  u32 splits;  // grid rows
+  u32 argmax;  // 1: the scores are the logits themselves
+};
+static_assert(sizeof(MatmulSmallArgs) == 192, "SmallArgs in src/matmul/small.rs");
+
+// How a block is made for up to this many tokens.
+template <u32 max_tokens, u32 stage_count>
+struct Plan {
+  static constexpr bool few = max_tokens <= 16;
+  static constexpr u32 tiles = max_tokens / 8;
+  static constexpr u32 row_warps = few ? 1 : 4;  // four share through L1 what they read of X
+  static constexpr u32 split_warps = kWarps / row_warps;
+  static constexpr u32 rows = 16 * row_warps;
+  static constexpr u32 stages = stage_count;  // steps under way
+  static constexpr bool ahead = few;          // with their tokens
+  static constexpr u32 at_once = few ? 1 : 4;  // tiles done or skipped together
+};
+// With codes so little arithmetic goes with a step that several must be under way.
+template <u32 max_tokens>
+constexpr u32 kCodedStages = max_tokens <= 16 ? 4 : 2;
+// Sums in shared memory: two tiles of each warp.
+constexpr u32 kSumsAtOnce = kWarps * 2 * 4 * kWarpSize;
+
+// A lane's 8 columns of a step: two groups.
+struct Columns {
+  u32 at;
+  u32 end;
+  bool whole;  // the same in all lanes: the step's 32 columns are all there, and accesses of 16 bytes are aligned
+
+  TWOFOUR_DEVICE Columns(const MatmulSmallArgs& args, u32 step, u32 end)
+      : at(step + 8 * (lane() % 4)), end(end), whole(step + kStep <= end && args.cols % 8 == 0) {}
+  TWOFOUR_DEVICE bool has(u32 group) const { return at + 4 * group < end; }
+};
+
+// The 16-bit elements of a lane's two groups, as they lie in memory; zeros where there are none.
+TWOFOUR_DEVICE void load_pair(const u16* row, const Columns& columns, u32 (&words)[4]) {
+  const u16* from = row + columns.at;
+  if (columns.whole) {
+    const u32x4 v = load_16(from);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+  } else {
+    TWOFOUR_UNROLL
+    for (u32 g = 0; g < 2; ++g) {
+      const u32x2 v = columns.has(g) ? load_8(from + 4 * g) : u32x2{0, 0};
+      words[2 * g] = v.x, words[2 * g + 1] = v.y;
+    }
+  }
+}
+
+// ---- keeping two of four 16-bit weights -------------------------------------------------------------------
+
+// For each half of a group a selector of byte_permute, which takes bytes of the weights and of kZeroOrNan. For kNoPattern
+// all is NaN.
+constexpr u32 kZeroOrNan = 0x00007fffu;
+TWOFOUR_DEVICE u32 selectors(u32 index) {
+  if (index == kNoPattern) return 0x54545454u;
+  u32 bytes = 0;
+  TWOFOUR_UNROLL
+  for (u32 j = 0; j < 4; ++j) bytes |= (pattern_bits(index) >> j & 1 ? (j % 2 ? 0x32u : 0x10u) : 0x66u) << (8 * j);
+  return bytes;
+}
+
+TWOFOUR_DEVICE void keep_packed(u32 selectors, const u32* weight, u32* masked) {
+  masked[0] = byte_permute(weight[0], kZeroOrNan, selectors);
+  masked[1] = byte_permute(weight[1], kZeroOrNan, selectors >> 16);
+}
+
+// ---- rows of the masked weight ----------------------------------------------------------------------------
+
+// The kinds of row below have in common:
+//   load_table   loads what a block needs in shared memory, by all its threads
+//   begin        makes it this row
+//   fetch        reads two groups from memory, into a Pair
+//   mask         makes masked weights of a Pair
+
+// The noise table, if it is wanted. No template, so that there is one array for all.
+TWOFOUR_DEVICE const u32x2* gumbel_table(bool wanted) {
+  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
+  if (wanted) load_gumbel_lines(lines);
+  return lines;
+}
+
+// The selectors of each of the 16 codes.
+TWOFOUR_DEVICE const u32* selectors_of_codes() {
+  TWOFOUR_SHARED u32 table[16];
+  if (thread_index() < 16) {
+    u32 found = selectors(kNoPattern);
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < 6; ++i) found = pattern_code(i) == thread_index() ? selectors(i) : found;
+    table[thread_index()] = found;
+  }
+  sync_threads();
+  return table;
+}
+
+// A row whose mask is sampled.
+template <bool hard, typename L, typename W>
+struct SampledRow {
+  using Table = u32x2;
+  static constexpr u32 kLogitWords = 6 * sizeof(L) / 4;  // of a group
+  struct Pair {
+    u32 logits[2 * kLogitWords];
+    u32 weight[4];
+  };
+
+  const u32* logits;
+  const u16* weight;
+  u64 first;  // global number of the row's first group
+
+  TWOFOUR_DEVICE static const u32x2* load_table(const MatmulSmallArgs& args) {
+    return gumbel_table(!hard || !args.argmax);
+  }
+
+  TWOFOUR_DEVICE void begin(const MatmulSmallArgs& args, u32 row) {
+    const u64 group = u64(row) * (args.cols / 4);
+    logits = static_cast<const u32*>(args.logits) + group * kLogitWords;
+    weight = static_cast<const u16*>(args.weight) + group * 4;
+    first = args.first_group + row * args.row_groups;
+  }
+
+  TWOFOUR_DEVICE void fetch(const Columns& columns, Pair& pair) const {
+    load_pair(weight, columns, pair.weight);
+    const u32* from = logits + u64(columns.at / 4) * kLogitWords;
+    u32(&to)[2 * kLogitWords] = pair.logits;
+    if (!columns.whole) {
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < 2 * kLogitWords; ++i) to[i] = columns.has(i / kLogitWords) ? load_4(from + i) : 0;
+    } else if constexpr (kLogitWords == 6) {
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < 12; i += 4) {
+        const u32x4 v = load_16(from + i);
+        to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+      }
+    } else {
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < 6; i += 2) {
+        const u32x2 v = load_8(from + i);
+        to[i] = v.x, to[i + 1] = v.y;
+      }
+    }
+  }
+
+  TWOFOUR_DEVICE void mask(const MatmulSmallArgs& args, const u32x2* lines, u32 column, const Pair& pair,
+                           u32 (&masked)[4]) const {
+    float z[2][6];
+    scores(args, lines, column, pair, z);
+    TWOFOUR_UNROLL
+    for (u32 g = 0; g < 2; ++g) {
+      const u32* w = pair.weight + 2 * g;
+      if constexpr (hard) keep_packed(choose(z[g], largest(z[g]), selectors), w, masked + 2 * g);
+      else mix(args.sampling, z[g], w, masked + 2 * g);
+    }
+  }
+
+  TWOFOUR_DEVICE void scores(const MatmulSmallArgs& args, const u32x2* lines, u32 column, const Pair& pair,
+                             float (&z)[2][6]) const {
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < 12; i += 2) {
+      float* to = z[i / 6] + i % 6;
+      if constexpr (kLogitWords == 6) to[0] = float_of(pair.logits[i]), to[1] = float_of(pair.logits[i + 1]);
+      else unpack(pair.logits[i / 2], to[0], to[1], bf16{});
+    }
+    if (hard && args.argmax) return;
+    TWOFOUR_UNROLL
+    for (u32 g = 0; g < 2; ++g) noisy_scores(args.sampling, lines, first + column / 4 + g, z[g], z[g]);
+  }
+
+  TWOFOUR_DEVICE static void mix(const Sampling& sampling, const float (&z)[6], const u32* weight, u32* masked) {
+    float e[6], m[4], w[4];
+    exponentials(z, largest(z), sampling.scale, e);
+    soft_mask(e, m);
+    unpack(weight[0], w[0], w[1], W{}), unpack(weight[1], w[2], w[3], W{});
+    masked[0] = pack(w[0] * m[0], w[1] * m[1], W{});
+    masked[1] = pack(w[2] * m[2], w[3] * m[3], W{});
+  }
+};
+
+// A row whose mask is read, as codes. A group that is not there has the code of a pattern, so its zeros stay zeros.
+struct CodedRow {
+  using Table = u32;
+  struct Pair {
+    u32 codes;
+    u32 weight[4];
+  };
+
+  const u8* codes;
+  const u16* weight;
+  u64 first;  // number of the row's first group; even where columns are `whole`
+
+  TWOFOUR_DEVICE static const u32* load_table(const MatmulSmallArgs&) { return selectors_of_codes(); }
+
+  TWOFOUR_DEVICE void begin(const MatmulSmallArgs& args, u32 row) {
+    first = u64(row) * (args.cols / 4);
+    codes = args.codes;
+    weight = static_cast<const u16*>(args.weight) + first * 4;
+  }
+
+  TWOFOUR_DEVICE void fetch(const Columns& columns, Pair& pair) const {
+    load_pair(weight, columns, pair.weight);
+    const u64 group = first + columns.at / 4;
+    pair.codes = columns.whole ? load(codes + group / 2) : code(columns, 0, group) | code(columns, 1, group + 1) << 4;
+  }
+  TWOFOUR_DEVICE u32 code(const Columns& columns, u32 g, u64 group) const {
+    return columns.has(g) ? load(codes + group / 2) >> (4 * (group % 2)) & 15 : pattern_code(0);
+  }
+
+  TWOFOUR_DEVICE void mask(const MatmulSmallArgs&, const u32* table, u32, const Pair& pair, u32 (&masked)[4]) const {
+    keep_packed(table[pair.codes & 15], pair.weight, masked);
+    keep_packed(table[pair.codes >> 4], pair.weight + 2, masked + 2);
+  }
+};
+
+// ---- tokens and products ----------------------------------------------------------------------------------
+
+// Token q of every tile. Tokens beyond the last are the last again: what comes of them is not written.
+struct Tokens {
+  const u16* x;
+  u32 first;  // offsets of tokens in elements; the host sees to it that they fit
+  u32 last;
+  u32 tile;
+
+  TWOFOUR_DEVICE explicit Tokens(const MatmulSmallArgs& args)
+      : x(static_cast<const u16*>(args.x)),
+        first(lane() / 4 * args.cols),
+        last((args.tokens - 1) * args.cols),
+        tile(8 * args.cols) {}
+  TWOFOUR_DEVICE void fetch(u32 n, const Columns& columns, u32 (&words)[4]) const {
+    const u32 offset = first + n * tile;
+    load_pair(x + (offset < last ? offset : last), columns, words);
+  }
+};
+
+TWOFOUR_DEVICE void mma(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], f16) { mma_m16n8k16_f16(sums, a, b); }
+TWOFOUR_DEVICE void mma(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], bf16) { mma_m16n8k16_bf16(sums, a, b); }
+
+// Adds the products of 16 rows and 8 tokens over a step: masked holds two groups of row q and of row q + 8.
+template <typename W>
+TWOFOUR_DEVICE void multiply(float (&sums)[4], const u32 (&masked)[2][4], const u32 (&x)[4]) {
+  TWOFOUR_UNROLL
+  for (u32 g = 0; g < 2; ++g) {
+    const u32 a[4] = {masked[0][2 * g], masked[1][2 * g], masked[0][2 * g + 1], masked[1][2 * g + 1]};
+    const u32 b[2] = {x[2 * g], x[2 * g + 1]};
+    mma(sums, a, b, W{});
+  }
+}
+
+// ---- the kernel -------------------------------------------------------------------------------------------
+
+// What is on its way from memory for a step.
+template <typename Row, typename P>
+struct Stage {
+  typename Row::Pair pairs[2];
+  u32 x[P::ahead ? P::tiles : 1][4];
+
+  TWOFOUR_DEVICE void fetch_tokens(const Tokens& tokens, const Columns& columns, u32 count) {
+    if constexpr (P::ahead) {
+      TWOFOUR_UNROLL
+      for (u32 n = 0; n < P::tiles; ++n) {
+        if (8 * n < count) tokens.fetch(n, columns, x[n]);
+      }
+    }
+  }
+};
+
+// A step's products. Tokens that no stage holds are read here, `at_once` tiles at a time.
+template <typename W, typename P, typename Row>
+TWOFOUR_DEVICE void multiply_step(const Stage<Row, P>& stage, const Tokens& tokens, const Columns& columns, u32 count,
+                                  const u32 (&masked)[2][4], float (&sums)[P::tiles][4]) {
+  TWOFOUR_UNROLL
+  for (u32 n = 0; n < P::tiles; n += P::at_once) {
+    if (8 * n >= count) break;
+    if constexpr (P::ahead) {
+      multiply<W>(sums[n], masked, stage.x[n]);
+    } else {
+      u32 x[P::at_once][4];
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < P::at_once; ++i) tokens.fetch(n + i, columns, x[i]);
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < P::at_once; ++i) multiply<W>(sums[n + i], masked, x[i]);
+    }
+  }
+}
+
+TWOFOUR_DEVICE float* sums_of_block() {
+  TWOFOUR_SHARED float sums[kSumsAtOnce];
+  return sums;
+}
+
+// Adds up the split warps' sums and writes them, two tiles at a time.
+template <typename W, typename P>
+TWOFOUR_DEVICE void write_sums(const MatmulSmallArgs& args, u32 row_warp, u32 split_warp,
+                               const float (&sums)[P::tiles][4]) {
+  constexpr u32 count = kSumsAtOnce / P::split_warps;
+  float* shared = sums_of_block();
+  TWOFOUR_UNROLL
+  for (u32 n = 0; n < P::tiles; n += 2) {
+    if (8 * n >= args.tokens) return;
+    if (n > 0) sync_threads();
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+      shared[split_warp * count + (8 * row_warp + i) * kWarpSize + lane()] = sums[n + i / 4][i % 4];
+    }
+    sync_threads();
+    for (u32 at = thread_index(); at < count; at += kThreads) {
+      float sum = shared[at];
+      TWOFOUR_UNROLL
+      for (u32 split = 1; split < P::split_warps; ++split) sum += shared[split * count + at];
+      const u32 of_lane = at % kWarpSize, i = at / kWarpSize % 8;
+      const u32 row = block_index() * P::rows + at / (8 * kWarpSize) * 16 + i % 4 / 2 * 8 + of_lane / 4;
+      const u32 token = 8 * n + i / 4 * 8 + of_lane % 4 * 2 + i % 2;
+      if (row >= args.rows || token >= args.tokens) continue;
+      if (args.splits == 1) {
+        store(static_cast<W*>(args.y) + u64(token) * args.rows + row, from_float<W>(sum));
+      } else {
+        store(args.partial + (u64(block_index_y()) * args.tokens + token) * args.rows + row, sum);
+      }
+    }
+  }
+}
+
+template <typename Row, typename W, typename P>
+TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
+  const auto* table = Row::load_table(args);
+  // Through a shuffle, so that the compiler sees that it is the same in all lanes.
+  const u32 warp_index = shuffle_index(warp(), 0);
+  const u32 row_warp = warp_index % P::row_warps, split_warp = warp_index / P::row_warps;
+  Row rows[2];
+  TWOFOUR_UNROLL
+  for (u32 r = 0; r < 2; ++r) {
+    const u32 row = block_index() * P::rows + 16 * row_warp + 8 * r + lane() / 4;
+    rows[r].begin(args, row < args.rows ? row : args.rows - 1);
+  }
+  const Tokens tokens(args);
+  const u32 begin = block_index_y() * args.share;
+  const u32 end = begin + args.share < args.cols ? begin + args.share : args.cols;
+  constexpr u32 stride = kStep * P::split_warps;
+
+  Stage<Row, P> stages[P::stages];
+  float sums[P::tiles][4] = {};
+  u32 step = begin + kStep * split_warp;
+  TWOFOUR_UNROLL
+  for (u32 s = 0; s < P::stages; ++s) {
+    const Columns columns(args, step + s * stride, end);
+    TWOFOUR_UNROLL
+    for (u32 r = 0; r < 2; ++r) rows[r].fetch(columns, stages[s].pairs[r]);
+    stages[s].fetch_tokens(tokens, columns, args.tokens);
+  }
+  while (step < end) {
+    TWOFOUR_UNROLL
+    for (u32 s = 0; s < P::stages; ++s) {
+      const Columns columns(args, step, end), later(args, step + P::stages * stride, end);
+      u32 masked[2][4];
+      // A row's next groups are under way while the other row's masks are made.
+      TWOFOUR_UNROLL
+      for (u32 r = 0; r < 2; ++r) {
+        rows[r].mask(args, table, columns.at, stages[s].pairs[r], masked[r]);
+        rows[r].fetch(later, stages[s].pairs[r]);
+      }
+      multiply_step<W>(stages[s], tokens, columns, args.tokens, masked, sums);
+      stages[s].fetch_tokens(tokens, later, args.tokens);
+      step += stride;
+    }
+  }
+  write_sums<W, P>(args, row_warp, split_warp, sums);
+}
+
+// ---- symbols ----------------------------------------------------------------------------------------------
+
+#define SAMPLED(hard, variant, L, W, max_tokens)                                                                  \
+  TWOFOUR_KERNEL(twofour_matmul_small_##variant##_##L##_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) { \
+    small_kernel<SampledRow<hard, L, W>, W, Plan<max_tokens, 1>>(args);                                           \
+  }
+#define CODED(W, max_tokens)                                                                             \
+  TWOFOUR_KERNEL(twofour_matmul_small_codes_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) {    \
+    small_kernel<CodedRow, W, Plan<max_tokens, kCodedStages<max_tokens>>>(args);                         \
+  }
+#define TOKENS(W, max_tokens)               \
+  SAMPLED(false, soft, f32, W, max_tokens)  \
+  SAMPLED(false, soft, bf16, W, max_tokens) \
+  SAMPLED(true, hard, f32, W, max_tokens)   \
+  SAMPLED(true, hard, bf16, W, max_tokens)  \
+  CODED(W, max_tokens)
+
+TOKENS(f16, 16)
+TOKENS(f16, 128)
+TOKENS(bf16, 16)
+TOKENS(bf16, 128)
+
+}  // namespace twofour

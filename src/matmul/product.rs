@@ -1,0 +1,77 @@
+//! The three dense products of a layer as plain data: what they multiply, and how that lies in memory.
+
+use super::Problem;
+use crate::element::DType;
+
+/// A row-major product `C [rows, cols] = A [rows, depth] · B [depth, cols]`, each operand possibly stored as its
+/// transpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// Rows of C.
+    pub rows: usize,
+    /// The contraction.
+    pub depth: usize,
+    /// Columns of C.
+    pub cols: usize,
+    /// Whether A is stored `[depth, rows]`.
+    pub a_transposed: bool,
+    /// Whether B is stored `[cols, depth]`.
+    pub b_transposed: bool,
+    /// Elements from one stored row of A to the next; at least its stored columns.
+    pub a_pitch: usize,
+    /// The type of A and B.
+    pub operands: DType,
+    /// The type of C.
+    pub result: DType,
+}
+
+impl Product {
+    /// `Y = X (W∘M)ᵀ`.
+    #[must_use]
+    pub fn output(problem: Problem, dtype: DType) -> Self {
+        let Problem { tokens, shape } = problem;
+        let (rows, depth, cols) = (tokens, shape.cols, shape.rows);
+        let (a_transposed, b_transposed, a_pitch) = (false, true, depth);
+        Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result: dtype }
+    }
+
+    /// `dX = dY (W∘M)`.
+    #[must_use]
+    pub fn input_gradient(problem: Problem, dtype: DType) -> Self {
+        let Problem { tokens, shape } = problem;
+        let (rows, depth, cols) = (tokens, shape.rows, shape.cols);
+        let (a_transposed, b_transposed, a_pitch) = (false, false, depth);
+        Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result: dtype }
+    }
+
+    /// `G = dYᵀ X`, in `f32` whatever the operands are.
+    #[must_use]
+    pub fn weight_gradient(problem: Problem, dtype: DType) -> Self {
+        let Problem { tokens, shape } = problem;
+        let (rows, depth, cols) = (shape.rows, tokens, shape.cols);
+        let (a_transposed, b_transposed, a_pitch) = (true, false, rows);
+        Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result: DType::F32 }
+    }
+
+    /// Some rows of C only. (A then is a part of its matrix, with the same pitch, if it is stored as its transpose.)
+    #[must_use]
+    pub fn panel(self, rows: usize) -> Self {
+        Self { rows, ..self }
+    }
+
+    /// Rows, columns and pitch of A, B and C as they lie in memory, row-major.
+    pub(crate) fn stored(&self) -> [[usize; 3]; 3] {
+        let Self { rows, depth, cols, a_pitch, .. } = *self;
+        let a = if self.a_transposed { [depth, rows, a_pitch] } else { [rows, depth, a_pitch] };
+        let b = if self.b_transposed { [cols, depth, depth] } else { [depth, cols, cols] };
+        [a, b, [rows, cols, cols]]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows == 0 || self.cols == 0
+    }
+
+    pub(crate) fn result_bytes(&self) -> usize {
+        self.rows * self.cols * self.result.size()
+    }
+}

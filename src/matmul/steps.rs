@@ -1,0 +1,350 @@
+//! The passes as lists of launches: from checked arguments in bare addresses, and a plan, to what is queued one after the
+//! other. The CUDA executor runs such a list, and so does the emulator in tests.
+
+use super::product::Product;
+use super::small::{self, Small, SmallArgs};
+use super::tile::{self, Addresses, Gradient, LogitsArgs, MaskArgs, SumArgs, TileArgs};
+use super::{Backward, Dense, Forward, InputPath, Kept, Layer, LogitPath, OutputPath, Plan, Source};
+use crate::device::Limits;
+use crate::device::launch::Launch;
+use crate::element::{Element, Logit};
+use crate::error::{Error, Result};
+use crate::mask;
+use crate::mask::launch::{BackwardArgs, Differentiation, ForwardArgs};
+use crate::shape::{Shape, Shard};
+use crate::space::{Raw, RawSlice};
+
+/// One launch, or one call of cuBLASLt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a handful of them lives for the length of a call")]
+pub enum Step {
+    /// Masks from logits.
+    Sample(Launch<ForwardArgs>),
+    /// The masked weight from codes.
+    Mask(Launch<MaskArgs>),
+    /// A product of few tokens.
+    Small(Launch<SmallArgs>),
+    /// A product by own kernels.
+    Tile(Launch<TileArgs>),
+    /// Adds up the parts of a split product.
+    Sum(Launch<SumArgs>),
+    /// The logits' gradient from registers.
+    Logits(Launch<LogitsArgs>),
+    /// The logits' gradient from `G`.
+    MaskBackward(Launch<BackwardArgs>),
+    /// A product by cuBLASLt, of matrices at these addresses.
+    BlasLt(Product, [u64; 3]),
+}
+
+/// Cuts areas off the work space.
+struct Workspace {
+    next: u64,
+    end: u64,
+}
+
+impl Workspace {
+    /// All of the work space, which must be as large as is needed.
+    fn new(given: Option<RawSlice>, needed: usize) -> Result<Self> {
+        let RawSlice { address, elements } = given.unwrap_or(RawSlice { address: 0, elements: 0 });
+        if elements < needed {
+            return Err(Error::Workspace { needed: needed as u64, got: elements as u64 });
+        }
+        Ok(Self { next: address, end: address + elements as u64 })
+    }
+
+    fn area(&mut self, bytes: usize) -> Result<u64> {
+        let (start, next) = (self.next, self.next + super::plan::aligned(bytes) as u64);
+        if next > self.end {
+            // `needed` was less than the sum of the areas: not with a plan of ours.
+            return Err(Error::Workspace { needed: next - start, got: self.end - start });
+        }
+        self.next = next;
+        Ok(start)
+    }
+}
+
+impl<L: Logit, W: Element> Forward<'_, '_, Raw, L, W> {
+    /// What this pass queues.
+    ///
+    /// # Errors
+    /// What [`Forward::check`] finds, [`Error::Unplanned`], [`Error::Workspace`], [`Error::Misaligned`], and
+    /// [`Error::Overflow`] beyond what kernels count.
+    pub fn steps(&self, plan: &Plan) -> Result<Vec<Step>> {
+        self.check()?;
+        plan.check(self.problem, self.layer.masks(), [L::DTYPE, W::DTYPE], self.kept.keep())?;
+        let choice = plan.output();
+        let mut list = List::new(self.layer, plan, self.workspace, choice.workspace_bytes)?;
+        let product = Product::output(self.problem, W::DTYPE);
+        let [x, y] = [self.x.address, self.y.address];
+        match choice.path {
+            OutputPath::Sampled => list.small(x, y, None, choice.splits)?,
+            OutputPath::Codes => {
+                let codes = list.codes(&self.kept)?;
+                if self.problem.tokens <= small::MAX_TOKENS {
+                    list.small(x, y, Some(codes), choice.splits)?;
+                } else {
+                    list.product(Dense::Own, &product, [x, self.layer.weight.address, y], Some(codes), choice.splits)?;
+                }
+            }
+            OutputPath::Masked(dense) => {
+                let masked = list.masked(&self.kept)?;
+                list.product(dense, &product, [x, masked, y], None, choice.splits)?;
+            }
+        }
+        Ok(list.steps)
+    }
+}
+
+impl<L: Logit, W: Element> Backward<'_, '_, Raw, L, W> {
+    /// What this pass queues.
+    ///
+    /// # Errors
+    /// As [`Forward::steps`], with [`Backward::check`].
+    pub fn steps(&self, plan: &Plan) -> Result<Vec<Step>> {
+        self.check()?;
+        plan.check(self.problem, self.layer.masks(), [L::DTYPE, W::DTYPE], self.kept.keep())?;
+        let mut steps = Vec::new();
+        if let Some(dx) = self.dx {
+            steps.append(&mut self.input_steps(plan, dx)?);
+        }
+        if let Some(to_logits) = &self.to_logits {
+            let RawSlice { address, .. } = to_logits.logit_gradient;
+            steps.append(&mut self.logit_steps(plan, to_logits.x.address, address, to_logits.accumulate)?);
+        }
+        Ok(steps)
+    }
+
+    fn input_steps(&self, plan: &Plan, dx: RawSlice) -> Result<Vec<Step>> {
+        let choice = plan.input_gradient();
+        let mut list = List::new(self.layer, plan, self.workspace, choice.workspace_bytes)?;
+        let product = Product::input_gradient(self.problem, W::DTYPE);
+        let [dy, dx] = [self.dy.address, dx.address];
+        match choice.path {
+            InputPath::Codes => {
+                let codes = match self.kept {
+                    Kept::Codes(codes) => codes.address,
+                    _ => list.codes(&Kept::Nothing)?,
+                };
+                let operands = [dy, self.layer.weight.address, dx];
+                list.product(Dense::Own, &product, operands, Some(codes), choice.splits)?;
+            }
+            InputPath::Masked(dense) => {
+                let masked = match self.kept {
+                    Kept::Masked(masked) => masked.address,
+                    Kept::Codes(codes) => list.masked_by(codes.address)?,
+                    Kept::Nothing => list.masked(&Kept::Nothing)?,
+                };
+                list.product(dense, &product, [dy, masked, dx], None, choice.splits)?;
+            }
+        }
+        Ok(list.steps)
+    }
+
+    fn logit_steps(&self, plan: &Plan, x: u64, logit_gradient: u64, accumulate: bool) -> Result<Vec<Step>> {
+        let choice = plan.logit_gradient();
+        let mut list = List::new(self.layer, plan, self.workspace, choice.workspace_bytes)?;
+        let Layer { shape, shard, masks: Source::Sampled { kind, sampling, logits }, weight } = self.layer else {
+            return Ok(list.steps); // `check` has refused it
+        };
+        if choice.path == LogitPath::Fused {
+            let addresses = [self.dy.address, x, weight.address, logits.address, logit_gradient];
+            let by = Differentiation::new(&sampling, self.regulariser);
+            let (tokens, types) = (self.problem.tokens, [L::DTYPE, W::DTYPE]);
+            let gradient = Gradient { tokens, shape, shard, kind, types, addresses, accumulate, by };
+            list.steps.push(Step::Logits(tile::logit_gradient(&gradient)?));
+            return Ok(list.steps);
+        }
+        let LogitPath::Panels(dense) = choice.path else { return Ok(list.steps) };
+        let whole = Product::weight_gradient(self.problem, W::DTYPE);
+        let panel_rows = if choice.splits > 1 { shape.rows } else { plan.panel_rows() };
+        let g = list.workspace.area(choice.workspace_bytes)?;
+        for first in (0..shape.rows).step_by(panel_rows.max(1)) {
+            let rows = panel_rows.min(shape.rows - first);
+            let panel = whole.panel(rows);
+            let dy = self.dy.address + (first * W::DTYPE.size()) as u64;
+            list.product_in(dense, &panel, [dy, x, g], None, choice.splits, g)?;
+            let part = |slice: RawSlice, each: usize, size: usize| {
+                let (at, elements) = (first * each, rows * each);
+                RawSlice { address: slice.address + (at * size) as u64, elements }
+            };
+            let (cols, six) = (shape.cols, shape.cols / 4 * 6);
+            let to = RawSlice { address: logit_gradient, elements: shape.logits() };
+            let args = mask::Backward::<Raw, L, W, f32>::new(
+                Shape::new(rows, cols),
+                kind,
+                sampling,
+                part(logits, six, L::DTYPE.size()),
+                part(weight, cols, W::DTYPE.size()),
+                RawSlice { address: g, elements: rows * cols },
+            );
+            let args = args.shard(Shard { row_offset: shard.row_offset + first as u64, ..shard });
+            let args = args.regulariser(self.regulariser);
+            let args = match accumulate {
+                true => args.accumulate_logit_gradient(part(to, six, 4)),
+                false => args.logit_gradient(part(to, six, 4)),
+            };
+            list.steps.push(Step::MaskBackward(args.launch(&list.limits)?));
+        }
+        Ok(list.steps)
+    }
+}
+
+/// Steps under way, for one product of a layer.
+struct List<L: Logit, W: Element> {
+    layer: Layer<'static, Raw, L, W>,
+    tokens: usize,
+    limits: Limits,
+    workspace: Workspace,
+    steps: Vec<Step>,
+}
+
+impl<L: Logit, W: Element> List<L, W> {
+    fn new(layer: Layer<'_, Raw, L, W>, plan: &Plan, workspace: Option<RawSlice>, needed: usize) -> Result<Self> {
+        let Layer { shape, shard, weight, .. } = layer;
+        let masks = match layer.masks {
+            Source::Sampled { kind, sampling, logits } => Source::Sampled { kind, sampling, logits },
+            Source::Frozen { codes } => Source::Frozen { codes },
+        };
+        let (_, limits) = plan.made_for();
+        Ok(Self {
+            layer: Layer { shape, shard, masks, weight },
+            tokens: plan.problem().tokens,
+            limits: *limits,
+            workspace: Workspace::new(workspace, needed)?,
+            steps: Vec::new(),
+        })
+    }
+
+    /// Where the codes are: those of a frozen layer, or sampled, to where they are kept or to the work space. The masked
+    /// weight is written on the way if that is to be kept.
+    fn codes(&mut self, kept: &Kept<RawSlice, RawSlice>) -> Result<u64> {
+        let shape = self.layer.shape;
+        if let Source::Frozen { codes } = self.layer.masks {
+            if let Kept::Masked(masked) = kept {
+                self.mask(codes.address, masked.address);
+            }
+            return Ok(codes.address);
+        }
+        let codes = match kept {
+            Kept::Codes(codes) => *codes,
+            _ => RawSlice { address: self.workspace.area(shape.packed_codes())?, elements: shape.packed_codes() },
+        };
+        let masked = if let Kept::Masked(masked) = kept { Some(*masked) } else { None };
+        self.sample(masked, Some(codes))?;
+        Ok(codes.address)
+    }
+
+    /// Where the masked weight is written: where it is kept, or the work space. The codes are written on the way if those
+    /// are to be kept.
+    fn masked(&mut self, kept: &Kept<RawSlice, RawSlice>) -> Result<u64> {
+        if let (Source::Frozen { codes }, Kept::Nothing) = (&self.layer.masks, kept) {
+            let codes = codes.address;
+            return self.masked_by(codes);
+        }
+        let masked = match kept {
+            Kept::Masked(masked) => *masked,
+            _ => self.masked_area()?,
+        };
+        match self.layer.masks {
+            Source::Frozen { codes } => self.mask(codes.address, masked.address),
+            Source::Sampled { .. } => {
+                self.sample(Some(masked), if let Kept::Codes(codes) = kept { Some(*codes) } else { None })?;
+            }
+        }
+        Ok(masked.address)
+    }
+
+    /// Writes the masked weight to the work space, from codes.
+    fn masked_by(&mut self, codes: u64) -> Result<u64> {
+        let RawSlice { address, .. } = self.masked_area()?;
+        self.mask(codes, address);
+        Ok(address)
+    }
+
+    fn masked_area(&mut self) -> Result<RawSlice> {
+        let elements = self.layer.shape.weights();
+        Ok(RawSlice { address: self.workspace.area(elements * W::DTYPE.size())?, elements })
+    }
+
+    fn mask(&mut self, codes: u64, masked: u64) {
+        let operands = [self.layer.weight.address, codes, masked];
+        self.steps.push(Step::Mask(tile::mask(W::DTYPE, self.layer.shape.groups(), operands)));
+    }
+
+    fn sample(&mut self, masked: Option<RawSlice>, codes: Option<RawSlice>) -> Result<()> {
+        let Layer { shape, shard, weight, .. } = self.layer;
+        let Source::Sampled { kind, sampling, logits } = self.layer.masks else { return Ok(()) };
+        let mut args = mask::Forward::<Raw, L, W>::new(shape, kind, sampling, logits).shard(shard);
+        if let Some(masked) = masked {
+            args = args.weight(weight).masked(masked);
+        }
+        if let Some(codes) = codes {
+            args = args.codes(codes);
+        }
+        self.steps.push(Step::Sample(args.launch(&self.limits)?.pass));
+        Ok(())
+    }
+
+    fn small(&mut self, x: u64, y: u64, codes: Option<u64>, splits: u32) -> Result<()> {
+        let product = Product::output(super::Problem::new(self.tokens, self.layer.shape), W::DTYPE);
+        let partial = self.workspace.area(super::plan::partial_bytes(&product, splits))?;
+        let source = match (codes, &self.layer.masks) {
+            (Some(address), _) => small::Source::Codes { address },
+            (None, Source::Sampled { kind, sampling, logits }) => {
+                small::Source::Sampled { kind: *kind, sampling: *sampling, logits: L::DTYPE, address: logits.address }
+            }
+            (None, Source::Frozen { codes }) => small::Source::Codes { address: codes.address },
+        };
+        let small = Small {
+            problem: super::Problem::new(self.tokens, self.layer.shape),
+            shard: self.layer.shard,
+            source,
+            dtype: W::DTYPE,
+            x,
+            weight: self.layer.weight.address,
+            y,
+            partial,
+            splits,
+        };
+        self.steps.push(Step::Small(small.launch()?));
+        self.sum(&product, partial, y, splits);
+        Ok(())
+    }
+
+    fn product(
+        &mut self,
+        dense: Dense,
+        product: &Product,
+        operands: [u64; 3],
+        codes: Option<u64>,
+        splits: u32,
+    ) -> Result<()> {
+        let partial = self.workspace.area(super::plan::partial_bytes(product, splits))?;
+        self.product_in(dense, product, operands, codes, splits, partial)
+    }
+
+    /// With the place for the parts given.
+    fn product_in(
+        &mut self,
+        dense: Dense,
+        product: &Product,
+        [a, b, c]: [u64; 3],
+        codes: Option<u64>,
+        splits: u32,
+        partial: u64,
+    ) -> Result<()> {
+        if dense == Dense::BlasLt {
+            self.steps.push(Step::BlasLt(*product, [a, b, c]));
+            return Ok(());
+        }
+        self.steps.push(Step::Tile(tile::product(product, &Addresses { a, b, codes, c, partial }, splits)?));
+        self.sum(product, partial, c, splits);
+        Ok(())
+    }
+
+    fn sum(&mut self, product: &Product, partial: u64, to: u64, splits: u32) {
+        if splits > 1 {
+            self.steps.push(Step::Sum(tile::sum(product, partial, to, splits)));
+        }
+    }
+}
