@@ -54,7 +54,7 @@ struct Plan {
   static constexpr u32 rows = 16 * row_warps;
   static constexpr u32 stages = stage_count;  // steps under way
   static constexpr bool ahead = few;          // with their tokens
-  static constexpr u32 at_once = few ? 1 : 4;  // tiles done or skipped together
+  static constexpr u32 at_once = few ? 2 : 4;  // tiles whose tokens are read together
 };
 // With codes so little arithmetic goes with a step that several must be under way.
 template <u32 max_tokens>
@@ -73,18 +73,17 @@ struct Columns {
   TWOFOUR_DEVICE bool has(u32 group) const { return at + 4 * group < end; }
 };
 
-// The 16-bit elements of a lane's two groups, as they lie in memory; zeros where there are none.
-TWOFOUR_DEVICE void load_pair(const u16* row, const Columns& columns, u32 (&words)[4]) {
-  const u16* from = row + columns.at;
-  if (columns.whole) {
-    const u32x4 v = load_16(from);
-    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
-  } else {
-    TWOFOUR_UNROLL
-    for (u32 g = 0; g < 2; ++g) {
-      const u32x2 v = columns.has(g) ? load_8(from + 4 * g) : u32x2{0, 0};
-      words[2 * g] = v.x, words[2 * g + 1] = v.y;
-    }
+// The 16-bit elements of a lane's two groups, as they lie in memory.
+TWOFOUR_DEVICE void load_pair(const u8* row, const Columns& columns, u32 (&words)[4]) {
+  const u32x4 v = load_16(row + mul_wide(columns.at, 2));
+  words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+}
+// The same where not all may be there, or only 8 bytes are aligned: zeros for what is not.
+TWOFOUR_DEVICE void load_groups(const u8* row, const Columns& columns, u32 (&words)[4]) {
+  TWOFOUR_UNROLL
+  for (u32 g = 0; g < 2; ++g) {
+    const u32x2 v = columns.has(g) ? load_8(row + mul_wide(columns.at + 4 * g, 2)) : u32x2{0, 0};
+    words[2 * g] = v.x, words[2 * g + 1] = v.y;
   }
 }
 
@@ -138,14 +137,14 @@ TWOFOUR_DEVICE const u32* selectors_of_codes() {
 template <bool hard, typename L, typename W>
 struct SampledRow {
   using Table = u32x2;
-  static constexpr u32 kLogitWords = 6 * sizeof(L) / 4;  // of a group
+  static constexpr u32 kLogitBytes = 6 * sizeof(L) / 4;  // of a column
   struct Pair {
-    u32 logits[2 * kLogitWords];
+    u32 logits[2 * kLogitBytes];
     u32 weight[4];
   };
 
-  const u32* logits;
-  const u16* weight;
+  const u8* logits;
+  const u8* weight;
   u64 first;  // global number of the row's first group
 
   TWOFOUR_DEVICE static const u32x2* load_table(const MatmulSmallArgs& args) {
@@ -153,30 +152,30 @@ struct SampledRow {
   }
 
   TWOFOUR_DEVICE void begin(const MatmulSmallArgs& args, u32 row) {
-    const u64 group = u64(row) * (args.cols / 4);
-    logits = static_cast<const u32*>(args.logits) + group * kLogitWords;
-    weight = static_cast<const u16*>(args.weight) + group * 4;
+    const u64 element = u64(row) * args.cols;
+    logits = static_cast<const u8*>(args.logits) + element * kLogitBytes;
+    weight = static_cast<const u8*>(args.weight) + element * 2;
     first = args.first_group + row * args.row_groups;
   }
 
   TWOFOUR_DEVICE void fetch(const Columns& columns, Pair& pair) const {
-    load_pair(weight, columns, pair.weight);
-    const u32* from = logits + u64(columns.at / 4) * kLogitWords;
-    u32(&to)[2 * kLogitWords] = pair.logits;
+    const u8* from = logits + mul_wide(columns.at, kLogitBytes);
+    u32(&to)[2 * kLogitBytes] = pair.logits;
     if (!columns.whole) {
+      load_groups(weight, columns, pair.weight);
       TWOFOUR_UNROLL
-      for (u32 i = 0; i < 2 * kLogitWords; ++i) to[i] = columns.has(i / kLogitWords) ? load_4(from + i) : 0;
-    } else if constexpr (kLogitWords == 6) {
-      TWOFOUR_UNROLL
-      for (u32 i = 0; i < 12; i += 4) {
-        const u32x4 v = load_16(from + i);
-        to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-      }
-    } else {
-      TWOFOUR_UNROLL
-      for (u32 i = 0; i < 6; i += 2) {
-        const u32x2 v = load_8(from + i);
-        to[i] = v.x, to[i + 1] = v.y;
+      for (u32 i = 0; i < 2 * kLogitBytes; ++i) to[i] = columns.has(i / kLogitBytes) ? load_4(from + 4 * i) : 0;
+      return;
+    }
+    load_pair(weight, columns, pair.weight);
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < 3; ++i) {
+      if constexpr (sizeof(L) == 4) {
+        const u32x4 v = load_16(from + 16 * i);
+        to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
+      } else {
+        const u32x2 v = load_8(from + 8 * i);
+        to[2 * i] = v.x, to[2 * i + 1] = v.y;
       }
     }
   }
@@ -198,7 +197,7 @@ struct SampledRow {
     TWOFOUR_UNROLL
     for (u32 i = 0; i < 12; i += 2) {
       float* to = z[i / 6] + i % 6;
-      if constexpr (kLogitWords == 6) to[0] = float_of(pair.logits[i]), to[1] = float_of(pair.logits[i + 1]);
+      if constexpr (sizeof(L) == 4) to[0] = float_of(pair.logits[i]), to[1] = float_of(pair.logits[i + 1]);
       else unpack(pair.logits[i / 2], to[0], to[1], bf16{});
     }
     if (hard && args.argmax) return;
@@ -225,7 +224,7 @@ struct CodedRow {
   };
 
   const u8* codes;
-  const u16* weight;
+  const u8* weight;
   u64 first;  // number of the row's first group; even where columns are `whole`
 
   TWOFOUR_DEVICE static const u32* load_table(const MatmulSmallArgs&) { return selectors_of_codes(); }
@@ -233,13 +232,18 @@ struct CodedRow {
   TWOFOUR_DEVICE void begin(const MatmulSmallArgs& args, u32 row) {
     first = u64(row) * (args.cols / 4);
     codes = args.codes;
-    weight = static_cast<const u16*>(args.weight) + first * 4;
+    weight = static_cast<const u8*>(args.weight) + first * 8;
   }
 
   TWOFOUR_DEVICE void fetch(const Columns& columns, Pair& pair) const {
-    load_pair(weight, columns, pair.weight);
     const u64 group = first + columns.at / 4;
-    pair.codes = columns.whole ? load(codes + group / 2) : code(columns, 0, group) | code(columns, 1, group + 1) << 4;
+    if (columns.whole) {
+      load_pair(weight, columns, pair.weight);
+      pair.codes = load(codes + group / 2);
+    } else {
+      load_groups(weight, columns, pair.weight);
+      pair.codes = code(columns, 0, group) | code(columns, 1, group + 1) << 4;
+    }
   }
   TWOFOUR_DEVICE u32 code(const Columns& columns, u32 g, u64 group) const {
     return columns.has(g) ? load(codes + group / 2) >> (4 * (group % 2)) & 15 : pattern_code(0);
@@ -255,19 +259,33 @@ struct CodedRow {
 
 // Token q of every tile. Tokens beyond the last are the last again: what comes of them is not written.
 struct Tokens {
-  const u16* x;
+  const u8* x;
   u32 first;  // offsets of tokens in elements; the host sees to it that they fit
   u32 last;
   u32 tile;
 
   TWOFOUR_DEVICE explicit Tokens(const MatmulSmallArgs& args)
-      : x(static_cast<const u16*>(args.x)),
+      : x(static_cast<const u8*>(args.x)),
         first(lane() / 4 * args.cols),
         last((args.tokens - 1) * args.cols),
         tile(8 * args.cols) {}
-  TWOFOUR_DEVICE void fetch(u32 n, const Columns& columns, u32 (&words)[4]) const {
-    const u32 offset = first + n * tile;
-    load_pair(x + (offset < last ? offset : last), columns, words);
+
+  // Those of `count` tiles from tile n on.
+  template <u32 count>
+  TWOFOUR_DEVICE void fetch(u32 n, const Columns& columns, u32 (&words)[count][4]) const {
+    const u8* tokens[count];
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < count; ++i) {
+      const u32 offset = first + (n + i) * tile;
+      tokens[i] = x + mul_wide(offset < last ? offset : last, 2);
+    }
+    if (columns.whole) {
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < count; ++i) load_pair(tokens[i], columns, words[i]);
+    } else {
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < count; ++i) load_groups(tokens[i], columns, words[i]);
+    }
   }
 };
 
@@ -291,34 +309,19 @@ TWOFOUR_DEVICE void multiply(float (&sums)[4], const u32 (&masked)[2][4], const 
 template <typename Row, typename P>
 struct Stage {
   typename Row::Pair pairs[2];
-  u32 x[P::ahead ? P::tiles : 1][4];
-
-  TWOFOUR_DEVICE void fetch_tokens(const Tokens& tokens, const Columns& columns, u32 count) {
-    if constexpr (P::ahead) {
-      TWOFOUR_UNROLL
-      for (u32 n = 0; n < P::tiles; ++n) {
-        if (8 * n < count) tokens.fetch(n, columns, x[n]);
-      }
-    }
-  }
+  u32 x[P::at_once][4];  // only if all tokens are read ahead
 };
 
-// A step's products. Tokens that no stage holds are read here, `at_once` tiles at a time.
-template <typename W, typename P, typename Row>
-TWOFOUR_DEVICE void multiply_step(const Stage<Row, P>& stage, const Tokens& tokens, const Columns& columns, u32 count,
-                                  const u32 (&masked)[2][4], float (&sums)[P::tiles][4]) {
+// A step's products. Tokens that were not read ahead are read here, `at_once` tiles at a time.
+template <typename W, typename P>
+TWOFOUR_DEVICE void multiply_step(const Tokens& tokens, const Columns& columns, u32 count, const u32 (&masked)[2][4],
+                                  u32 (&x)[P::at_once][4], float (&sums)[P::tiles][4]) {
   TWOFOUR_UNROLL
   for (u32 n = 0; n < P::tiles; n += P::at_once) {
     if (8 * n >= count) break;
-    if constexpr (P::ahead) {
-      multiply<W>(sums[n], masked, stage.x[n]);
-    } else {
-      u32 x[P::at_once][4];
-      TWOFOUR_UNROLL
-      for (u32 i = 0; i < P::at_once; ++i) tokens.fetch(n + i, columns, x[i]);
-      TWOFOUR_UNROLL
-      for (u32 i = 0; i < P::at_once; ++i) multiply<W>(sums[n + i], masked, x[i]);
-    }
+    if (!P::ahead) tokens.fetch(n, columns, x);
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < P::at_once; ++i) multiply<W>(sums[n + i], masked, x[i]);
   }
 }
 
@@ -384,21 +387,21 @@ TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
     const Columns columns(args, step + s * stride, end);
     TWOFOUR_UNROLL
     for (u32 r = 0; r < 2; ++r) rows[r].fetch(columns, stages[s].pairs[r]);
-    stages[s].fetch_tokens(tokens, columns, args.tokens);
+    if (P::ahead) tokens.fetch(0, columns, stages[s].x);
   }
   while (step < end) {
     TWOFOUR_UNROLL
     for (u32 s = 0; s < P::stages; ++s) {
       const Columns columns(args, step, end), later(args, step + P::stages * stride, end);
       u32 masked[2][4];
-      // A row's next groups are under way while the other row's masks are made.
-      TWOFOUR_UNROLL
-      for (u32 r = 0; r < 2; ++r) {
-        rows[r].mask(args, table, columns.at, stages[s].pairs[r], masked[r]);
-        rows[r].fetch(later, stages[s].pairs[r]);
-      }
-      multiply_step<W>(stages[s], tokens, columns, args.tokens, masked, sums);
-      stages[s].fetch_tokens(tokens, later, args.tokens);
+      // While one row's masks are made, the other's next groups are under way.
+      rows[0].mask(args, table, columns.at, stages[s].pairs[0], masked[0]);
+      rows[0].fetch(later, stages[s].pairs[0]);
+      rows[1].mask(args, table, columns.at, stages[s].pairs[1], masked[1]);
+      if (P::ahead) rows[1].fetch(later, stages[s].pairs[1]);
+      multiply_step<W, P>(tokens, columns, args.tokens, masked, stages[s].x, sums);
+      if (!P::ahead) rows[1].fetch(later, stages[s].pairs[1]);
+      else tokens.fetch(0, later, stages[s].x);
       step += stride;
     }
   }

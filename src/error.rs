@@ -129,7 +129,7 @@ pub enum Error {
         /// Why NVRTC was no help.
         nvrtc: String,
     },
-    /// The module is loaded, but the kernel is not in it.
+    /// The kernel's file has no kernel of this name.
     #[error(
         "cuda/{module}.cu has no kernel `{name}` for this device ({origin}): rebuild with the device's architecture in \
          TWOFOUR_CUDA_ARCHS, or install NVRTC"

@@ -8,11 +8,14 @@
 #[path = "fake-cuda/mod.rs"]
 mod fake;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use fake::{Child, Scratch};
-use twofour::{Error, device};
+use twofour::device::{self, Compiled, launch::Symbol};
+use twofour::{Error, Result};
 
 /// Whether this build has images; the cases differ in what they try first.
 fn has_images() -> bool {
@@ -112,6 +115,8 @@ fn a_launch_reaches_the_driver_as_it_is() {
 fn threads_that_launch_at_once_load_once() {
     let log = Child::new("threads").nvrtc().run();
     assert_eq!((count(&log, "load"), count(&log, "launch")), (1, 8), "{log:?}");
+    let log = Child::new("threads").env("FAKE_CUDA_REFUSED", "fatbin").nvrtc().run();
+    assert_eq!((count(&log, "source"), count(&log, "load elf"), count(&log, "launch")), (1, 1, 8), "{log:?}");
 }
 
 #[test]
@@ -132,8 +137,60 @@ fn preparing_loads_everything() {
 }
 
 #[test]
+fn a_launch_compiles_its_kernel_alone() {
+    let log = Child::new("two_kernels").env("FAKE_CUDA_REFUSED", "fatbin").nvrtc().run();
+    for kernel in ["twofour_test_kernel", "twofour_test_other"] {
+        let option = format!("option --define-macro=TWOFOUR_WANTED_{kernel}=1");
+        assert_eq!(count(&log, &option), 1, "{log:?}");
+        assert_eq!(count(&log, &format!("function {kernel}")), 1, "{log:?}");
+    }
+    assert_eq!(count(&log, "option --define-macro=TWOFOUR_ONLY=1"), 2, "{log:?}");
+    assert_eq!((count(&log, "source"), count(&log, "load elf"), count(&log, "launch")), (2, 2, 4), "{log:?}");
+}
+
+#[test]
+fn an_image_is_loaded_for_all_of_its_kernels() {
+    let log = Child::new("two_kernels").nvrtc().run();
+    let expected = if has_images() { (0, 1) } else { (2, 2) };
+    assert_eq!((count(&log, "source"), count(&log, "load")), expected, "{log:?}");
+}
+
+#[test]
+fn preparing_compiles_every_file_once() {
+    let modules = device::modules().count();
+    let log = Child::new("prepared").env("FAKE_CUDA_REFUSED", "fatbin").nvrtc().run();
+    assert_eq!((count(&log, "source"), count(&log, "load elf")), (modules, modules), "{log:?}");
+    assert_eq!(count(&log, "option --define-macro"), 0, "{log:?}");
+
+    let log = Child::new("prepared_after_a_launch").env("FAKE_CUDA_REFUSED", "fatbin").nvrtc().run();
+    assert_eq!((count(&log, "source"), count(&log, "option --define-macro=TWOFOUR_ONLY")), (modules + 1, 1), "{log:?}");
+    assert_eq!(
+        (count(&log, "load elf"), count(&log, "function"), count(&log, "launch")),
+        (modules + 1, 2, 3),
+        "{log:?}"
+    );
+}
+
+#[test]
 fn a_kernel_that_is_not_in_the_module_is_named() {
     Child::new("unknown_kernel").env("FAKE_CUDA_MISSING", "twofour_test_kernel").nvrtc().run();
+}
+
+#[test]
+fn a_kernel_that_the_source_lacks_is_named_and_not_kept() {
+    let cache = Scratch::new("cache-of-nothing");
+    let child = Child::new("unknown_kernel").env("FAKE_CUDA_REFUSED", "fatbin").env("TWOFOUR_CACHE", "");
+    let child = child.env("TWOFOUR_CACHE_DIR", cache.text()).env("FAKE_NVRTC_MISSING", "twofour_test_kernel");
+    let log = child.nvrtc().run();
+    assert_eq!((count(&log, "source"), count(&log, "load elf")), (1, 0), "{log:?}");
+    assert_eq!(fs::read_dir(&*cache).unwrap().count(), 0);
+}
+
+#[test]
+fn a_name_that_no_kernel_can_have_is_no_option() {
+    let log = Child::new("names_that_no_kernel_has").env("FAKE_CUDA_REFUSED", "fatbin").nvrtc().run();
+    assert_eq!(count(&log, "option --define-macro=TWOFOUR_WANTED_x"), 0, "{log:?}");
+    assert_eq!((count(&log, "load elf"), count(&log, "launch")), (1, 1), "{log:?}");
 }
 
 #[test]
@@ -191,6 +248,21 @@ fn a_second_process_takes_the_first_ones_code() {
 }
 
 #[test]
+fn kernels_are_kept_one_by_one() {
+    let cache = Scratch::new("cache-of-kernels");
+    let compilations = |child| {
+        let child = Child::new(child).env("FAKE_CUDA_REFUSED", "fatbin").env("TWOFOUR_CACHE", "");
+        count(&child.env("TWOFOUR_CACHE_DIR", cache.text()).nvrtc().run(), "source")
+    };
+    let modules = device::modules().count();
+    assert_eq!(compilations("launches_once"), 1);
+    assert_eq!(compilations("two_kernels"), 1, "the other one");
+    assert_eq!(compilations("two_kernels"), 0);
+    assert_eq!(compilations("prepared"), modules, "a kernel is not its file");
+    assert_eq!(compilations("prepared"), 0);
+}
+
+#[test]
 fn the_cache_is_where_the_user_keeps_caches() {
     let home = Scratch::new("home");
     let base = Child::new("launches_once").env("FAKE_CUDA_REFUSED", "fatbin").env("TWOFOUR_CACHE", "").nvrtc();
@@ -213,20 +285,54 @@ fn only_file(root: &Path) -> std::path::PathBuf {
 fn nvrtc_compiles_every_kernel_for_every_architecture() {
     for module in device::modules() {
         for (major, minor) in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
-            let compiled = match device::compile(module, (major, minor)) {
-                Err(Error::LibraryUnavailable { reason, .. })
-                    if std::env::var_os("TWOFOUR_REQUIRE_NVRTC").is_none() =>
-                {
-                    println!("skipped: no NVRTC ({reason})");
-                    return;
-                }
-                other => other.unwrap_or_else(|e| panic!("{e}")),
-            };
+            let Some(compiled) = made(device::compile(module, (major, minor))) else { return };
             assert!(compiled.arch.starts_with(&format!("sm_{major}{minor}")), "{}", compiled.arch);
             // An ELF file for the machine 190, EM_CUDA.
             assert_eq!((&compiled.bytes[..4], compiled.bytes[18]), (&b"\x7fELF"[..], 190), "{module}");
         }
     }
+}
+
+/// Every kernel compiles alone, to a module with nothing else in it: needs NVRTC, and no device.
+#[test]
+fn nvrtc_compiles_every_kernel_alone() {
+    for module in device::modules() {
+        let start = Instant::now();
+        let Some(whole) = made(device::compile(module, (8, 0))) else { return };
+        let whole_took = start.elapsed();
+        let kernels = kernels_in(&whole.bytes);
+        assert!(!kernels.is_empty(), "{module}");
+        let mut times = Vec::new();
+        for kernel in &kernels {
+            let symbol = Symbol { module, name: kernel.clone().leak() };
+            let start = Instant::now();
+            let alone = made(device::compile_kernel(symbol, (8, 0))).unwrap();
+            times.push(start.elapsed());
+            assert_eq!(kernels_in(&alone.bytes), BTreeSet::from([kernel.clone()]), "{module}");
+        }
+        let (count, sum, most) = (times.len(), times.iter().sum::<Duration>(), times.iter().max().unwrap());
+        println!("{module}: the file {whole_took:.2?}; alone {most:.2?} at most, all {count} kernels {sum:.2?}");
+
+        let unknown = Symbol { module, name: "twofour_test_kernel" };
+        assert!(matches!(device::compile_kernel(unknown, (8, 0)), Err(Error::UnknownKernel { .. })), "{module}");
+    }
+}
+
+/// What NVRTC made, or `None` where there is none and none is required.
+fn made(outcome: Result<Compiled>) -> Option<Compiled> {
+    match outcome {
+        Err(Error::LibraryUnavailable { reason, .. }) if std::env::var_os("TWOFOUR_REQUIRE_NVRTC").is_none() => {
+            println!("skipped: no NVRTC ({reason})");
+            None
+        }
+        other => Some(other.unwrap_or_else(|e| panic!("{e}"))),
+    }
+}
+
+/// The kernels of a cubin: each has a section `.text.<symbol>`.
+fn kernels_in(cubin: &[u8]) -> BTreeSet<String> {
+    let words = cubin.split(|&byte| byte == 0).filter_map(|word| std::str::from_utf8(word).ok());
+    words.filter_map(|word| word.strip_prefix(".text.")).map(String::from).collect()
 }
 
 /// The real driver takes what this build has for the device.

@@ -28,12 +28,16 @@ TWOFOUR_DEVICE float largest(const float (&z)[6]) {
   return max_nan(max_nan(max_nan(z[0], z[1]), max_nan(z[2], z[3])), max_nan(z[4], z[5]));
 }
 
-// The lowest pattern index whose score is the largest; kNoPattern unless that is finite.
-TWOFOUR_DEVICE u32 choose(const float (&z)[6], float top) {
-  u32 index = kNoPattern;
+// What `of` makes of the lowest pattern index whose score is the largest; of kNoPattern unless that is finite.
+template <typename Of>
+TWOFOUR_DEVICE u32 choose(const float (&z)[6], float top, Of of) {
+  u32 chosen = of(kNoPattern);
   TWOFOUR_UNROLL
-  for (int i = 5; i >= 0; --i) index = z[i] == top ? i : index;
-  return absolute(top) < infinity() ? index : kNoPattern;
+  for (int i = 5; i >= 0; --i) chosen = z[i] == top ? of(u32(i)) : chosen;
+  return absolute(top) < infinity() ? chosen : of(kNoPattern);
+}
+TWOFOUR_DEVICE u32 choose(const float (&z)[6], float top) {
+  return choose(z, top, [](u32 index) { return index; });
 }
 
 // Weights of the six patterns, unnormalised, the largest being 1. All NaN in effect (the sum is) unless `top` is finite.

@@ -64,6 +64,8 @@ constexpr u32 kFullWarp = 0xffffffffu;
 // TWOFOUR_KERNEL(symbol, Args, max_threads, min_blocks) { ... uses `args` ... }
 //                          A kernel takes exactly one trivially copyable struct by value, so a launch is:
 //                          symbol, grid, block, dynamic shared bytes, the bytes of `args`.
+//                          Compiled with TWOFOUR_ONLY=1, a file has only those kernels whose TWOFOUR_WANTED_<symbol>
+//                          is 1: so NVRTC compiles the one that is about to be launched.
 // TWOFOUR_SHARED T x[N];   static shared memory, in a function body.
 // TWOFOUR_DYNAMIC_SHARED(T, name)  declares `T* name`, the start of the dynamic shared memory, 16-byte aligned.
 // TWOFOUR_TABLE T x[N] = {...};    constants in global memory, at namespace scope.
@@ -93,9 +95,37 @@ constexpr u32 kFullWarp = 0xffffffffu;
 #define TWOFOUR_DYNAMIC_SHARED(T, name)                                  \
   extern __shared__ __align__(16)::twofour::u8 twofour_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(twofour_dynamic_shared)
-#define TWOFOUR_KERNEL(symbol, Args, max_threads, min_blocks)                       \
+#define TWOFOUR_GLOBAL(symbol, Args, max_threads, min_blocks)                       \
   static_assert(__is_trivially_copyable(Args), "kernel arguments travel as bytes"); \
   extern "C" __global__ void __launch_bounds__(max_threads, min_blocks) symbol(const __grid_constant__ Args args)
+
+#ifndef TWOFOUR_ONLY
+
+#define TWOFOUR_KERNEL TWOFOUR_GLOBAL
+
+#else
+
+// What serves the other kernels of the file is, rightly, not referenced.
+#pragma nv_diag_suppress 177
+
+// A template that nobody instantiates costs no more than its parsing, nor do the templates it would call.
+#define TWOFOUR_DROPPED(symbol, Args, max_threads, min_blocks) \
+  template <typename>                                          \
+  __device__ void symbol(const Args& args)
+
+#define TWOFOUR_KERNEL(symbol, Args, max_threads, min_blocks)              \
+  TWOFOUR_IF_ONE(TWOFOUR_WANTED_##symbol, TWOFOUR_GLOBAL, TWOFOUR_DROPPED) \
+  (symbol, Args, max_threads, min_blocks)
+
+// `then` if the macro x is defined as 1, else `otherwise`: TWOFOUR_COMMA_IF_1 alone expands, to a comma that puts
+// `then` into second place. Each step lets the step before it expand.
+#define TWOFOUR_IF_ONE(x, then, otherwise) TWOFOUR_IF_ONE_PASTE(x, then, otherwise)
+#define TWOFOUR_IF_ONE_PASTE(x, then, otherwise) TWOFOUR_IF_ONE_PLACE(TWOFOUR_COMMA_IF_##x, then, otherwise)
+#define TWOFOUR_IF_ONE_PLACE(comma, then, otherwise) TWOFOUR_SECOND(comma then, otherwise, )
+#define TWOFOUR_SECOND(first, second, ...) second
+#define TWOFOUR_COMMA_IF_1 ,
+
+#endif
 
 #endif
 

@@ -19,6 +19,13 @@ pub(super) struct Source {
     pub(super) text: &'static str,
 }
 
+impl Source {
+    /// The stem of a kernel file.
+    pub(super) fn module(&self) -> &'static str {
+        self.name.trim_end_matches(".cu")
+    }
+}
+
 /// The driver reads the header of an image as 64-bit words.
 #[allow(dead_code, reason = "never constructed in a build without nvcc")]
 #[repr(C, align(16))]

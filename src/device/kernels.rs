@@ -1,7 +1,8 @@
 //! From a kernel's name to a function of the driver: choosing the code, loading it, remembering it.
 //!
-//! Everything is kept for a context once, and until the process ends. That includes a reference to the context, so the
-//! key, its address, cannot come to mean another one.
+//! An image holds all kernels of its file and is loaded for all of them; what NVRTC compiles for a launch is a module
+//! of that kernel alone. Everything is kept for a context once, and until the process ends. That includes a reference
+//! to the context, so the key, its address, cannot come to mean another one.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_uint};
@@ -14,7 +15,8 @@ use sys::CUfunction_attribute as FunctionAttribute;
 use sys::CUresult as Status;
 
 use super::limits::Limits;
-use super::{driver_error, images, nvrtc, probe};
+use super::nvrtc::{self, Part};
+use super::{driver_error, images, probe};
 use crate::device::launch::Symbol;
 use crate::{Error, Result};
 
@@ -44,13 +46,16 @@ struct Device {
     /// Keeps the context, and with it the modules.
     context: Arc<CudaContext>,
     limits: Limits,
-    modules: Mutex<HashMap<&'static str, Module>>,
+    /// By file, and what of it the module holds.
+    modules: Mutex<HashMap<(&'static str, Part), Module>>,
 }
 
 /// A loaded module, never unloaded.
 #[derive(Clone)]
 struct Module {
     handle: sys::CUmodule,
+    /// What it holds of its file, which may be more than was asked for.
+    part: Part,
     /// Where its code is from, in words.
     origin: String,
 }
@@ -67,9 +72,12 @@ pub fn limits(context: &Arc<CudaContext>) -> Result<Limits> {
     Ok(device(context)?.limits)
 }
 
-/// Loads every kernel into the stream's context, compiling those that have no code for the device. Afterwards no launch
-/// loads anything, which a stream that is being captured into a CUDA graph does not permit. (A driver older than CUDA
-/// 12.4 loads a kernel only when it is first asked for: there, run once what is to be captured.)
+/// Loads every kernel into the stream's context. Afterwards no launch loads anything, which a stream that is being
+/// captured into a CUDA graph does not permit. (A driver older than CUDA 12.4 loads a kernel only when it is first
+/// asked for: there, run once what is to be captured.)
+///
+/// Where the build has no code for the device, every kernel file is compiled as a whole, which takes seconds a file; a
+/// program that launches a few kernels and captures no graph starts sooner without this.
 ///
 /// # Errors
 ///
@@ -77,8 +85,8 @@ pub fn limits(context: &Arc<CudaContext>) -> Result<Limits> {
 pub fn prepare(stream: &Arc<CudaStream>) -> Result<()> {
     let device = device(stream.context())?;
     device.context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-    for name in images::modules() {
-        let module = device.module(name)?;
+    for file in images::modules() {
+        let module = device.module(file, Part::File)?;
         load_functions(module.handle)?;
     }
     Ok(())
@@ -148,7 +156,7 @@ fn query(context: &CudaContext) -> Result<Limits> {
 
 impl Device {
     fn function(&self, symbol: Symbol) -> Result<sys::CUfunction> {
-        let module = self.module(symbol.module)?;
+        let module = self.module(symbol.module, Part::Kernel(symbol.name))?;
         let unknown =
             || Error::UnknownKernel { module: symbol.module, name: symbol.name, origin: module.origin.clone() };
         let name = CString::new(symbol.name).map_err(|_| unknown())?;
@@ -160,31 +168,32 @@ impl Device {
         })
     }
 
-    /// The module, loaded if it was not; two threads that ask at once wait for one loading.
-    fn module(&self, name: &'static str) -> Result<Module> {
+    /// A module with this part of the file, loaded if there was none; threads that ask at once wait for one loading.
+    fn module(&self, file: &'static str, part: Part) -> Result<Module> {
         let mut modules = locked(&self.modules);
-        if let Some(module) = modules.get(name) {
+        let known = modules.get(&(file, Part::File)).or_else(|| modules.get(&(file, part)));
+        if let Some(module) = known {
             return Ok(module.clone());
         }
-        let module = self.load(name)?;
-        modules.insert(name, module.clone());
+        let module = self.load(file, part)?;
+        modules.insert((file, module.part), module.clone());
         Ok(module)
     }
 
     /// Tries the sources of code in turn; see [`crate::device`].
-    fn load(&self, name: &'static str) -> Result<Module> {
+    fn load(&self, file: &'static str, part: Part) -> Result<Module> {
         let have = self.limits.compute_capability;
         if !self.limits.is_supported() {
             return Err(Error::UnsupportedDevice { have, need: Limits::OLDEST });
         }
-        let image = images::image(name);
+        let image = images::image(file);
         if let Some(image) = image.filter(|image| image.has_code_for(have))
-            && let Ok(module) = load_data(image.bytes, "machine code embedded at build time".into())?
+            && let Ok(module) = load_data(image.bytes, Part::File, "machine code embedded at build time".into())?
         {
             return Ok(module);
         }
-        let failure = match nvrtc::compile_cached(name, have) {
-            Ok(compiled) => match load_data(&compiled.bytes, format!("compiled by NVRTC for {}", compiled.arch))? {
+        let failure = match nvrtc::compile_cached(file, part, have) {
+            Ok(compiled) => match load_data(&compiled.bytes, part, compiled.origin())? {
                 Ok(module) => return Ok(module),
                 Err(refusal) => Error::LibraryUnavailable {
                     library: "NVRTC",
@@ -198,7 +207,7 @@ impl Device {
             Err(failure) => failure,
         };
         if let Some(image) = image.filter(|image| image.ptx.is_some() && !image.has_code_for(have))
-            && let Ok(module) = load_data(image.bytes, "PTX embedded at build time".into())?
+            && let Ok(module) = load_data(image.bytes, Part::File, "PTX embedded at build time".into())?
         {
             return Ok(module);
         }
@@ -215,12 +224,12 @@ impl Device {
 
 /// Loads an image into the current context. The inner result is whether the driver takes it: what it refuses, another
 /// source may serve.
-fn load_data(image: &[u8], origin: String) -> Result<std::result::Result<Module, Status>> {
+fn load_data(image: &[u8], part: Part, origin: String) -> Result<std::result::Result<Module, Status>> {
     // SAFETY: the image is a fat binary or cubin, which carry their own length, or PTX with its terminating zero; the
     // driver copies it.
     let loaded = unsafe { result::module::load_data(image.as_ptr().cast()) };
     match loaded {
-        Ok(handle) => Ok(Ok(Module { handle, origin })),
+        Ok(handle) => Ok(Ok(Module { handle, part, origin })),
         Err(DriverError(
             refusal @ (Status::CUDA_ERROR_INVALID_IMAGE
             | Status::CUDA_ERROR_NO_BINARY_FOR_GPU

@@ -34,9 +34,9 @@ pub struct Launch<A> {
     pub args: A,
 }
 
-/// Puts a launch on a stream and returns at once. The kernel's module is loaded if this is its first use in the
-/// context; afterwards a launch costs a lookup, and no device memory, copy or synchronisation ever. A grid without
-/// blocks is nothing to do.
+/// Puts a launch on a stream and returns at once. The kernel is loaded, and compiled where the build has no code for
+/// the device, if this is its first use in the context; afterwards a launch costs a lookup, and no device memory, copy
+/// or synchronisation ever. A grid without blocks is nothing to do.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! Compiles the embedded sources at run time, to machine code for one device.
+//! Compiles the embedded sources at run time, to machine code for one device: a whole file, or one kernel of it. A file
+//! has dozens of kernels and a program launches a few, so what a launch asks for is compiled alone.
 //!
 //! Machine code, not PTX, wherever NVRTC knows the device: PTX of an NVRTC newer than the driver is refused. The headers
 //! are handed over in memory under the names by which kernels include them, so nothing is written and nothing of a
@@ -13,9 +14,18 @@ use sha2::{Digest, Sha256};
 use self::library::{Failure, Nvrtc, nvrtc};
 use super::cache::{Cache, Key};
 use super::images::{Source, headers, options, source};
+use super::launch::Symbol;
 use crate::{Error, Result};
 
-/// What NVRTC made of a kernel module.
+/// How much of a kernel file to compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    File,
+    /// The kernel of this name alone.
+    Kernel(&'static str),
+}
+
+/// What NVRTC made of a kernel file or of one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiled {
     /// `sm_90a` for machine code, `compute_90` for PTX.
@@ -24,8 +34,8 @@ pub struct Compiled {
     pub bytes: Vec<u8>,
 }
 
-/// Compiles the module `cuda/<module>.cu` for a compute capability with NVRTC, as is done at first use when the build
-/// has no code for the device. Needs no device and no driver, and leaves the cache alone.
+/// Compiles every kernel of `cuda/<module>.cu` for a compute capability with NVRTC, as [`prepare`](super::prepare) does
+/// when the build has no code for the device. Needs no device and no driver, and leaves the cache alone.
 ///
 /// # Errors
 ///
@@ -39,39 +49,93 @@ pub struct Compiled {
 /// # Ok::<(), twofour::Error>(())
 /// ```
 pub fn compile(module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
-    compile_with(None, module, compute_capability)
+    compile_with(None, module, Part::File, compute_capability)
 }
 
-/// The same through the on-disk cache.
-pub(super) fn compile_cached(module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
-    compile_with(Cache::from_environment().as_ref(), module, compute_capability)
+/// Compiles one kernel alone, as the first launch of it does when the build has no code for the device; the file's
+/// other kernels cost little more than reading them. Needs no device and no driver, and leaves the cache alone.
+///
+/// # Errors
+///
+/// As [`compile`], and [`Error::UnknownKernel`] if the file has no such kernel.
+///
+/// # Example
+///
+/// ```no_run
+/// use twofour::device::{self, launch::Symbol};
+///
+/// let symbol = Symbol { module: "mask", name: "twofour_mask_soft_bf16_bf16" };
+/// let compiled = device::compile_kernel(symbol, (8, 0))?;
+/// assert_eq!(compiled.arch, "sm_80");
+/// # Ok::<(), twofour::Error>(())
+/// ```
+pub fn compile_kernel(symbol: Symbol, compute_capability: (u32, u32)) -> Result<Compiled> {
+    compile_with(None, symbol.module, Part::Kernel(symbol.name), compute_capability)
 }
 
-fn compile_with(cache: Option<&Cache>, module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
+/// Either of them through the on-disk cache.
+pub(super) fn compile_cached(module: &str, part: Part, compute_capability: (u32, u32)) -> Result<Compiled> {
+    compile_with(Cache::from_environment().as_ref(), module, part, compute_capability)
+}
+
+fn compile_with(cache: Option<&Cache>, module: &str, part: Part, compute_capability: (u32, u32)) -> Result<Compiled> {
     let source = source(module).ok_or_else(|| unavailable(format!("there is no cuda/{module}.cu in this build")))?;
     let nvrtc = nvrtc()?;
     let targets = targets(compute_capability, &nvrtc.archs);
     let mut refused = format!("version {}.{} compiles for {:?} only", nvrtc.version.0, nvrtc.version.1, nvrtc.archs);
     for arch in targets {
-        let key = key(nvrtc, source, &arch);
+        let key = key(nvrtc, source, part, &arch);
         if let Some(bytes) = cache.and_then(|cache| cache.get(&key)) {
             return Ok(Compiled { arch, bytes });
         }
-        match compile_source(nvrtc, source, &arch) {
+        match compile_source(nvrtc, source, part, &arch) {
             Ok(bytes) => {
-                if let Some(cache) = cache {
-                    cache.put(&key, &bytes);
+                let compiled = Compiled { arch, bytes };
+                if let Part::Kernel(name) = part
+                    && !compiled.names(name)
+                {
+                    return Err(Error::UnknownKernel { module: source.module(), name, origin: compiled.origin() });
                 }
-                return Ok(Compiled { arch, bytes });
+                if let Some(cache) = cache {
+                    cache.put(&key, &compiled.bytes);
+                }
+                return Ok(compiled);
             }
             Err(Failure::UnknownOption(log)) => refused = log,
-            Err(Failure::Rejected(log)) => {
-                let module = source.name.trim_end_matches(".cu");
-                return Err(Error::Compile { module, arch, log });
-            }
+            Err(Failure::Rejected(log)) => return Err(Error::Compile { module: source.module(), arch, log }),
         }
     }
     Err(unavailable(refused))
+}
+
+impl Compiled {
+    /// Where the code is from, in words.
+    pub(super) fn origin(&self) -> String {
+        format!("compiled by NVRTC for {}", self.arch)
+    }
+
+    /// Whether the name occurs, as every kernel's does in a cubin (of a section) and in PTX. A source that lacks the
+    /// kernel asked for compiles all the same, to a module without kernels.
+    fn names(&self, kernel: &str) -> bool {
+        self.bytes.windows(kernel.len().max(1)).any(|bytes| bytes == kernel.as_bytes())
+    }
+}
+
+impl Part {
+    /// The options for `TWOFOUR_KERNEL` in `cuda/common/types.cuh`, which decides what is compiled.
+    fn options(self) -> Vec<String> {
+        let define = |name| format!("--define-macro={name}=1");
+        match self {
+            Self::File => Vec::new(),
+            // No kernel has a name that is not an identifier, and NVRTC would stumble over the option.
+            Self::Kernel(name) if !is_identifier(name) => vec![define("TWOFOUR_ONLY".into())],
+            Self::Kernel(name) => vec![define("TWOFOUR_ONLY".into()), define(format!("TWOFOUR_WANTED_{name}"))],
+        }
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// The architectures to try, best first. From Hopper on, the matrix instructions are in the device's own set, `a`. For a
@@ -87,9 +151,14 @@ fn targets((major, minor): (u32, u32), known: &[u32]) -> Vec<String> {
     }
 }
 
-fn compile_source(nvrtc: &Nvrtc, source: &'static Source, arch: &str) -> std::result::Result<Vec<u8>, Failure> {
-    let flags: Vec<CString> =
-        c_strings(options().iter().copied().chain([format!("--gpu-architecture={arch}").as_str()]))?;
+fn compile_source(
+    nvrtc: &Nvrtc,
+    source: &'static Source,
+    part: Part,
+    arch: &str,
+) -> std::result::Result<Vec<u8>, Failure> {
+    let own = [part.options(), vec![format!("--gpu-architecture={arch}")]].concat();
+    let flags: Vec<CString> = c_strings(options().iter().copied().chain(own.iter().map(String::as_str)))?;
     let names: Vec<CString> = c_strings(headers().map(|header| header.name))?;
     let texts: Vec<CString> = c_strings(headers().map(|header| header.text))?;
     let [name, text] = [CString::new(source.name)?, CString::new(source.text)?];
@@ -103,7 +172,7 @@ fn c_strings<'a>(texts: impl Iterator<Item = &'a str>) -> std::result::Result<Ve
 }
 
 /// Everything the result depends on.
-fn key(nvrtc: &Nvrtc, source: &'static Source, arch: &str) -> Key {
+fn key(nvrtc: &Nvrtc, source: &'static Source, part: Part, arch: &str) -> Key {
     let mut hash = Sha256::new();
     let mut add = |part: &str| {
         // Lengths first, so that no two lists of parts run together into the same bytes.
@@ -114,6 +183,7 @@ fn key(nvrtc: &Nvrtc, source: &'static Source, arch: &str) -> Key {
     add(&format!("nvrtc {}.{}", nvrtc.version.0, nvrtc.version.1));
     add(arch);
     options().iter().copied().for_each(&mut add);
+    part.options().iter().for_each(|option| add(option));
     for Source { name, text } in std::iter::once(source).chain(headers()) {
         add(name);
         add(text);
@@ -145,6 +215,16 @@ mod tests {
         assert_eq!(targets((8, 0), &known), ["sm_80"]);
         assert_eq!(targets((9, 0), &known), ["sm_90a", "sm_90"]);
         assert_eq!(targets((12, 0), &known), ["sm_120a", "sm_120"]);
+    }
+
+    #[test]
+    fn a_kernel_is_chosen_by_macros() {
+        assert!(Part::File.options().is_empty());
+        let options = Part::Kernel("twofour_x").options();
+        assert_eq!(options, ["--define-macro=TWOFOUR_ONLY=1", "--define-macro=TWOFOUR_WANTED_twofour_x=1"]);
+        for odd in ["x=1 -DTWOFOUR_ONLY", "a\0b", "é"] {
+            assert_eq!(Part::Kernel(odd).options(), ["--define-macro=TWOFOUR_ONLY=1"], "{odd}");
+        }
     }
 
     #[test]

@@ -32,6 +32,15 @@ fn put(stream: &Arc<CudaStream>, plan: &Launch<Args>) -> Result<()> {
     unsafe { launch(stream, plan) }
 }
 
+/// Of another kernel of the same file.
+fn other_plan() -> Launch<Args> {
+    named("twofour_test_other")
+}
+
+fn named(name: &'static str) -> Launch<Args> {
+    Launch { symbol: Symbol { name, ..plan().symbol }, ..plan() }
+}
+
 pub(crate) fn launch_on(stream: &Arc<CudaStream>) -> Result<()> {
     put(stream, &plan())
 }
@@ -164,9 +173,40 @@ fn prepared() {
 
 #[test]
 #[ignore = "run by its parent"]
+fn prepared_after_a_launch() {
+    let stream = stream();
+    launch_on(&stream).unwrap();
+    device::prepare(&stream).unwrap();
+    launch_on(&stream).unwrap();
+    put(&stream, &other_plan()).unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn two_kernels() {
+    let stream = stream();
+    for _ in 0..2 {
+        launch_on(&stream).unwrap();
+        put(&stream, &other_plan()).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "run by its parent"]
 fn unknown_kernel() {
     let error = launch_on(&stream()).unwrap_err();
     assert!(matches!(error, Error::UnknownKernel { name: "twofour_test_kernel", .. }), "{error}");
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn names_that_no_kernel_has() {
+    let stream = stream();
+    for name in ["", "x=1 --use_fast_math", "twofour\0test", "größe"] {
+        let error = put(&stream, &named(name)).unwrap_err();
+        assert!(matches!(&error, Error::UnknownKernel { name: unknown, .. } if *unknown == name), "{error}");
+    }
+    launch_on(&stream).unwrap();
 }
 
 #[test]

@@ -7,21 +7,26 @@
 //   FAKE_CUDA_REFUSE    what cuModuleLoadData returns for the kinds in FAKE_CUDA_REFUSED; 209 if unset
 //   FAKE_CUDA_REFUSED   any of the words: fatbin elf ptx
 //   FAKE_CUDA_MISSING   the name of a kernel that no module has
+//                       (of an ELF file of tests/fake-cuda/nvrtc.c, only the kernel it names is there)
 //   FAKE_CUDA_ARGS      bytes of a kernel's parameter; 0 if unset
 //   FAKE_CUDA_LOG       the file to write to
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { kSuccess = 0, kInvalidValue = 1, kNotInitialized = 3, kInvalidDevice = 101, kInvalidContext = 201, kNotFound = 500 };
-enum { kStaticShared = 1024 };
+enum { kStaticShared = 1024, kModules = 64 };
 
 static int initialized;
 static _Thread_local void* current;
-static char context, module_, function_;
+static char context, function_;
+// The one kernel of a module, empty for any; a handle points at one of these.
+static char modules[kModules][128];
+static atomic_int loaded;
 
 static int number(const char* name, int otherwise) {
   const char* value = getenv(name);
@@ -38,6 +43,13 @@ static void note(const char* format, ...) {
   vfprintf(file, format, arguments);
   va_end(arguments);
   fclose(file);
+}
+
+static int is_module(const void* handle) {
+  for (int i = 0; i < loaded; ++i) {
+    if (handle == modules[i]) return 1;
+  }
+  return 0;
 }
 
 int cuInit(unsigned flags) {
@@ -102,19 +114,26 @@ int cuModuleLoadData(void** out, const void* image) {
   const char* refused = getenv("FAKE_CUDA_REFUSED");
   int status = refused && strstr(refused, kind) ? number("FAKE_CUDA_REFUSE", 209) : kSuccess;
   note("load %s %d\n", kind, status);
-  *out = &module_;
-  return status;
+  if (status) return status;
+  int module = loaded++;
+  if (module >= kModules) return kInvalidValue;
+  const char* arch = (const char*)image + sizeof magic;
+  if (strcmp(kind, "elf") == 0) snprintf(modules[module], sizeof modules[module], "%s", arch + strlen(arch) + 1);
+  *out = modules[module];
+  return kSuccess;
 }
 
 int cuModuleUnload(void* module) {
   note("unload\n");
-  return module == &module_ ? kSuccess : kInvalidValue;
+  return is_module(module) ? kSuccess : kInvalidValue;
 }
 
 int cuModuleGetFunction(void** out, void* module, const char* name) {
   const char* missing = getenv("FAKE_CUDA_MISSING");
-  if (module != &module_) return kInvalidValue;
+  if (!is_module(module)) return kInvalidValue;
   if (missing && strcmp(missing, name) == 0) return kNotFound;
+  const char* only = module;
+  if (*only && strcmp(only, name) != 0) return kNotFound;
   note("function %s\n", name);
   *out = &function_;
   return kSuccess;
@@ -122,12 +141,12 @@ int cuModuleGetFunction(void** out, void* module, const char* name) {
 
 int cuModuleGetFunctionCount(unsigned* count, void* module) {
   *count = 2;
-  return module == &module_ ? kSuccess : kInvalidValue;
+  return is_module(module) ? kSuccess : kInvalidValue;
 }
 
 int cuModuleEnumerateFunctions(void** functions, unsigned count, void* module) {
   for (unsigned i = 0; i < count; ++i) functions[i] = &function_;
-  return module == &module_ ? kSuccess : kInvalidValue;
+  return is_module(module) ? kSuccess : kInvalidValue;
 }
 
 int cuFuncLoad(void* function) {

@@ -3,9 +3,10 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use twofour::mask::{Kind, Sampling};
-use twofour::matmul::Problem;
-use twofour::{DType, Element, Logit, Shape, Shard};
+use twofour::device::Limits;
+use twofour::mask::{self, Kind, Sampling};
+use twofour::matmul::{InputPath, Keep, LogitPath, Masks, OutputPath, Plan, Problem};
+use twofour::{DType, Element, Error, Logit, Shape, Shard};
 
 /// Which operands a case has: everything but their values.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +18,13 @@ pub(crate) struct Spec {
     pub(crate) regulariser: f32,
     /// Whether the logits' gradient is added to.
     pub(crate) accumulate: bool,
-    /// Whether the backward pass samples the mask again.
-    pub(crate) resample: bool,
+    /// What the forward pass keeps; codes only if the masks have any to keep.
+    pub(crate) keep: Keep,
+    /// Whether the masks are given as codes: those that hard masks have.
+    pub(crate) frozen: bool,
+    pub(crate) ways: Ways,
+    /// Which of `Y`, `dX` and `dlogits` matter; an executor may leave out the others.
+    pub(crate) wants: [bool; 3],
     pub(crate) values: Values,
     pub(crate) seed: u64,
 }
@@ -39,7 +45,10 @@ impl Spec {
             sampling: Sampling { seed: 42, draw: 7, kappa: 3.0, tau: 0.7 },
             regulariser: 0.01,
             accumulate: false,
-            resample: false,
+            keep: Keep::Nothing,
+            frozen: false,
+            ways: Ways::default(),
+            wants: [true; 3],
             values: Values::Normal,
             seed: 1,
         }
@@ -48,6 +57,49 @@ impl Spec {
     pub(crate) fn problem(&self) -> Problem {
         Problem::new(self.tokens, self.shape)
     }
+
+    pub(crate) fn masks(&self) -> Masks {
+        if self.frozen { Masks::Frozen } else { Masks::Sampled(self.kind) }
+    }
+
+    /// What is kept: nothing instead of codes that there are not.
+    pub(crate) fn keep(&self) -> Keep {
+        match (self.keep, self.masks()) {
+            (Keep::Codes, Masks::Frozen | Masks::Sampled(Kind::Soft)) => Keep::Nothing,
+            (keep, _) => keep,
+        }
+    }
+
+    /// Whether logits have a gradient.
+    pub(crate) fn has_logit_gradient(&self) -> bool {
+        !self.frozen && self.kind != Kind::Argmax
+    }
+
+    pub(crate) fn plan<L: Logit, W: Element>(&self, limits: &Limits) -> Plan {
+        /// The plan with another way, or as it was where that way is not possible.
+        fn turned(plan: Plan, other: Option<Result<Plan, Error>>) -> Plan {
+            match other {
+                None => plan,
+                Some(Ok(other)) => other,
+                Some(Err(error)) => {
+                    assert!(matches!(error, Error::Path { .. }), "{error}");
+                    plan
+                }
+            }
+        }
+        let plan = Plan::new::<L, W>(limits, self.problem(), self.masks(), self.keep()).unwrap();
+        let plan = turned(plan, self.ways.output.map(|path| plan.with_output(path)));
+        let plan = turned(plan, self.ways.input.map(|path| plan.with_input_gradient(path)));
+        turned(plan, self.ways.logits.map(|path| plan.with_logit_gradient(path)))
+    }
+}
+
+/// Ways that a device is to take where they are possible, instead of its plan's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ways {
+    pub(crate) output: Option<OutputPath>,
+    pub(crate) input: Option<InputPath>,
+    pub(crate) logits: Option<LogitPath>,
 }
 
 /// A layer and the operands of both passes.
@@ -56,6 +108,8 @@ pub(crate) struct Case<L, W> {
     pub(crate) spec: Spec,
     pub(crate) shard: Shard,
     pub(crate) logits: Vec<L>,
+    /// Of the hard masks.
+    pub(crate) codes: Vec<u8>,
     pub(crate) weight: Vec<W>,
     pub(crate) x: Vec<W>,
     pub(crate) dy: Vec<W>,
@@ -63,13 +117,16 @@ pub(crate) struct Case<L, W> {
     pub(crate) before: Vec<f32>,
 }
 
-/// Everything the two passes write. Backward without logits' gradient (`Kind::Argmax`) leaves the last two empty.
+/// Everything the two passes write, beside `W∘M` as the executor's `mask` writes it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outputs<W> {
     pub(crate) masked: Vec<W>,
+    /// What was kept of it.
+    pub(crate) kept_masked: Option<Vec<W>>,
+    pub(crate) kept_codes: Option<Vec<u8>>,
     pub(crate) y: Vec<W>,
     pub(crate) dx: Vec<W>,
-    pub(crate) gradient: Vec<f32>,
+    /// As before where there is none to write.
     pub(crate) logit_gradient: Vec<f32>,
 }
 
@@ -85,7 +142,19 @@ impl<L: Logit, W: Element> Case<L, W> {
         };
         let (weight, x, dy) = (values(shape.weights(), 0.5), values(inputs, 1.0), values(outputs, 0.3));
         let before = normal(&mut rng, shape.logits(), 1.0);
-        Self { spec, shard: Shard::whole(shape.cols as u64), logits, weight, x, dy, before }
+        let shard = Shard::whole(shape.cols as u64);
+        let mut case = Self { spec, shard, logits, codes: Vec::new(), weight, x, dy, before };
+        case.update_codes();
+        case
+    }
+
+    /// Makes the codes anew, for other logits.
+    pub(crate) fn update_codes(&mut self) {
+        let Spec { shape, kind, sampling, .. } = self.spec;
+        self.codes = vec![0; shape.packed_codes()];
+        let kind = if kind == Kind::Soft { Kind::Hard } else { kind };
+        let args = mask::cpu::Forward::<L, W>::new(shape, kind, sampling, &self.logits).shard(self.shard);
+        mask::cpu::forward_into(args.codes(&mut self.codes)).unwrap();
     }
 }
 

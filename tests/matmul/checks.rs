@@ -20,7 +20,6 @@ struct Operands {
     masked: Vec<f32>,
     y: Vec<f32>,
     dx: Vec<f32>,
-    gradient: Vec<f32>,
     logit_gradient: Vec<f32>,
 }
 
@@ -40,25 +39,24 @@ impl Operands {
             masked: vec![7.0; 16],
             y: vec![7.0; 6],
             dx: vec![7.0; 24],
-            gradient: vec![7.0; 16],
             logit_gradient: vec![7.0; 24],
         }
     }
 
     fn forward(&mut self) -> Result<(), Error> {
         let layer = Layer::new(self.shape, self.kind, self.sampling, &self.logits, &self.weight).shard(self.shard);
-        cpu::forward_into(Forward::new(layer, self.tokens, &self.x, &mut self.masked, &mut self.y))
+        cpu::forward_into(Forward::new(layer, self.tokens, &self.x, &mut self.y).keep_masked(&mut self.masked))
     }
 
     fn backward(&mut self) -> Result<(), Error> {
         let layer = Layer::new(self.shape, self.kind, self.sampling, &self.logits, &self.weight).shard(self.shard);
         let args = Backward::new(layer, self.tokens, &self.dy).regulariser(self.lambda);
-        let args = args.resample_input_gradient(&mut self.masked, &mut self.dx);
-        cpu::backward_into(args.logit_gradient(&self.x, &mut self.gradient, &mut self.logit_gradient))
+        let args = args.kept_masked(&self.masked).input_gradient(&mut self.dx);
+        cpu::backward_into(args.logit_gradient(&self.x, &mut self.logit_gradient))
     }
 
     fn untouched(&self) -> bool {
-        let outputs = [&self.masked, &self.y, &self.dx, &self.gradient, &self.logit_gradient];
+        let outputs = [&self.masked, &self.y, &self.dx, &self.logit_gradient];
         outputs.iter().all(|output| output.iter().all(|&value| value == 7.0))
     }
 }
@@ -119,7 +117,6 @@ fn lengths() {
     forward_only(|o| o.y.truncate(5), &length("y", 6, 5));
     backward_only(|o| o.dy.push(0.0), &length("dy", 6, 7));
     backward_only(|o| o.dx.truncate(0), &length("dx", 24, 0));
-    backward_only(|o| o.gradient.truncate(15), &length("gradient", 16, 15));
     backward_only(|o| o.logit_gradient.truncate(16), &length("logit_gradient", 24, 16));
 }
 
@@ -158,19 +155,50 @@ fn what_is_asked_for() {
     let mut o = Operands::new();
     let layer = Layer::new(o.shape, Kind::Argmax, o.sampling, &o.logits, &o.weight);
     assert!(missing(cpu::backward_into(Backward::new(layer, 3, &o.dy))));
-    let args = Backward::new(layer, 3, &o.dy).input_gradient(&o.masked, &mut o.dx);
+    let args = Backward::new(layer, 3, &o.dy).kept_masked(&o.masked).input_gradient(&mut o.dx);
     assert_eq!(cpu::backward_into(args), Ok(()), "argmax masks have an input gradient");
     assert_eq!(o.dx, [14.0; 24]);
+}
+
+#[test]
+fn what_is_kept() {
+    let missing = |result: Result<(), Error>| matches!(result, Err(Error::Missing { what: "codes", .. }));
+    let mut o = Operands::new();
+    let mut codes = [7; 2];
+    let layer = Layer::new(o.shape, Kind::Soft, o.sampling, &o.logits, &o.weight);
+    assert!(missing(cpu::forward_into(Forward::new(layer, 3, &o.x, &mut o.y).keep_codes(&mut codes))));
+    assert!(missing(cpu::backward_into(Backward::new(layer, 3, &o.dy).input_gradient(&mut o.dx).kept_codes(&codes))));
+    let frozen = Layer::frozen(o.shape, &[0x44, 0x44], &o.weight);
+    assert!(missing(cpu::forward_into(Forward::new(frozen, 3, &o.x, &mut o.y).keep_codes(&mut codes))));
+    assert!(o.untouched() && codes == [7; 2]);
+    let hard = Layer::new(o.shape, Kind::Hard, o.sampling, &o.logits, &o.weight);
+    let short = cpu::forward_into(Forward::new(hard, 3, &o.x, &mut o.y).keep_codes(&mut codes[..1]));
+    assert_eq!(short, Err(length("codes", 2, 1)));
+}
+
+#[test]
+fn frozen_layers() {
+    let mut o = Operands::new();
+    let short = Layer::frozen(o.shape, &[0x44], &o.weight);
+    assert_eq!(cpu::forward_into(Forward::new(short, 3, &o.x, &mut o.y)), Err(length("codes", 2, 1)));
+    let layer = Layer::frozen(o.shape, &[0x44, 0xee], &o.weight);
+    let to_logits = Backward::new(layer, 3, &o.dy).logit_gradient(&o.x, &mut o.logit_gradient);
+    assert!(matches!(cpu::backward_into(to_logits), Err(Error::Missing { what: "a gradient", .. })));
+    assert!(o.untouched());
+    cpu::backward_into(Backward::new(layer, 3, &o.dy).input_gradient(&mut o.dx)).unwrap();
+    assert_eq!(o.dx[..8], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    cpu::forward_into(Forward::new(layer, 3, &o.x, &mut o.y)).unwrap();
+    assert_eq!(o.y, [4.0; 6]);
 }
 
 #[test]
 fn only_what_was_asked_for_is_written() {
     let mut o = Operands::new();
     let layer = Layer::new(o.shape, o.kind, o.sampling, &o.logits, &o.weight);
-    let args = Backward::new(layer, 3, &o.dy).logit_gradient(&o.x, &mut o.gradient, &mut o.logit_gradient);
+    let args = Backward::new(layer, 3, &o.dy).logit_gradient(&o.x, &mut o.logit_gradient);
     cpu::backward_into(args).unwrap();
-    assert_eq!(o.gradient, [3.0; 16]);
-    assert!(o.masked.iter().chain(&o.dx).all(|&value| value == 7.0));
+    assert!(o.logit_gradient.iter().all(|&value| value != 7.0));
+    assert!(o.masked.iter().chain(&o.y).chain(&o.dx).all(|&value| value == 7.0));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! scores are not `f64`: they are defined to the bit, as one fma of `f32`.
 
 use crate::case::{Case, Outputs, roundoff};
+use crate::executor::same;
 use twofour::mask::{Kind, Sampling};
 use twofour::{Element, Logit, noise};
 
@@ -54,25 +55,48 @@ pub(crate) fn groups<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<Group> {
             Kind::Argmax => f64::from(logits[i].to_f32()),
             _ => f64::from(kappa.mul_add(logits[i].to_f32(), noise[i])),
         });
-        Group::new(case.spec.kind, z, f64::from(tau))
+        let kind = if case.spec.frozen && case.spec.kind == Kind::Soft { Kind::Hard } else { case.spec.kind };
+        Group::new(kind, z, f64::from(tau))
     };
     case.logits.chunks_exact(6).enumerate().map(group).collect()
 }
 
-/// Compares everything the passes wrote with the oracle. Each product is compared with the exact product of what went
-/// into it (`masked` and `gradient` as the executor has them), so that errors do not hide behind one another.
-pub(crate) fn compare<L: Logit, W: Element>(case: &Case<L, W>, out: &Outputs<W>) {
+/// Compares everything the passes wrote with the oracle. Products are compared with the exact product of what went into
+/// them (`masked` as the executor has it), so that errors do not hide behind one another. `unit` bounds the relative error
+/// of an addition of the executor's.
+pub(crate) fn compare<L: Logit, W: Element>(case: &Case<L, W>, out: &Outputs<W>, unit: f64) {
     let spec = &case.spec;
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
     let groups = groups(case);
     compare_masked(case, &groups, &out.masked);
-    let (x, dy, masked) = (Matrix(&case.x, k), Matrix(&case.dy, n), Matrix(&out.masked, k));
-    compare_product("y", &out.y, [t, k, n], |t, k| x.at(t, k), |k, n| masked.at(n, k));
-    compare_product("dx", &out.dx, [t, n, k], |t, n| dy.at(t, n), |n, k| masked.at(n, k));
-    if spec.kind != Kind::Argmax {
-        compare_product("gradient", &out.gradient, [n, t, k], |n, t| dy.at(t, n), |t, k| x.at(t, k));
-        compare_logit_gradient(case, &groups, out);
+    if let Some(kept) = &out.kept_masked {
+        assert!(kept.len() == n * k && kept.iter().zip(&out.masked).all(|(a, b)| same(*a, *b)), "kept masked weight");
     }
+    if let Some(kept) = &out.kept_codes {
+        assert_eq!(kept, &case.codes, "kept codes");
+    }
+    let (x, dy, masked) = (Matrix(&case.x, k), Matrix(&case.dy, n), Matrix(&out.masked, k));
+    if spec.wants[0] {
+        compare_product("y", &out.y, [t, k, n], unit, |t, k| x.at(t, k), |k, n| masked.at(n, k));
+    }
+    if spec.wants[1] {
+        compare_product("dx", &out.dx, [t, n, k], unit, |t, n| dy.at(t, n), |n, k| masked.at(n, k));
+    }
+    if spec.wants[2] && spec.has_logit_gradient() {
+        compare_logit_gradient(case, &groups, out, unit);
+    }
+}
+
+/// `G = dYᵀ X` with a bound on what an executor may differ by, row-major.
+pub(crate) fn gradient<L: Logit, W: Element>(case: &Case<L, W>, unit: f64) -> Vec<(f64, f64)> {
+    let [t, n, k] = [case.spec.tokens, case.spec.shape.rows, case.spec.shape.cols];
+    let (x, dy) = (Matrix(&case.x, k), Matrix(&case.dy, n));
+    let one = |i: usize| {
+        let terms = (0..t).map(|t| dy.at(t, i / k) * x.at(t, i % k));
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+        (sum, gamma(t, unit) * size)
+    };
+    (0..n * k).map(one).collect()
 }
 
 /// A row-major matrix with this many columns.
@@ -90,19 +114,20 @@ fn compare_masked<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], mas
         let (got, w) = (f64::from(got.to_f32()), f64::from(weight.to_f32()));
         let expected = w * groups[i / 4].used[i % 4];
         let bound = match case.spec.kind {
-            Kind::Soft => (1.0 + u) * SOFT * U * w.abs() + u * expected.abs() + tiny,
+            Kind::Soft if !case.spec.frozen => (1.0 + u) * SOFT * U * w.abs() + u * expected.abs() + tiny,
             _ => 0.0,
         };
         close("masked", i, got, expected, bound);
     }
 }
 
-/// `got [rows, cols] = a [rows, depth] · b [depth, cols]`: the sum is within `γ·Σ|ab|` with `γ = depth·U/(1 − depth·U)`
+/// `got [rows, cols] = a [rows, depth] · b [depth, cols]`: the sum is within `γ·Σ|ab|` with `γ = depth·u/(1 − depth·u)`
 /// whatever its order (Higham, section 3.5), and is then rounded.
 fn compare_product<O: Element>(
     what: &str,
     got: &[O],
     [rows, depth, cols]: [usize; 3],
+    unit: f64,
     a: impl Fn(usize, usize) -> f64,
     b: impl Fn(usize, usize) -> f64,
 ) {
@@ -114,38 +139,56 @@ fn compare_product<O: Element>(
         let (row, col) = (i / cols, i % cols);
         let terms = (0..depth).map(|d| a(row, d) * b(d, col));
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-        let of_sum = gamma(depth) * size;
+        let of_sum = gamma(depth, unit) * size;
         close(what, i, f64::from(got.to_f32()), sum, of_sum + u * (sum.abs() + of_sum) + tiny);
     }
 }
 
-fn gamma(depth: usize) -> f64 {
-    let error = depth as f64 * U;
+fn gamma(depth: usize, unit: f64) -> f64 {
+    let error = depth as f64 * unit;
     error / (1.0 - error)
+}
+
+/// `dL/dlogits` from any `G`.
+pub(crate) fn logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, gradient: &[f64]) -> Vec<f64> {
+    let lambda = f64::from(case.spec.regulariser);
+    let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
+    let of_group = |(g, group): (usize, &Group)| {
+        let weight = std::array::from_fn(|j| f64::from(case.weight[4 * g + j].to_f32()));
+        group.logit_gradient(factor, lambda, std::array::from_fn(|j| gradient[4 * g + j]), weight)
+    };
+    groups(case).iter().enumerate().flat_map(of_group).collect()
 }
 
 /// With `d_j = G_j W_j − 2λ W_j² m_j` and `D = Σ_j |G_j W_j| + 2|λ| W_j² m_j`, each `d_j` has three roundings of `D_j`
 /// and the mask's error times `2|λ| W_j²`; so the pair's sum and the mean of the `d` by the soft mask have at most 34
 /// roundings of `D` and 88 of `|λ| Σ W²`. The error of `y` brings `SOFT` of `|u − mean| ≤ 2 D`, and four products are
-/// left. That is below 90 of `Σ |G W| + 3 |λ| Σ W²`.
-fn compare_logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>) {
+/// left. That is below 90 of `Σ |G W| + 3 |λ| Σ W²`. And the error of `G` moves each `d_j` by that times `|W_j|`: the
+/// pair's sum by two of them, the mean by a mix of four.
+fn compare_logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>, unit: f64) {
     let lambda = f64::from(case.spec.regulariser);
     let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
+    let gradient = gradient(case, unit);
     for (g, group) in groups.iter().enumerate() {
         let weight: [f64; 4] = std::array::from_fn(|j| f64::from(case.weight[4 * g + j].to_f32()));
-        let gradient: [f64; 4] = std::array::from_fn(|j| f64::from(out.gradient[4 * g + j]));
-        let expected = group.logit_gradient(factor, lambda, gradient, weight);
+        let of_group: [(f64, f64); 4] = std::array::from_fn(|j| gradient[4 * g + j]);
+        let expected = group.logit_gradient(factor, lambda, of_group.map(|(g, _)| g), weight);
         let squares: f64 = weight.iter().map(|w| w * w).sum();
-        let size: f64 = (0..4).map(|j| (gradient[j] * weight[j]).abs()).sum::<f64>() + 3.0 * lambda.abs() * squares;
-        let bound = 90.0 * U * factor * size;
+        let sum_of = |term: &dyn Fn(f64, f64) -> f64| -> f64 {
+            of_group.iter().zip(weight).map(|(&(g, error), w)| term(g, error) * w.abs()).sum()
+        };
+        let size = sum_of(&|g, error| g.abs() + error) + 3.0 * lambda.abs() * squares;
+        let moved = sum_of(&|_, error| error);
         let (mut sum, mut slack) = (0.0, 0.0);
         for (i, expected) in expected.into_iter().enumerate() {
             let at = 6 * g + i;
             let got = f64::from(out.logit_gradient[at]);
             let before = if case.spec.accumulate { f64::from(case.before[at]) } else { 0.0 };
             let total = before + expected;
-            let bound = bound + U * (total.abs() + bound);
+            let of_unit_y = factor * (90.0 * U * size + 2.0 * group.y[i] * (1.0 + SOFT * U) * moved);
+            let bound = of_unit_y + U * (total.abs() + of_unit_y);
             close("logit_gradient", at, got, total, bound);
+            // The group's error of G leaves the sum at zero, but for rounding.
             (sum, slack) = (sum + got - before, slack + bound);
         }
         close("a group's sum", g, sum, 0.0, slack);

@@ -1,11 +1,12 @@
 //! The properties, over any executor.
 
-use crate::case::{Case, Outputs, Spec, Values};
+use crate::case::{Case, Outputs, Spec, Values, Ways};
 use crate::executor::{Executor, Number, same};
 use crate::oracle::{compare, loss};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use twofour::mask::{Kind, Sampling};
+use twofour::matmul::{Dense, InputPath, Keep, LogitPath, OutputPath};
 use twofour::{Element, Logit, Shape, Shard, bf16, f16};
 
 /// Runs a generic function for each pair of types.
@@ -22,10 +23,11 @@ macro_rules! for_all_types {
 
 fn check<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     let case = Case::<L, W>::new(spec);
-    compare(&case, &executor.run(&case));
+    compare(&case, &executor.run(&case), E::UNIT);
 }
 
-fn specs() -> impl Strategy<Value = Spec> {
+/// Problems smaller than a tile, with every way and everything that can be kept.
+pub(crate) fn specs() -> impl Strategy<Value = Spec> {
     let sizes = (0..40usize, 0..24usize, 0..20usize);
     let kind = prop_oneof![Just(Kind::Soft), Just(Kind::Hard), Just(Kind::Argmax)];
     let kappa = prop_oneof![Just(0.0f32), Just(1.0), Just(20.0), Just(500.0)];
@@ -33,19 +35,36 @@ fn specs() -> impl Strategy<Value = Spec> {
     let lambda = prop_oneof![Just(0.0f32), Just(0.01), Just(-3.0)];
     let sampling = (any::<u64>(), any::<u64>(), kappa, tau);
     let sampling = sampling.prop_map(|(seed, draw, kappa, tau)| Sampling { seed, draw, kappa, tau });
-    (sizes, kind, sampling, lambda, any::<[bool; 2]>(), any::<u64>()).prop_map(
-        |((tokens, rows, groups), kind, sampling, regulariser, [accumulate, resample], seed)| Spec {
+    let keep = prop_oneof![Just(Keep::Nothing), Just(Keep::Masked), Just(Keep::Codes)];
+    let frozen = prop::bool::weighted(0.2);
+    (sizes, kind, sampling, lambda, any::<bool>(), (keep, frozen, ways()), any::<u64>()).prop_map(
+        |((tokens, rows, groups), kind, sampling, regulariser, accumulate, (keep, frozen, ways), seed)| Spec {
             tokens,
             shape: Shape::new(rows, 4 * groups),
             kind,
             sampling,
             regulariser,
             accumulate,
-            resample,
+            keep,
+            frozen,
+            ways,
+            wants: [true; 3],
             values: Values::Normal,
             seed,
         },
     )
+}
+
+fn ways() -> impl Strategy<Value = Ways> {
+    use prop::sample::select;
+    let denses = [Dense::BlasLt, Dense::Own];
+    let output = [OutputPath::Sampled, OutputPath::Codes].into_iter().chain(denses.map(OutputPath::Masked));
+    let input = [InputPath::Codes].into_iter().chain(denses.map(InputPath::Masked));
+    let logits = [LogitPath::Fused].into_iter().chain(denses.map(LogitPath::Panels));
+    let output = prop::option::of(select(output.collect::<Vec<_>>()));
+    let input = prop::option::of(select(input.collect::<Vec<_>>()));
+    let logits = prop::option::of(select(logits.collect::<Vec<_>>()));
+    (output, input, logits).prop_map(|(output, input, logits)| Ways { output, input, logits })
 }
 
 pub(crate) fn any_problem_is_within_its_bound<E: Executor>(executor: &E) {
@@ -76,7 +95,8 @@ pub(crate) fn nothing_to_multiply<E: Executor>(executor: &E) {
     for (tokens, rows, cols) in [(0, 0, 0), (3, 0, 8), (3, 5, 0), (0, 5, 8)] {
         for kind in [Kind::Soft, Kind::Hard, Kind::Argmax] {
             for accumulate in [false, true] {
-                let spec = Spec { accumulate, resample: accumulate, ..Spec::new(tokens, rows, cols, kind) };
+                let keep = if accumulate { Keep::Masked } else { Keep::Nothing };
+                let spec = Spec { accumulate, keep, ..Spec::new(tokens, rows, cols, kind) };
                 for_all_types!(check(executor, spec));
             }
         }
@@ -97,15 +117,17 @@ pub(crate) fn sizes_no_tile_divides<E: Executor>(executor: &E) {
 /// Sums of so few small integers are exact in every type, in any order.
 pub(crate) fn small_integers_are_exact<E: Executor>(executor: &E) {
     for kind in [Kind::Hard, Kind::Argmax] {
-        let spec = Spec { values: Values::Integers, ..Spec::new(29, 37, 52, kind) };
-        for_all_types!(exact(executor, spec));
+        for keep in [Keep::Nothing, Keep::Masked, Keep::Codes] {
+            let spec = Spec { values: Values::Integers, keep, ..Spec::new(29, 37, 52, kind) };
+            for_all_types!(exact(executor, spec));
+        }
     }
 }
 
 fn exact<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     let case = Case::<L, W>::new(spec);
     let out = executor.run(&case);
-    compare(&case, &out);
+    compare(&case, &out, E::UNIT);
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
     let int = |values: &[W], at: usize| values[at].to_f32() as i64;
     let product =
@@ -119,11 +141,6 @@ fn exact<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
         let (row, col) = (i / k, i % k);
         let expected = product(n, &|d| int(&case.dy, row * n + d), &|d| int(&out.masked, d * k + col));
         assert_eq!(out.dx[i].to_f32(), expected as f32);
-    }
-    for i in 0..if spec.kind == Kind::Argmax { 0 } else { n * k } {
-        let (row, col) = (i / k, i % k);
-        let expected = product(t, &|d| int(&case.dy, d * n + row), &|d| int(&case.x, d * k + col));
-        assert_eq!(out.gradient[i], expected as f32);
     }
 }
 
@@ -167,8 +184,9 @@ fn slice<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
     part.x = lines(&whole.x, 40, 0..spec.tokens, &cols);
     part.dy = lines(&whole.dy, 12, 0..spec.tokens, &rows);
     part.logits = rows.clone().flat_map(|row| whole.logits[row * 60 + 12..row * 60 + 42].to_vec()).collect();
+    part.update_codes();
     let out = executor.run(&part);
-    compare(&part, &out);
+    compare(&part, &out, E::UNIT);
     let expected = lines(&all.masked, 40, rows, &cols);
     assert!(out.masked.iter().zip(&expected).all(|(a, b)| same(*a, *b)));
     assert_eq!(out.masked.len(), expected.len());
@@ -177,7 +195,11 @@ fn slice<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
 /// What a hard mask drops does no harm, whatever it is; what it keeps goes through.
 pub(crate) fn dropped_weights_do_no_harm<E: Executor>(executor: &E) {
     for kind in [Kind::Hard, Kind::Argmax] {
-        for_all_types!(dropped(executor, Spec { values: Values::Integers, ..Spec::new(9, 6, 24, kind) }));
+        for keep in [Keep::Nothing, Keep::Masked, Keep::Codes] {
+            let spec = Spec { values: Values::Integers, keep, ..Spec::new(9, 6, 24, kind) };
+            for_all_types!(dropped(executor, spec));
+            for_all_types!(dropped(executor, Spec { frozen: true, ..spec }));
+        }
     }
 }
 
@@ -206,32 +228,34 @@ fn dropped<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) 
 
 /// A NaN or an infinity reaches what a dense product lets it reach, and nothing else.
 pub(crate) fn specials_go_through_as_in_a_dense_product<E: Executor>(executor: &E) {
-    for_all_types!(special(executor, f32::NAN));
-    for_all_types!(special(executor, f32::INFINITY));
+    for keep in [Keep::Nothing, Keep::Masked, Keep::Codes] {
+        for_all_types!(special(executor, keep, f32::NAN));
+        for_all_types!(special(executor, keep, f32::INFINITY));
+    }
 }
 
-fn special<L: Logit + Number, W: Number, E: Executor>(executor: &E, value: f32) {
+fn special<L: Logit + Number, W: Number, E: Executor>(executor: &E, keep: Keep, value: f32) {
     let (t, n, k) = (7, 9, 20);
-    let clean = Case::<L, W>::new(Spec::new(t, n, k, Kind::Hard));
+    let clean = Case::<L, W>::new(Spec { keep, ..Spec::new(t, n, k, Kind::Hard) });
     let mut case = clean.clone();
     case.x[2 * k + 5] = W::from_f32(value);
-    let Outputs { y, dx, gradient, logit_gradient, .. } = executor.run(&case);
+    let Outputs { y, dx, logit_gradient, .. } = executor.run(&case);
     // A hard mask keeps position 5 in some rows of the weight and has a zero there in others: infinite or NaN either
     // way.
     assert_where("y", &y, |i| i / n == 2);
     assert_where("dx", &dx, |_| false);
-    assert_where("gradient", &gradient, |i| i % k == 5);
     assert_where("logit_gradient", &logit_gradient, |i| i / 6 % (k / 4) == 1);
 
     let mut case = clean.clone();
     case.dy[4 * n + 1] = W::from_f32(value);
-    let Outputs { y, dx, gradient, .. } = executor.run(&case);
+    let Outputs { y, dx, logit_gradient, .. } = executor.run(&case);
     assert_where("y", &y, |_| false);
     assert_where("dx", &dx, |i| i / k == 4);
-    assert_where("gradient", &gradient, |i| i / k == 1);
+    assert_where("logit_gradient", &logit_gradient, |i| i / 6 / (k / 4) == 1);
 
     let mut case = clean;
     case.logits[(3 * k / 4 + 2) * 6 + 1] = L::from_f32(f32::NAN);
+    case.update_codes();
     let Outputs { masked, y, dx, logit_gradient, .. } = executor.run(&case);
     assert_where("masked", &masked, |i| i / 4 == 3 * k / 4 + 2);
     assert_where("y", &y, |i| i % n == 3);

@@ -1,0 +1,213 @@
+//! What concerns the kernels alone: each of them on many random problems, on tiles' edges, on several schedules.
+
+use crate::case::{Case, Spec, Ways};
+use crate::emulated::{Emulated, RUNS};
+use crate::executor::{Executor, Number};
+use crate::oracle::{compare, gradient};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, TestRng, TestRunner};
+use rayon::prelude::*;
+use twofour::device::Limits;
+use twofour::mask::Kind;
+use twofour::matmul::{Dense, InputPath, Keep, LogitPath, OutputPath};
+use twofour::{Logit, Shape, bf16, f16};
+use twofour_emulator::{Kernel, Schedule};
+
+fn check<L: Logit + Number, W: Number>(spec: Spec, executor: Emulated) {
+    let case = Case::<L, W>::new(spec);
+    compare(&case, &executor.run(&case), Emulated::UNIT);
+}
+
+fn check_types(types: u64, spec: Spec, executor: Emulated) {
+    match types % 4 {
+        0 => check::<f32, f16>(spec, executor),
+        1 => check::<f32, bf16>(spec, executor),
+        2 => check::<bf16, f16>(spec, executor),
+        _ => check::<bf16, bf16>(spec, executor),
+    }
+}
+
+const WAYS: [Ways; 3] = [
+    Ways { output: Some(OutputPath::Sampled), input: Some(InputPath::Codes), logits: Some(LogitPath::Fused) },
+    Ways { output: Some(OutputPath::Codes), input: Some(InputPath::Codes), logits: Some(LogitPath::Fused) },
+    Ways {
+        output: Some(OutputPath::Masked(Dense::Own)),
+        input: Some(InputPath::Masked(Dense::Own)),
+        logits: Some(LogitPath::Panels(Dense::Own)),
+    },
+];
+
+/// As many problems as each kernel is to meet.
+fn wanted() -> u64 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
+}
+
+const Y: [bool; 3] = [true, false, false];
+const DX: [bool; 3] = [false, true, false];
+const DLOGITS: [bool; 3] = [false, false, true];
+
+/// Problems for a few kernels: what they want, how tokens and columns are to be, the ways, the masks, and in how many types
+/// (the first two differ in that of the weight, all four in that of the logits too; 0 is `f32`).
+type Target = ([bool; 3], fn(&mut Spec), Ways, Option<Kind>, u64);
+
+const fn output(path: OutputPath) -> Ways {
+    Ways { output: Some(path), input: None, logits: None }
+}
+const fn input(path: InputPath) -> Ways {
+    Ways { output: None, input: Some(path), logits: None }
+}
+const fn logits(path: LogitPath) -> Ways {
+    Ways { output: None, input: None, logits: Some(path) }
+}
+
+/// `None` for masks that are frozen.
+const TARGETS: [Target; 16] = {
+    use Dense::{BlasLt, Own};
+    const fn any(_: &mut Spec) {}
+    fn few(spec: &mut Spec) {
+        spec.tokens %= 17;
+    }
+    fn more(spec: &mut Spec) {
+        spec.tokens = 17 + spec.tokens % 40;
+    }
+    fn many(spec: &mut Spec) {
+        (spec.tokens, spec.shape.rows) = (129 + spec.tokens, spec.shape.rows % 9);
+    }
+    fn long(spec: &mut Spec) {
+        (spec.tokens, spec.shape) = (spec.tokens % 9, Shape::new(1 + spec.shape.rows % 9, 512 + spec.shape.cols));
+    }
+    fn deep(spec: &mut Spec) {
+        (spec.tokens, spec.shape) = (512 + spec.tokens, Shape::new(1 + spec.shape.rows % 9, 4 + spec.shape.cols % 12));
+    }
+    let (soft, hard) = (Some(Kind::Soft), Some(Kind::Hard));
+    [
+        (Y, few, output(OutputPath::Sampled), soft, 4),
+        (Y, more, output(OutputPath::Sampled), soft, 4),
+        (Y, few, output(OutputPath::Sampled), hard, 4),
+        (Y, more, output(OutputPath::Sampled), hard, 4),
+        (Y, few, output(OutputPath::Codes), hard, 2),
+        (Y, more, output(OutputPath::Codes), None, 2),
+        (Y, many, output(OutputPath::Codes), hard, 2),
+        (Y, any, output(OutputPath::Masked(Own)), soft, 2),
+        (Y, long, output(OutputPath::Masked(Own)), soft, 2),
+        (Y, any, output(OutputPath::Masked(BlasLt)), None, 2),
+        (Y, any, output(OutputPath::Masked(BlasLt)), None, 0),
+        (DX, any, input(InputPath::Codes), hard, 2),
+        (DX, any, input(InputPath::Masked(Own)), soft, 2),
+        (DLOGITS, any, logits(LogitPath::Fused), soft, 4),
+        (DLOGITS, any, logits(LogitPath::Fused), hard, 4),
+        (DLOGITS, deep, logits(LogitPath::Panels(Own)), soft, 2),
+    ]
+};
+
+/// Small problems with forced ways, for every kernel of `cuda/matmul*.cu`.
+#[test]
+fn every_kernel_meets_many_problems() {
+    let rounds = |(target, (.., types)): (usize, &Target)| {
+        // A few more, for those without rows or columns are none for a kernel.
+        let count = wanted() * 5 / 4 * (*types).max(1);
+        (0..count).map(move |round| (target, round)).collect::<Vec<_>>()
+    };
+    let problems: Vec<(usize, u64)> = TARGETS.iter().enumerate().flat_map(rounds).collect();
+    problems.into_par_iter().for_each(|(target, round)| {
+        let (wants, adjust, ways, kind, types) = TARGETS[target];
+        let algorithm = proptest::test_runner::RngAlgorithm::ChaCha;
+        let rng = TestRng::from_seed(algorithm, &seed(target as u64, round));
+        let mut spec =
+            crate::suite::specs().new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).unwrap().current();
+        (spec.wants, spec.ways, spec.keep, spec.frozen) = (wants, ways, Keep::Nothing, kind.is_none());
+        spec.kind = kind.unwrap_or(Kind::Hard);
+        adjust(&mut spec);
+        let schedule = [Schedule::RoundRobin, Schedule::Solo(round), Schedule::Random(round)][round as usize / 4 % 3];
+        let executor = Emulated { schedule, limits: [Limits::A100, Limits::H200][round as usize / 12 % 2] };
+        match types {
+            0 => check::<f32, f32>(spec, executor),
+            _ => check_types(round, spec, executor),
+        }
+    });
+    let runs = RUNS.lock().unwrap().clone();
+    let names = twofour_emulator::kernels().iter().map(Kernel::name).filter(|name| name.starts_with("twofour_matmul_"));
+    let mut report: Vec<_> = names.map(|name| (runs.get(name.as_str()).copied().unwrap_or(0), name)).collect();
+    report.sort_unstable();
+    println!("{report:#?}");
+    assert!(report.first().is_some_and(|(least, _)| *least as u64 >= wanted()), "{:?}", report.first());
+}
+
+fn seed(target: u64, round: u64) -> [u8; 32] {
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&round.to_le_bytes());
+    seed[8..16].copy_from_slice(&target.to_le_bytes());
+    seed
+}
+
+/// Sizes around a tile's, in each direction, on each way.
+#[test]
+fn tiles_have_edges() {
+    let sizes = [(1, 4), (127, 124), (128, 128), (129, 132), (130, 260), (257, 36)];
+    let tokens = [0, 1, 7, 31, 33, 129, 200];
+    let all: Vec<_> = sizes.iter().flat_map(|&size| tokens.map(|tokens| (size, tokens))).collect();
+    all.into_par_iter().for_each(|((rows, cols), tokens)| {
+        for (number, ways) in WAYS.into_iter().enumerate() {
+            for kind in [Kind::Soft, Kind::Hard] {
+                let seed = (rows + cols + tokens + number) as u64;
+                let spec = Spec { ways, seed, ..Spec::new(tokens, rows, cols, kind) };
+                check_types(seed, spec, Emulated::A100);
+            }
+        }
+    });
+}
+
+/// A schedule decides in which order threads run and copies land, and nothing else.
+#[test]
+fn schedules_change_nothing() {
+    for (number, ways) in WAYS.into_iter().enumerate() {
+        let spec = Spec { ways, keep: Keep::Codes, ..Spec::new(150, 140, 200, Kind::Hard) };
+        let case = Case::<f32, bf16>::new(spec);
+        let run = |schedule| Emulated { schedule, limits: Limits::A100 }.run(&case);
+        let first = run(Schedule::RoundRobin);
+        compare(&case, &first, Emulated::UNIT);
+        for schedule in Schedule::several(2).skip(1) {
+            let other = run(schedule);
+            assert!(first.y == other.y && first.dx == other.dx, "{number} {schedule:?}");
+            assert!(first.logit_gradient == other.logit_gradient, "{number} {schedule:?}");
+        }
+    }
+}
+
+/// The contraction split over blocks: the sum of the parts, the same every time.
+#[test]
+fn split_products_are_within_their_bounds() {
+    for (tokens, rows, cols) in [(1100, 20, 36), (140, 1030, 20), (132, 12, 1540), (3, 40, 2064)] {
+        for (number, ways) in WAYS.into_iter().enumerate() {
+            let spec = Spec { ways, ..Spec::new(tokens, rows, cols, Kind::Hard) };
+            let plan = spec.plan::<f32, bf16>(&Limits::A100);
+            let splits = [plan.output().splits, plan.input_gradient().splits, plan.logit_gradient().splits];
+            // With own kernels alone, something is split for each of these sizes.
+            assert!(number < 2 || splits.into_iter().any(|splits| splits > 1), "{splits:?}");
+            check_types(number as u64, spec, Emulated::A100);
+        }
+    }
+}
+
+/// What training would do without fusing: the weight's gradient rounded to 16 bits on its way through memory.
+#[test]
+fn the_fused_gradient_is_more_accurate_than_a_rounded_one() {
+    let of =
+        |logits| Spec { ways: Ways { logits: Some(logits), ..Ways::default() }, ..Spec::new(200, 24, 64, Kind::Soft) };
+    let case = Case::<f32, bf16>::new(of(LogitPath::Fused));
+    let fused = Emulated::A100.run(&case).logit_gradient;
+    let panels =
+        Emulated::A100.run(&Case { spec: of(LogitPath::Panels(Dense::BlasLt)), ..case.clone() }).logit_gradient;
+    let exact =
+        crate::oracle::logit_gradient(&case, &gradient(&case, 0.0).into_iter().map(|(g, _)| g).collect::<Vec<_>>());
+    let rounded: Vec<f64> = gradient(&case, 0.0).iter().map(|(g, _)| f64::from(bf16::from_f64(*g).to_f32())).collect();
+    let rounded = crate::oracle::logit_gradient(&case, &rounded);
+    let error = |got: &dyn Fn(usize) -> f64| -> f64 {
+        let squares: f64 = exact.iter().enumerate().map(|(i, exact)| (got(i) - exact).powi(2)).sum();
+        (squares / exact.iter().map(|exact| exact * exact).sum::<f64>()).sqrt()
+    };
+    let [fused, panels, rounded] =
+        [error(&|i| f64::from(fused[i])), error(&|i| f64::from(panels[i])), error(&|i| rounded[i])];
+    println!("relative error: fused {fused:.1e}, through f32 panels {panels:.1e}, through bf16 {rounded:.1e}");
+    assert!(fused <= 1.5 * panels && 100.0 * fused <= rounded);
+}
