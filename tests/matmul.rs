@@ -18,6 +18,8 @@ mod gpu;
 mod kernels;
 #[path = "matmul/oracle.rs"]
 mod oracle;
+#[path = "matmul/plans.rs"]
+mod plans;
 #[path = "matmul/suite.rs"]
 mod suite;
 

@@ -152,15 +152,20 @@ struct Masker {
     rows_end = along ? m.extent : m.depth, cols_end = along ? m.depth : m.extent;
   }
 
+  // Whether the codes of four chunks are four bytes that start on four bytes.
+  TWOFOUR_DEVICE bool is_aligned() const { return cols % kDepth == 0; }
+
   // Starts copying the codes of stage `stage`: a thread those of four adjacent chunks, of one row.
+  template <bool aligned>
   TWOFOUR_DEVICE void copy(u8* to, u32 stage) const {
     constexpr u32 each = kTileChunks / kTileThreads;
     const u32 chunk = thread_index() * each;
     const u32 row = row_of(chunk, stage), col = col_of(chunk, stage);
-    if (cols % kDepth == 0) {
+    if constexpr (aligned) {
       const bool valid = row < rows_end && col < cols_end;
       cp_async_4(to + chunk, codes + (u64(row) * cols + col) / kChunk, valid ? 4 : 0);
     } else {
+      TWOFOUR_NO_UNROLL
       for (u32 i = 0; i < each; ++i) store(to + chunk + i, codes_at(row, col + i * kChunk));
     }
   }
@@ -170,10 +175,12 @@ struct Masker {
     TWOFOUR_UNROLL
     for (u32 pass = 0; pass < kPasses; ++pass) {
       const u32 chunk = thread_index() + pass * kTileThreads;
-      if (row_of(chunk, stage) >= rows_end || col_of(chunk, stage) >= cols_end) continue;  // zeros, and no codes
+      // Outside there are zeros and no codes: any legal ones will do.
+      const bool inside = row_of(chunk, stage) < rows_end && col_of(chunk, stage) < cols_end;
+      const u32 codes_of_chunk = inside ? of_chunks[chunk] : 0x44;
       u32x4* w = reinterpret_cast<u32x4*>(
           tile + chunk_offset<lies>(chunk_row<lies>(chunk), chunk_col<lies>(chunk) / kChunk));
-      *w = keep_chunk(*w, of_chunks[chunk]);
+      *w = keep_chunk(*w, codes_of_chunk);
     }
   }
 
@@ -200,6 +207,8 @@ struct Masker {
 
 // Stands in where the weight is dense.
 struct NoMasker {
+  TWOFOUR_DEVICE bool is_aligned() const { return true; }
+  template <bool aligned>
   TWOFOUR_DEVICE void copy(u8*, u32) const {}
   TWOFOUR_DEVICE void mask(u8*, const u8*, u32) const {}
 };
@@ -255,7 +264,7 @@ TWOFOUR_DEVICE void multiply_stage(const u8* stage, Sums& sums) {
   }
 }
 
-// The whole contraction of a block, `aligned` if both operands are. `ring` holds kRingBytes, and `codes` kStages * kCodeBytes where there is a masker.
+// The whole contraction of a block, `aligned` if both operands and the codes are. `ring` holds kRingBytes, and `codes` kStages * kCodeBytes where there is a masker.
 //
 // One barrier a stage: behind it, copies of this stage have landed, and everyone is done with the stage before, whose
 // place the newest copies take. With masks, those of the next stage are applied while this one is multiplied.
@@ -268,7 +277,7 @@ TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker&
       u8* to = ring + stage % kStages * kStageBytes;
       a.template copy<aligned>(to);
       b.template copy<aligned>(to + kTileBytes);
-      masker.copy(codes + stage % kStages * kCodeBytes, stage);
+      masker.template copy<aligned>(codes + stage % kStages * kCodeBytes, stage);
     }
     cp_async_commit();
   };
@@ -297,7 +306,7 @@ TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker&
 template <typename T, Lies a_lies, Lies b_lies, typename Masker>
 TWOFOUR_DEVICE void contract(bool aligned, Copier<a_lies>& a, Copier<b_lies>& b, const Masker& masker, u8* ring,
                              u8* codes, u32 stages, Sums& sums) {
-  if (aligned) contract<T, true>(a, b, masker, ring, codes, stages, sums);
+  if (aligned && masker.is_aligned()) contract<T, true>(a, b, masker, ring, codes, stages, sums);
   else contract<T, false>(a, b, masker, ring, codes, stages, sums);
 }
 

@@ -73,8 +73,7 @@ impl Card {
     fn count(&mut self, code: &[Instruction]) {
         self.instructions = code.iter().filter(|i| i.opcode != "NOP").count();
         self.local_memory = code.iter().any(|i| matches!(i.base(), "LDL" | "STL"));
-        let largest = sass::loops(code).into_iter().max_by_key(|found| found.instructions.len());
-        let Some(Loop { instructions, exact }) = largest else {
+        let Some(Loop { instructions, exact }) = main_loop(code) else {
             self.tally = Tally::of(code.iter());
             return;
         };
@@ -97,6 +96,11 @@ impl Card {
         if stack > 0 || self.local_memory {
             faults.push(format!("{}: local memory ({stack} bytes of stack)", self.name()));
         }
+        for needed in ["HMMA", "LDSM", "LDGSTS"] {
+            if is_of_tiles(&self.kernel) && !self.tally.tensor.contains_key(needed) {
+                faults.push(format!("{}: no {needed} in its main loop", self.name()));
+            }
+        }
         faults
     }
 
@@ -115,6 +119,27 @@ impl Card {
         let by_shared = shared * 1024 / (self.reported.shared.next_multiple_of(128) + 1024);
         Some(blocks.min(threads / (32 * warps)).min(by_registers).min(by_shared))
     }
+}
+
+/// The largest loop; where there are tensor cores, the smallest of those that keep them busiest, which is not one around it
+/// nor its slower twin for matrices whose rows are not aligned for cp.async.
+fn main_loop(code: &[Instruction]) -> Option<Loop> {
+    let loops = sass::loops(code).into_iter().map(|found| {
+        let count = |of: &dyn Fn(&str) -> bool| found.instructions.iter().filter(|&&i| of(code[i].base())).count();
+        let matrix = [count(&|base| base.ends_with("MMA")), count(&|base| base == "LDGSTS")];
+        (matrix, found)
+    });
+    let size = |matrix: [usize; 2], found: &Loop| {
+        let instructions = found.instructions.len() as isize;
+        if matrix[0] > 0 { -instructions } else { instructions }
+    };
+    loops.max_by_key(|(matrix, found)| (*matrix, size(*matrix, found))).map(|(_, found)| found)
+}
+
+/// Whether a kernel is made of `cuda/common/tile.cuh`.
+fn is_of_tiles(kernel: &str) -> bool {
+    let products = ["output", "input", "gradient", "logits"];
+    kernel.strip_prefix("twofour_matmul_").is_some_and(|rest| products.iter().any(|product| rest.starts_with(product)))
 }
 
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.
