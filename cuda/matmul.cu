@@ -119,7 +119,8 @@ TWOFOUR_DEVICE void product_kernel(const MatmulArgs& args) {
 
 // `count` groups from column `col` of a row on, whose gradients of masked weights are in the band.
 template <typename L, typename W, bool hard, int count, bool whole>
-TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* lines, const float* g, u32 row, u32 col) {
+TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* lines, const float* g, u32 row,
+                                    u32 col) {
   float logits[6 * count], w[4 * count], logit_gradient[6 * count], unused[4];
   const u64 group = (u64(row) * args.cols + col) / 4;
   read<whole, L>(args.logits, 6 * group, logits);
@@ -142,8 +143,8 @@ TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* l
 
 // As in cuda/mask.cu, a thread takes a chunk of groups whose logits are 48 bytes.
 template <typename L, typename W, bool hard>
-TWOFOUR_DEVICE void write_logit_gradient(const MatmulLogitsArgs& args, const Sums& sums, const u32x2* lines, float* band,
-                                         TileAt tile) {
+TWOFOUR_DEVICE void write_logit_gradient(const MatmulLogitsArgs& args, const Sums& sums, const u32x2* lines,
+                                         float* band, TileAt tile) {
   constexpr int count = 8 / sizeof(L);
   constexpr u32 row_chunks = kTile / (4 * count);
   const bool whole = args.cols % (4 * count) == 0;
@@ -205,7 +206,8 @@ TWOFOUR_DEVICE void sum_kernel(const MatmulSumArgs& args) {
       const float* from = args.partial + split * args.elements + first;
       float x[4] = {};
       if (whole) load_own_run(from, x);  // `sum` may be the first part
-      else for (u32 i = 0; i < valid; ++i) x[i] = load(from + i);
+      else
+        for (u32 i = 0; i < valid; ++i) x[i] = load(from + i);
       TWOFOUR_UNROLL
       for (u32 i = 0; i < 4; ++i) sum[i] += x[i];
     }
@@ -245,24 +247,24 @@ TWOFOUR_DEVICE void mask_kernel(const MatmulMaskArgs& args) {
 // Two blocks an SM: 255 registers a thread, 64 KiB of shared memory a block.
 constexpr u32 kBlocks = 2;
 
-#define PRODUCT(name, T, C, a_lies, b_lies, masked)                                        \
-  TWOFOUR_KERNEL(twofour_matmul_##name##_##T, MatmulArgs, kTileThreads, kBlocks) {         \
-    product_kernel<T, C, Lies::a_lies, Lies::b_lies, masked>(args);                        \
+#define PRODUCT(name, T, C, a_lies, b_lies, masked)                                \
+  TWOFOUR_KERNEL(twofour_matmul_##name##_##T, MatmulArgs, kTileThreads, kBlocks) { \
+    product_kernel<T, C, Lies::a_lies, Lies::b_lies, masked>(args);                \
   }
-#define PRODUCTS(T)                                                    \
-  PRODUCT(output_dense, T, T, kAlongDepth, kAlongDepth, false)         \
-  PRODUCT(output_codes, T, T, kAlongDepth, kAlongDepth, true)          \
-  PRODUCT(input_dense, T, T, kAlongDepth, kAcrossDepth, false)         \
-  PRODUCT(input_codes, T, T, kAlongDepth, kAcrossDepth, true)          \
+#define PRODUCTS(T)                                            \
+  PRODUCT(output_dense, T, T, kAlongDepth, kAlongDepth, false) \
+  PRODUCT(output_codes, T, T, kAlongDepth, kAlongDepth, true)  \
+  PRODUCT(input_dense, T, T, kAlongDepth, kAcrossDepth, false) \
+  PRODUCT(input_codes, T, T, kAlongDepth, kAcrossDepth, true)  \
   PRODUCT(gradient, T, f32, kAcrossDepth, kAcrossDepth, false)
-#define LOGITS(hard, variant, L, W)                                                                          \
-  TWOFOUR_KERNEL(twofour_matmul_logits_##variant##_##L##_##W, MatmulLogitsArgs, kTileThreads, kBlocks) {     \
-    logits_kernel<L, W, hard>(args);                                                                         \
+#define LOGITS(hard, variant, L, W)                                                                      \
+  TWOFOUR_KERNEL(twofour_matmul_logits_##variant##_##L##_##W, MatmulLogitsArgs, kTileThreads, kBlocks) { \
+    logits_kernel<L, W, hard>(args);                                                                     \
   }
-#define ALL_LOGITS(L, W)      \
-  LOGITS(false, soft, L, W)   \
+#define ALL_LOGITS(L, W)    \
+  LOGITS(false, soft, L, W) \
   LOGITS(true, hard, L, W)
-#define PASSES(T)                                                                         \
+#define PASSES(T)                                                                        \
   TWOFOUR_KERNEL(twofour_matmul_sum_##T, MatmulSumArgs, 256, 4) { sum_kernel<T>(args); } \
   TWOFOUR_KERNEL(twofour_matmul_mask_##T, MatmulMaskArgs, 256, 4) { mask_kernel<T>(args); }
 

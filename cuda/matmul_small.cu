@@ -26,14 +26,14 @@ constexpr u32 kStep = 32;
 constexpr u32 kBlocks = 2;
 
 struct MatmulSmallArgs {
-  const void* x;        // [T, K]
-  const void* weight;   // [N, K]
-  const void* logits;   // [N, K/4, 6]
-  const u8* codes;      // [N, K/4], two a byte
-  void* y;              // [T, N], if splits is 1
-  float* partial;       // [splits, T, N], if not
-  u64 first_group;      // global number of the shard's first group
-  u64 row_groups;       // groups in a row of the whole weight
+  const void* x;       // [T, K]
+  const void* weight;  // [N, K]
+  const void* logits;  // [N, K/4, 6]
+  const u8* codes;     // [N, K/4], two a byte
+  void* y;             // [T, N], if splits is 1
+  float* partial;      // [splits, T, N], if not
+  u64 first_group;     // global number of the shard's first group
+  u64 row_groups;      // groups in a row of the whole weight
   Sampling sampling;
   u32 tokens;
   u32 rows;
@@ -52,8 +52,8 @@ struct Plan {
   static constexpr u32 row_warps = few ? 1 : 4;  // four share through L1 what they read of X
   static constexpr u32 split_warps = kWarps / row_warps;
   static constexpr u32 rows = 16 * row_warps;
-  static constexpr u32 stages = stage_count;  // steps under way
-  static constexpr bool ahead = few;          // with their tokens
+  static constexpr u32 stages = stage_count;   // steps under way
+  static constexpr bool ahead = few;           // with their tokens
   static constexpr u32 at_once = few ? 2 : 4;  // tiles whose tokens are read together
 };
 // With codes so little arithmetic goes with a step that several must be under way.
@@ -414,9 +414,9 @@ TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
   TWOFOUR_KERNEL(twofour_matmul_small_##variant##_##L##_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) { \
     small_kernel<SampledRow<hard, L, W>, W, Plan<max_tokens, 1>>(args);                                           \
   }
-#define CODED(W, max_tokens)                                                                             \
-  TWOFOUR_KERNEL(twofour_matmul_small_codes_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) {    \
-    small_kernel<CodedRow, W, Plan<max_tokens, kCodedStages<max_tokens>>>(args);                         \
+#define CODED(W, max_tokens)                                                                          \
+  TWOFOUR_KERNEL(twofour_matmul_small_codes_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) { \
+    small_kernel<CodedRow, W, Plan<max_tokens, kCodedStages<max_tokens>>>(args);                      \
   }
 #define TOKENS(W, max_tokens)               \
   SAMPLED(false, soft, f32, W, max_tokens)  \

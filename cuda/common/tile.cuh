@@ -12,19 +12,20 @@
 
 namespace twofour {
 
-constexpr u32 kTile = 128;                             // rows and columns of C a block makes
-constexpr u32 kDepth = 32;                             // of the contraction in a stage
-constexpr u32 kStages = 4;                             //
-constexpr u32 kTileThreads = 128;                      // four warps, two by two
-constexpr u32 kWarpTile = 64;                          // rows and columns of C a warp makes
-constexpr u32 kChunk = 8;                              // elements in 16 bytes
-constexpr u32 kTileChunks = kTile * kDepth / kChunk;   // of an operand in a stage
-constexpr u32 kPasses = kTileChunks / kTileThreads;    // chunks of an operand a thread copies in a stage
-constexpr u32 kTileBytes = kTileChunks * 16;           //
-constexpr u32 kStageBytes = 2 * kTileBytes;            // A, then B
-constexpr u32 kRingBytes = kStages * kStageBytes;      //
-constexpr u32 kBandRows = kTile / 2;                   // of C that pass through shared memory at a time in the end
-constexpr u32 kBandBytes = kBandRows * kTile * 4;      //
+constexpr u32 kTile = 128;         // rows and columns of C a block makes
+constexpr u32 kDepth = 32;         // of the contraction in a stage
+constexpr u32 kStages = 4;         // of the ring
+constexpr u32 kTileThreads = 128;  // four warps, two by two
+constexpr u32 kWarpTile = 64;      // rows and columns of C a warp makes
+constexpr u32 kChunk = 8;          // elements in 16 bytes
+
+constexpr u32 kTileChunks = kTile * kDepth / kChunk;  // of an operand in a stage
+constexpr u32 kPasses = kTileChunks / kTileThreads;   // chunks of an operand a thread copies in a stage
+constexpr u32 kTileBytes = kTileChunks * 16;
+constexpr u32 kStageBytes = 2 * kTileBytes;  // A, then B
+constexpr u32 kRingBytes = kStages * kStageBytes;
+constexpr u32 kBandRows = kTile / 2;  // of C that pass through shared memory at a time in the end
+constexpr u32 kBandBytes = kBandRows * kTile * 4;
 static_assert(kBandBytes <= kRingBytes, "a band lies where the ring was");
 
 // How an operand lies in memory. `extent` is the dimension it shares with C: rows of A, columns of B.
@@ -73,12 +74,12 @@ TWOFOUR_DEVICE bool is_aligned(const Matrix& m) { return is_aligned(m.base, u64(
 // they share a column, and their places in shared memory are a constant apart.
 template <Lies lies>
 struct Copier {
-  const u16* from;    // this thread's first chunk in the next stage's tile
-  u64 pass_step;      // elements from a chunk of a thread to its next
-  u64 stage_step;     // elements from a stage's tile to the next one's
-  i32 rows_left;      // rows of memory from the first chunk's to the end
-  i32 cols_left;      // columns of memory from the chunks' first to the end
-  u32 place;          // of the first chunk in a stage
+  const u16* from;  // this thread's first chunk in the next stage's tile
+  u64 pass_step;    // elements from a chunk of a thread to its next
+  u64 stage_step;   // elements from a stage's tile to the next one's
+  i32 rows_left;    // rows of memory from the first chunk's to the end
+  i32 cols_left;    // columns of memory from the chunks' first to the end
+  u32 place;        // of the first chunk in a stage
 
   static constexpr u32 kPassRows = kTileThreads / kRowChunks<lies>;
 
@@ -178,8 +179,8 @@ struct Masker {
       // Outside there are zeros and no codes: any legal ones will do.
       const bool inside = row_of(chunk, stage) < rows_end && col_of(chunk, stage) < cols_end;
       const u32 codes_of_chunk = inside ? of_chunks[chunk] : 0x44;
-      u32x4* w = reinterpret_cast<u32x4*>(
-          tile + chunk_offset<lies>(chunk_row<lies>(chunk), chunk_col<lies>(chunk) / kChunk));
+      u32x4* w =
+          reinterpret_cast<u32x4*>(tile + chunk_offset<lies>(chunk_row<lies>(chunk), chunk_col<lies>(chunk) / kChunk));
       *w = keep_chunk(*w, codes_of_chunk);
     }
   }
@@ -230,7 +231,9 @@ TWOFOUR_DEVICE void load_fragment(const u8* tile, u32 extent, u32 depth, u32 (&f
   }
 }
 
-TWOFOUR_DEVICE void multiply(float (&sum)[4], const u32 (&a)[4], const u32 (&b)[2], f16) { mma_m16n8k16_f16(sum, a, b); }
+TWOFOUR_DEVICE void multiply(float (&sum)[4], const u32 (&a)[4], const u32 (&b)[2], f16) {
+  mma_m16n8k16_f16(sum, a, b);
+}
 TWOFOUR_DEVICE void multiply(float (&sum)[4], const u32 (&a)[4], const u32 (&b)[2], bf16) {
   mma_m16n8k16_bf16(sum, a, b);
 }
@@ -269,8 +272,8 @@ TWOFOUR_DEVICE void multiply_stage(const u8* stage, Sums& sums) {
 // One barrier a stage: behind it, copies of this stage have landed, and everyone is done with the stage before, whose
 // place the newest copies take. With masks, those of the next stage are applied while this one is multiplied.
 template <typename T, bool aligned, Lies a_lies, Lies b_lies, typename Masker>
-TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker& masker, u8* ring, u8* codes, u32 stages,
-                             Sums& sums) {
+TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker& masker, u8* ring, u8* codes,
+                             u32 stages, Sums& sums) {
   constexpr bool masked = !__is_same(Masker, NoMasker);
   const auto copy = [&](u32 stage) {
     if (stage < stages) {
