@@ -1,22 +1,23 @@
 //! Our side of a comparison: `benches/peers/peers.py` starts this, and asks for one measurement at a time between its
 //! own.
 //!
-//! A request is a line `op variant logits weights rows cols threads device iterations`, the answer a line with the
+//! A request is a line `op variant logits weights rows cols tokens threads device iterations`, the answer a line with the
 //! nanoseconds of one run on average, or `error` and why. Operands stay from request to request as long as nothing but
 //! the number of iterations changes.
 //!
 //! | word | values |
 //! | --- | --- |
-//! | op | `forward`, `backward`, `train` (forward, then backward); with `+metrics`: statistics and regulariser too |
+//! | op | of masks: `forward`, `backward`, `train` (forward, then backward); with `+metrics`: statistics and regulariser too |
+//! | | of the masked linear layer: `linear-forward`, which keeps nothing on a GPU; `linear-step`, forward and backward to `X` and to the logits, with the regulariser |
 //! | variant | `soft`, `hard`, `argmax` |
 //! | logits, weights | `f32`, `f16`, `bf16` |
+//! | tokens | of the linear layer; 0 for masks |
 //! | threads | of the CPU; 0: all |
 //! | device | `cpu`, `cuda-hot`, `cuda-cold` |
 
 mod common;
 
-use common::mask::{Case, Op};
-use common::{Cache, Result, Timed};
+use common::{Cache, Result, Timed, mask, matmul};
 use std::io::{BufRead, Write};
 use twofour::mask::Kind;
 use twofour::{DType, Shape};
@@ -49,7 +50,7 @@ struct Server {
 
 impl Server {
     fn answer(&mut self, line: &str) -> Result<f64> {
-        let (request, iterations) = line.trim().rsplit_once(' ').ok_or("a request has nine words")?;
+        let (request, iterations) = line.trim().rsplit_once(' ').ok_or("a request has ten words")?;
         let iterations: u64 = iterations.parse()?;
         if self.request != request {
             // The old operands go before the new ones come: both may not fit.
@@ -64,30 +65,49 @@ impl Server {
 
 fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     let words: Vec<&str> = request.split_whitespace().collect();
-    let [op, kind, logits, weights, rows, cols, threads, device] = words[..] else {
-        return Err(format!("a request has nine words, not {}", words.len() + 1).into());
+    let [op, kind, logits, weights, rows, cols, tokens, threads, device] = words[..] else {
+        return Err(format!("a request has ten words, not {}", words.len() + 1).into());
     };
-    let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
-    let case = Case {
-        op: named(op, [("forward", Op::Forward), ("backward", Op::Backward), ("train", Op::Train)])?,
-        kind: named(kind, [("soft", Kind::Soft), ("hard", Kind::Hard), ("argmax", Kind::Argmax)])?,
-        logits: named(logits, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)])?,
-        weights: named(weights, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)])?,
-        shape: Shape::new(rows.parse()?, cols.parse()?),
-        metrics,
-    };
-    let mut timed = match device {
-        "cpu" => {
-            use_threads(threads.parse()?)?;
-            common::mask::on_cpu(case)?
-        }
-        "cuda-hot" => on_cuda(case, Cache::Hot)?,
-        "cuda-cold" => on_cuda(case, Cache::Cold)?,
-        _ => return Err(format!("no device {device}").into()),
+    let kind = named(kind, [("soft", Kind::Soft), ("hard", Kind::Hard), ("argmax", Kind::Argmax)])?;
+    let dtype = |name| named(name, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)]);
+    let (logits, weights) = (dtype(logits)?, dtype(weights)?);
+    let (shape, tokens) = (Shape::new(rows.parse()?, cols.parse()?), tokens.parse()?);
+    let place = named(device, [("cpu", None), ("cuda-hot", Some(Cache::Hot)), ("cuda-cold", Some(Cache::Cold))])?;
+    if place.is_none() {
+        use_threads(threads.parse()?)?;
+    }
+    let mut timed = if let Some(op) = op.strip_prefix("linear-") {
+        let op = named(op, [("forward", matmul::Op::Forward), ("step", matmul::Op::Step)])?;
+        linear(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
+    } else {
+        let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
+        let ops = [("forward", mask::Op::Forward), ("backward", mask::Op::Backward), ("train", mask::Op::Train)];
+        masks(mask::Case { op: named(op, ops)?, kind, logits, weights, shape, metrics }, place)?
     };
     // Touches every page, and compiles what has to be.
     timed.time(1)?;
     Ok(timed)
+}
+
+/// On the CPU, or on the first GPU.
+fn masks(case: mask::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
+    match place {
+        None => mask::on_cpu(case),
+        #[cfg(feature = "cuda")]
+        Some(cache) => common::cuda::mask::on_cuda(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err("built without the feature `cuda`".into()),
+    }
+}
+
+fn linear(case: matmul::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
+    match place {
+        None => matmul::on_cpu(case),
+        #[cfg(feature = "cuda")]
+        Some(cache) => common::cuda::matmul::on_cuda(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err("built without the feature `cuda`".into()),
+    }
 }
 
 fn named<T, const N: usize>(name: &str, values: [(&str, T); N]) -> Result<T> {
@@ -103,14 +123,4 @@ fn use_threads(threads: usize) -> Result<()> {
         return Err(format!("the pool has {count} threads by now: start another process for {threads}").into());
     }
     Ok(())
-}
-
-#[cfg(feature = "cuda")]
-fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
-    common::cuda::mask::on_cuda(case, cache)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn on_cuda(_: Case, _: Cache) -> Result<Box<dyn Timed>> {
-    Err("built without the feature `cuda`".into())
 }

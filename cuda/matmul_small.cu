@@ -40,27 +40,31 @@ struct MatmulSmallArgs {
   u32 cols;
   u32 share;   // columns that one grid row takes: a multiple of kStep
   u32 splits;  // grid rows
-  u32 argmax;  // 1: the scores are the logits themselves
+  u32 argmax;  // 1: no noise; kappa must be 1, so that the scores are the logits themselves
 };
 static_assert(sizeof(MatmulSmallArgs) == 192, "SmallArgs in src/matmul/small.rs");
 
-// How a block is made for up to this many tokens.
-template <u32 max_tokens, u32 stage_count>
+// How a block is made for up to this many tokens. `step_count`: steps that are fetched together.
+template <u32 max_tokens, u32 step_count>
 struct Plan {
   static constexpr bool few = max_tokens <= 16;
   static constexpr u32 tiles = max_tokens / 8;
   static constexpr u32 row_warps = few ? 1 : 4;  // four share through L1 what they read of X
   static constexpr u32 split_warps = kWarps / row_warps;
   static constexpr u32 rows = 16 * row_warps;
-  static constexpr u32 stages = stage_count;   // steps under way
-  static constexpr bool ahead = few;           // with their tokens
-  static constexpr u32 at_once = few ? 2 : 4;  // tiles whose tokens are read together
+  static constexpr u32 stages = few ? 2 : 1;          // in registers: one is under way while the other is worked on
+  static constexpr u32 steps = step_count;            // of a stage
+  static constexpr u32 stride = kStep * split_warps;  // from a warp's step to its next
 };
-// With codes so little arithmetic goes with a step that several must be under way.
-template <u32 max_tokens>
-constexpr u32 kCodedStages = max_tokens <= 16 ? 4 : 2;
-// Sums in shared memory: two tiles of each warp.
-constexpr u32 kSumsAtOnce = kWarps * 2 * 4 * kWarpSize;
+// Tiles whose tokens are read together, and whose sums meet in shared memory together. With 64 sums in registers there is
+// room for no more.
+constexpr u32 kTilesAtOnce = 2;
+constexpr u32 kSumsAtOnce = kWarps * kTilesAtOnce * 4 * kWarpSize;
+
+TWOFOUR_DEVICE u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
+// The same number, in a guise: what is made of it is then made anew in each step, where the compiler would keep it, or
+// count it on, from step to step in more registers than there are.
+TWOFOUR_DEVICE u32 here_alone(u32 x) { return bits_of(float_of(x)); }
 
 // A lane's 8 columns of a step: two groups.
 struct Columns {
@@ -68,21 +72,20 @@ struct Columns {
   u32 end;
   bool whole;  // the same in all lanes: the step's 32 columns are all there, and accesses of 16 bytes are aligned
 
-  TWOFOUR_DEVICE Columns(const MatmulSmallArgs& args, u32 step, u32 end)
-      : at(step + 8 * (lane() % 4)), end(end), whole(step + kStep <= end && args.cols % 8 == 0) {}
+  TWOFOUR_DEVICE Columns(u32 step, u32 end, bool whole) : at(step + 8 * (lane() % 4)), end(end), whole(whole) {}
   TWOFOUR_DEVICE bool has(u32 group) const { return at + 4 * group < end; }
 };
 
 // The 16-bit elements of a lane's two groups, as they lie in memory.
-TWOFOUR_DEVICE void load_pair(const u8* row, const Columns& columns, u32 (&words)[4]) {
-  const u32x4 v = load_16(row + mul_wide(columns.at, 2));
+TWOFOUR_DEVICE void load_pair(const u8* from, u32 (&words)[4]) {
+  const u32x4 v = load_16(from);
   words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
 }
 // The same where not all may be there, or only 8 bytes are aligned: zeros for what is not.
-TWOFOUR_DEVICE void load_groups(const u8* row, const Columns& columns, u32 (&words)[4]) {
+TWOFOUR_DEVICE void load_groups(const u8* from, const Columns& columns, u32 (&words)[4]) {
   TWOFOUR_UNROLL
   for (u32 g = 0; g < 2; ++g) {
-    const u32x2 v = columns.has(g) ? load_8(row + mul_wide(columns.at + 4 * g, 2)) : u32x2{0, 0};
+    const u32x2 v = columns.has(g) ? load_8(from + 8 * g) : u32x2{0, 0};
     words[2 * g] = v.x, words[2 * g + 1] = v.y;
   }
 }
@@ -105,18 +108,23 @@ TWOFOUR_DEVICE void keep_packed(u32 selectors, const u32* weight, u32* masked) {
   masked[1] = byte_permute(weight[1], kZeroOrNan, selectors >> 16);
 }
 
-// ---- rows of the masked weight ----------------------------------------------------------------------------
+// ---- masks ------------------------------------------------------------------------------------------------
 
-// The kinds of row below have in common:
+// The kinds of mask below have in common:
 //   load_table   loads what a block needs in shared memory, by all its threads
-//   begin        makes it this row
-//   fetch        reads two groups from memory, into a Pair
-//   mask         makes masked weights of a Pair
+//   fetch        reads two groups from memory, from this group of the shard on, into a Pair
+//   mask         makes masked weights of a Pair; `global` is the first group's number in the whole weight
 
-// The noise table, if it is wanted. No template, so that there is one array for all.
-TWOFOUR_DEVICE const u32x2* gumbel_table(bool wanted) {
+// The noise table, or for argmax one of zeros: with no noise and a kappa of 1 the scores are the logits themselves, and the
+// loop needs no branch. No template, so that there is one array for all.
+TWOFOUR_DEVICE const u32x2* gumbel_table(bool zeros) {
   TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
-  if (wanted) load_gumbel_lines(lines);
+  if (zeros) {
+    for (u32 i = thread_index(); i < kGumbelLineCount; i += kThreads) lines[i] = {0, 0};
+    sync_threads();
+  } else {
+    load_gumbel_lines(lines);
+  }
   return lines;
 }
 
@@ -133,76 +141,59 @@ TWOFOUR_DEVICE const u32* selectors_of_codes() {
   return table;
 }
 
-// A row whose mask is sampled.
+// Sampled from logits.
 template <bool hard, typename L, typename W>
-struct SampledRow {
-  using Table = u32x2;
-  static constexpr u32 kLogitBytes = 6 * sizeof(L) / 4;  // of a column
+struct Sampled {
+  static constexpr u32 kLogitWords = 6 * sizeof(L) / 4;  // of a group
   struct Pair {
-    u32 logits[2 * kLogitBytes];
+    u32 logits[2 * kLogitWords];
     u32 weight[4];
   };
 
-  const u8* logits;
-  const u8* weight;
-  u64 first;  // global number of the row's first group
-
-  TWOFOUR_DEVICE static const u32x2* load_table(const MatmulSmallArgs& args) {
-    return gumbel_table(!hard || !args.argmax);
+  using Table = u32x2;
+  TWOFOUR_DEVICE static const Table* load_table(const MatmulSmallArgs& args) {
+    return gumbel_table(hard && args.argmax);
   }
 
-  TWOFOUR_DEVICE void begin(const MatmulSmallArgs& args, u32 row) {
-    const u64 element = u64(row) * args.cols;
-    logits = static_cast<const u8*>(args.logits) + element * kLogitBytes;
-    weight = static_cast<const u8*>(args.weight) + element * 2;
-    first = args.first_group + row * args.row_groups;
-  }
-
-  TWOFOUR_DEVICE void fetch(const Columns& columns, Pair& pair) const {
-    const u8* from = logits + mul_wide(columns.at, kLogitBytes);
-    u32(&to)[2 * kLogitBytes] = pair.logits;
+  TWOFOUR_DEVICE static void fetch(const MatmulSmallArgs& args, u32 group, const Columns& columns, Pair& pair) {
+    const u8* weight = static_cast<const u8*>(args.weight) + mul_wide(group, 8);
+    const u8* logits = static_cast<const u8*>(args.logits) + mul_wide(group, 4 * kLogitWords);
+    u32(&to)[2 * kLogitWords] = pair.logits;
     if (!columns.whole) {
       load_groups(weight, columns, pair.weight);
       TWOFOUR_UNROLL
-      for (u32 i = 0; i < 2 * kLogitBytes; ++i) to[i] = columns.has(i / kLogitBytes) ? load_4(from + 4 * i) : 0;
+      for (u32 i = 0; i < 2 * kLogitWords; ++i) to[i] = columns.has(i / kLogitWords) ? load_4(logits + 4 * i) : 0;
       return;
     }
-    load_pair(weight, columns, pair.weight);
+    load_pair(weight, pair.weight);
     TWOFOUR_UNROLL
     for (u32 i = 0; i < 3; ++i) {
       if constexpr (sizeof(L) == 4) {
-        const u32x4 v = load_16(from + 16 * i);
+        const u32x4 v = load_16(logits + 16 * i);
         to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
       } else {
-        const u32x2 v = load_8(from + 8 * i);
+        const u32x2 v = load_8(logits + 8 * i);
         to[2 * i] = v.x, to[2 * i + 1] = v.y;
       }
     }
   }
 
-  TWOFOUR_DEVICE void mask(const MatmulSmallArgs& args, const u32x2* lines, u32 column, const Pair& pair,
-                           u32 (&masked)[4]) const {
+  TWOFOUR_DEVICE static void mask(const MatmulSmallArgs& args, const u32x2* lines, u64 global, const Pair& pair,
+                                  u32 (&masked)[4]) {
     float z[2][6];
-    scores(args, lines, column, pair, z);
-    TWOFOUR_UNROLL
-    for (u32 g = 0; g < 2; ++g) {
-      const u32* w = pair.weight + 2 * g;
-      if constexpr (hard) keep_packed(choose(z[g], largest(z[g]), selectors), w, masked + 2 * g);
-      else mix(args.sampling, z[g], w, masked + 2 * g);
-    }
-  }
-
-  TWOFOUR_DEVICE void scores(const MatmulSmallArgs& args, const u32x2* lines, u32 column, const Pair& pair,
-                             float (&z)[2][6]) const {
     TWOFOUR_UNROLL
     for (u32 i = 0; i < 12; i += 2) {
       float* to = z[i / 6] + i % 6;
       if constexpr (sizeof(L) == 4) to[0] = float_of(pair.logits[i]), to[1] = float_of(pair.logits[i + 1]);
       else unpack(pair.logits[i / 2], to[0], to[1], bf16{});
     }
-    if (hard && args.argmax) return;
     TWOFOUR_UNROLL
-    for (u32 g = 0; g < 2; ++g) noisy_scores(args.sampling, lines, first + column / 4 + g, z[g], z[g]);
+    for (u32 g = 0; g < 2; ++g) {
+      const u32* weight = pair.weight + 2 * g;
+      noisy_scores(args.sampling, lines, global + g, z[g], z[g]);
+      if constexpr (hard) keep_packed(choose(z[g], largest(z[g]), selectors), weight, masked + 2 * g);
+      else mix(args.sampling, z[g], weight, masked + 2 * g);
+    }
   }
 
   TWOFOUR_DEVICE static void mix(const Sampling& sampling, const float (&z)[6], const u32* weight, u32* masked) {
@@ -215,41 +206,34 @@ struct SampledRow {
   }
 };
 
-// A row whose mask is read, as codes. A group that is not there has the code of a pattern, so its zeros stay zeros.
-struct CodedRow {
-  using Table = u32;
+// Read as codes. A group that is not there has the code of a pattern, so its zeros stay zeros.
+struct Coded {
   struct Pair {
     u32 codes;
     u32 weight[4];
   };
 
-  const u8* codes;
-  const u8* weight;
-  u64 first;  // number of the row's first group; even where columns are `whole`
+  using Table = u32;
+  TWOFOUR_DEVICE static const Table* load_table(const MatmulSmallArgs&) { return selectors_of_codes(); }
 
-  TWOFOUR_DEVICE static const u32* load_table(const MatmulSmallArgs&) { return selectors_of_codes(); }
-
-  TWOFOUR_DEVICE void begin(const MatmulSmallArgs& args, u32 row) {
-    first = u64(row) * (args.cols / 4);
-    codes = args.codes;
-    weight = static_cast<const u8*>(args.weight) + first * 8;
-  }
-
-  TWOFOUR_DEVICE void fetch(const Columns& columns, Pair& pair) const {
-    const u64 group = first + columns.at / 4;
-    if (columns.whole) {
-      load_pair(weight, columns, pair.weight);
-      pair.codes = load(codes + group / 2);
+  TWOFOUR_DEVICE static void fetch(const MatmulSmallArgs& args, u32 group, const Columns& columns, Pair& pair) {
+    const u8* weight = static_cast<const u8*>(args.weight) + mul_wide(group, 8);
+    if (columns.whole) {  // so the group is even
+      load_pair(weight, pair.weight);
+      pair.codes = load(args.codes + group / 2);
     } else {
       load_groups(weight, columns, pair.weight);
-      pair.codes = code(columns, 0, group) | code(columns, 1, group + 1) << 4;
+      pair.codes = 0;
+      TWOFOUR_UNROLL
+      for (u32 g = 0; g < 2; ++g) {
+        const u32 at = group + g;
+        const u32 code = columns.has(g) ? load(args.codes + at / 2) >> (4 * (at % 2)) & 15 : pattern_code(0);
+        pair.codes |= code << (4 * g);
+      }
     }
   }
-  TWOFOUR_DEVICE u32 code(const Columns& columns, u32 g, u64 group) const {
-    return columns.has(g) ? load(codes + group / 2) >> (4 * (group % 2)) & 15 : pattern_code(0);
-  }
 
-  TWOFOUR_DEVICE void mask(const MatmulSmallArgs&, const u32* table, u32, const Pair& pair, u32 (&masked)[4]) const {
+  TWOFOUR_DEVICE static void mask(const MatmulSmallArgs&, const u32* table, u64, const Pair& pair, u32 (&masked)[4]) {
     keep_packed(table[pair.codes & 15], pair.weight, masked);
     keep_packed(table[pair.codes >> 4], pair.weight + 2, masked + 2);
   }
@@ -273,18 +257,16 @@ struct Tokens {
   // Those of `count` tiles from tile n on.
   template <u32 count>
   TWOFOUR_DEVICE void fetch(u32 n, const Columns& columns, u32 (&words)[count][4]) const {
-    const u8* tokens[count];
+    const u32 at = here_alone(columns.at);
+    const u8* of_token[count];
     TWOFOUR_UNROLL
-    for (u32 i = 0; i < count; ++i) {
-      const u32 offset = first + (n + i) * tile;
-      tokens[i] = x + mul_wide(offset < last ? offset : last, 2);
-    }
+    for (u32 i = 0; i < count; ++i) of_token[i] = x + mul_wide(smaller(first + at + (n + i) * tile, last + at), 2);
     if (columns.whole) {
       TWOFOUR_UNROLL
-      for (u32 i = 0; i < count; ++i) load_pair(tokens[i], columns, words[i]);
+      for (u32 i = 0; i < count; ++i) load_pair(of_token[i], words[i]);
     } else {
       TWOFOUR_UNROLL
-      for (u32 i = 0; i < count; ++i) load_groups(tokens[i], columns, words[i]);
+      for (u32 i = 0; i < count; ++i) load_groups(of_token[i], columns, words[i]);
     }
   }
 };
@@ -305,23 +287,17 @@ TWOFOUR_DEVICE void multiply(float (&sums)[4], const u32 (&masked)[2][4], const 
 
 // ---- the kernel -------------------------------------------------------------------------------------------
 
-// What is on its way from memory for a step.
-template <typename Row, typename P>
-struct Stage {
-  typename Row::Pair pairs[2];
-  u32 x[P::at_once][4];  // only if all tokens are read ahead
-};
-
-// A step's products. Tokens that were not read ahead are read here, `at_once` tiles at a time.
+// A step's products, tiles of no token left out.
 template <typename W, typename P>
 TWOFOUR_DEVICE void multiply_step(const Tokens& tokens, const Columns& columns, u32 count, const u32 (&masked)[2][4],
-                                  u32 (&x)[P::at_once][4], float (&sums)[P::tiles][4]) {
+                                  float (&sums)[P::tiles][4]) {
   TWOFOUR_UNROLL
-  for (u32 n = 0; n < P::tiles; n += P::at_once) {
-    if (8 * n >= count) break;
-    if (!P::ahead) tokens.fetch(n, columns, x);
+  for (u32 n = 0; n < P::tiles; n += kTilesAtOnce) {
+    if (n > 0 && 8 * n >= count) break;  // there is a token
+    u32 x[kTilesAtOnce][4];
+    tokens.fetch(n, columns, x);
     TWOFOUR_UNROLL
-    for (u32 i = 0; i < P::at_once; ++i) multiply<W>(sums[n + i], masked, x[i]);
+    for (u32 i = 0; i < kTilesAtOnce; ++i) multiply<W>(sums[n + i], masked, x[i]);
   }
 }
 
@@ -362,61 +338,102 @@ TWOFOUR_DEVICE void write_sums(const MatmulSmallArgs& args, u32 row_warp, u32 sp
   }
 }
 
-template <typename Row, typename W, typename P>
+// A warp on its way along K.
+template <typename Mask, typename W, typename P>
+struct Walker {
+  using Stage = typename Mask::Pair[P::steps][2];
+  // A single stage is fetched anew before the products of its masks, or after them if all registers are taken till then.
+  static constexpr bool early = sizeof(typename Mask::Pair) < 64;
+
+  const MatmulSmallArgs& args;
+  Tokens tokens;
+  u32 row;  // q of the header
+  u32 step, end;
+  Stage stages[P::stages];
+  float sums[P::tiles][4] = {};
+
+  TWOFOUR_DEVICE Walker(const MatmulSmallArgs& args, u32 row_warp, u32 split_warp) : args(args), tokens(args) {
+    row = block_index() * P::rows + 16 * row_warp + lane() / 4;
+    const u32 begin = block_index_y() * args.share;
+    step = begin + kStep * split_warp;
+    end = smaller(begin + args.share, args.cols);
+    fetch<false>(step, stages[0]);
+  }
+
+  // The first group of row q or q + 8, in the shard and in the whole weight. Rows beyond the last are the last again: what
+  // comes of them is not written.
+  TWOFOUR_DEVICE u32 row_group(u32 r) const { return smaller(own_row() + 8 * r, args.rows - 1) * (args.cols / 4); }
+  TWOFOUR_DEVICE u64 global_group(u32 r) const { return args.first_group + (own_row() + 8 * r) * args.row_groups; }
+  TWOFOUR_DEVICE u32 own_row() const { return P::few ? row : here_alone(row); }
+
+  // Those of a step that is known to be whole, or of any.
+  template <bool whole>
+  TWOFOUR_DEVICE Columns columns(u32 step) const {
+    return Columns(step, end, whole || (step + kStep <= end && args.cols % 8 == 0));
+  }
+
+  template <bool whole>
+  TWOFOUR_DEVICE void fetch(u32 from, Stage& stage) const {
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < P::steps; ++i) {
+      const Columns there = columns<whole>(from + i * P::stride);
+      TWOFOUR_UNROLL
+      for (u32 r = 0; r < 2; ++r) Mask::fetch(args, row_group(r) + there.at / 4, there, stage[i][r]);
+    }
+  }
+
+  // Works on the steps of each stage, and fetches the one after: while this one is worked on, or in its place once its
+  // masks are made.
+  template <bool whole>
+  TWOFOUR_DEVICE void advance(const typename Mask::Table* table) {
+    TWOFOUR_UNROLL
+    for (u32 s = 0; s < P::stages; ++s) {
+      const u32 next = step + P::steps * P::stride;
+      if (P::stages > 1) fetch<whole>(next, stages[(s + 1) % P::stages]);
+      TWOFOUR_UNROLL
+      for (u32 i = 0; i < P::steps; ++i) {
+        const Columns here = columns<whole>(step + i * P::stride);
+        u32 masked[2][4];
+        TWOFOUR_UNROLL
+        for (u32 r = 0; r < 2; ++r) {
+          Mask::mask(args, table, global_group(r) + here.at / 4, stages[s][i][r], masked[r]);
+        }
+        if (P::stages == 1 && early) fetch<whole>(next, stages[s]);
+        multiply_step<W, P>(tokens, here, args.tokens, masked, sums);
+        if (P::stages == 1 && !early) fetch<whole>(next, stages[s]);
+      }
+      step = next;
+    }
+  }
+
+  // Whether all that the next `advance` works on and fetches is whole.
+  TWOFOUR_DEVICE bool goes_on() const {
+    return step + ((P::stages + 1) * P::steps - 1) * P::stride + kStep <= end && args.cols % 8 == 0;
+  }
+};
+
+template <typename Mask, typename W, typename P>
 TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
-  const auto* table = Row::load_table(args);
+  const auto* table = Mask::load_table(args);
   // Through a shuffle, so that the compiler sees that it is the same in all lanes.
   const u32 warp_index = shuffle_index(warp(), 0);
   const u32 row_warp = warp_index % P::row_warps, split_warp = warp_index / P::row_warps;
-  Row rows[2];
-  TWOFOUR_UNROLL
-  for (u32 r = 0; r < 2; ++r) {
-    const u32 row = block_index() * P::rows + 16 * row_warp + 8 * r + lane() / 4;
-    rows[r].begin(args, row < args.rows ? row : args.rows - 1);
-  }
-  const Tokens tokens(args);
-  const u32 begin = block_index_y() * args.share;
-  const u32 end = begin + args.share < args.cols ? begin + args.share : args.cols;
-  constexpr u32 stride = kStep * P::split_warps;
-
-  Stage<Row, P> stages[P::stages];
-  float sums[P::tiles][4] = {};
-  u32 step = begin + kStep * split_warp;
-  TWOFOUR_UNROLL
-  for (u32 s = 0; s < P::stages; ++s) {
-    const Columns columns(args, step + s * stride, end);
-    TWOFOUR_UNROLL
-    for (u32 r = 0; r < 2; ++r) rows[r].fetch(columns, stages[s].pairs[r]);
-    if (P::ahead) tokens.fetch(0, columns, stages[s].x);
-  }
-  while (step < end) {
-    TWOFOUR_UNROLL
-    for (u32 s = 0; s < P::stages; ++s) {
-      const Columns columns(args, step, end), later(args, step + P::stages * stride, end);
-      u32 masked[2][4];
-      // While one row's masks are made, the other's next groups are under way.
-      rows[0].mask(args, table, columns.at, stages[s].pairs[0], masked[0]);
-      rows[0].fetch(later, stages[s].pairs[0]);
-      rows[1].mask(args, table, columns.at, stages[s].pairs[1], masked[1]);
-      if (P::ahead) rows[1].fetch(later, stages[s].pairs[1]);
-      multiply_step<W, P>(tokens, columns, args.tokens, masked, stages[s].x, sums);
-      if (!P::ahead) rows[1].fetch(later, stages[s].pairs[1]);
-      else tokens.fetch(0, later, stages[s].x);
-      step += stride;
-    }
-  }
-  write_sums<W, P>(args, row_warp, split_warp, sums);
+  Walker<Mask, W, P> walker(args, row_warp, split_warp);
+  // The first loop has no branches: what is under way is waited for only where it is needed.
+  while (walker.goes_on()) walker.template advance<true>(table);
+  while (walker.step < walker.end) walker.template advance<false>(table);
+  write_sums<W, P>(args, row_warp, split_warp, walker.sums);
 }
 
 // ---- symbols ----------------------------------------------------------------------------------------------
 
 #define SAMPLED(hard, variant, L, W, max_tokens)                                                                  \
   TWOFOUR_KERNEL(twofour_matmul_small_##variant##_##L##_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) { \
-    small_kernel<SampledRow<hard, L, W>, W, Plan<max_tokens, 1>>(args);                                           \
+    small_kernel<Sampled<hard, L, W>, W, Plan<max_tokens, 1>>(args);                                              \
   }
 #define CODED(W, max_tokens)                                                                          \
   TWOFOUR_KERNEL(twofour_matmul_small_codes_##W##_##max_tokens, MatmulSmallArgs, kThreads, kBlocks) { \
-    small_kernel<CodedRow, W, Plan<max_tokens, kCodedStages<max_tokens>>>(args);                      \
+    small_kernel<Coded, W, Plan<max_tokens, max_tokens <= 16 ? 2 : 1>>(args);                         \
   }
 #define TOKENS(W, max_tokens)               \
   SAMPLED(false, soft, f32, W, max_tokens)  \

@@ -76,12 +76,31 @@ fn a_generated_weight_of_every_kind_and_type() {
             assert!(printed.contains(&format!("70 x 132 {dtype}, generated")), "{printed}");
             assert_eq!(printed.contains("dlogits"), kind != "argmax", "{printed}");
             assert_eq!(printed.contains("50.00 % zeros"), kind != "soft", "{printed}");
+            assert!(printed.contains("keeps 0 bytes"), "{printed}");
             assert!(
                 printed.contains("mean confidence") && printed.contains("33 x 64 of 33 x 70 entries: ok"),
                 "{printed}"
             );
         }
     }
+}
+
+/// Whatever is kept, results are as good, and the plan tells what it takes.
+#[test]
+fn what_the_forward_pass_keeps() {
+    let small = |kind, keep| {
+        let args = ["--shape", "64,128", "--tokens", "40", "--dtype", "bf16", "--device", "cpu"];
+        succeeds(&[&args[..], &["--kind", kind, "--keep", keep]].concat())
+    };
+    let nothing = small("hard", "nothing");
+    assert!(nothing.contains("as it would be on an H200 (this ran on the CPU"), "{nothing}");
+    assert!(nothing.contains("Y       Sampled") && nothing.contains("dX = dY (W∘M), with masks"), "{nothing}");
+    assert!(nothing.contains("keeps 0 bytes"), "{nothing}");
+    let masked = small("soft", "masked");
+    assert!(masked.contains("Y       Masked(BlasLt)") && masked.contains("Y by W∘M as it was kept"), "{masked}");
+    assert!(masked.contains(&format!("keeps {} bytes, and works in 0 bytes: 2.00 a weight", 64 * 128 * 2)), "{masked}");
+    let codes = small("hard", "codes");
+    assert!(codes.contains("Y       Codes") && codes.contains("keeps 1024 bytes"), "{codes}");
 }
 
 #[test]
@@ -150,14 +169,17 @@ fn arguments_that_are_wrong() {
     is_refused(&["--dtype", "int8"], &["--dtype", "f32, f16, bf16"]);
     is_refused(&["--weights", "some.safetensors"], &["--tensor"]);
     is_refused(&["--weight", "some.safetensors"], &["--weight"]);
+    is_refused(&["--shape", "8,8", "--keep", "codes"], &["keeping codes", "only hard and argmax masks"]);
+    is_refused(&["--keep", "mask"], &["--keep", "nothing, masked, codes"]);
 }
 
 #[test]
 fn help_says_what_every_argument_means() {
     let help = succeeds(&["--help"]);
-    for argument in
-        ["weights", "tensor", "shape", "tokens", "kind", "dtype", "logits", "kappa", "tau", "lambda", "seed", "device"]
-    {
+    for argument in [
+        "weights", "tensor", "shape", "tokens", "kind", "keep", "dtype", "logits", "kappa", "tau", "lambda", "seed",
+        "device",
+    ] {
         assert!(help.contains(&format!("--{argument} ")), "{argument}");
     }
 }
@@ -167,4 +189,25 @@ fn masks_are_printed() {
     let output = example("sample_masks").output().unwrap();
     assert!(output.status.success());
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 6);
+}
+
+/// Without a device it says so, and fails where there must be one. (A device runs a small stack.)
+#[test]
+fn masks_of_the_next_layer_are_overlapped() {
+    let overlap = |require: &str| {
+        let mut command = example("overlap");
+        command.args(["--width", "256", "--tokens", "160", "--layers", "3", "--steps", "2"]);
+        command.env("TWOFOUR_REQUIRE_GPU", require).output().unwrap()
+    };
+    let output = overlap("0");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    if printed.contains("equal to the bit") {
+        return;
+    }
+    assert!(printed.starts_with("skipped: no CUDA device ("), "{printed}");
+    let required = overlap("1");
+    assert_eq!(required.status.code(), Some(2));
+    assert!(required.stdout.is_empty());
+    assert!(String::from_utf8(required.stderr).unwrap().starts_with("error: TWOFOUR_REQUIRE_GPU=1, but "));
 }

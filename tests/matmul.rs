@@ -68,3 +68,12 @@ fn threads_do_not_change_the_cpu_s_results() {
     let (one, five) = (run(1), run(5));
     assert!(one.y == five.y && one.dx == five.dx && one.logit_gradient == five.logit_gradient);
 }
+
+/// The CPU takes the weight's gradient 4 MiB of rows at a time: 256 rows here.
+#[test]
+fn panels_of_the_cpu_meet() {
+    use case::{Case, Spec};
+    use executor::{Cpu, Executor};
+    let case = Case::<f32, f32>::new(Spec::new(2, 270, 4096, twofour::mask::Kind::Soft));
+    oracle::compare(&case, &Cpu.run(&case), Cpu::UNIT);
+}

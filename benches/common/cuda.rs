@@ -2,10 +2,12 @@
 
 pub mod mask;
 pub mod matmul;
+pub mod memory;
+pub mod ways;
 
 use super::{Cache, Result, Timed, data};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twofour::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, sys};
 
 /// Operands that take turns so that none is in the level-2 cache when its turn comes: bytes of all together.
@@ -14,8 +16,11 @@ const COLD_BYTES: u64 = 192 << 20;
 /// The least number of runs in a graph: what a launch of the graph costs is not seen.
 const RUNS: usize = 64;
 
+/// Where runs take long, a graph has fewer, that take about so long together.
+const SPAN: Duration = Duration::from_millis(4);
+
 /// Runs in a graph.
-struct Replay {
+pub struct Replay {
     stream: Arc<CudaStream>,
     begin: CudaEvent,
     end: CudaEvent,
@@ -24,6 +29,24 @@ struct Replay {
 }
 
 impl Replay {
+    /// As [`Replay::capture`], with at most [`RUNS`] runs, a multiple of `sets`.
+    fn lasting(stream: &Arc<CudaStream>, sets: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<Self> {
+        // Loads what has to be.
+        (0..sets).try_for_each(&mut run)?;
+        stream.synchronize()?;
+        let begun = Instant::now();
+        (0..sets).try_for_each(&mut run)?;
+        stream.synchronize()?;
+        let each = begun.elapsed().as_secs_f64() / sets as f64;
+        let runs = (SPAN.as_secs_f64() / each).clamp(1.0, RUNS as f64) as usize;
+        Self::capture(stream, runs.next_multiple_of(sets), run)
+    }
+
+    /// Nanoseconds of a run on average, over all runs of the graph.
+    pub fn once(&mut self) -> Result<f64> {
+        Ok(self.time(self.runs)?.as_secs_f64() * 1e9 / self.runs as f64)
+    }
+
     /// Captures `run(0)`, `run(1)` and so on up to `runs`. Each is run once before, which loads what has to be.
     fn capture(stream: &Arc<CudaStream>, runs: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<Self> {
         (0..runs).try_for_each(&mut run)?;
@@ -77,6 +100,7 @@ pub fn copy(bytes: usize) -> Result<Box<dyn Timed>> {
 fn sets(cache: Cache, bytes: u64) -> usize {
     match cache {
         Cache::Hot => 1,
+        Cache::Cold if super::smoke() => 2,
         Cache::Cold => COLD_BYTES.div_ceil(bytes.max(1)).clamp(1, 4096) as usize,
     }
 }

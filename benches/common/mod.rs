@@ -13,6 +13,8 @@ pub mod cuda;
 pub mod data;
 pub mod mask;
 pub mod matmul;
+#[cfg(feature = "cuda")]
+pub mod table;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use std::time::Duration;

@@ -3,6 +3,7 @@
 
     python benches/peers/peers.py                 # on the CPU, every core
     python benches/peers/peers.py --device cuda   # on the first GPU, operands cold and hot in its cache
+    python benches/peers/peers.py --linear        # the masked linear layer instead of masks alone; on a GPU too
     python benches/peers/peers.py --quick         # a few minutes less, and noisier
 
 Needs PyTorch, and cargo unless --ours names a built `peer` bench. A ratio is the median over rounds of theirs / ours
@@ -28,7 +29,9 @@ from typing import Any
 import torch
 
 import torch_mask
-from torch_mask import Case, Peer
+import torch_matmul
+from torch_mask import Case
+from torch_peer import Peer
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "twofour"
@@ -56,6 +59,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
     parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to OUT")
@@ -64,29 +68,52 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 30")
     parser.add_argument("--budget", type=float, default=90, help="seconds a case, after 5 rounds; default 90")
     parser.add_argument("--shapes", help="such as 2048x4096,4096x4096")
-    parser.add_argument("--ops", default="forward,train", help="of forward, train; default both")
+    parser.add_argument("--tokens", help="of the linear layer, such as 16,4096")
+    parser.add_argument("--ops", help="of forward, train, or with --linear of forward, step; default both")
     parser.add_argument("--kinds", default="soft", help="of soft, hard; default soft")
-    parser.add_argument("--types", default="f32:f32,f32:bf16,bf16:bf16", help="logits:weights, of f32, f16, bf16")
-    parser.add_argument("--metrics", action="store_true", help="with what MaskLLM logs, and its regulariser")
-    parser.add_argument("--peers", default=",".join(torch_mask.FORMS), help="default all: %(default)s")
+    parser.add_argument("--types", help="logits:weights, of f32, f16, bf16")
+    parser.add_argument("--metrics", action="store_true", help="masks with what MaskLLM logs, and its regulariser")
+    parser.add_argument("--peers", help="default all")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.quick else 30)
-    small = "512x1024" if args.quick else "2048x4096"
-    args.shapes = args.shapes or (small if args.device == "cpu" else "4096x4096,4096x14336")
+    for name, value in defaults(args).items():
+        setattr(args, name, getattr(args, name) or value)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("this PyTorch sees no CUDA device")
     return args
 
 
+def defaults(args: argparse.Namespace) -> dict[str, str]:
+    cpu = args.device == "cpu"
+    if args.linear:
+        return {
+            "shapes": "1024x1024" if cpu else "4096x4096,14336x4096",
+            "tokens": "128" if cpu else "16,512,4096,16384",
+            "ops": "forward,step",
+            "types": "f32:f32" if cpu else "f32:bf16,bf16:bf16",
+            "peers": ",".join(torch_matmul.FORMS),
+        }
+    small = "512x1024" if args.quick else "2048x4096"
+    return {
+        "shapes": small if cpu else "4096x4096,4096x14336",
+        "tokens": "0",
+        "ops": "forward,train",
+        "types": "f32:f32,f32:bf16,bf16:bf16",
+        "peers": ",".join(torch_mask.FORMS),
+    }
+
+
 def cases(args: argparse.Namespace) -> list[Case]:
     found = []
+    ops = [f"linear-{op}" if args.linear else op for op in args.ops.split(",")]
     for shape in args.shapes.split(","):
         rows, cols = (int(side) for side in shape.split("x"))
         for types in args.types.split(","):
             logits, weights = types.split(":")
             for kind in args.kinds.split(","):
-                for op in args.ops.split(","):
-                    found.append(Case(op, kind, logits, weights, rows, cols, args.metrics))
+                for tokens in map(int, args.tokens.split(",")):
+                    for op in ops:
+                        found.append(Case(op, kind, logits, weights, rows, cols, tokens, args.metrics))
     return found
 
 
@@ -111,7 +138,8 @@ class Ours:
     def time(self, case: Case, device: str, iterations: int) -> float:
         """Nanoseconds of one run on average."""
         op = case.op + ("+metrics" if case.metrics else "")
-        words = [op, case.kind, case.logits, case.weights, case.rows, case.cols, self.threads, device, iterations]
+        words = [op, case.kind, case.logits, case.weights, case.rows, case.cols, case.tokens]
+        words += [self.threads, device, iterations]
         assert self.process.stdin and self.process.stdout
         print(*words, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
@@ -165,14 +193,14 @@ def row(result: Result) -> str:
     r = result
     cells = [
         r["device"],
-        f"{r['rows']}x{r['cols']}",
+        f"{r['rows']}x{r['cols']}{', T = ' + str(r['tokens']) if r['tokens'] else ''}",
         f"{r['kind']} {r['op']}{' + metrics' if r['metrics'] else ''}",
         f"{r['logits']}, {r['weights']}",
         r["peer"],
         f"{r['ours_ns_per_weight']:.4g}",
         f"{r['theirs_ns_per_weight']:.4g}",
-        f"{r['ratio']:.1f}x",
-        f"{r['ratio_p20']:.1f} to {r['ratio_p80']:.1f}",
+        f"{r['ratio']:.2f}x",
+        f"{r['ratio_p20']:.2f} to {r['ratio_p80']:.2f}",
         str(len(r["ours_ns"])),
     ]
     return f"| {' | '.join(cells)} |"

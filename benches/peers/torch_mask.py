@@ -6,7 +6,6 @@ the masked weight; the gradient to the gate is autograd's.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,29 +18,34 @@ PATTERNS = [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 # The script's settings at the start of training (benches/common/mask.rs has the same), and its regulariser.
 KAPPA, TAU, LAMBDA = 100.0, 4.0, 1e-5
-# Operands that take turns so that none is in the GPU's level-2 cache: bytes of all together.
-COLD_BYTES = 192 << 20
 
 
 @dataclass(frozen=True)
 class Case:
     """What is measured: the words of a request to our side, less threads, device and iterations."""
 
-    op: str  # forward, or train: forward and backward
+    op: str  # of masks: forward, or train, forward and backward; of the linear layer: linear-forward or linear-step
     kind: str  # soft or hard
     logits: str
     weights: str
     rows: int
     cols: int
+    tokens: int = 0
     metrics: bool = False
 
     @property
     def weight_count(self) -> int:
         return self.rows * self.cols
 
+    @property
+    def is_linear(self) -> bool:
+        return self.op.startswith("linear-")
+
     def least_bytes(self) -> int:
         """Each operand read or written once."""
         logits, weights = (TYPES[name].itemsize for name in (self.logits, self.weights))
+        if self.is_linear:  # the dense product
+            return (self.weight_count + self.tokens * (self.rows + self.cols)) * weights
         forward = self.weight_count * 6 // 4 * logits + self.weight_count * 2 * weights
         return forward if self.op == "forward" else 2 * forward + self.weight_count * 6
 
@@ -107,42 +111,6 @@ def run(form: Form, x: Operands, case: Case) -> None:
         torch.autograd.grad(masked, x.gate, x.gradient)
     else:
         torch.autograd.grad([masked, energy], x.gate, [x.gradient, torch.full_like(energy, -LAMBDA)])
-
-
-class Peer:
-    """One form with its operands, ready to be timed."""
-
-    def __init__(self, name: str, case: Case, device: str) -> None:
-        self.case, self.device = case, device
-        self.form = FORMS[name]()
-        place = "cpu" if device == "cpu" else "cuda"
-        count = max(1, -(-COLD_BYTES // case.least_bytes())) if device == "cuda-cold" else 1
-        self.sets = [Operands.make(case, place) for _ in range(count)]
-        for _ in range(3):  # compiles, and fills the allocator's caches
-            self.time(len(self.sets))
-
-    def time(self, iterations: int) -> float:
-        """Nanoseconds of one run on average."""
-        seconds = self._on_cpu(iterations) if self.device == "cpu" else self._on_cuda(iterations)
-        return seconds / iterations * 1e9
-
-    def _repeat(self, iterations: int) -> None:
-        for i in range(iterations):
-            run(self.form, self.sets[i % len(self.sets)], self.case)
-
-    def _on_cpu(self, iterations: int) -> float:
-        begun = time.perf_counter()
-        self._repeat(iterations)
-        return time.perf_counter() - begun
-
-    def _on_cuda(self, iterations: int) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        self._repeat(iterations)
-        end.record()
-        torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3
 
 
 def compiled() -> Form:

@@ -302,8 +302,7 @@ TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker&
     if constexpr (masked) mask(stage + 1);
     multiply_stage<T, a_lies, b_lies>(ring + stage % kStages * kStageBytes, sums);
   }
-  cp_async_wait_all();
-  sync_threads();
+  sync_threads();  // everyone is done with the ring: its place may be taken
 }
 
 template <typename T, Lies a_lies, Lies b_lies, typename Masker>

@@ -1,10 +1,11 @@
-//! The layer itself, on the CPU or on a GPU: this is what a user of the crate writes.
+//! The layer itself on the CPU, and which executor takes it: this is what a user of the crate writes.
 
 use crate::data::Operands;
 use crate::{DeviceArg, Failure, Job};
 use std::time::{Duration, Instant};
-use twofour::mask::{self, GradientOf, Kind, Statistics};
-use twofour::matmul::cpu;
+use twofour::device::Limits;
+use twofour::mask::{self, Kind, Statistics};
+use twofour::matmul::{Keep, Masks, Plan, cpu};
 use twofour::{Element, Error, Logit};
 
 /// Runs of a part, of which the fastest counts.
@@ -23,6 +24,11 @@ impl<T: Element> Number for T {}
 /// What came out, and how long it took.
 pub(crate) struct Results<W> {
     pub(crate) device: String,
+    pub(crate) plan: Plan,
+    /// The device that the plan is for, in words.
+    pub(crate) planned_for: String,
+    /// Whether sums were truncated, not rounded.
+    pub(crate) tensor_cores: bool,
     pub(crate) mask: Vec<W>,
     pub(crate) statistics: Statistics,
     pub(crate) y: Vec<W>,
@@ -32,11 +38,13 @@ pub(crate) struct Results<W> {
     pub(crate) times: Times,
 }
 
-/// Times of the parts; each but the first includes what it needs of the masks.
+/// Times of the parts; each includes what it needs of the masks.
 #[derive(Default)]
 pub(crate) struct Times {
     pub(crate) masks: Duration,
     pub(crate) y: Duration,
+    /// `Y` once more, without making masks, if `W∘M` was kept.
+    pub(crate) product: Option<Duration>,
     pub(crate) dx: Duration,
     pub(crate) logit_gradient: Duration,
 }
@@ -67,7 +75,7 @@ where
     W: Number,
 {
     #[cfg(feature = "cuda")]
-    return match gpu::Gpu::open() {
+    return match crate::gpu::Gpu::open() {
         Ok(mut gpu) => gpu.run(job, operands).map(Ok),
         Err(unusable) => Ok(Err(unusable)),
     };
@@ -78,8 +86,13 @@ where
     }
 }
 
+/// The job's plan for a device.
+pub(crate) fn plan<L: Logit, W: Element>(job: &Job, limits: &Limits) -> twofour::Result<Plan> {
+    Plan::new::<L, W>(limits, job.problem, Masks::Sampled(job.kind), job.keep)
+}
+
 /// The fastest of some runs.
-fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Result<Duration> {
+pub(crate) fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         let start = Instant::now();
@@ -93,6 +106,7 @@ fn on_cpu<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, device: St
     let Operands { logits, weight, x, dy } = operands;
     let (shape, tokens) = (job.problem.shape, job.problem.tokens);
     let layer = cpu::Layer::new(shape, job.kind, job.sampling, logits, weight);
+    let plan = plan::<L, W>(job, &Limits::H200)?;
     let mut times = Times::default();
 
     let mut masked = vec![W::zeroed(); shape.weights()];
@@ -105,125 +119,40 @@ fn on_cpu<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, device: St
     let survey = mask::cpu::Forward::new(shape, job.kind, job.sampling, logits).weight(weight);
     mask::cpu::forward_into(survey.mask(&mut mask).statistics(&mut statistics))?;
 
+    let mut codes = vec![0; shape.packed_codes()];
     let mut y = vec![W::zeroed(); job.problem.outputs()];
-    times.y = time(|| cpu::forward_into(cpu::Forward::new(layer, tokens, x, &mut masked, &mut y)))?;
+    times.y = time(|| {
+        let args = cpu::Forward::new(layer, tokens, x, &mut y);
+        cpu::forward_into(match job.keep {
+            Keep::Nothing => args,
+            Keep::Masked => args.keep_masked(&mut masked),
+            Keep::Codes => args.keep_codes(&mut codes),
+        })
+    })?;
+    if job.keep == Keep::Masked {
+        let again = || cpu::forward_into(cpu::Forward::new(layer, tokens, x, &mut y).kept_masked(&masked));
+        times.product = Some(time(again)?);
+    }
 
     let mut dx = vec![W::zeroed(); job.problem.inputs()];
     times.dx = time(|| {
-        let args = cpu::Backward::new(layer, tokens, dy);
-        cpu::backward_into(args.input_gradient(&masked, &mut dx))
+        let args = cpu::Backward::new(layer, tokens, dy).input_gradient(&mut dx);
+        cpu::backward_into(match job.keep {
+            Keep::Nothing => args,
+            Keep::Masked => args.kept_masked(&masked),
+            Keep::Codes => args.kept_codes(&codes),
+        })
     })?;
 
     let mut logit_gradient = Vec::new();
     if job.kind != Kind::Argmax {
         logit_gradient.resize(shape.logits(), 0.0);
-        let mut gradient = vec![0.0; shape.weights()];
         times.logit_gradient = time(|| {
             let args = cpu::Backward::new(layer, tokens, dy).regulariser(job.lambda);
-            cpu::backward_into(args.logit_gradient(x, &mut gradient, &mut logit_gradient))
+            cpu::backward_into(args.logit_gradient(x, &mut logit_gradient))
         })?;
     }
-    Ok(Results { device, mask, statistics: statistics[0], y, dx, logit_gradient, times })
-}
-
-#[cfg(feature = "cuda")]
-mod gpu {
-    use super::*;
-    use std::sync::Arc;
-    use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
-    use twofour::device;
-    use twofour::matmul::cuda::{self, BlasLt};
-
-    /// The first GPU, with everything loaded that the layer needs.
-    pub(crate) struct Gpu {
-        stream: Arc<CudaStream>,
-        blas: BlasLt,
-    }
-
-    impl Gpu {
-        pub(crate) fn open() -> twofour::Result<Self> {
-            let stream = device::context(0)?.default_stream();
-            device::prepare(&stream)?;
-            let blas = BlasLt::new(&stream)?;
-            Ok(Self { stream, blas })
-        }
-
-        /// As `on_cpu`, with arrays on the device.
-        pub(crate) fn run<L: Logit + Number, W: Number>(
-            &mut self,
-            job: &Job,
-            operands: &Operands<L, W>,
-        ) -> Result<Results<W>, Failure>
-        where
-            f32: GradientOf<W>,
-        {
-            let Self { stream, blas } = self;
-            let (shape, tokens) = (job.problem.shape, job.problem.tokens);
-            let logits = stream.clone_htod(&operands.logits)?;
-            let weight = stream.clone_htod(&operands.weight)?;
-            let (x, dy) = (stream.clone_htod(&operands.x)?, stream.clone_htod(&operands.dy)?);
-            let layer = || cuda::Layer::new(shape, job.kind, job.sampling, logits.as_view(), weight.as_view());
-            let mut times = Times::default();
-            let waited = |queued: twofour::Result<()>| queued.and_then(|()| wait(stream));
-
-            let mut masked = room::<W>(stream, shape.weights())?;
-            times.masks = time(|| {
-                let args = mask::cuda::Forward::new(shape, job.kind, job.sampling, logits.as_view());
-                let args = args.weight(weight.as_view()).masked(masked.as_view_mut());
-                waited(mask::cuda::forward_into(stream, args))
-            })?;
-            let mut mask = room::<W>(stream, shape.weights())?;
-            let mut statistics = stream.alloc_zeros::<Statistics>(Statistics::SLOTS)?;
-            let survey = mask::cuda::Forward::new(shape, job.kind, job.sampling, logits.as_view());
-            let survey = survey.weight(weight.as_view()).mask(mask.as_view_mut()).statistics(statistics.as_view_mut());
-            mask::cuda::forward_into(stream, survey)?;
-
-            let mut y = room::<W>(stream, job.problem.outputs())?;
-            times.y = time(|| {
-                let args = cuda::Forward::new(layer(), tokens, x.as_view(), masked.as_view_mut(), y.as_view_mut());
-                waited(cuda::forward_into(stream, blas, args))
-            })?;
-
-            let mut dx = room::<W>(stream, job.problem.inputs())?;
-            times.dx = time(|| {
-                let args = cuda::Backward::new(layer(), tokens, dy.as_view());
-                let args = args.input_gradient(masked.as_view(), dx.as_view_mut());
-                waited(cuda::backward_into(stream, blas, args))
-            })?;
-
-            let mut logit_gradient = Vec::new();
-            if job.kind != Kind::Argmax {
-                let mut gradient = room::<f32>(stream, shape.weights())?;
-                let mut of_logits = room::<f32>(stream, shape.logits())?;
-                times.logit_gradient = time(|| {
-                    let (gradient, of_logits) = (gradient.as_view_mut(), of_logits.as_view_mut());
-                    let args = cuda::Backward::new(layer(), tokens, dy.as_view()).regulariser(job.lambda);
-                    waited(cuda::backward_into(stream, blas, args.logit_gradient(x.as_view(), gradient, of_logits)))
-                })?;
-                logit_gradient = stream.clone_dtoh(&of_logits)?;
-            }
-            Ok(Results {
-                device: stream.context().name()?,
-                mask: stream.clone_dtoh(&mask)?,
-                statistics: stream.clone_dtoh(&statistics)?[0],
-                y: stream.clone_dtoh(&y)?,
-                dx: stream.clone_dtoh(&dx)?,
-                logit_gradient,
-                times,
-            })
-        }
-    }
-
-    /// An array that is written before it is read.
-    fn room<T: Element + DeviceRepr>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>, Failure> {
-        Ok(stream.clone_htod(&vec![T::zeroed(); elements])?)
-    }
-
-    fn wait(stream: &CudaStream) -> twofour::Result<()> {
-        let failed = |e: twofour::cudarc::driver::DriverError| {
-            let (call, name, code) = ("cuStreamSynchronize", format!("{:?}", e.0), e.0 as i64);
-            twofour::Error::Cuda { call, name, code }
-        };
-        stream.synchronize().map_err(failed)
-    }
+    let planned_for = "as it would be on an H200 (this ran on the CPU, where there is one way)".into();
+    let (tensor_cores, statistics) = (false, statistics[0]);
+    Ok(Results { device, plan, planned_for, tensor_cores, mask, statistics, y, dx, logit_gradient, times })
 }

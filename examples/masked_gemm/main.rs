@@ -1,10 +1,13 @@
 //! A masked linear layer, forward and backward, on a real or a generated weight: samples the masks, runs
 //! `Y = X (W∘M)ᵀ`, `dX = dY (W∘M)` and the gradient of the logits on the GPU if there is one, else on the CPU, and
-//! checks the results against a naive dense reference in `f64`.
+//! checks the results against a naive dense reference in `f64`. Prints the plan: which way each product is taken on the
+//! device, or would be on an H200.
 //!
 //! Exit code 0 if all is well, 1 if a result is off, 2 if the arguments or a file are.
 
 mod data;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod layer;
 mod reference;
 mod report;
@@ -13,7 +16,7 @@ use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use twofour::mask::{Kind, Sampling};
-use twofour::matmul::Problem;
+use twofour::matmul::{Keep, Problem};
 use twofour::{DType, Logit, Shape, bf16, f16};
 
 /// Runs a masked linear layer forward and backward, and checks it against a naive reference.
@@ -39,6 +42,9 @@ struct Args {
     /// How scores become a mask
     #[arg(long, value_enum, default_value_t = KindArg::Soft)]
     kind: KindArg,
+    /// What the forward pass leaves for the backward pass
+    #[arg(long, value_enum, default_value_t = KeepArg::Nothing)]
+    keep: KeepArg,
     /// Type of weights and activations [default: the file's, or f32]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -68,6 +74,16 @@ enum KindArg {
     Hard,
     /// The likeliest pattern, without noise: for evaluation, so without gradient to the logits
     Argmax,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KeepArg {
+    /// The masks are made again
+    Nothing,
+    /// W∘M
+    Masked,
+    /// The codes of hard or argmax masks
+    Codes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,6 +119,7 @@ struct Job {
     weight: data::Weight,
     problem: Problem,
     kind: Kind,
+    keep: Keep,
     sampling: Sampling,
     lambda: f32,
     seed: u64,
@@ -144,6 +161,11 @@ fn run(args: &Args) -> Result<bool, Failure> {
             KindArg::Soft => Kind::Soft,
             KindArg::Hard => Kind::Hard,
             KindArg::Argmax => Kind::Argmax,
+        },
+        keep: match args.keep {
+            KeepArg::Nothing => Keep::Nothing,
+            KeepArg::Masked => Keep::Masked,
+            KeepArg::Codes => Keep::Codes,
         },
         sampling: Sampling { seed: args.seed, draw: 0, kappa: args.kappa, tau: args.tau },
         lambda: args.lambda,

@@ -13,6 +13,8 @@ use twofour::{DType, Element, Logit, noise};
 const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
 /// Unit roundoff of `f32`.
 const U: f64 = 1.0 / (1 << 24) as f64;
+/// The same for sums in tensor cores, which truncate.
+const TRUNCATED: f64 = 2.0 * U;
 /// How far a soft mask may be off, in units of `U`: roundings of the exponent, the exponential, the sums and the
 /// quotient.
 const SOFT: f64 = 22.0;
@@ -72,6 +74,7 @@ fn grid(count: usize) -> Vec<usize> {
 
 /// Checks `Y`, `dX` and, where there is one, the gradient of the logits.
 pub(crate) fn check<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, results: &Results<W>) -> Vec<Check> {
+    let unit = if results.tensor_cores { TRUNCATED } else { U };
     let (t, n, k) = (job.problem.tokens, job.problem.shape.rows, job.problem.shape.cols);
     let groups: Vec<Group> = (0..job.problem.shape.groups()).map(|i| Group::new(job, &operands.logits, i)).collect();
     let weight =
@@ -81,11 +84,11 @@ pub(crate) fn check<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, 
     let mut checks = vec![
         Check::new("Y", [t, n], |t, n| {
             let terms = (0..k).map(|j| (x(t, j), weight(n, j)));
-            [(wide(results.y[t * n_of(job) + n]), product::<W>(k, terms))]
+            [(wide(results.y[t * n_of(job) + n]), product::<W>(unit, k, terms))]
         }),
         Check::new("dX", [t, k], |t, j| {
             let terms = (0..n).map(|n| (dy(t, n), weight(n, j)));
-            [(wide(results.dx[t * k + j]), product::<W>(n, terms))]
+            [(wide(results.dx[t * k + j]), product::<W>(unit, n, terms))]
         }),
     ];
     if !results.logit_gradient.is_empty() {
@@ -93,7 +96,7 @@ pub(crate) fn check<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, 
             let at = n * (k / 4) + group;
             let gradient = [0, 1, 2, 3].map(|j| {
                 let terms = (0..t).map(|t| (dy(t, n), Expected { value: x(t, 4 * group + j), bound: 0.0 }));
-                product::<f32>(t, terms)
+                product::<f32>(unit, t, terms)
             });
             let weight = [0, 1, 2, 3].map(|j| wide(operands.weight[4 * at + j]));
             let expected = groups[at].logit_gradient(job, &gradient, weight);
@@ -121,10 +124,10 @@ fn roundoff<T: Element>() -> (f64, f64) {
     }
 }
 
-/// A sum of `depth` products in `f32`, in any order (Higham, "Accuracy and stability of numerical algorithms", section
-/// 3.5), of which the second factors have errors of their own, rounded to `O`.
-fn product<O: Element>(depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
-    let gamma = depth as f64 * U / (1.0 - depth as f64 * U);
+/// A sum of `depth` products in `f32` with this unit roundoff, in any order (Higham, "Accuracy and stability of numerical
+/// algorithms", section 3.5), of which the second factors have errors of their own, rounded to `O`.
+fn product<O: Element>(unit: f64, depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
+    let gamma = depth as f64 * unit / (1.0 - depth as f64 * unit);
     let (mut value, mut bound) = (0.0, 0.0);
     for (a, b) in terms {
         value += a * b.value;

@@ -5,6 +5,7 @@ use crate::layer::Results;
 use crate::reference::Check;
 use std::time::Duration;
 use twofour::mask::Kind;
+use twofour::matmul::Keep;
 use twofour::{Element, Logit};
 
 pub(crate) fn print<L: Logit, W: Element>(job: &Job, results: &Results<W>, checks: &[Check]) {
@@ -15,6 +16,8 @@ pub(crate) fn print<L: Logit, W: Element>(job: &Job, results: &Results<W>, check
     println!("masks     {}, logits {}", name(job.kind), L::DTYPE);
     println!("          κ = {}, τ = {}, λ = {}, seed {}", sampling.kappa, sampling.tau, job.lambda, sampling.seed);
     println!("          {}", found(job, results));
+    println!();
+    print_plan(job, results);
     println!();
     print_times(job, results);
     println!();
@@ -39,6 +42,15 @@ fn found<W: Element>(job: &Job, results: &Results<W>) -> String {
     format!("{:.2} % zeros, {confidence}", 100.0 * zeros as f64 / results.mask.len() as f64)
 }
 
+fn print_plan<W>(job: &Job, results: &Results<W>) {
+    println!("plan      {}", results.planned_for);
+    results.plan.to_string().lines().for_each(|line| println!("          {line}"));
+    let weights = job.problem.shape.weights().max(1) as f64;
+    let [kept, workspace] = [results.plan.kept_bytes(), results.plan.workspace_bytes()];
+    let each = (kept + workspace) as f64 / weights;
+    println!("          keeps {kept} bytes, and works in {workspace} bytes: {each:.2} a weight");
+}
+
 fn print_times<W>(job: &Job, results: &Results<W>) {
     let times = &results.times;
     println!("{:<28} {:>10} {:>10}", "part (best of 3)", "time", "GFLOP/s");
@@ -48,7 +60,11 @@ fn print_times<W>(job: &Job, results: &Results<W>) {
         println!("{part:<28} {:>7.3} ms {speed:>10.1}", milliseconds(time));
     };
     line("Y = X (W∘M)ᵀ, with masks", times.y, 1.0);
-    line("dX = dY (W∘M)", times.dx, 1.0);
+    if let Some(product) = times.product {
+        line("Y by W∘M as it was kept", product, 1.0);
+    }
+    let dx = if job.keep == Keep::Nothing { "dX = dY (W∘M), with masks" } else { "dX = dY (W∘M)" };
+    line(dx, times.dx, 1.0);
     if job.kind == Kind::Argmax {
         return;
     }

@@ -32,12 +32,17 @@ pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, '_, L, W>) -> Result
     args.check()?;
     let (n, k) = (args.problem.shape.rows, args.problem.shape.cols);
     let mut own = Vec::new();
-    let (masked, codes): (&mut [W], _) = match args.kept {
-        Kept::Masked(masked) => (masked, None),
-        Kept::Codes(codes) => (allocate(&mut own, n * k), Some(codes)),
-        Kept::Nothing => (allocate(&mut own, n * k), None),
+    let masked = if let Some(made) = args.made {
+        made
+    } else {
+        let (masked, codes): (&mut [W], _) = match args.kept {
+            Kept::Masked(masked) => (masked, None),
+            Kept::Codes(codes) => (allocate(&mut own, n * k), Some(codes)),
+            Kept::Nothing => (allocate(&mut own, n * k), None),
+        };
+        sample(&args.layer, masked, codes)?;
+        masked
     };
-    sample(&args.layer, masked, codes)?;
     multiply(k, &Matrix::new(args.x, k), &Matrix::new(masked, k).transposed(), args.y, n);
     Ok(())
 }
@@ -98,7 +103,7 @@ fn logit_gradient<L: Logit, W: Element>(
     for first in (0..n).step_by(panel_rows) {
         let rows = panel_rows.min(n - first);
         let gradient = &mut gradient[..rows * k];
-        let of_rows = Matrix::new(dy, n).from_column(first).transposed();
+        let of_rows = Matrix::new(dy, n).starting_at(first).transposed();
         multiply(tokens, &of_rows, &Matrix::new(x, k), gradient, k);
         let (at, to) = (first * six, (first + rows) * six);
         let weight = &layer.weight[first * k..(first + rows) * k];

@@ -7,8 +7,8 @@
 //! Masks depend on logits alone, not on activations. So the masked weight of the next layer can be made on a second
 //! stream while this layer multiplies: the one is bound by memory, the other by arithmetic. Run
 //! [`mask::cuda::forward_into`](crate::mask::cuda::forward_into) there into the buffer that the layer's backward pass will
-//! be given too ([`Keep::Masked`](super::Keep::Masked)), let the first stream wait for an event, and multiply by it as by
-//! a dense weight. `examples/overlap.rs` shows it.
+//! be given too ([`Keep::Masked`](super::Keep::Masked)), let the first stream wait for an event, and give the buffer to
+//! the forward pass as it is ([`Forward::kept_masked`](super::Forward::kept_masked)). `examples/overlap.rs` shows it.
 
 use std::sync::Arc;
 
@@ -56,6 +56,10 @@ pub fn forward_into<L: Logit, W: Element>(
             Kept::Nothing => Kept::Nothing,
             Kept::Masked(masked) => Kept::Masked(binder.output("masked", masked)?),
             Kept::Codes(codes) => Kept::Codes(binder.output("codes", codes)?),
+        },
+        made: match &args.made {
+            Some(masked) => Some(binder.input("masked", masked)?),
+            None => None,
         },
         workspace: binder.workspace(args.workspace.as_mut())?,
     };

@@ -234,6 +234,8 @@ pub struct Forward<'l, 'a, S: Space, L: Logit, W: Element> {
     pub(crate) x: S::Ref<'a, W>,
     pub(crate) y: S::Mut<'a, W>,
     pub(crate) kept: Kept<S::Mut<'a, W>, S::Mut<'a, u8>>,
+    /// `W∘M`, if it is there already.
+    pub(crate) made: Option<S::Ref<'a, W>>,
     pub(crate) workspace: Option<S::Mut<'a, u8>>,
 }
 
@@ -242,14 +244,14 @@ impl<'l, 'a, S: Space, L: Logit, W: Element> Forward<'l, 'a, S, L, W> {
     #[must_use]
     pub fn new(layer: Layer<'l, S, L, W>, tokens: usize, x: S::Ref<'a, W>, y: S::Mut<'a, W>) -> Self {
         let problem = Problem::new(tokens, layer.shape);
-        Self { layer, problem, x, y, kept: Kept::Nothing, workspace: None }
+        Self { layer, problem, x, y, kept: Kept::Nothing, made: None, workspace: None }
     }
 
     /// Overwrites `masked [N, K]` with `W∘M`, rounded once: for the backward pass, or for anything else. For a plan with
     /// [`Keep::Masked`].
     #[must_use]
     pub fn keep_masked(mut self, masked: S::Mut<'a, W>) -> Self {
-        self.kept = Kept::Masked(masked);
+        (self.kept, self.made) = (Kept::Masked(masked), None);
         self
     }
 
@@ -257,7 +259,38 @@ impl<'l, 'a, S: Space, L: Logit, W: Element> Forward<'l, 'a, S, L, W> {
     /// with [`Keep::Codes`].
     #[must_use]
     pub fn keep_codes(mut self, codes: S::Mut<'a, u8>) -> Self {
-        self.kept = Kept::Codes(codes);
+        (self.kept, self.made) = (Kept::Codes(codes), None);
+        self
+    }
+
+    /// Takes `masked [N, K]` for `W∘M`, as [`crate::mask`] has made it of the same layer before this pass, and makes no
+    /// mask: it is read, and stays for the backward pass. For a plan with [`Keep::Masked`]; only if that was told to
+    /// take [`OutputPath::Codes`], masks are made all the same, and this is not read.
+    ///
+    /// So a mask can be made ahead of its product, on another stream too, or once for several products:
+    ///
+    /// ```
+    /// use twofour::Shape;
+    /// use twofour::mask::{self, Kind, Sampling};
+    /// use twofour::matmul::cpu::{Forward, Layer, forward_into};
+    ///
+    /// let shape = Shape::new(1, 4);
+    /// let (logits, weight, x) = ([0.0, 0.1, 0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0], [1.0, 10.0, 100.0, 1000.0]);
+    /// let sampling = Sampling { seed: 1, draw: 0, kappa: 1000.0, tau: 1.0 };
+    ///
+    /// let mut masked = [0.0_f32; 4];
+    /// let ahead = mask::cpu::Forward::new(shape, Kind::Hard, sampling, &logits);
+    /// mask::cpu::forward_into(ahead.weight(&weight).masked(&mut masked))?;
+    ///
+    /// let layer = Layer::new(shape, Kind::Hard, sampling, &logits, &weight);
+    /// let mut y = [0.0];
+    /// forward_into(Forward::new(layer, 1, &x, &mut y).kept_masked(&masked))?;
+    /// assert_eq!(y, [301.0]);
+    /// # Ok::<(), twofour::Error>(())
+    /// ```
+    #[must_use]
+    pub fn kept_masked(mut self, masked: S::Ref<'a, W>) -> Self {
+        (self.kept, self.made) = (Kept::Nothing, Some(masked));
         self
     }
 
@@ -278,7 +311,13 @@ impl<'l, 'a, S: Space, L: Logit, W: Element> Forward<'l, 'a, S, L, W> {
         self.layer.check()?;
         length("x", Some(&self.x), self.problem.inputs())?;
         length("y", Some(&self.y), self.problem.outputs())?;
+        length("masked", self.made.as_ref(), self.problem.shape.weights())?;
         self.kept.check(self.problem.shape, self.layer.masks())
+    }
+
+    /// What the backward pass will find, whoever made it.
+    pub(crate) fn keep(&self) -> Keep {
+        if self.made.is_some() { Keep::Masked } else { self.kept.keep() }
     }
 }
 

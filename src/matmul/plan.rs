@@ -11,6 +11,7 @@ use crate::device::Limits;
 use crate::element::{DType, Element, Logit};
 use crate::error::{Error, Result};
 use crate::mask::Kind;
+use crate::shape::Shape;
 
 /// The masks of a layer, as far as a plan is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +94,7 @@ pub struct Plan {
     masks: Masks,
     keep: Keep,
     limits: Limits,
+    panel_rows: usize,
     output: Choice<OutputPath>,
     input_gradient: Choice<InputPath>,
     logit_gradient: Choice<LogitPath>,
@@ -127,6 +129,7 @@ impl Plan {
             masks,
             keep,
             limits: *limits,
+            panel_rows: default_panel_rows(problem.shape),
             output: draft(OutputPath::Masked(Dense::BlasLt), ""),
             input_gradient: Choice { path: InputPath::Codes, splits: 1, workspace_bytes: 0, why: "" },
             logit_gradient: Choice { path: LogitPath::Fused, splits: 1, workspace_bytes: 0, why: "" },
@@ -210,6 +213,16 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more work space, or less,
+    /// than the 32 MiB that are the default.
+    #[must_use]
+    pub fn with_panel_rows(mut self, rows: usize) -> Self {
+        self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;
+        let Choice { path, why, .. } = self.logit_gradient;
+        self.logit_gradient = self.logit_choice(path, why);
+        self
+    }
+
     /// The sizes it is for.
     #[must_use]
     pub const fn problem(&self) -> Problem {
@@ -238,6 +251,11 @@ impl Plan {
     #[must_use]
     pub const fn logit_gradient(&self) -> Choice<LogitPath> {
         self.logit_gradient
+    }
+
+    /// Rows of a panel.
+    pub(crate) const fn panel_rows(&self) -> usize {
+        self.panel_rows
     }
 
     /// The masks and the device it is for.
@@ -391,19 +409,13 @@ impl Plan {
     fn logit_choice(&self, path: LogitPath, why: &'static str) -> Choice<LogitPath> {
         let LogitPath::Panels(dense) = path else { return Choice { path, splits: 1, workspace_bytes: 0, why } };
         let product = Product::weight_gradient(self.problem, self.weights);
-        let splits = dense_splits(dense, &product, &self.limits);
-        let panel = aligned(self.panel_rows().saturating_mul(self.problem.shape.cols).saturating_mul(4));
+        let whole = self.panel_rows >= self.problem.shape.rows;
+        let splits = if whole { dense_splits(dense, &product, &self.limits) } else { 1 };
+        let panel = aligned(
+            self.panel_rows.min(self.problem.shape.rows).saturating_mul(self.problem.shape.cols).saturating_mul(4),
+        );
         let bytes = if splits > 1 { partial_bytes(&product, splits) } else { panel };
         Choice { path, splits, workspace_bytes: bytes, why }
-    }
-
-    /// Rows of `G` that are in the work space at a time: as many as fit 32 MiB (about half a level-2 cache, so that the
-    /// mask pass finds them there), in whole tiles.
-    pub(crate) fn panel_rows(&self) -> usize {
-        const BYTES: usize = 32 << 20;
-        let shape = self.problem.shape;
-        let fit = BYTES / (shape.cols.max(1) * 4) / tile::TILE * tile::TILE;
-        fit.max(tile::TILE).min(shape.rows)
     }
 
     fn codes_bytes(&self) -> usize {
@@ -419,6 +431,12 @@ impl Plan {
             _ => aligned(self.problem.shape.weights().saturating_mul(self.weights.size())),
         }
     }
+}
+
+/// As many rows of `G` as fit 32 MiB (about half a level-2 cache, so that the mask pass finds them there), in whole tiles.
+fn default_panel_rows(shape: Shape) -> usize {
+    const BYTES: usize = 32 << 20;
+    (BYTES / (shape.cols.max(1) * 4) / tile::TILE * tile::TILE).max(tile::TILE)
 }
 
 /// Areas of the work space start on 256 bytes.

@@ -67,10 +67,12 @@ impl Product {
         [a, b, [rows, cols, cols]]
     }
 
+    #[cfg(feature = "cuda")]
     pub(crate) fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0
     }
 
+    #[cfg(feature = "cuda")]
     pub(crate) fn result_bytes(&self) -> usize {
         self.rows * self.cols * self.result.size()
     }

@@ -10,7 +10,7 @@
 //!
 //! # Numerics
 //!
-//! `W∘M` has the very bits that [`mask::Forward`](crate::mask::Forward) gives on the same device; products are summed in
+//! `W∘M` has the very bits that [`mask::Forward`] gives on the same device; products are summed in
 //! `f32` in an order that depends on the shape and `splits` alone, so a launch repeats itself to the bit. A group without
 //! a mask (see [`crate::mask`]), or whose code is none of the six, is NaN.
 
@@ -79,7 +79,7 @@ pub enum Source {
         address: u64,
     },
     /// It is read as codes `[N, K/4]`, two a byte, the even group in the low nibble, as
-    /// [`mask::Forward::codes`](crate::mask::Forward::codes) writes them.
+    /// [`mask::Forward::codes`] writes them.
     Codes {
         /// Device address of the codes.
         address: u64,
@@ -152,7 +152,7 @@ impl Small {
     /// # Errors
     /// What [`Problem::check`] and [`mask::Forward::check`] find; [`Error::Scalar`] for more than
     /// [`MAX_TOKENS`] tokens or a number of splits that no grid has; [`Error::Missing`] for `f32` weights or `f16`
-    /// logits; [`Error::Overflow`] if N, K or T·K needs more than 31 bits; [`Error::Misaligned`].
+    /// logits; [`Error::Overflow`] if N is 2³¹ or more, K 2²⁴ or N·K 2³⁴; [`Error::Misaligned`].
     pub fn launch(&self) -> Result<Launch<SmallArgs>> {
         self.check()?;
         let Problem { tokens, shape } = self.problem;
@@ -175,8 +175,10 @@ impl Small {
                 args.logits = aligned("logits", address)?;
                 args.first_group = self.shard.group(0, 0);
                 args.row_groups = self.shard.global_cols / 4;
-                args.sampling = SamplingArgs::new(&sampling);
-                args.argmax = u32::from(kind == Kind::Argmax);
+                let argmax = kind == Kind::Argmax;
+                // The kernel leaves the noise out, and a scale of 1 makes scores of the logits as they are.
+                args.sampling = SamplingArgs::new(&if argmax { Sampling { kappa: 1.0, ..sampling } } else { sampling });
+                args.argmax = u32::from(argmax);
             }
             Source::Codes { address } => args.codes = aligned("codes", address)?,
         }
@@ -201,12 +203,13 @@ impl Small {
         if !(1..=MAX_SPLITS).contains(&self.splits) {
             return Err(Error::Scalar { what: "splits", value: f64::from(self.splits), must: "from 1 to 65535" });
         }
-        let fits = |what, rows: usize, cols: usize| match rows.saturating_mul(cols) > i32::MAX as usize {
-            true => Err(Error::Overflow { what, rows: rows as u64, cols: cols as u64 }),
-            false => Ok(()),
+        let fits = |what, rows: usize, cols: usize, bits: u32| match rows.saturating_mul(cols) >> bits {
+            0 => Ok(()),
+            _ => Err(Error::Overflow { what, rows: rows as u64, cols: cols as u64 }),
         };
-        fits("a column of the weight", shape.rows, 1)?;
-        fits("x", tokens.max(1), shape.cols)
+        fits("a column of the weight", shape.rows, 1, 31)?;
+        fits("a row of the weight", 1, shape.cols, 24)?;
+        fits("weight", shape.rows, shape.cols, 34)
     }
 
     fn symbol(&self, plan: Plan) -> Result<&'static str> {

@@ -71,7 +71,7 @@ impl<L: Logit, W: Element> Forward<'_, '_, Raw, L, W> {
     /// [`Error::Overflow`] beyond what kernels count.
     pub fn steps(&self, plan: &Plan) -> Result<Vec<Step>> {
         self.check()?;
-        plan.check(self.problem, self.layer.masks(), [L::DTYPE, W::DTYPE], self.kept.keep())?;
+        plan.check(self.problem, self.layer.masks(), [L::DTYPE, W::DTYPE], self.keep())?;
         let choice = plan.output();
         let mut list = List::new(self.layer, plan, self.workspace, choice.workspace_bytes)?;
         let product = Product::output(self.problem, W::DTYPE);
@@ -87,7 +87,10 @@ impl<L: Logit, W: Element> Forward<'_, '_, Raw, L, W> {
                 }
             }
             OutputPath::Masked(dense) => {
-                let masked = list.masked(&self.kept)?;
+                let masked = match self.made {
+                    Some(made) => made.address,
+                    None => list.masked(&self.kept)?,
+                };
                 list.product(dense, &product, [x, masked, y], None, choice.splits)?;
             }
         }
@@ -156,7 +159,7 @@ impl<L: Logit, W: Element> Backward<'_, '_, Raw, L, W> {
         }
         let LogitPath::Panels(dense) = choice.path else { return Ok(list.steps) };
         let whole = Product::weight_gradient(self.problem, W::DTYPE);
-        let panel_rows = if choice.splits > 1 { shape.rows } else { plan.panel_rows() };
+        let panel_rows = plan.panel_rows();
         let g = list.workspace.area(choice.workspace_bytes)?;
         for first in (0..shape.rows).step_by(panel_rows.max(1)) {
             let rows = panel_rows.min(shape.rows - first);
@@ -346,5 +349,46 @@ impl<L: Logit, W: Element> List<L, W> {
         if splits > 1 {
             self.steps.push(Step::Sum(tile::sum(product, partial, to, splits)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::{Kind, Sampling};
+    use crate::matmul::{Keep, Masks, Problem};
+
+    /// Operands at addresses that tell them apart.
+    fn at(address: u64, elements: usize) -> RawSlice {
+        RawSlice { address, elements }
+    }
+
+    #[test]
+    fn a_masked_weight_that_is_there_is_only_multiplied_by() -> Result<()> {
+        let (shape, tokens) = (Shape::new(256, 512), 200);
+        let problem = Problem::new(tokens, shape);
+        let sampling = Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
+        let [logits, weight, masked] =
+            [at(1 << 20, shape.logits()), at(2 << 20, shape.weights()), at(3 << 20, shape.weights())];
+        let [x, y] = [at(4 << 20, problem.inputs()), at(5 << 20, problem.outputs())];
+        let plan = Plan::new::<f32, half::bf16>(&Limits::H200, problem, Masks::Sampled(Kind::Soft), Keep::Masked)?;
+        let forward = || {
+            let layer = Layer::<Raw, f32, half::bf16>::new(shape, Kind::Soft, sampling, logits, weight);
+            Forward::new(layer, tokens, x, y)
+        };
+
+        let made = forward().kept_masked(masked).steps(&plan)?;
+        let product = Product::output(problem, half::bf16::DTYPE);
+        assert_eq!(made, [Step::BlasLt(product, [x.address, masked.address, y.address])]);
+        let making = forward().keep_masked(masked).steps(&plan)?;
+        assert!(matches!(making[0], Step::Sample(_)) && making[1..] == made, "{making:?}");
+
+        let short = at(masked.address, masked.elements - 1);
+        let length = Error::Length { what: "masked", expected: 256 * 512, got: 256 * 512 - 1 };
+        assert_eq!(forward().kept_masked(short).steps(&plan), Err(length));
+        let unplanned =
+            Plan::new::<f32, half::bf16>(&Limits::H200, problem, Masks::Sampled(Kind::Soft), Keep::Nothing)?;
+        assert!(matches!(forward().kept_masked(masked).steps(&unplanned), Err(Error::Unplanned { .. })));
+        Ok(())
     }
 }

@@ -90,7 +90,8 @@ impl Spec {
         let plan = Plan::new::<L, W>(limits, self.problem(), self.masks(), self.keep()).unwrap();
         let plan = turned(plan, self.ways.output.map(|path| plan.with_output(path)));
         let plan = turned(plan, self.ways.input.map(|path| plan.with_input_gradient(path)));
-        turned(plan, self.ways.logits.map(|path| plan.with_logit_gradient(path)))
+        let plan = turned(plan, self.ways.logits.map(|path| plan.with_logit_gradient(path)));
+        self.ways.panel_rows.map_or(plan, |rows| plan.with_panel_rows(rows))
     }
 }
 
@@ -100,6 +101,7 @@ pub(crate) struct Ways {
     pub(crate) output: Option<OutputPath>,
     pub(crate) input: Option<InputPath>,
     pub(crate) logits: Option<LogitPath>,
+    pub(crate) panel_rows: Option<usize>,
 }
 
 /// A layer and the operands of both passes.

@@ -198,47 +198,36 @@ impl Emulated {
 }
 
 /// A product in `f32`, one rounding at the end.
-fn multiply(product: &Product, [a, b, c]: [u64; 3]) {
-    let Product { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands, result } = *product;
+fn multiply(product: &Product, addresses: [u64; 3]) {
+    match (product.operands, product.result) {
+        (DType::F32, _) => multiply_as::<f32, f32>(product, addresses),
+        (DType::F16, DType::F32) => multiply_as::<f16, f32>(product, addresses),
+        (DType::F16, _) => multiply_as::<f16, f16>(product, addresses),
+        (_, DType::F32) => multiply_as::<bf16, f32>(product, addresses),
+        _ => multiply_as::<bf16, bf16>(product, addresses),
+    }
+}
+
+fn multiply_as<T: Element, C: Element>(product: &Product, [a, b, c]: [u64; 3]) {
+    let Product { rows, depth, cols, a_transposed, b_transposed, a_pitch, .. } = *product;
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let (a_rows, a_cols) = if a_transposed { (depth, rows) } else { (rows, depth) };
+    let a_elements = if a_rows == 0 { 0 } else { (a_rows - 1) * a_pitch + a_cols };
     let b_pitch = if b_transposed { depth } else { cols };
-    for row in 0..rows {
-        for col in 0..cols {
-            let mut sum = 0.0f32;
-            for d in 0..depth {
-                let at_a = if a_transposed { d * a_pitch + row } else { row * a_pitch + d };
-                let at_b = if b_transposed { col * b_pitch + d } else { d * b_pitch + col };
-                // SAFETY: the steps under test say that buffers hold these elements; a guard page ends the test if not.
-                let (a, b) = unsafe { (read(operands, a, at_a), read(operands, b, at_b)) };
-                sum += a * b;
-            }
-            // SAFETY: as above.
-            unsafe { write(result, c, row * cols + col, sum) };
-        }
-    }
-}
-
-/// # Safety
-/// `address` is of an array with that many elements and one more.
-unsafe fn read(dtype: DType, address: u64, element: usize) -> f32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            DType::F32 => *(address as *const f32).add(element),
-            DType::F16 => (*(address as *const f16).add(element)).to_f32(),
-            _ => (*(address as *const bf16).add(element)).to_f32(),
-        }
-    }
-}
-
-/// # Safety
-/// As [`read`], of an array to be written to.
-unsafe fn write(dtype: DType, address: u64, element: usize, value: f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            DType::F32 => *(address as *mut f32).add(element) = value,
-            DType::F16 => *(address as *mut f16).add(element) = f16::from_f32(value),
-            _ => *(address as *mut bf16).add(element) = bf16::from_f32(value),
-        }
+    // SAFETY: the steps under test say that there is a buffer of so many elements; a guard page ends the test if not.
+    let a = unsafe { std::slice::from_raw_parts(a as *const T, a_elements) };
+    // SAFETY: as above.
+    let b = unsafe { std::slice::from_raw_parts(b as *const T, depth * cols) };
+    // SAFETY: as above; it is an output or a part of the work space, apart from the other two.
+    let c = unsafe { std::slice::from_raw_parts_mut(c as *mut C, rows * cols) };
+    for (i, c) in c.iter_mut().enumerate() {
+        let (row, col) = (i / cols, i % cols);
+        let term = |d: usize| {
+            let a = a[if a_transposed { d * a_pitch + row } else { row * a_pitch + d }];
+            a.to_f32() * b[if b_transposed { col * b_pitch + d } else { d * b_pitch + col }].to_f32()
+        };
+        *c = C::from_f32((0..depth).map(term).sum());
     }
 }

@@ -28,12 +28,23 @@ fn check_types(types: u64, spec: Spec, executor: Emulated) {
 }
 
 const WAYS: [Ways; 3] = [
-    Ways { output: Some(OutputPath::Sampled), input: Some(InputPath::Codes), logits: Some(LogitPath::Fused) },
-    Ways { output: Some(OutputPath::Codes), input: Some(InputPath::Codes), logits: Some(LogitPath::Fused) },
+    Ways {
+        output: Some(OutputPath::Sampled),
+        input: Some(InputPath::Codes),
+        logits: Some(LogitPath::Fused),
+        panel_rows: None,
+    },
+    Ways {
+        output: Some(OutputPath::Codes),
+        input: Some(InputPath::Codes),
+        logits: Some(LogitPath::Fused),
+        panel_rows: None,
+    },
     Ways {
         output: Some(OutputPath::Masked(Dense::Own)),
         input: Some(InputPath::Masked(Dense::Own)),
         logits: Some(LogitPath::Panels(Dense::Own)),
+        panel_rows: None,
     },
 ];
 
@@ -51,13 +62,13 @@ const DLOGITS: [bool; 3] = [false, false, true];
 type Target = ([bool; 3], fn(&mut Spec), Ways, Option<Kind>, u64);
 
 const fn output(path: OutputPath) -> Ways {
-    Ways { output: Some(path), input: None, logits: None }
+    Ways { output: Some(path), input: None, logits: None, panel_rows: None }
 }
 const fn input(path: InputPath) -> Ways {
-    Ways { output: None, input: Some(path), logits: None }
+    Ways { output: None, input: Some(path), logits: None, panel_rows: None }
 }
 const fn logits(path: LogitPath) -> Ways {
-    Ways { output: None, input: None, logits: Some(path) }
+    Ways { output: None, input: None, logits: Some(path), panel_rows: None }
 }
 
 /// `None` for masks that are frozen.
@@ -160,8 +171,9 @@ fn tiles_have_edges() {
 /// A schedule decides in which order threads run and copies land, and nothing else.
 #[test]
 fn schedules_change_nothing() {
-    for (number, ways) in WAYS.into_iter().enumerate() {
-        let spec = Spec { ways, keep: Keep::Codes, ..Spec::new(150, 140, 200, Kind::Hard) };
+    // The last stage of the contraction lies in a different place of the ring for each.
+    for (number, tokens) in [70, 100, 125, 150].into_iter().enumerate() {
+        let spec = Spec { ways: WAYS[number % 3], keep: Keep::Codes, ..Spec::new(tokens, 140, 68, Kind::Hard) };
         let case = Case::<f32, bf16>::new(spec);
         let run = |schedule| Emulated { schedule, limits: Limits::A100 }.run(&case);
         let first = run(Schedule::RoundRobin);

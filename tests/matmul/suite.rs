@@ -64,7 +64,13 @@ fn ways() -> impl Strategy<Value = Ways> {
     let output = prop::option::of(select(output.collect::<Vec<_>>()));
     let input = prop::option::of(select(input.collect::<Vec<_>>()));
     let logits = prop::option::of(select(logits.collect::<Vec<_>>()));
-    (output, input, logits).prop_map(|(output, input, logits)| Ways { output, input, logits })
+    let panel_rows = prop::option::of(1..20usize);
+    (output, input, logits, panel_rows).prop_map(|(output, input, logits, panel_rows)| Ways {
+        output,
+        input,
+        logits,
+        panel_rows,
+    })
 }
 
 pub(crate) fn any_problem_is_within_its_bound<E: Executor>(executor: &E) {

@@ -177,6 +177,14 @@ sanitizers() {
             verdict=
             [[ $outcome != unavailable ]] || return
         done < <(programs tests gpu)
+        # Every way to a product in tiny shapes, and two streams. (The other tools would judge cuBLASLt's kernels, too.)
+        [[ $tool == memcheck ]] || continue
+        verdict=sanitizer_verdict
+        step "$tool benches/matmul" 10 env TWOFOUR_BENCH=smoke CRITERION_HOME="$scratch/criterion" \
+            "$sanitizer" "${options[@]}" ./benches/matmul --bench cuda
+        step "$tool examples/overlap" 10 "$sanitizer" "${options[@]}" \
+            ./examples/overlap --width 256 --tokens 160 --layers 3 --steps 2
+        verdict=
     done
 }
 
@@ -184,6 +192,8 @@ sanitizers() {
 benches() {
     local path speed=(--warm-up-time 0.3 --measurement-time 1 --nresamples 20000)
     [[ -z $quick ]] || speed=(--sample-size 10 --warm-up-time 0.1 --measurement-time 0.2 --nresamples 5000)
+    # The usual extent of `matmul`, with all kinds of masks, is for those who have the time.
+    if [[ -n $quick ]] || ((budget < 1800)); then local -x TWOFOUR_BENCH=quick; fi
     while IFS=$'\t' read -r path _; do
         [[ $path != benches/peer ]] || continue
         if ! "./$path" --bench --list "$1" 2>/dev/null | grep -q ': benchmark$'; then
@@ -202,11 +212,13 @@ examples() {
     done < <(programs examples)
 }
 
-# One comparison: shape, logits:weights.
+# One comparison: shape, logits:weights and, for the linear layer instead of masks alone, tokens.
 peers_of() {
-    local name=$1-${2/:/-}
-    step "peers $1 $2" 60 "$python" benches/peers/peers.py --device cuda --ours "$here/benches/peer" \
-        --json "$work/peers-$name.json" --shapes "$1" --types "$2" --rounds 10 --budget 20 ${quick:+--quick}
+    local name=$1-${2/:/-}${3:+-$3} linear=()
+    [[ -z ${3-} ]] || linear=(--linear --tokens "$3")
+    step "peers $1 $2${3:+ T=$3}" 60 "$python" benches/peers/peers.py --device cuda --ours "$here/benches/peer" \
+        --json "$work/peers-$name.json" --shapes "$1" --types "$2" "${linear[@]}" \
+        --rounds 10 --budget 20 ${quick:+--quick}
 }
 
 # Comparisons with PyTorch, the most telling ones first.
@@ -216,7 +228,11 @@ peers() {
         return
     fi
     peers_of 4096x4096 f32:bf16
+    peers_of 4096x4096 f32:bf16 4096
+    peers_of 4096x4096 f32:bf16 16
     [[ -z $quick ]] || return
+    peers_of 14336x4096 f32:bf16 4096
+    peers_of 4096x4096 bf16:bf16 4096
     peers_of 4096x4096 f32:f32
     peers_of 4096x4096 bf16:bf16
     peers_of 4096x14336 f32:bf16

@@ -31,7 +31,7 @@ impl<'a, T: Element> Matrix<'a, T> {
     }
 
     /// The columns from `first` on, of a matrix that is not transposed.
-    pub(super) fn from_column(mut self, first: usize) -> Self {
+    pub(super) fn starting_at(mut self, first: usize) -> Self {
         self.first += first;
         self
     }

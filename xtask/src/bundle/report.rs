@@ -25,8 +25,17 @@ struct Run {
     seconds: Option<u64>,
     steps: Vec<Step>,
     benches: Vec<Bench>,
+    /// What benches print of their own.
+    tables: Vec<Table>,
     /// The comparisons with PyTorch: what the script says first, and its table.
     peers: Vec<Peers>,
+}
+
+/// A Markdown table, and the line before it.
+#[derive(Serialize, PartialEq, Debug)]
+struct Table {
+    title: String,
+    lines: Vec<String>,
 }
 
 /// What one run of the peers' script printed.
@@ -60,6 +69,11 @@ fn read(work: &Path) -> Result<Run> {
         seconds: fs::read_to_string(work.join("finished")).ok().and_then(|text| text.trim().parse().ok()),
         benches: benches::read(&work.join("criterion"))?,
         peers: peers.map(|step| table(&step.output(work))).collect(),
+        tables: steps
+            .iter()
+            .filter(|step| step.part == "benches" && step.has_log())
+            .flat_map(|step| tables(&step.output(work)))
+            .collect(),
         steps,
     })
 }
@@ -78,9 +92,37 @@ fn table(said: &str) -> Peers {
     Peers { about: about.map(String::from).collect(), header: lines.by_ref().take(2).collect(), rows: lines.collect() }
 }
 
+/// Every Markdown table in what a bench prints.
+fn tables(said: &str) -> Vec<Table> {
+    let mut tables: Vec<Table> = Vec::new();
+    let (mut title, mut inside) = ("", false);
+    for line in said.lines() {
+        let row = line.starts_with('|');
+        match tables.last_mut() {
+            Some(table) if row && inside => table.lines.push(line.to_owned()),
+            _ if row => tables.push(Table { title: title.to_owned(), lines: vec![line.to_owned()] }),
+            _ if !line.is_empty() => title = line,
+            _ => {}
+        }
+        inside = row;
+    }
+    tables
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_table_is_found_with_its_title() {
+        let table = |title: &str, lines: &[&str]| Table {
+            title: title.into(),
+            lines: lines.iter().map(|&line| line.into()).collect(),
+        };
+        let said = "time: [1 2 3]\nWays\n\n| a |\n| - |\n| 1 |\n\nBytes\n| b |\n| - |\nthe end\n";
+        assert_eq!(tables(said), [table("Ways", &["| a |", "| - |", "| 1 |"]), table("Bytes", &["| b |", "| - |"])]);
+        assert!(tables("no table").is_empty());
+    }
 
     #[test]
     fn a_table_is_found_in_what_is_printed() {

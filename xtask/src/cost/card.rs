@@ -143,7 +143,15 @@ fn is_of_tiles(kernel: &str) -> bool {
 }
 
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.
+/// `twofour_matmul_small_<source>_.._<tokens>`: four groups a step, and as many steps as the loop is unrolled to.
 fn groups_a_turn(kernel: &str) -> Option<u32> {
+    if let Some(small) = kernel.strip_prefix("twofour_matmul_small_") {
+        return Some(match (small.ends_with("_16"), small.starts_with("codes_")) {
+            (true, true) => 16,
+            (true, false) => 8,
+            _ => 4,
+        });
+    }
     let words: Vec<&str> = kernel.strip_prefix("twofour_mask_")?.split('_').collect();
     let types = words.iter().rev().take_while(|word| matches!(**word, "f32" | "f16" | "bf16")).count();
     let logits = words.get(words.len() - types).filter(|_| types >= 2)?;

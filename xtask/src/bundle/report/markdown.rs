@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::Run;
 use super::benches::Bench;
 use super::steps::{Step, Tests};
+use super::{Run, Table};
 
 /// Lines of a log that are shown of a step that did not pass: from the first complaint on, and at the end.
 const COMPLAINT: usize = 15;
@@ -23,6 +23,7 @@ pub(super) fn text(run: &Run, work: &Path) -> String {
     text += &steps(&run.steps);
     text += &troubles(&run.steps, work);
     text += &peers(run);
+    text += &tables(&run.tables);
     text += &benches(&run.benches);
     text += &examples(&run.steps, work);
     text
@@ -150,6 +151,15 @@ fn peers(run: &Run) -> String {
         text += &format!("{line}\n");
     }
     text
+}
+
+/// As they were printed.
+fn tables(tables: &[Table]) -> String {
+    let mut text = String::new();
+    for Table { title, lines } in tables {
+        let _ = write!(text, "\n{title}:\n\n{}\n", lines.join("\n"));
+    }
+    if text.is_empty() { text } else { format!("\n## Ways to a product\n{text}") }
 }
 
 fn benches(benches: &[Bench]) -> String {
