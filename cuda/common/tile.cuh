@@ -146,6 +146,7 @@ struct Masker {
   u32 cols;         // of the weight
   u32 row_at, col_at;
   u32 rows_end, cols_end;
+  static constexpr bool kMasks = true;
 
   TWOFOUR_DEVICE Masker(const u8* packed, const Matrix& m, u32 extent_at, u32 depth_at) : codes(packed), cols(m.pitch) {
     constexpr bool along = lies == Lies::kAlongDepth;
@@ -208,6 +209,8 @@ struct Masker {
 
 // Stands in where the weight is dense.
 struct NoMasker {
+  static constexpr bool kMasks = false;
+
   TWOFOUR_DEVICE bool is_aligned() const { return true; }
   template <bool aligned>
   TWOFOUR_DEVICE void copy(u8*, u32) const {}
@@ -274,7 +277,7 @@ TWOFOUR_DEVICE void multiply_stage(const u8* stage, Sums& sums) {
 template <typename T, bool aligned, Lies a_lies, Lies b_lies, typename Masker>
 TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker& masker, u8* ring, u8* codes,
                              u32 stages, Sums& sums) {
-  constexpr bool masked = !__is_same(Masker, NoMasker);
+  constexpr bool masked = Masker::kMasks;
   const auto copy = [&](u32 stage) {
     if (stage < stages) {
       u8* to = ring + stage % kStages * kStageBytes;
