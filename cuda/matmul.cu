@@ -101,7 +101,7 @@ TWOFOUR_DEVICE void product_kernel(const MatmulArgs& args) {
   Copier<a_lies> a(a_matrix, tile.row * kTile, begin);
   Copier<b_lies> b(b_matrix, tile.col * kTile, begin);
   const u32 stages = (end - begin + kDepth - 1) / kDepth;
-  const bool aligned = is_aligned(a_matrix) && is_aligned(b_matrix);
+  const bool aligned = is_aligned<a_lies>(a_matrix) && is_aligned<b_lies>(b_matrix);
   Sums sums = {};
   if constexpr (masked) {
     const Masker<b_lies> masker(args.codes, b_matrix, tile.col * kTile, begin);
@@ -173,11 +173,12 @@ template <typename L, typename W, bool hard>
 TWOFOUR_DEVICE void logits_kernel(const MatmulLogitsArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u8, ring);
   const TileAt tile = tile_of(block_index(), tiles(args.rows), tiles(args.cols));
+  constexpr Lies lies = Lies::kAcrossDepth;
   const Matrix dy = {args.dy, args.rows, args.rows, args.tokens}, x = {args.x, args.cols, args.cols, args.tokens};
-  Copier<Lies::kAcrossDepth> a(dy, tile.row * kTile, 0), b(x, tile.col * kTile, 0);
-  const u32 stages = (args.tokens + kDepth - 1) / kDepth;
+  Copier<lies> a(dy, tile.row * kTile, 0), b(x, tile.col * kTile, 0);
+  const bool aligned = is_aligned<lies>(dy) && is_aligned<lies>(x);
   Sums sums = {};
-  contract<W>(is_aligned(dy) && is_aligned(x), a, b, NoMasker{}, ring, nullptr, stages, sums);
+  contract<W>(aligned, a, b, NoMasker{}, ring, nullptr, (args.tokens + kDepth - 1) / kDepth, sums);
   // The noise table takes the ring's place too, behind the band.
   u32x2* lines = reinterpret_cast<u32x2*>(ring + kBandBytes);
   static_assert(kBandBytes + kGumbelLineCount * sizeof(u32x2) <= kRingBytes, "both fit the ring");
@@ -194,25 +195,28 @@ TWOFOUR_DEVICE void for_each(u64 count, Run run) {
   for (u64 i = u64(block_index()) * block_size() + thread_index(); i < count; i += threads) run(i);
 }
 
-// In the order of the splits, whatever order they finished in: the same bits every time.
+// In the order of the splits, whatever order they finished in: the same bits every time. `sum` may be the first part.
+template <typename C, int n, bool whole>
+TWOFOUR_DEVICE void add_up(const MatmulSumArgs& args) {
+  for_each((args.elements + n - 1) / n, [&](u64 run) {
+    float sum[n] = {};
+    for (u32 split = 0; split < args.splits; ++split) {
+      const float* from = args.partial + split * args.elements + n * run;
+      float x[n];
+      if constexpr (whole) load_own_run(from, x);
+      else x[0] = load(from);
+      TWOFOUR_UNROLL
+      for (int i = 0; i < n; ++i) sum[i] += x[i];
+    }
+    write<whole, C>(args.sum, n * run, sum);
+  });
+}
+
 template <typename C>
 TWOFOUR_DEVICE void sum_kernel(const MatmulSumArgs& args) {
-  const bool whole = args.elements % 4 == 0;
-  for_each((args.elements + 3) / 4, [&](u64 run) {
-    const u64 first = 4 * run;
-    const u32 valid = args.elements - first < 4 ? u32(args.elements - first) : 4;
-    float sum[4] = {};
-    for (u32 split = 0; split < args.splits; ++split) {
-      const float* from = args.partial + split * args.elements + first;
-      float x[4] = {};
-      if (whole) load_own_run(from, x);  // `sum` may be the first part
-      else
-        for (u32 i = 0; i < valid; ++i) x[i] = load(from + i);
-      TWOFOUR_UNROLL
-      for (u32 i = 0; i < 4; ++i) sum[i] += x[i];
-    }
-    for (u32 i = 0; i < valid; ++i) store(static_cast<C*>(args.sum) + first + i, from_float<C>(sum[i]));
-  });
+  constexpr int n = 16 / sizeof(C);
+  if (args.elements % n == 0) add_up<C, n, true>(args);
+  else add_up<C, 1, false>(args);
 }
 
 // A group under its code: +0 where it is dropped, NaN if the code is none of the six.

@@ -124,7 +124,9 @@ fn much_shared_memory_is_asked_for_once() {
     let log = Child::new("much_shared").nvrtc().run();
     // The attribute MAX_DYNAMIC_SHARED_SIZE_BYTES; 227 KiB less the kernel's own 1 KiB.
     assert_eq!(count(&log, "set 8 to 231424"), 1, "{log:?}");
-    assert_eq!((count(&log, "set"), count(&log, "launch"), count(&log, "function")), (1, 3, 1), "{log:?}");
+    // The attribute PREFERRED_SHARED_MEMORY_CARVEOUT, in per cent.
+    assert_eq!(count(&log, "set 9 to 100"), 1, "{log:?}");
+    assert_eq!((count(&log, "set"), count(&log, "launch"), count(&log, "function")), (2, 3, 1), "{log:?}");
 }
 
 #[test]

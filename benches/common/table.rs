@@ -71,10 +71,9 @@ fn verdicts(races: &[Race]) {
     let over = |a: Option<&Runner>, b: Option<&Runner>| Some(a?.over(b?)[1]);
     for race in races {
         let [chosen, dense] = [race.find(Role::Chosen), race.find(Role::Dense)];
-        // The gradient of the weight has no dense way of its own: there it is panels by one over panels by the other.
-        let named = |name: &str| race.runners.iter().find(|runner| runner.name == name);
+        // The gradient of the weight is not to be had alone: the logits' comes with it.
         let own = match race.part {
-            Part::Dlogits => over(named("Panels(Own)"), named("Panels(BlasLt)")),
+            Part::Dlogits => None,
             _ => over(race.find(Role::OwnDense), dense),
         };
         println!(

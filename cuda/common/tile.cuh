@@ -68,7 +68,12 @@ TWOFOUR_DEVICE bool is_aligned(const void* base, u64 row_bytes) {
   return reinterpret_cast<u64>(base) % 16 == 0 && row_bytes % 16 == 0;
 }
 
-TWOFOUR_DEVICE bool is_aligned(const Matrix& m) { return is_aligned(m.base, u64(m.pitch) * 2); }
+// Whether it can be copied in whole chunks: rows start on 16 bytes, and end on them.
+template <Lies lies>
+TWOFOUR_DEVICE bool is_aligned(const Matrix& m) {
+  const u32 row_end = lies == Lies::kAlongDepth ? m.depth : m.extent;
+  return is_aligned(m.base, u64(m.pitch) * 2) && row_end % kChunk == 0;
+}
 
 // Copies an operand's tiles stage by stage. A thread's chunks are `thread_index()` and every kTileThreads-th after it, so
 // they share a column, and their places in shared memory are a constant apart.
@@ -96,18 +101,18 @@ struct Copier {
     place = chunk_offset<lies>(row, col / kChunk);
   }
 
-  // Starts copying the next stage's tile; what lies outside the matrix becomes zeros. Rows that do not start on 16 bytes
-  // are copied at once, element by element: right, not fast.
+  // Starts copying the next stage's tile; what lies outside the matrix becomes zeros. An aligned one is copied in whole
+  // chunks (a size that is 0 or 16 is one predicate for the machine, any other is arithmetic); another one at once,
+  // element by element: right, not fast.
   template <bool aligned>
   TWOFOUR_DEVICE void copy(u8* tile) {
-    const i32 in_chunk = cols_left < 0 ? 0 : cols_left < i32(kChunk) ? cols_left : i32(kChunk);
     TWOFOUR_UNROLL
     for (u32 pass = 0; pass < kPasses; ++pass) {
-      const u32 valid = rows_left > i32(pass * kPassRows) ? u32(in_chunk) : 0;
+      const bool inside = rows_left > i32(pass * kPassRows) && cols_left > 0;
       u8* to = tile + place + pass * kTileThreads * 16;
       const u16* chunk = from + pass * pass_step;
-      if constexpr (aligned) cp_async_16(to, chunk, valid * 2);
-      else copy_each(to, chunk, valid);
+      if constexpr (aligned) cp_async_16(to, chunk, inside ? 16 : 0);
+      else copy_each(to, chunk, !inside ? 0 : cols_left < i32(kChunk) ? u32(cols_left) : kChunk);
     }
     from += stage_step;
     (lies == Lies::kAlongDepth ? cols_left : rows_left) -= i32(kDepth);
@@ -121,9 +126,9 @@ struct Copier {
 
 // ---- masks on a stage -------------------------------------------------------------------------------------
 
-// All eight elements of a chunk, of which the first `valid` are weights, under the pattern codes of its two groups in the
-// low eight bits. What a pattern drops becomes +0, whatever it is; a group whose code is none of the six becomes NaN.
-TWOFOUR_DEVICE void keep_pair(u32 code, u32& low, u32& high) {
+// Four weights, in two words, under a pattern's code. What the pattern drops becomes +0, whatever it is; under a code that
+// is none of the six, all become NaN.
+TWOFOUR_DEVICE void keep_group(u32 code, u32& low, u32& high) {
   // A byte of ones at each kept position: code = first + 4 * second.
   const u32 first = code << 3 & 24, second = code << 1 & 24;
   const u32 kept = 0xffu << first | 0xffu << second;
@@ -131,9 +136,11 @@ TWOFOUR_DEVICE void keep_pair(u32 code, u32& low, u32& high) {
   low = (low & byte_permute(kept, 0, 0x1100)) | poison;
   high = (high & byte_permute(kept, 0, 0x3322)) | poison;
 }
+
+// The eight weights of a chunk under the codes of its two groups, in the low eight bits.
 TWOFOUR_DEVICE u32x4 keep_chunk(u32x4 w, u32 codes) {
-  keep_pair(codes, w.x, w.y);
-  keep_pair(codes >> 4, w.z, w.w);
+  keep_group(codes, w.x, w.y);
+  keep_group(codes >> 4, w.z, w.w);
   return w;
 }
 
@@ -274,10 +281,10 @@ TWOFOUR_DEVICE void multiply_stage(const u8* stage, Sums& sums) {
 //
 // One barrier a stage: behind it, copies of this stage have landed, and everyone is done with the stage before, whose
 // place the newest copies take. With masks, those of the next stage are applied while this one is multiplied.
-template <typename T, bool aligned, Lies a_lies, Lies b_lies, typename Masker>
-TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker& masker, u8* ring, u8* codes,
+template <typename T, bool aligned, Lies a_lies, Lies b_lies, typename Masking>
+TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masking& masker, u8* ring, u8* codes,
                              u32 stages, Sums& sums) {
-  constexpr bool masked = Masker::kMasks;
+  constexpr bool masked = Masking::kMasks;
   const auto copy = [&](u32 stage) {
     if (stage < stages) {
       u8* to = ring + stage % kStages * kStageBytes;
@@ -308,8 +315,8 @@ TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masker&
   sync_threads();  // everyone is done with the ring: its place may be taken
 }
 
-template <typename T, Lies a_lies, Lies b_lies, typename Masker>
-TWOFOUR_DEVICE void contract(bool aligned, Copier<a_lies>& a, Copier<b_lies>& b, const Masker& masker, u8* ring,
+template <typename T, Lies a_lies, Lies b_lies, typename Masking>
+TWOFOUR_DEVICE void contract(bool aligned, Copier<a_lies>& a, Copier<b_lies>& b, const Masking& masker, u8* ring,
                              u8* codes, u32 stages, Sums& sums) {
   if (aligned && masker.is_aligned()) contract<T, true>(a, b, masker, ring, codes, stages, sums);
   else contract<T, false>(a, b, masker, ring, codes, stages, sums);

@@ -254,6 +254,11 @@ fn allow_all_shared(function: sys::CUfunction, limits: &Limits) -> Result<()> {
     let maximum = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     // SAFETY: as above; the attribute takes a number of bytes.
     let set = unsafe { result::function::set_function_attribute(function, maximum, most) };
+    set.map_err(driver_error("cuFuncSetAttribute"))?;
+    // A kernel that asks for much wants as many blocks as fit beside one another, not a large first-level cache.
+    let carveout = FunctionAttribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+    // SAFETY: as above; the attribute takes per cent.
+    let set = unsafe { result::function::set_function_attribute(function, carveout, 100) };
     set.map_err(driver_error("cuFuncSetAttribute"))
 }
 

@@ -34,6 +34,18 @@ pub struct Launch<A> {
     pub args: A,
 }
 
+/// Loads a kernel into the stream's context, compiling it if need be, so that launching it cannot fail for want of it.
+///
+/// # Errors
+///
+/// Where the device is too old, or there is no code for it.
+#[cfg(feature = "cuda")]
+pub(crate) fn load(stream: &CudaStream, symbol: Symbol, shared_bytes: u32) -> crate::Result<()> {
+    let context = stream.context();
+    context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
+    kernels::function(context, symbol, shared_bytes).map(drop)
+}
+
 /// Puts a launch on a stream and returns at once. The kernel is loaded, and compiled where the build has no code for
 /// the device, if this is its first use in the context; afterwards a launch costs a lookup, and no device memory, copy
 /// or synchronisation ever. A grid without blocks is nothing to do.

@@ -17,10 +17,8 @@ use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 
 use descriptor::{Description, Layout, Preference};
 
-use super::Problem;
 use super::product::Product;
 use crate::device::{driver_error, probe};
-use crate::element::Element;
 use crate::error::{Error, Result};
 
 mod descriptor;
@@ -73,19 +71,6 @@ impl BlasLt {
         let raw = result::create_handle().map_err(blas_error("cublasLtCreate"))?;
         let handle = Handle { raw, context: Arc::clone(stream.context()) };
         Ok(Self { plans: HashMap::new(), handle, workspace })
-    }
-
-    /// Chooses the algorithms of the three products of a problem with operands of type `W`, so that later passes find
-    /// them. (The library loads an algorithm's code when it first runs: run once what is to be captured in a CUDA
-    /// graph.)
-    ///
-    /// # Errors
-    /// [`Error::Cuda`] if the library has no algorithm for one of them.
-    pub fn prepare<W: Element>(&mut self, problem: Problem) -> Result<()> {
-        problem.check()?;
-        self.plan(&Product::output(problem, W::DTYPE))?;
-        self.plan(&Product::input_gradient(problem, W::DTYPE))?;
-        self.plan(&Product::weight_gradient(problem, W::DTYPE))
     }
 
     /// Checks that the handle serves the stream, and plans a product if it is not: what may fail before anything is
@@ -248,6 +233,7 @@ fn blas_error(call: &'static str) -> impl Fn(CublasError) -> Error {
 mod tests {
     use super::*;
     use crate::element::DType;
+    use crate::matmul::Problem;
     use crate::shape::Shape;
 
     /// What cuBLASLt would compute from a plan's layouts: `D = op(A)·op(B)`, column-major.

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, SyncOnDrop};
 
 use super::cublaslt::ALIGN;
-use super::steps::Step;
-use super::{Kept, Plan, Problem, Source, ToLogits};
+use super::steps::{Step, rehearse};
+use super::{Kept, Plan, Source, ToLogits};
 use crate::device;
-use crate::device::launch::launch;
+use crate::device::launch::{launch, load};
 use crate::device::operand::{Bound, input, output};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
@@ -37,8 +37,8 @@ pub type Backward<'l, 'a, L, W> = super::Backward<'l, 'a, Cuda, L, W>;
 ///
 /// # Errors
 /// What [`steps`](super::Forward::steps) finds, [`Error::ForeignContext`] (of `blas` too), [`Error::Missing`] without a
-/// `blas` that is needed, and what finding or launching kernels and algorithms may give. What is wrong with arguments is
-/// found before anything is queued.
+/// `blas` that is needed, and what finding or launching kernels and algorithms may give. Unless the driver refuses a launch,
+/// either everything is queued or nothing.
 pub fn forward_into<L: Logit, W: Element>(
     stream: &Arc<CudaStream>,
     blas: Option<&mut BlasLt>,
@@ -69,7 +69,8 @@ pub fn forward_into<L: Logit, W: Element>(
     unsafe { run(stream, blas, &steps) }
 }
 
-/// `Y = X (W∘M)ᵀ`, `[T, N]`, in a new allocation on `stream`, beside a passing one for the work space.
+/// `Y = X (W∘M)ᵀ`, `[T, N]`, in a new allocation on `stream`, beside a passing one for the work space. For a plan with
+/// [`Keep::Nothing`](super::Keep::Nothing).
 ///
 /// # Errors
 /// As [`forward_into`], and [`Error::Cuda`] if there is no memory, or none to allocate: the driver gives no empty
@@ -81,13 +82,15 @@ pub fn forward<L: Logit, W: Element + DeviceRepr>(
     layer: Layer<'_, L, W>,
     x: CudaView<'_, W>,
 ) -> Result<CudaSlice<W>> {
-    let Problem { tokens, .. } = plan.problem();
+    let problem = plan.problem();
+    plan.check(problem, layer.masks(), [L::DTYPE, W::DTYPE], super::Keep::Nothing)?;
+    layer.check()?;
     let no_memory = device::driver_error("cuMemAllocAsync");
     // SAFETY: nothing reads it before a step has written it.
-    let mut workspace = unsafe { stream.alloc::<u8>(plan.workspace_bytes().max(1)) }.map_err(&no_memory)?;
+    let mut workspace = unsafe { stream.alloc::<u8>(plan.output().workspace_bytes.max(1)) }.map_err(&no_memory)?;
     // SAFETY: `forward_into` overwrites every element before anything queued later reads one.
-    let mut y = unsafe { stream.alloc::<W>(plan.problem().outputs()) }.map_err(&no_memory)?;
-    let args = Forward::new(layer, tokens, x, y.as_view_mut()).workspace(workspace.as_view_mut());
+    let mut y = unsafe { stream.alloc::<W>(problem.outputs()) }.map_err(&no_memory)?;
+    let args = Forward::new(layer, problem.tokens, x, y.as_view_mut()).workspace(workspace.as_view_mut());
     forward_into(stream, blas, plan, args)?;
     Ok(y)
 }
@@ -133,18 +136,38 @@ pub fn backward_into<L: Logit, W: Element>(
     unsafe { run(stream, blas, &steps) }
 }
 
+/// Loads the kernels and chooses the algorithms of a plan's passes, with logits of type `L` and weights of type `W`: they
+/// find them then, at no cost. A pass does it by itself at its first use, but not while it is captured in a CUDA graph.
+/// (cuBLASLt loads an algorithm's code when it first runs: a plan with [`Dense::BlasLt`](super::Dense::BlasLt) must have
+/// run once before it is captured.)
+///
+/// # Errors
+/// As [`forward_into`], and [`Error::Unplanned`] for other types than the plan's.
+pub fn prepare<L: Logit, W: Element>(stream: &Arc<CudaStream>, blas: Option<&mut BlasLt>, plan: &Plan) -> Result<()> {
+    load_steps(stream, blas, &rehearse::<L, W>(plan)?)
+}
+
+/// What may fail before anything is queued.
+fn load_steps(stream: &Arc<CudaStream>, mut blas: Option<&mut BlasLt>, steps: &[Step]) -> Result<()> {
+    for step in steps {
+        if let Step::BlasLt(product, _) = step {
+            let missing = Error::Missing { what: "a product by cuBLASLt", missing: "no `blas` was given" };
+            blas.as_mut().ok_or(missing)?.prepare_on(stream, product)?;
+        }
+        if let Some((symbol, shared_bytes)) = step.kernel() {
+            load(stream, symbol, shared_bytes)?;
+        }
+    }
+    Ok(())
+}
+
 /// Queues steps in their order.
 ///
 /// # Safety
 /// Every address in the steps is of the stream's context and of as many elements as the step's shape says, and nothing
 /// else touches what they write until they have run.
 unsafe fn run(stream: &Arc<CudaStream>, mut blas: Option<&mut BlasLt>, steps: &[Step]) -> Result<()> {
-    for step in steps {
-        if let Step::BlasLt(product, _) = step {
-            let missing = Error::Missing { what: "a product by cuBLASLt", missing: "no `blas` was given" };
-            blas.as_mut().ok_or(missing)?.prepare_on(stream, product)?;
-        }
-    }
+    load_steps(stream, blas.as_deref_mut(), steps)?;
     for step in steps {
         match step {
             // SAFETY: by this function's contract; the struct mirrors the kernel's. So it is for all of these.

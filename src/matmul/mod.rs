@@ -39,7 +39,7 @@
 //!   `W∘M`, and one rounding more; the same holds for `dX` with `N` and for `G` with `T` in place of `K` (Higham,
 //!   "Accuracy and stability of numerical algorithms", section 3.5). The order of summation differs between executors
 //!   and ways, but not from run to run. (Tensor cores, which a device uses for 16-bit operands, truncate where others
-//!   round: there `u = 2⁻²³`.)
+//!   round: there `u = 2⁻²³`; Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021.)
 //! - NaN and infinities go through as in a dense product: one in `X_tk` reaches the whole row `t` of `Y` (`∞ · 0` is
 //!   NaN). But a weight that a hard, argmax or frozen mask drops is `+0.0` in `W∘M` whatever it was, so there an
 //!   infinite or NaN weight does no harm. A group without a choice (its logits have no finite maximum, or its code is
@@ -61,10 +61,18 @@ mod cublaslt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod plan;
+
+// Kernels' launches as plain data: for this repository's emulator, not a stable API.
+#[doc(hidden)]
 pub mod product;
+#[doc(hidden)]
 pub mod small;
+#[doc(hidden)]
 pub mod steps;
+#[doc(hidden)]
 pub mod tile;
+
+pub use small::MAX_TOKENS as MAX_SAMPLED_TOKENS;
 
 pub use plan::{Choice, Dense, InputPath, Keep, LogitPath, Masks, OutputPath, Plan};
 

@@ -46,7 +46,7 @@ pub enum Dense {
 /// A way to `Y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputPath {
-    /// Masked weights are made in registers as the weight is read: at most [`small::MAX_TOKENS`] tokens, 16-bit types.
+    /// Masked weights are made in registers as the weight is read: at most [`MAX_SAMPLED_TOKENS`](super::MAX_SAMPLED_TOKENS) tokens, 16-bit types.
     Sampled,
     /// The weight is masked by codes as it is read: hard, argmax and frozen masks, 16-bit types.
     Codes,
@@ -124,12 +124,13 @@ impl Plan {
         let draft = |path, why| Choice { path, splits: 1, workspace_bytes: 0, why };
         let mut plan = Self {
             problem,
-            logits: L::DTYPE,
+            // Frozen masks have no logits; their layers say f32.
+            logits: if masks == Masks::Frozen { DType::F32 } else { L::DTYPE },
             weights: W::DTYPE,
             masks,
             keep,
             limits: *limits,
-            panel_rows: default_panel_rows(problem.shape),
+            panel_rows: default_panel_rows(problem.shape, limits),
             output: draft(OutputPath::Masked(Dense::BlasLt), ""),
             input_gradient: Choice { path: InputPath::Codes, splits: 1, workspace_bytes: 0, why: "" },
             logit_gradient: Choice { path: LogitPath::Fused, splits: 1, workspace_bytes: 0, why: "" },
@@ -154,8 +155,8 @@ impl Plan {
                 if self.masks == Masks::Frozen {
                     return Err(path_error("sampling in the product", "frozen masks are not sampled"));
                 }
-                if self.problem.tokens > small::MAX_TOKENS {
-                    return Err(path_error("sampling in the product", "it takes at most 128 tokens"));
+                if !small::takes(self.problem) {
+                    return Err(path_error("sampling in the product", "it takes at most 128 tokens, and K below 2^24"));
                 }
                 if self.keep != Keep::Nothing {
                     return Err(path_error("sampling in the product", "it leaves nothing to keep"));
@@ -214,7 +215,7 @@ impl Plan {
     }
 
     /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more work space, or less,
-    /// than the 32 MiB that are the default.
+    /// than the default (half the level-2 cache, at most 32 MiB).
     #[must_use]
     pub fn with_panel_rows(mut self, rows: usize) -> Self {
         self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;
@@ -313,29 +314,32 @@ impl Plan {
 
     // ---- the table --------------------------------------------------------------------------------------------------
 
-    /// Devices whose fastest matrix instructions (`wgmma`, `tcgen05`) only cuBLASLt uses here; `mma.sync` reaches about
-    /// 0.6 of them, elsewhere about 0.9 of cuBLASLt.
+    // No line has met a GPU yet. Models use, for Hopper, 4.3 TB/s, 700 TFLOP/s in cuBLASLt and 0.6 of that in own dense
+    // kernels (`mma.sync` there), 0.4 in those that mask by codes, which have twice the instructions; for Ampere, 1.6 TB/s,
+    // 270 TFLOP/s, 0.9 and 0.7.
+
+    /// Devices whose fastest matrix instructions, `wgmma` and `tcgen05`, only cuBLASLt uses.
     const fn has_faster_instructions(&self) -> bool {
-        matches!(self.limits.compute_capability.0, 9 | 10)
+        matches!(self.limits.compute_capability.0, 9..=11)
     }
 
-    /// Up to how many tokens a product that masks by codes beats writing `W∘M` for cuBLASLt. Model: writing moves 4
-    /// bytes a weight more; the own product is slower by `2·T·(1/r − 1)` operations a weight, r as above. At 4.3 TB/s,
-    /// 700 TFLOP/s and r = 0.6 they meet at 490 tokens; at 1.6 TB/s, 270 TFLOP/s and r = 0.9 at 3,000.
+    /// Up to how many tokens a product that masks by codes beats writing `W∘M` for cuBLASLt. Model: writing moves 4 bytes
+    /// a weight more, and the own product takes `2·T·(1/r − 1)` operations a weight more, r its share of cuBLASLt's rate:
+    /// they meet at 220 tokens on Hopper, at 790 on Ampere.
     const fn codes_tokens(&self) -> usize {
-        if self.has_faster_instructions() { 512 } else { 3072 }
+        if self.has_faster_instructions() { 256 } else { 768 }
     }
 
-    /// Up to how many tokens the fused gradient beats panels. Model: fusing hides 14 bytes a weight behind the product
-    /// and saves 8 more, or, if nothing is hidden, those 8; with the rates above, 1,000 to 2,700 tokens on Hopper, and
-    /// more than 10,000 on Ampere.
+    /// Up to how many tokens the fused gradient beats panels. Model: it saves 8 bytes a weight, and hides up to 14 more;
+    /// they meet at 980 tokens on Hopper if nothing is hidden and at 2,680 if everything is, at 6,100 and 16,700 on
+    /// Ampere.
     const fn fused_tokens(&self) -> usize {
-        if self.has_faster_instructions() { 2048 } else { usize::MAX }
+        if self.has_faster_instructions() { 1024 } else { 8192 }
     }
 
     fn best_output(&self) -> (OutputPath, &'static str) {
         let dense = OutputPath::Masked(Dense::BlasLt);
-        let few = self.problem.tokens <= small::MAX_TOKENS;
+        let few = small::takes(self.problem);
         match (self.masks, self.keep) {
             _ if self.weights == DType::F32 => (dense, "own kernels do not multiply f32"),
             (_, Keep::Masked) => (dense, "the masked weight is to be kept: it is written anyway"),
@@ -370,14 +374,15 @@ impl Plan {
         if self.weights == DType::F32 {
             return (LogitPath::Panels(Dense::BlasLt), "own kernels do not multiply f32");
         }
+        if self.problem.tokens > self.fused_tokens() {
+            let why = "so many tokens that cuBLASLt makes up for writing the weight's gradient";
+            return (LogitPath::Panels(Dense::BlasLt), why);
+        }
         let gradient = Product::weight_gradient(self.problem, self.weights);
-        if tile::splits(&gradient, &self.limits) > 1 {
+        if tile::is_too_small(&gradient, &self.limits) && tile::splits(&gradient, &self.limits) > 1 {
             return (LogitPath::Panels(Dense::Own), "the weight is too small to fill the device: the tokens are split");
         }
-        if self.problem.tokens <= self.fused_tokens() {
-            return (LogitPath::Fused, "the weight's gradient stays in registers: 8 bytes a weight less");
-        }
-        (LogitPath::Panels(Dense::BlasLt), "so many tokens that cuBLASLt makes up for writing the weight's gradient")
+        (LogitPath::Fused, "the weight's gradient stays in registers: 8 bytes a weight less")
     }
 
     // ---- what a way takes -------------------------------------------------------------------------------------------
@@ -386,7 +391,7 @@ impl Plan {
         let product = Product::output(self.problem, self.weights);
         let splits = match path {
             OutputPath::Masked(dense) => dense_splits(dense, &product, &self.limits),
-            OutputPath::Codes if self.problem.tokens > small::MAX_TOKENS => tile::splits(&product, &self.limits),
+            OutputPath::Codes if !small::takes(self.problem) => tile::splits(&product, &self.limits),
             _ => small::splits(self.problem, &self.limits),
         };
         let own = match path {
@@ -433,10 +438,12 @@ impl Plan {
     }
 }
 
-/// As many rows of `G` as fit 32 MiB (about half a level-2 cache, so that the mask pass finds them there), in whole tiles.
-fn default_panel_rows(shape: Shape) -> usize {
-    const BYTES: usize = 32 << 20;
-    (BYTES / (shape.cols.max(1) * 4) / tile::TILE * tile::TILE).max(tile::TILE)
+/// As many rows of `G` as fit half the level-2 cache, so that the mask pass finds them there, but 32 MiB at most; in whole
+/// tiles where a tile's rows fit.
+fn default_panel_rows(shape: Shape, limits: &Limits) -> usize {
+    let bytes = (limits.l2_bytes as usize / 2).clamp(8 << 20, 32 << 20);
+    let rows = bytes / (shape.cols.max(1) * 4);
+    if rows >= tile::TILE { rows / tile::TILE * tile::TILE } else { (rows / 8 * 8).max(8) }
 }
 
 /// Areas of the work space start on 256 bytes.

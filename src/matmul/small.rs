@@ -109,15 +109,15 @@ pub struct Small {
     pub splits: u32,
 }
 
-/// How a block is made, as `Plan` in the kernel.
+/// How a block is made, as `Block` in the kernel.
 #[derive(Debug, Clone, Copy)]
-struct Plan {
+struct Block {
     rows: usize,
     split_warps: usize,
     few: bool,
 }
 
-impl Plan {
+impl Block {
     const fn new(tokens: usize) -> Self {
         let few = tokens <= 16;
         let row_warps = if few { 1 } else { 4 };
@@ -130,13 +130,19 @@ impl Plan {
     }
 }
 
+/// Whether a problem is one for these kernels: few tokens, and sizes that their 32-bit numbers hold.
+#[must_use]
+pub fn takes(problem: Problem) -> bool {
+    problem.tokens <= MAX_TOKENS && check_sizes(problem).is_ok()
+}
+
 /// The number of shares of K that fills the device, as far as each keeps enough to do; 1 where the rows alone do.
 #[must_use]
 pub fn splits(problem: Problem, limits: &Limits) -> u32 {
-    let plan = Plan::new(problem.tokens);
-    let blocks = problem.shape.rows.div_ceil(plan.rows).max(1);
+    let block = Block::new(problem.tokens);
+    let blocks = problem.shape.rows.div_ceil(block.rows).max(1);
     let fitting = limits.multiprocessors as usize * BLOCKS_PER_MULTIPROCESSOR / blocks;
-    let useful = problem.shape.cols / (plan.stride() * LEAST_STEPS);
+    let useful = problem.shape.cols / (block.stride() * LEAST_STEPS);
     fitting.min(useful).clamp(1, MAX_SPLITS as usize) as u32
 }
 
@@ -156,7 +162,7 @@ impl Small {
     pub fn launch(&self) -> Result<Launch<SmallArgs>> {
         self.check()?;
         let Problem { tokens, shape } = self.problem;
-        let plan = Plan::new(tokens);
+        let block = Block::new(tokens);
         let [y, partial] = if self.splits > 1 { [0, self.partial] } else { [self.y, 0] };
         let mut args = SmallArgs {
             x: aligned("x", self.x)?,
@@ -166,7 +172,7 @@ impl Small {
             tokens: tokens as u32,
             rows: shape.rows as u32,
             cols: shape.cols as u32,
-            share: share(shape.cols, self.splits as usize, plan) as u32,
+            share: share(shape.cols, self.splits as usize, block) as u32,
             splits: self.splits,
             ..SmallArgs::zeroed()
         };
@@ -182,8 +188,8 @@ impl Small {
             }
             Source::Codes { address } => args.codes = aligned("codes", address)?,
         }
-        let blocks = if tokens == 0 { 0 } else { shape.rows.div_ceil(plan.rows) as u32 };
-        let symbol = Symbol { module: "matmul_small", name: self.symbol(plan)? };
+        let blocks = if tokens == 0 { 0 } else { shape.rows.div_ceil(block.rows) as u32 };
+        let symbol = Symbol { module: "matmul_small", name: self.symbol(block)? };
         Ok(Launch { symbol, grid: [blocks, self.splits, 1], block: [THREADS, 1, 1], shared_bytes: 0, args })
     }
 
@@ -203,20 +209,14 @@ impl Small {
         if !(1..=MAX_SPLITS).contains(&self.splits) {
             return Err(Error::Scalar { what: "splits", value: f64::from(self.splits), must: "from 1 to 65535" });
         }
-        let fits = |what, rows: usize, cols: usize, bits: u32| match rows.saturating_mul(cols) >> bits {
-            0 => Ok(()),
-            _ => Err(Error::Overflow { what, rows: rows as u64, cols: cols as u64 }),
-        };
-        fits("a column of the weight", shape.rows, 1, 31)?;
-        fits("a row of the weight", 1, shape.cols, 24)?;
-        fits("weight", shape.rows, shape.cols, 34)
+        check_sizes(self.problem)
     }
 
-    fn symbol(&self, plan: Plan) -> Result<&'static str> {
-        /// `$prefix` followed by the names of the weights' type and of the plan.
+    fn symbol(&self, block: Block) -> Result<&'static str> {
+        /// `$prefix` followed by the names of the weights' type and of the block.
         macro_rules! by_weights {
             ($prefix:literal) => {
-                match (self.dtype, plan.few) {
+                match (self.dtype, block.few) {
                     (DType::F16, true) => concat!($prefix, "_f16_16"),
                     (DType::F16, false) => concat!($prefix, "_f16_128"),
                     (DType::Bf16, true) => concat!($prefix, "_bf16_16"),
@@ -243,10 +243,21 @@ impl Small {
     }
 }
 
+/// What the kernels' 32-bit numbers hold.
+fn check_sizes(Problem { shape, .. }: Problem) -> Result<()> {
+    let fits = |what, rows: usize, cols: usize, bits: u32| match rows.saturating_mul(cols) >> bits {
+        0 => Ok(()),
+        _ => Err(Error::Overflow { what, rows: rows as u64, cols: cols as u64 }),
+    };
+    fits("a column of the weight", shape.rows, 1, 31)?;
+    fits("a row of the weight", 1, shape.cols, 24)?;
+    fits("weight", shape.rows, shape.cols, 34)
+}
+
 /// Columns that a grid row takes: whole steps, of all warps where that leaves no grid row without any.
-fn share(cols: usize, splits: usize, plan: Plan) -> usize {
+fn share(cols: usize, splits: usize, block: Block) -> usize {
     let even = cols.div_ceil(splits);
-    let of_all = even.next_multiple_of(plan.stride());
+    let of_all = even.next_multiple_of(block.stride());
     let share = if of_all * (splits - 1) < cols { of_all } else { even.next_multiple_of(STEP) };
     share.max(STEP)
 }

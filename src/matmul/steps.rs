@@ -4,13 +4,13 @@
 use super::product::Product;
 use super::small::{self, Small, SmallArgs};
 use super::tile::{self, Addresses, Gradient, LogitsArgs, MaskArgs, SumArgs, TileArgs};
-use super::{Backward, Dense, Forward, InputPath, Kept, Layer, LogitPath, OutputPath, Plan, Source};
+use super::{Backward, Dense, Forward, InputPath, Keep, Kept, Layer, LogitPath, Masks, OutputPath, Plan, Source};
 use crate::device::Limits;
-use crate::device::launch::Launch;
+use crate::device::launch::{Launch, Symbol};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask;
 use crate::mask::launch::{BackwardArgs, Differentiation, ForwardArgs};
+use crate::mask::{self, Kind};
 use crate::shape::{Shape, Shard};
 use crate::space::{Raw, RawSlice};
 
@@ -34,6 +34,55 @@ pub enum Step {
     MaskBackward(Launch<BackwardArgs>),
     /// A product by cuBLASLt, of matrices at these addresses.
     BlasLt(Product, [u64; 3]),
+}
+
+impl Step {
+    /// The kernel and its dynamic shared memory, unless it is a call of cuBLASLt.
+    #[must_use]
+    pub fn kernel(&self) -> Option<(Symbol, u32)> {
+        Some(match self {
+            Self::Sample(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::Mask(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::Small(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::Tile(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::Sum(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::Logits(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::MaskBackward(Launch { symbol, shared_bytes, .. }) => (*symbol, *shared_bytes),
+            Self::BlasLt(..) => return None,
+        })
+    }
+}
+
+/// The steps of both passes of a plan, over operands that are not there: to load what they need.
+///
+/// # Errors
+/// As [`Forward::steps`].
+pub fn rehearse<L: Logit, W: Element>(plan: &Plan) -> Result<Vec<Step>> {
+    let (problem, (masks, _)) = (plan.problem(), plan.made_for());
+    let (tokens, shape) = (problem.tokens, problem.shape);
+    let raw = |elements| RawSlice { address: 0, elements };
+    let (weight, codes) = (raw(shape.weights()), raw(shape.packed_codes()));
+    let sampling = mask::Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
+    let masks = match masks {
+        Masks::Sampled(kind) => Source::Sampled { kind, sampling, logits: raw(shape.logits()) },
+        Masks::Frozen => Source::Frozen { codes },
+    };
+    let layer = Layer::<Raw, L, W> { shape, shard: Shard::whole(shape.cols as u64), masks, weight };
+    let workspace = raw(plan.workspace_bytes());
+    let forward = Forward::new(layer, tokens, raw(problem.inputs()), raw(problem.outputs())).workspace(workspace);
+    let backward = Backward::new(layer, tokens, raw(problem.outputs())).input_gradient(raw(problem.inputs()));
+    let backward = match layer.masks() {
+        Masks::Sampled(Kind::Soft | Kind::Hard) => backward.logit_gradient(raw(problem.inputs()), raw(shape.logits())),
+        _ => backward,
+    };
+    let (forward, backward) = match plan.keep() {
+        Keep::Nothing => (forward, backward),
+        Keep::Masked => (forward.keep_masked(weight), backward.kept_masked(weight)),
+        Keep::Codes => (forward.keep_codes(codes), backward.kept_codes(codes)),
+    };
+    let mut steps = forward.steps(plan)?;
+    steps.append(&mut backward.workspace(workspace).steps(plan)?);
+    Ok(steps)
 }
 
 /// Cuts areas off the work space.
@@ -80,7 +129,7 @@ impl<L: Logit, W: Element> Forward<'_, '_, Raw, L, W> {
             OutputPath::Sampled => list.small(x, y, None, choice.splits)?,
             OutputPath::Codes => {
                 let codes = list.codes(&self.kept)?;
-                if self.problem.tokens <= small::MAX_TOKENS {
+                if small::takes(self.problem) {
                     list.small(x, y, Some(codes), choice.splits)?;
                 } else {
                     list.product(Dense::Own, &product, [x, self.layer.weight.address, y], Some(codes), choice.splits)?;

@@ -81,51 +81,64 @@ pub struct MaskArgs {
 
 /// Where the operands of a product are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
-    /// A.
-    pub a: u64,
-    /// B.
-    pub b: u64,
+pub(crate) struct Addresses {
+    pub(crate) a: u64,
+    pub(crate) b: u64,
     /// The codes of B, if it is to be masked.
-    pub codes: Option<u64>,
-    /// C.
-    pub c: u64,
+    pub(crate) codes: Option<u64>,
+    pub(crate) c: u64,
     /// `[splits, rows, cols]` of `f32`, where the contraction is split.
-    pub partial: u64,
+    pub(crate) partial: u64,
 }
 
 /// What the logits' gradient is made of.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Gradient {
+pub(crate) struct Gradient {
     /// T.
-    pub tokens: usize,
+    pub(crate) tokens: usize,
     /// N and K.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// Where the weight lies in the whole.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     /// Soft or hard.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The types of logits and of everything 16-bit.
-    pub types: [DType; 2],
+    pub(crate) types: [DType; 2],
     /// `dY`, `X`, the weight, the logits and their gradient.
-    pub addresses: [u64; 5],
+    pub(crate) addresses: [u64; 5],
     /// Whether to add to the gradient.
-    pub accumulate: bool,
+    pub(crate) accumulate: bool,
     /// Scales.
-    pub by: Differentiation,
+    pub(crate) by: Differentiation,
 }
 
-/// In how many parts to take the contraction, so that blocks fill a device where the tiles of C do not: parts of at
-/// least 256, which keep a ring of stages busy, and their sums in at most 64 MiB.
+/// Blocks that a device holds at once, and tiles that a product has.
+fn slots_and_tiles(product: &Product, limits: &Limits) -> (usize, usize) {
+    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / (RING_BYTES + CODE_BYTES + 1024)).clamp(1, 2);
+    let slots = (limits.multiprocessors.max(1) * per_multiprocessor) as usize;
+    (slots, tiles(product.rows).saturating_mul(tiles(product.cols)).max(1))
+}
+
+/// Whether the tiles of C leave half of a device or more with nothing to do.
+pub(crate) fn is_too_small(product: &Product, limits: &Limits) -> bool {
+    let (slots, tiles) = slots_and_tiles(product, limits);
+    2 * tiles <= slots
+}
+
+/// In how many parts to take the contraction, so that the waves of blocks are full: parts of at least 256, which keep a
+/// ring of stages busy, and their sums in at most 64 MiB. Model: a wave takes as long as a part, and a part more costs 3 %
+/// for its sums.
 pub(crate) fn splits(product: &Product, limits: &Limits) -> u32 {
     const LEAST: usize = 256;
     const MOST_BYTES: usize = 64 << 20;
-    let tiles = tiles(product.rows).saturating_mul(tiles(product.cols)).max(1);
-    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / (RING_BYTES + CODE_BYTES + 1024)).clamp(1, 2);
-    let slots = (limits.multiprocessors.max(1) * per_multiprocessor) as usize;
+    let (slots, tiles) = slots_and_tiles(product, limits);
     let bytes = product.rows.saturating_mul(product.cols).saturating_mul(4).max(1);
-    let most = (product.depth / LEAST).min(MOST_BYTES / bytes).max(1);
-    let wanted = (slots / tiles).clamp(1, most);
+    let most = (product.depth / LEAST).min(MOST_BYTES / bytes).clamp(1, slots);
+    let time = |parts: usize| {
+        let waves = tiles.saturating_mul(parts).div_ceil(slots) as f64;
+        waves / parts as f64 * (1.0 + 0.03 * (parts - 1) as f64)
+    };
+    let wanted = (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1);
     // Shares are whole stages, so the last of them may turn out empty.
     product.depth.div_ceil(share(product.depth, wanted)).max(1) as u32
 }
@@ -205,7 +218,7 @@ pub(crate) fn sum(product: &Product, partial: u64, sum: u64, splits: u32) -> Lau
     };
     let elements = product.rows as u64 * product.cols as u64;
     let args = SumArgs { partial, sum, elements, splits, unused: 0 };
-    each_run(name, elements.div_ceil(4), args)
+    each_run(name, elements.div_ceil(16 / product.result.size() as u64), args)
 }
 
 /// `W∘M` from a weight and its codes.

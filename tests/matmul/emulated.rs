@@ -94,8 +94,6 @@ impl Emulated {
     ) -> Outputs<W> {
         let Operands { case, plan, x, dy, .. } = *operands;
         let spec = &case.spec;
-        // A plan for frozen masks does not know of the logits' type.
-        let plan = if spec.frozen { spec.plan::<M, W>(&self.limits) } else { plan };
         let problem = spec.problem();
         let workspace = Array::<u8>::output("workspace", plan.workspace_bytes());
         let kept_masked =

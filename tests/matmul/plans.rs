@@ -40,13 +40,43 @@ fn many_tokens_go_to_cublaslt_on_hopper() {
             assert_eq!(plan.output().path, OutputPath::Masked(Dense::BlasLt));
             assert_eq!(plan.input_gradient().path, InputPath::Masked(Dense::BlasLt));
             assert_eq!(plan.logit_gradient().path, LogitPath::Panels(Dense::BlasLt));
-            let plan = self::plan::<f32, bf16>(&Limits::A100, tokens, shape, SOFT);
-            assert_eq!(plan.logit_gradient().path, LogitPath::Fused);
         }
-        let plan = plan::<bf16, f16>(&Limits::H200, 300, shape, HARD);
+        let plan = plan::<f32, bf16>(&Limits::A100, 4096, shape, SOFT);
+        assert_eq!(plan.logit_gradient().path, LogitPath::Fused);
+        let plan = self::plan::<bf16, f16>(&Limits::H200, 200, shape, HARD);
         assert_eq!((plan.output().path, plan.input_gradient().path), (OutputPath::Codes, InputPath::Codes));
         assert_eq!(plan.logit_gradient().path, LogitPath::Fused);
     }
+}
+
+/// The tokens are split where the weight's tiles are few, unless cuBLASLt takes it all.
+#[test]
+fn small_weights_fill_the_device_by_splitting() {
+    for limits in [Limits::A100, Limits::H200] {
+        let few = plan::<f32, bf16>(&limits, 600, (1024, 1024), SOFT).logit_gradient();
+        assert_eq!(few.path, LogitPath::Panels(Dense::Own));
+        assert!(few.splits > 1);
+        let many = plan::<f32, bf16>(&limits, 16384, (1024, 1024), SOFT).logit_gradient();
+        assert_eq!((many.path, many.splits), (LogitPath::Panels(Dense::BlasLt), 1));
+    }
+}
+
+/// A wave and a third of blocks leave a third of the device idle in the second: three parts each do not.
+#[test]
+fn waves_are_filled_by_splitting() {
+    let plan = plan::<f32, bf16>(&Limits::H200, 512, (11008, 4096), HARD);
+    let plan = plan.with_output(OutputPath::Codes).unwrap().with_input_gradient(InputPath::Masked(Dense::Own)).unwrap();
+    assert!(plan.output().splits > 1, "{plan}");
+    let full = self::plan::<f32, bf16>(&Limits::H200, 4096, (16896, 4096), HARD);
+    assert_eq!(full.with_output(OutputPath::Masked(Dense::Own)).unwrap().output().splits, 1);
+}
+
+#[test]
+fn frozen_masks_have_no_type_of_logits() {
+    let problem = Problem::new(5, Shape::new(8, 16));
+    let of = |plan: Result<Plan, Error>| plan.unwrap();
+    let as_f32 = of(Plan::new::<f32, bf16>(&Limits::H200, problem, Masks::Frozen, Keep::Nothing));
+    assert_eq!(of(Plan::new::<bf16, bf16>(&Limits::H200, problem, Masks::Frozen, Keep::Nothing)), as_f32);
 }
 
 #[test]
