@@ -10,7 +10,7 @@ use twofour::matmul::cuda::{self, BlasLt};
 use twofour::matmul::{Keep, Plan};
 use twofour::{DType, Element, Error, Logit, device};
 
-/// The first GPU, with everything loaded that the layer needs.
+/// The first GPU. Kernels are loaded at their first use, which the best of several runs leaves out.
 pub(crate) struct Gpu {
     stream: Arc<CudaStream>,
     /// None where there is no cuBLASLt: own kernels multiply then.
@@ -20,7 +20,6 @@ pub(crate) struct Gpu {
 impl Gpu {
     pub(crate) fn open() -> twofour::Result<Self> {
         let stream = device::context(0)?.default_stream();
-        device::prepare(&stream)?;
         let blas = match BlasLt::new(&stream) {
             Ok(blas) => Some(blas),
             Err(Error::LibraryUnavailable { .. }) => None,
