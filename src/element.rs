@@ -1,8 +1,13 @@
 //! The element types kernels read and write: `f32`, `f16` and `bf16`. Arithmetic is always in `f32`; a 16-bit value is
-//! widened exactly when read and rounded once, to nearest even, when written.
+//! widened exactly when read and rounded once, to nearest even, when written. [`E4m3`] and [`E5m2`] are only stored, in
+//! compressed weights.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+
+mod fp8;
+
+pub use fp8::{E4m3, E5m2};
 
 mod sealed {
     pub trait Sealed {}

@@ -79,6 +79,52 @@ pub enum Error {
         /// What it needs, in words.
         missing: &'static str,
     },
+    /// A group that keeps another number of values than its sparsity allows.
+    #[error(
+        "group {group} of row {row} keeps {kept} of {width} values, and a compressed group keeps {}: prune it first, \
+         or let compression choose by magnitude", width / 2
+    )]
+    NotTwoFour {
+        /// The row.
+        row: u64,
+        /// The group in its row.
+        group: u64,
+        /// Values it keeps.
+        kept: u32,
+        /// Values in a group: 4, or 2 where values are `f32`.
+        width: u32,
+    },
+    /// A code, or a pattern index, that stands for no way of keeping half a group.
+    #[error(
+        "group {group} of row {row} has {what} {value:#x}, and only {legal} are legal: a mask sampled from NaN logits \
+         has such groups, and other bytes than metadata nearly always"
+    )]
+    IllegalCode {
+        /// `code` or `pattern`.
+        what: &'static str,
+        /// The row.
+        row: u64,
+        /// The group in its row.
+        group: u64,
+        /// The code or index.
+        value: u8,
+        /// Those that are legal, in words.
+        legal: &'static str,
+    },
+    /// A layout of compressed weights that does not hold such values or such a shape.
+    #[error("layout {layout} does not hold a {dtype} weight of {rows} x {cols}: {because}")]
+    Layout {
+        /// The layout's name.
+        layout: &'static str,
+        /// Type of the values.
+        dtype: &'static str,
+        /// Rows.
+        rows: u64,
+        /// Columns.
+        cols: u64,
+        /// Why not, and what would be.
+        because: &'static str,
+    },
     /// A file of this crate's formats is not what it says it is.
     #[error("{path}: {problem}")]
     File {

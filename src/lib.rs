@@ -10,9 +10,10 @@
 //! | --- | --- |
 //! | [`mask`] | samples soft, hard and argmax masks from logits, masks the weight, takes gradients back to the logits |
 //! | [`matmul`] | the masked linear layer: `Y`, `dX` and the logits' gradient |
+//! | [`compress`] | weights to kept values and codes and back, in every layout that sparse tensor cores read |
 //!
 //! An operation is a module: its arguments, checks and documentation, and an executor each in `cpu` and `cuda`. Both take
-//! the same arguments over their own memory, and make the same choices to the bit ([`noise`]).
+//! the same arguments over their own memory, and make the same choices to the bit ([`noise`]). (`compress` has only `cpu` yet.)
 //!
 //! # CUDA
 //!
@@ -22,6 +23,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod compress;
 pub mod device;
 pub mod element;
 pub mod error;
@@ -34,7 +36,7 @@ pub mod space;
 
 #[cfg(feature = "cuda")]
 pub use cudarc;
-pub use element::{DType, Element, Logit};
+pub use element::{DType, E4m3, E5m2, Element, Logit};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use pattern::Pattern;

@@ -1,0 +1,118 @@
+//! Speed of `compress` on the CPU: `cargo bench --bench compress`, or a part with `-- reorder`.
+//!
+//! Throughput is in bytes, the least that must move: each operand once; beside it a plain copy of the dense weight.
+//! `reorder` takes canonical codes to a layout, `restore` brings them back. `TWOFOUR_BENCH=smoke` only tries
+//! everything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use common::{Result, Timed, data};
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use std::time::{Duration, Instant};
+use twofour::compress::{Compressed, Layout, MinTileK, Value, ValueType, cpu};
+use twofour::{Element, Shape, bf16};
+
+criterion_group! {
+    name = benches;
+    config = common::config();
+    targets = on_cpu
+}
+criterion_main!(benches);
+
+fn shape() -> Shape {
+    if common::smoke() { Shape::new(256, 256) } else { Shape::new(4096, 4096) }
+}
+
+/// Anything that can be run again and again.
+struct Run<F>(F);
+
+impl<F: FnMut() -> twofour::Result<()>> Timed for Run<F> {
+    fn time(&mut self, iterations: u64) -> Result<Duration> {
+        let begun = Instant::now();
+        for _ in 0..iterations {
+            (self.0)()?;
+        }
+        Ok(begun.elapsed())
+    }
+}
+
+fn bench<F: FnMut() -> twofour::Result<()> + 'static>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    bytes: usize,
+    run: impl Fn() -> F,
+) {
+    common::bench(group, name, Throughput::Bytes(bytes as u64), || Ok(Box::new(Run(run()))));
+}
+
+fn on_cpu(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("compress/cpu");
+    of_type(&mut group, &|set| data::normal::<bf16>(shape().weights(), 0.02, set));
+    of_type(&mut group, &|set| data::normal::<f32>(shape().weights(), 0.02, set));
+    of_type(&mut group, &|set| {
+        data::normal::<f32>(shape().weights(), 40.0, set).into_iter().map(|x| x.to_f32() as i8).collect::<Vec<_>>()
+    });
+    layouts(&mut group);
+}
+
+fn of_type<T: Value>(group: &mut BenchmarkGroup<'_, WallTime>, dense: &dyn Fn(usize) -> Vec<T>) {
+    let (shape, size) = (shape(), T::TYPE.size());
+    let name = |op: &str| format!("{op}/{}/{}x{}", T::TYPE, shape.rows, shape.cols);
+    let codes = T::TYPE.sparsity().packed_codes(shape);
+    let bytes = shape.weights() * size * 3 / 2 + codes;
+    bench(group, &name("copy"), 2 * shape.weights() * size, || {
+        let (from, mut to) = (dense(0), dense(1));
+        move || {
+            to.copy_from_slice(std::hint::black_box(&from));
+            Ok(())
+        }
+    });
+    let outputs = || (vec![T::zeroed(); shape.weights() / 2], vec![0; codes]);
+    bench(group, &name("magnitude"), bytes, || {
+        let (dense, (mut values, mut codes)) = (dense(0), outputs());
+        move || cpu::pack_into(cpu::Pack::by_magnitude(shape, &dense).values(&mut values).codes(&mut codes))
+    });
+    let compressed = || Compressed::by_magnitude(shape, &dense(0)).unwrap();
+    bench(group, &name("sparse"), bytes, || {
+        let (dense, (mut values, mut codes)) = (compressed().decompress(), outputs());
+        move || cpu::pack_into(cpu::Pack::sparse(shape, &dense).values(&mut values).codes(&mut codes))
+    });
+    bench(group, &name("codes"), bytes, || {
+        let (dense, (mut values, _), (_, codes)) = (dense(0), outputs(), compressed().into_parts());
+        move || cpu::pack_into(cpu::Pack::with_codes(shape, &dense, &codes).values(&mut values))
+    });
+    bench(group, &name("decompress"), bytes, || {
+        let (mut dense, compressed) = (dense(0), compressed());
+        move || compressed.decompress_into(&mut dense)
+    });
+    bench(group, &name("violation"), shape.weights() * size, || {
+        let dense = compressed().decompress();
+        move || cpu::first_violation(shape, &dense).map(|_| ())
+    });
+}
+
+/// Codes to each layout and back. Bytes are those of the codes, read and written.
+fn layouts(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let k128 = Layout::CutlassSm90(MinTileK::K128);
+    let sixteen = [Layout::CutlassSm80, Layout::CusparseltMma, Layout::CusparseltSm90, k128, Layout::CutlassSm100];
+    let eight = [Layout::CutlassSm80, k128];
+    let cases = sixteen.map(|layout| (layout, ValueType::Bf16)).into_iter();
+    // A ragged one, too: its rows of codes are no whole words.
+    let ragged = Shape::new(shape().rows - 3, shape().cols - 4);
+    let cases = cases.chain(eight.map(|layout| (layout, ValueType::I8))).map(|case| (case, shape()));
+    for ((layout, value_type), shape) in cases.chain([((Layout::CutlassSm80, ValueType::Bf16), ragged)]) {
+        let name = |op: &str| format!("{op}/{layout}/{value_type}/{}x{}", shape.rows, shape.cols);
+        let codes = || vec![0x9e; shape.packed_codes()];
+        let metadata = || vec![0xee; layout.sizes(shape, value_type).unwrap().metadata];
+        bench(group, &name("reorder"), 2 * shape.packed_codes(), || {
+            let (from, mut to) = (codes(), metadata());
+            move || cpu::reorder_into(cpu::Reorder::new(shape, value_type, (Layout::Plain, &from), (layout, &mut to)))
+        });
+        bench(group, &name("restore"), 2 * shape.packed_codes(), || {
+            let (from, mut to) = (metadata(), codes());
+            move || cpu::reorder_into(cpu::Reorder::new(shape, value_type, (layout, &from), (Layout::Plain, &mut to)))
+        });
+    }
+}

@@ -1,0 +1,209 @@
+//! The canonical form as a host type.
+
+use super::layout::Layout;
+use super::value::{Value, ValueType};
+use super::{Choice, cpu};
+use crate::error::Result;
+use crate::mask::length;
+use crate::shape::Shape;
+
+/// A compressed weight in canonical form: kept values `[N, K/2]` row-major, and a legal code a group, row-major, two a
+/// byte, the even one in the low half.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compressed<T> {
+    shape: Shape,
+    values: Vec<T>,
+    codes: Vec<u8>,
+}
+
+impl<T: Value> Compressed<T> {
+    /// From its parts. The unused half of the last byte of an odd number of codes is set to zero.
+    ///
+    /// # Errors
+    /// As [`Shape::check`]; [`Error::Length`](crate::Error::Length); [`Error::IllegalCode`](crate::Error::IllegalCode)
+    /// with the first group whose code is not legal.
+    pub fn new(shape: Shape, values: Vec<T>, mut codes: Vec<u8>) -> Result<Self> {
+        shape.check()?;
+        length("values", Some(&values.as_slice()), shape.weights() / 2)?;
+        cpu::check_codes(T::TYPE.sparsity(), shape, &codes)?;
+        if let (1, Some(last)) = (T::TYPE.sparsity().groups(shape) % 2, codes.last_mut()) {
+            *last &= 15;
+        }
+        Ok(Self { shape, values, codes })
+    }
+
+    /// A dense weight under a mask of these codes.
+    ///
+    /// # Errors
+    /// What [`check`](super::Pack::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode).
+    pub fn with_codes(shape: Shape, dense: &[T], codes: &[u8]) -> Result<Self> {
+        Self::pack(shape, dense, Choice::Codes(codes))
+    }
+
+    /// The values of the largest magnitude of each group; see the [module](super).
+    ///
+    /// # Errors
+    /// What [`check`](super::Pack::check) finds.
+    pub fn by_magnitude(shape: Shape, dense: &[T]) -> Result<Self> {
+        Self::pack(shape, dense, Choice::Magnitude)
+    }
+
+    /// A dense weight that is 2:4 already; see the [module](super) for groups that keep less.
+    ///
+    /// # Errors
+    /// What [`check`](super::Pack::check) finds, and [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first
+    /// group that keeps more.
+    pub fn from_sparse(shape: Shape, dense: &[T]) -> Result<Self> {
+        Self::pack(shape, dense, Choice::NonZeros)
+    }
+
+    fn pack(shape: Shape, dense: &[T], choice: Choice<&[u8]>) -> Result<Self> {
+        // Before anything is allocated.
+        shape.check()?;
+        length("dense", Some(&dense), shape.weights())?;
+        let mut values = vec![T::zeroed(); shape.weights() / 2];
+        let mut codes = vec![0; T::TYPE.sparsity().packed_codes(shape)];
+        cpu::pack_into(cpu::Pack::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
+        Ok(Self { shape, values, codes })
+    }
+
+    /// From values and metadata in a layout, as a consumer holds them.
+    ///
+    /// # Errors
+    /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length);
+    /// [`Error::IllegalCode`](crate::Error::IllegalCode).
+    pub fn from_layout(shape: Shape, layout: Layout, values: &[T], metadata: &[u8]) -> Result<Self> {
+        let sizes = layout.sizes(shape, T::TYPE)?;
+        length("values", Some(&values), sizes.values)?;
+        length("metadata", Some(&metadata), sizes.metadata)?;
+        let mut codes = vec![0; T::TYPE.sparsity().packed_codes(shape)];
+        let plain = (Layout::Plain, codes.as_mut_slice());
+        cpu::reorder_into(cpu::Reorder::new(shape, T::TYPE, (layout, metadata), plain))?;
+        let mut tight = Vec::with_capacity(shape.weights() / 2);
+        if let Some(pitch) = std::num::NonZeroUsize::new(sizes.pitch) {
+            values.chunks(pitch.get()).for_each(|row| tight.extend_from_slice(&row[..shape.cols / 2]));
+        }
+        Ok(Self { shape, values: tight, codes })
+    }
+
+    /// From one buffer: values, and metadata right behind them.
+    ///
+    /// # Errors
+    /// As [`from_layout`](Self::from_layout).
+    pub fn from_buffer(shape: Shape, layout: Layout, buffer: &[u8]) -> Result<Self> {
+        let sizes = layout.sizes(shape, T::TYPE)?;
+        length("buffer", Some(&buffer), sizes.buffer)?;
+        let (bytes, metadata) = buffer.split_at(sizes.metadata_offset);
+        // A copy, for bytes need not lie where values may.
+        let mut values = vec![T::zeroed(); sizes.values];
+        bytemuck::cast_slice_mut::<T, u8>(&mut values).copy_from_slice(bytes);
+        Self::from_layout(shape, layout, &values, metadata)
+    }
+
+    /// Metadata in a layout: the codes, where its consumer wants them.
+    ///
+    /// # Errors
+    /// As [`Layout::sizes`].
+    pub fn metadata(&self, layout: Layout) -> Result<Vec<u8>> {
+        let mut metadata = vec![0; layout.sizes(self.shape, T::TYPE)?.metadata];
+        self.metadata_into(layout, &mut metadata)?;
+        Ok(metadata)
+    }
+
+    /// [`metadata`](Self::metadata) into a slice, which is overwritten.
+    ///
+    /// # Errors
+    /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length).
+    pub fn metadata_into(&self, layout: Layout, metadata: &mut [u8]) -> Result<()> {
+        let from = (Layout::Plain, self.codes.as_slice());
+        cpu::reorder_into(cpu::Reorder::new(self.shape, T::TYPE, from, (layout, metadata)))
+    }
+
+    /// One buffer with the values, rows padded as the layout wants them, and the metadata right behind: what cuSPARSELt
+    /// takes as a compressed matrix.
+    ///
+    /// # Errors
+    /// As [`Layout::sizes`].
+    pub fn buffer(&self, layout: Layout) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; layout.sizes(self.shape, T::TYPE)?.buffer];
+        self.buffer_into(layout, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// [`buffer`](Self::buffer) into a slice, which is overwritten.
+    ///
+    /// # Errors
+    /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length).
+    pub fn buffer_into(&self, layout: Layout, buffer: &mut [u8]) -> Result<()> {
+        let sizes = layout.sizes(self.shape, T::TYPE)?;
+        length("buffer", Some(&&*buffer), sizes.buffer)?;
+        let (values, metadata) = buffer.split_at_mut(sizes.metadata_offset);
+        let (kept, size) = (self.shape.cols / 2, T::TYPE.size());
+        if sizes.pitch == kept {
+            values.copy_from_slice(bytemuck::cast_slice(&self.values));
+        } else {
+            for (to, from) in values.chunks_mut(sizes.pitch * size).zip(self.values.chunks(kept)) {
+                let (kept, padding) = to.split_at_mut(size * kept);
+                kept.copy_from_slice(bytemuck::cast_slice(from));
+                padding.fill(0);
+            }
+        }
+        self.metadata_into(layout, metadata)
+    }
+
+    /// The dense weight `[N, K]`: kept values bit for bit, all others `+0.0`.
+    #[must_use]
+    pub fn decompress(&self) -> Vec<T> {
+        let mut dense = vec![T::zeroed(); self.shape.weights()];
+        cpu::decompress(self.shape, &self.values, &self.codes, &mut dense);
+        dense
+    }
+
+    /// [`decompress`](Self::decompress) into a slice, which is overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Length`](crate::Error::Length).
+    pub fn decompress_into(&self, dense: &mut [T]) -> Result<()> {
+        length("dense", Some(&&*dense), self.shape.weights())?;
+        cpu::decompress(self.shape, &self.values, &self.codes, dense);
+        Ok(())
+    }
+
+    /// `[N, K]` of the dense weight.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The type of values, by name.
+    #[must_use]
+    pub fn value_type(&self) -> ValueType {
+        T::TYPE
+    }
+
+    /// Kept values `[N, K/2]`.
+    #[must_use]
+    pub fn values(&self) -> &[T] {
+        &self.values
+    }
+
+    /// Packed codes.
+    #[must_use]
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The code of a group of a row, or `None` outside the weight.
+    #[must_use]
+    pub fn code(&self, row: usize, group: usize) -> Option<u8> {
+        let groups = T::TYPE.sparsity().row_groups(self.shape.cols);
+        let inside = row < self.shape.rows && group < groups;
+        inside.then(|| crate::pattern::code_at(&self.codes, row * groups + group).ok())?
+    }
+
+    /// Values and codes.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<T>, Vec<u8>) {
+        (self.values, self.codes)
+    }
+}

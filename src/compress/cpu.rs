@@ -1,0 +1,185 @@
+//! The CPU executor of `compress`: pieces of groups, or of tiles, on the threads of rayon's pool.
+
+use super::layout::Layout;
+use super::value::{Sparsity, Value};
+use super::{Choice, illegal, not_two_four};
+use crate::error::Result;
+use crate::mask::length;
+use crate::shape::Shape;
+use crate::space::Host;
+use groups::PIECE;
+use rayon::prelude::*;
+
+mod groups;
+mod reorder;
+
+/// [`super::Pack`] over slices.
+pub type Pack<'a, T> = super::Pack<'a, Host, T>;
+/// [`super::Unpack`] over slices.
+pub type Unpack<'a, T> = super::Unpack<'a, Host, T>;
+/// [`super::Reorder`] over slices.
+pub type Reorder<'a> = super::Reorder<'a, Host>;
+
+/// A group that keeps more values than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation {
+    /// The row.
+    pub row: usize,
+    /// The group in its row.
+    pub group: usize,
+    /// Its values that are not zero.
+    pub kept: u32,
+}
+
+/// Compresses a dense weight into what was asked for. Where codes are chosen here and not asked for, it allocates
+/// memory for them.
+///
+/// # Errors
+/// What [`check`](super::Pack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) or
+/// [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first such group.
+pub fn pack_into<T: Value>(args: Pack<'_, T>) -> Result<()> {
+    args.check()?;
+    let Pack { shape, layout, choice, dense, values, metadata, codes } = args;
+    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+    if let Choice::Codes(given) = choice {
+        check_codes(sparsity, shape, given)?;
+        if let Some(values) = values {
+            groups::keep_all(shape, given, dense, values, pitch);
+        }
+        if let Some(codes) = codes {
+            copy_codes(sparsity, shape, given, codes);
+        }
+        return metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, given, metadata));
+    }
+    let mut own = Vec::new();
+    let chosen = match codes {
+        Some(codes) => codes,
+        None => {
+            own.resize(sparsity.packed_codes(shape), 0);
+            own.as_mut_slice()
+        }
+    };
+    // Rows without padding are chosen and copied in one pass.
+    let tight = pitch == shape.cols / 2;
+    let (with, after) = if tight { (values, None) } else { (None, values) };
+    let bad = match choice {
+        Choice::NonZeros => groups::choose_all::<T, groups::NonZeros>(dense, chosen, with),
+        _ => groups::choose_all::<T, groups::Magnitude>(dense, chosen, with),
+    };
+    if let Some(group) = bad {
+        let width = sparsity.width();
+        let kept = groups::non_zeros(&dense[group * width..(group + 1) * width]);
+        return Err(not_two_four(sparsity, shape, group, kept));
+    }
+    if let Some(values) = after {
+        groups::keep_all(shape, chosen, dense, values, pitch);
+    }
+    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, chosen, metadata))
+}
+
+/// Decompresses: kept values bit for bit, all others `+0.0`. Where metadata is not canonical, it allocates memory for
+/// the codes.
+///
+/// # Errors
+/// What [`check`](super::Unpack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
+/// group.
+pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
+    args.check()?;
+    let Unpack { shape, layout, values, metadata, dense } = args;
+    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+    let mut own = Vec::new();
+    let codes = if layout == Layout::Plain {
+        metadata
+    } else {
+        own.resize(sparsity.packed_codes(shape), 0);
+        reorder::to_plain(&layout.map(shape, T::TYPE)?, metadata, &mut own);
+        own.as_slice()
+    };
+    check_codes(sparsity, shape, codes)?;
+    groups::spread_all(shape, codes, values, pitch, dense);
+    Ok(())
+}
+
+/// Takes metadata from one layout to another. Where neither is canonical, it allocates memory for the codes.
+///
+/// # Errors
+/// What [`check`](super::Reorder::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
+/// group.
+pub fn reorder_into(args: Reorder<'_>) -> Result<()> {
+    args.check()?;
+    let Reorder { shape, value_type, from, to } = args;
+    let sparsity = value_type.sparsity();
+    if from.0 == Layout::Plain {
+        check_codes(sparsity, shape, from.1)?;
+        return from_plain(sparsity, shape, to.0, value_type, from.1, to.1);
+    }
+    let map = from.0.map(shape, value_type)?;
+    if to.0 == Layout::Plain {
+        reorder::to_plain(&map, from.1, to.1);
+        return check_codes(sparsity, shape, to.1);
+    }
+    let mut codes = vec![0; sparsity.packed_codes(shape)];
+    reorder::to_plain(&map, from.1, &mut codes);
+    check_codes(sparsity, shape, &codes)?;
+    from_plain(sparsity, shape, to.0, value_type, &codes, to.1)
+}
+
+/// Checks that canonical codes are as many as the shape needs, and legal.
+///
+/// # Errors
+/// As [`Shape::check`]; [`Error::Length`](crate::Error::Length); [`Error::IllegalCode`](crate::Error::IllegalCode) with
+/// the first group whose code is not.
+pub fn check_codes(sparsity: Sparsity, shape: Shape, codes: &[u8]) -> Result<()> {
+    shape.check()?;
+    length("codes", Some(&codes), sparsity.packed_codes(shape))?;
+    match groups::first_illegal(sparsity, codes, sparsity.groups(shape)) {
+        Some((group, code)) => Err(illegal("code", sparsity, shape, group, code)),
+        None => Ok(()),
+    }
+}
+
+/// The first group of a dense weight that keeps more than half its values, if there is one: a weight without is 2:4
+/// (`f32`: 1:2) and can be compressed as it is.
+///
+/// # Errors
+/// As [`Shape::check`]; [`Error::Length`](crate::Error::Length).
+pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
+    shape.check()?;
+    length("dense", Some(&dense), shape.weights())?;
+    let (width, row_groups) = (T::TYPE.sparsity().width(), T::TYPE.sparsity().row_groups(shape.cols));
+    let found = dense
+        .par_chunks(width * PIECE)
+        .enumerate()
+        .find_map_first(|(i, piece)| groups::first_violation(piece).map(|(group, kept)| (i * PIECE + group, kept)));
+    Ok(found.map(|(group, kept)| Violation { row: group / row_groups, group: group % row_groups, kept }))
+}
+
+/// Decompresses a checked canonical form.
+pub(super) fn decompress<T: Value>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
+    groups::spread_all(shape, codes, values, shape.cols / 2, dense);
+}
+
+/// Checked canonical codes into a layout.
+fn from_plain(
+    sparsity: Sparsity,
+    shape: Shape,
+    layout: Layout,
+    value_type: super::ValueType,
+    codes: &[u8],
+    metadata: &mut [u8],
+) -> Result<()> {
+    if layout == Layout::Plain {
+        copy_codes(sparsity, shape, codes, metadata);
+    } else {
+        reorder::from_plain(&layout.map(shape, value_type)?, codes, metadata);
+    }
+    Ok(())
+}
+
+/// Copies canonical codes; the unused half of a last byte becomes zero.
+fn copy_codes(sparsity: Sparsity, shape: Shape, from: &[u8], to: &mut [u8]) {
+    to.copy_from_slice(from);
+    if let (1, Some(last)) = (sparsity.groups(shape) % 2, to.last_mut()) {
+        *last &= 15;
+    }
+}

@@ -1,0 +1,146 @@
+//! Every error that the arguments of `compress` can give.
+
+use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, ValueType, convert, cpu};
+use twofour::{Error, Shape, f16};
+
+fn what(result: twofour::Result<()>) -> &'static str {
+    match result.unwrap_err() {
+        Error::Length { what, .. } | Error::Missing { what, .. } => what,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn every_length_is_checked() {
+    let shape = Shape::new(2, 8);
+    let (dense, codes) = ([1i8; 16], [0x44; 2]);
+    let short = |dense: &[i8], codes: &[u8]| what(Compressed::with_codes(shape, dense, codes).map(|_| ()));
+    assert_eq!((short(&dense[1..], &codes), short(&dense, &codes[1..])), ("dense", "codes"));
+    assert_eq!(what(Compressed::from_sparse(shape, &dense[..15]).map(|_| ())), "dense");
+    assert_eq!(what(Compressed::by_magnitude(shape, &[1i8; 17]).map(|_| ())), "dense");
+    assert_eq!(what(Compressed::new(shape, vec![1i8; 7], codes.to_vec()).map(|_| ())), "values");
+    assert_eq!(what(Compressed::new(shape, vec![1i8; 8], vec![0x44; 3]).map(|_| ())), "codes");
+    assert_eq!(what(cpu::first_violation(shape, &dense[1..]).map(|_| ())), "dense");
+    // A macro, for each use borrows its output for another time.
+    macro_rules! pack {
+        () => {
+            cpu::Pack::with_codes(shape, &dense, &codes)
+        };
+    }
+    assert_eq!(what(cpu::pack_into(pack!().values(&mut [0; 9]))), "values");
+    assert_eq!(what(cpu::pack_into(pack!().metadata(&mut [0; 3]))), "metadata");
+    assert_eq!(what(cpu::pack_into(pack!().layout(Layout::CutlassSm80).metadata(&mut [0; 2]))), "metadata");
+    assert_eq!(what(cpu::pack_into(pack!().codes(&mut [0; 1]))), "codes");
+    assert_eq!(what(cpu::pack_into(pack!())), "compression");
+
+    let layout = Layout::CutlassSm90(MinTileK::K64);
+    let unpack = |values: &[i8], metadata: &[u8], dense: &mut [i8]| {
+        what(cpu::unpack_into(cpu::Unpack::new(shape, layout, values, metadata, dense)))
+    };
+    assert_eq!(unpack(&[0; 8], &[0; 512], &mut [0; 16]), "values");
+    assert_eq!(unpack(&[0; 32], &[0; 511], &mut [0; 16]), "metadata");
+    assert_eq!(unpack(&[0; 32], &[0; 512], &mut [0; 15]), "dense");
+
+    let compressed = Compressed::with_codes(shape, &dense, &codes).unwrap();
+    assert_eq!(what(compressed.metadata_into(layout, &mut [0; 511])), "metadata (to)");
+    assert_eq!(what(compressed.buffer_into(layout, &mut [0; 543])), "buffer");
+    assert_eq!(what(compressed.decompress_into(&mut [0; 15])), "dense");
+    assert_eq!(what(Compressed::<i8>::from_buffer(shape, layout, &[0; 545]).map(|_| ())), "buffer");
+    assert_eq!(what(Compressed::<i8>::from_layout(shape, layout, &[0; 8], &[0; 512]).map(|_| ())), "values");
+    assert_eq!(what(Compressed::<i8>::from_layout(shape, layout, &[0; 32], &[0; 2]).map(|_| ())), "metadata");
+    let mut plain = [0; 2];
+    let reorder = cpu::Reorder::new(shape, ValueType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
+    assert_eq!(what(cpu::reorder_into(reorder)), "metadata (from)");
+}
+
+#[test]
+fn lengths_of_conversions_are_checked() {
+    let (shape, sparsity) = (Shape::new(2, 8), Sparsity::TwoFour);
+    assert_eq!(what(convert::codes_from_mask(sparsity, shape, &[true; 15]).map(|_| ())), "mask");
+    assert_eq!(what(convert::codes_from_mask_into(sparsity, shape, &[true; 16], &mut [0; 3])), "codes");
+    assert_eq!(what(convert::mask_from_codes::<u8>(sparsity, shape, &[0x44; 3]).map(|_| ())), "codes");
+    assert_eq!(what(convert::mask_from_codes_into(sparsity, shape, &[0x44; 2], &mut [0u8; 17])), "mask");
+    assert_eq!(what(convert::codes_from_patterns(shape, &[0; 5]).map(|_| ())), "patterns");
+    assert_eq!(what(convert::codes_from_patterns_into(shape, &[0; 4], &mut [0; 1])), "codes");
+    assert_eq!(what(convert::patterns_from_codes(shape, &[0x44; 1]).map(|_| ())), "codes");
+    assert_eq!(what(convert::patterns_from_codes_into(shape, &[0x44; 2], &mut [0; 3])), "patterns");
+}
+
+#[test]
+fn shapes_are_checked_before_memory_is_asked_for() {
+    let ragged = Shape::new(2, 6);
+    let huge = Shape::new(usize::MAX / 2, 8);
+    // They fit, but not when padded to tiles.
+    let tall = Shape::new(isize::MAX as usize / 32, 4);
+    let wide = Shape::new(1, isize::MAX as usize / 32 * 4);
+    for shape in [ragged, huge] {
+        let expected = |error: &Error| matches!(error, Error::NotGrouped { .. } | Error::Overflow { .. });
+        assert!(expected(&Compressed::<f32>::from_sparse(shape, &[]).unwrap_err()));
+        assert!(expected(&Compressed::<i8>::new(shape, vec![], vec![]).unwrap_err()));
+        assert!(expected(&Compressed::<i8>::from_buffer(shape, Layout::Plain, &[]).unwrap_err()));
+        assert!(expected(&cpu::first_violation::<i8>(shape, &[]).unwrap_err()));
+        assert!(expected(&convert::codes_from_patterns_into(shape, &[], &mut []).unwrap_err()));
+        assert!(expected(&cpu::check_codes(Sparsity::OneTwo, shape, &[]).unwrap_err()));
+        for layout in Layout::ALL {
+            assert!(expected(&layout.sizes(shape, ValueType::F16).unwrap_err()), "{layout}");
+        }
+    }
+    let overflows = |layout: Layout, value_type, shape| {
+        let error = layout.sizes(shape, value_type).unwrap_err();
+        assert!(matches!(error, Error::Overflow { what: "metadata", .. }), "{error}");
+    };
+    overflows(Layout::CutlassSm90(MinTileK::K128), ValueType::F32, tall);
+    for layout in [Layout::CutlassSm90(MinTileK::K32), Layout::CutlassSm100] {
+        overflows(layout, ValueType::Bf16, wide);
+    }
+    assert!(convert::codes_from_mask::<bool>(Sparsity::TwoFour, huge, &[]).is_err());
+    assert!(convert::codes_from_patterns(huge, &[]).is_err());
+}
+
+#[test]
+fn layouts_say_what_they_do_not_hold() {
+    let error = |layout: Layout, value_type, rows, cols| {
+        let error = layout.check(Shape::new(rows, cols), value_type).unwrap_err();
+        assert!(matches!(error, Error::Layout { .. }), "{error}");
+        error.to_string()
+    };
+    assert_eq!(
+        error(Layout::CusparseltMma, ValueType::F16, 320, 128),
+        "layout cusparselt-mma does not hold a f16 weight of 320 x 128: from 256 rows on it is known for multiples of 128 \
+         rows and 64 columns alone"
+    );
+    error(Layout::CusparseltMma, ValueType::Bf16, 256, 96);
+    error(Layout::CusparseltMma, ValueType::I8, 64, 64);
+    error(Layout::CusparseltSm86Int8, ValueType::I8, 256, 64);
+    error(Layout::CusparseltSm86Int8, ValueType::E4m3, 64, 64);
+    error(Layout::CusparseltSm90, ValueType::F16, 64, 96);
+    error(Layout::CusparseltSm90, ValueType::F32, 64, 64);
+    error(Layout::CutlassSm90(MinTileK::K16), ValueType::F16, 64, 64);
+    error(Layout::CutlassSm90(MinTileK::K32), ValueType::E5m2, 64, 64);
+    let dense = [f16::ZERO; 96 * 64];
+    let compressed = Compressed::from_sparse(Shape::new(96, 64), &dense).unwrap();
+    assert!(matches!(compressed.buffer(Layout::CusparseltSm90), Err(Error::Layout { rows: 96, cols: 64, .. })));
+}
+
+/// Metadata from elsewhere is not believed.
+#[test]
+fn illegal_codes_in_a_layout_are_found() {
+    let shape = Shape::new(40, 64);
+    let dense: Vec<i8> = (0..shape.weights()).map(|i| (i % 251) as i8).collect();
+    let compressed = Compressed::by_magnitude(shape, &dense).unwrap();
+    for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, ValueType::I8).is_ok()) {
+        let mut metadata = compressed.metadata(layout).unwrap();
+        let place = layout.map(shape, ValueType::I8).unwrap().place(33, 5).unwrap();
+        metadata[place.byte] &= !(15 << place.shift);
+        let values = vec![0; layout.sizes(shape, ValueType::I8).unwrap().values];
+        let expected = |error| matches!(error, Error::IllegalCode { what: "code", row: 33, group: 5, value: 0, .. });
+        assert!(expected(Compressed::from_layout(shape, layout, &values, &metadata).unwrap_err()), "{layout}");
+        let mut dense = dense.clone();
+        let args = cpu::Unpack::new(shape, layout, &values, &metadata, &mut dense);
+        assert!(expected(cpu::unpack_into(args).unwrap_err()), "{layout}");
+        let mut out = vec![0; Layout::CutlassSm80.sizes(shape, ValueType::I8).unwrap().metadata];
+        let args = cpu::Reorder::new(shape, ValueType::I8, (layout, &metadata), (Layout::CutlassSm80, &mut out));
+        let result = cpu::reorder_into(args);
+        assert!(expected(result.unwrap_err()), "{layout}");
+    }
+}
