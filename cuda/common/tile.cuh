@@ -5,7 +5,7 @@
 //
 // A block makes a tile of 128 x 128 of C, each of its warps 64 x 64. The contraction goes through shared memory 32 deep at
 // a time, in a ring of four stages: while the tensor cores work on one stage, copies (cp.async) of the next ones are under
-// way. Chunks of 16 bytes are permuted (swizzled) so that both the copies and ldmatrix touch every bank once.
+// way. Chunks of 16 bytes are permuted (swizzled) so that both the copies and ldmatrix touch every bank once at a time.
 #pragma once
 
 #include "common/vector.cuh"
@@ -277,7 +277,8 @@ TWOFOUR_DEVICE void multiply_stage(const u8* stage, Sums& sums) {
   }
 }
 
-// The whole contraction of a block, `aligned` if both operands and the codes are. `ring` holds kRingBytes, and `codes` kStages * kCodeBytes where there is a masker.
+// The whole contraction of a block, `aligned` if both operands and the codes are. `ring` holds kRingBytes, and `codes`
+// kStages * kCodeBytes where there are masks.
 //
 // One barrier a stage: behind it, copies of this stage have landed, and everyone is done with the stage before, whose
 // place the newest copies take. With masks, those of the next stage are applied while this one is multiplied.
@@ -325,8 +326,10 @@ TWOFOUR_DEVICE void contract(bool aligned, Copier<a_lies>& a, Copier<b_lies>& b,
 // ---- from the sums to rows of C ---------------------------------------------------------------------------
 
 // C leaves through shared memory, a band of 64 rows at a time, so that global accesses are whole rows. Chunks of four
-// floats are permuted like those of a stage.
-TWOFOUR_DEVICE u32 band_place(u32 row, u32 col) { return row * kTile + ((col / 4) ^ (row % 8)) * 4 + col % 4; }
+// floats are permuted so that a warp's stores, of eight rows and two chunks each, touch every bank once at a time.
+TWOFOUR_DEVICE u32 band_place(u32 row, u32 col) {
+  return row * kTile + ((col / 4) ^ (row % 4 * 2 + row / 4 % 2)) * 4 + col % 4;
+}
 
 // Puts a band of the block's sums into shared memory, by the two warps that have it. Barriers before and after.
 TWOFOUR_DEVICE void put_band(const Sums& sums, u32 band_number, float* band) {

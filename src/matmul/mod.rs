@@ -28,7 +28,8 @@
 //! | [`LogitPath::Fused`] | `G` stays in registers, and what leaves them is the logits' gradient | memory, middling `T` |
 //! | [`LogitPath::Panels`] | `G` goes through a work space of bounded size, rows by rows | many tokens on Hopper; `f32` |
 //!
-//! Own kernels use `mma.sync` with 16-bit operands (PTX ISA, "Matrix multiply-accumulate operation using mma
+//! Any sizes are served, but own kernels are fast only for N and K that are multiples of 8, and of 32 for K with codes;
+//! a plan leaves others to cuBLASLt. Own kernels use `mma.sync` with 16-bit operands (PTX ISA, "Matrix multiply-accumulate operation using mma
 //! instruction"); `f32` products go to cuBLASLt, in IEEE `f32`, not TF32.
 //!
 //! # Numerics

@@ -100,6 +100,8 @@ pub struct Plan {
     logit_gradient: Choice<LogitPath>,
 }
 
+/// Why own kernels are not taken for sizes that they are slow for.
+const UNALIGNED: &str = "rows or codes do not start on whole accesses: own kernels would be slow";
 /// What a caller's own choice says instead of a reason.
 const ASKED: &str = "asked for";
 
@@ -337,6 +339,17 @@ impl Plan {
         if self.has_faster_instructions() { 1024 } else { 8192 }
     }
 
+    /// Whether rows of the weight, of X and of dY start on 16 bytes. Own kernels copy others element by element.
+    const fn rows_are_aligned(&self) -> bool {
+        let shape = self.problem.shape;
+        shape.rows.is_multiple_of(8) && shape.cols.is_multiple_of(8)
+    }
+
+    /// Whether codes can be copied four bytes at a time.
+    const fn codes_are_aligned(&self) -> bool {
+        self.problem.shape.cols.is_multiple_of(32)
+    }
+
     fn best_output(&self) -> (OutputPath, &'static str) {
         let dense = OutputPath::Masked(Dense::BlasLt);
         let few = small::takes(self.problem);
@@ -350,6 +363,7 @@ impl Plan {
                 (dense, "many tokens: making the masks in every tile would cost more than writing them once")
             }
             _ if few => (OutputPath::Codes, "few tokens: bound by reading the weight, and codes are 1/16 of it"),
+            _ if !self.codes_are_aligned() => (dense, UNALIGNED),
             _ if self.problem.tokens <= self.codes_tokens() => {
                 (OutputPath::Codes, "writing the masked weight would take longer than cuBLASLt would win")
             }
@@ -363,6 +377,7 @@ impl Plan {
             _ if self.weights == DType::F32 => (dense, "own kernels do not multiply f32"),
             (_, Keep::Masked) => (dense, "the masked weight was kept"),
             (Masks::Sampled(Kind::Soft), _) => (dense, "soft masks are sampled again, once"),
+            _ if !self.codes_are_aligned() || !self.rows_are_aligned() => (dense, UNALIGNED),
             _ if self.problem.tokens <= self.codes_tokens() => {
                 (InputPath::Codes, "writing the masked weight would take longer than cuBLASLt would win")
             }
@@ -373,6 +388,9 @@ impl Plan {
     fn best_logits(&self) -> (LogitPath, &'static str) {
         if self.weights == DType::F32 {
             return (LogitPath::Panels(Dense::BlasLt), "own kernels do not multiply f32");
+        }
+        if !self.rows_are_aligned() {
+            return (LogitPath::Panels(Dense::BlasLt), UNALIGNED);
         }
         if self.problem.tokens > self.fused_tokens() {
             let why = "so many tokens that cuBLASLt makes up for writing the weight's gradient";

@@ -71,6 +71,17 @@ fn waves_are_filled_by_splitting() {
     assert_eq!(full.with_output(OutputPath::Masked(Dense::Own)).unwrap().output().splits, 1);
 }
 
+/// Own kernels copy rows that are not aligned element by element: not by default.
+#[test]
+fn odd_sizes_are_left_to_cublaslt() {
+    let odd = plan::<f32, bf16>(&Limits::A100, 200, (4097, 4096), HARD);
+    assert_eq!(odd.output().path, OutputPath::Codes, "Y has odd rows, but no operand does");
+    assert_eq!(odd.input_gradient().path, InputPath::Masked(Dense::BlasLt));
+    assert_eq!(odd.logit_gradient().path, LogitPath::Panels(Dense::BlasLt));
+    let odd = plan::<f32, bf16>(&Limits::A100, 200, (4096, 4100), HARD);
+    assert_eq!(odd.output().path, OutputPath::Masked(Dense::BlasLt));
+}
+
 #[test]
 fn frozen_masks_have_no_type_of_logits() {
     let problem = Problem::new(5, Shape::new(8, 16));
