@@ -24,6 +24,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod compress;
+#[cfg(feature = "cuda")]
+pub mod cusparselt;
 pub mod device;
 pub mod element;
 pub mod error;

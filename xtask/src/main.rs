@@ -5,6 +5,7 @@ use clap::Parser;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+mod bindings;
 mod bundle;
 mod cost;
 mod noise;
@@ -13,6 +14,12 @@ mod toolkit;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about)]
 enum Task {
+    /// Generate src/cusparselt/sys.rs from cuSPARSELt's header, or with --check compare it with what is checked in.
+    Bindings {
+        /// Compare instead of writing.
+        #[arg(long)]
+        check: bool,
+    },
     /// Gather tests, benches and examples in a folder for a GPU machine without Rust (xtask/bundle/README.md).
     Bundle(bundle::Options),
     /// What the bundle does with this program on that machine.
@@ -30,6 +37,7 @@ enum Task {
 
 fn main() -> Result<ExitCode> {
     match Task::parse() {
+        Task::Bindings { check } => bindings::run(&root(), check),
         Task::Bundle(options) => bundle::run(&root(), &options),
         Task::OnDevice(task) => return bundle::on_device(&task),
         Task::Cost(options) => cost::run(&root(), &options),

@@ -14,10 +14,15 @@ enum Treatment {
 
 /// The programs that cannot be run as they are on a machine without the sources, Rust and a C compiler, or are run with
 /// arguments; and why.
-const EXCEPTIONS: [(&str, Treatment, &str); 5] = [
+const EXCEPTIONS: [(&str, Treatment, &str); 6] = [
     (
         "tests/device",
         Treatment::With(&["a_real_device", "nvrtc_compiles"]),
+        "the others compile fake libraries with a C compiler, from the sources",
+    ),
+    (
+        "tests/cusparselt",
+        Treatment::With(&["a_real_device", "the_real_library_answers"]),
         "the others compile fake libraries with a C compiler, from the sources",
     ),
     (

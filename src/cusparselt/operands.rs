@@ -1,0 +1,127 @@
+//! What a plan runs on, and from that to the addresses that the library is called with.
+
+use std::ffi::c_void;
+
+use cudarc::driver::{CudaView, CudaViewMut};
+
+use super::binder::Binder;
+use super::problem::Problem;
+use crate::error::{Error, Result};
+
+/// α: what the product is multiplied by.
+#[derive(Debug)]
+pub enum Alpha<'a> {
+    /// One number.
+    Scalar(f32),
+    /// One number for each out feature, N of them; for a plan with [`Problem::alpha_per_row`].
+    PerRow(CudaView<'a, f32>),
+}
+
+/// C, which is added to the product, of the output's shape and placement, times β.
+#[derive(Debug)]
+pub enum Addend<'a, Y> {
+    /// None: the output is overwritten.
+    Nothing,
+    /// What is in the output: it is accumulated into.
+    Output {
+        /// β.
+        beta: f32,
+    },
+    /// Another matrix.
+    Other {
+        /// C.
+        view: CudaView<'a, Y>,
+        /// β.
+        beta: f32,
+    },
+}
+
+/// What a plan runs on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Operands<'a, X, Y> {
+    /// `W` as the library has compressed it, of [`CompressedSize::bytes`](super::CompressedSize::bytes); or as another has, in the very same layout.
+    pub weight: CudaView<'a, u8>,
+    /// `X`.
+    pub input: CudaView<'a, X>,
+    /// `Y`; overwritten, unless the addend says otherwise.
+    pub output: CudaViewMut<'a, Y>,
+    /// α, 1 if not set.
+    pub alpha: Alpha<'a>,
+    /// C, nothing if not set.
+    pub addend: Addend<'a, Y>,
+    /// At least [`Plan::workspace_bytes`](super::Plan::workspace_bytes); overwritten.
+    pub workspace: Option<CudaViewMut<'a, u8>>,
+}
+
+impl<'a, X, Y> Operands<'a, X, Y> {
+    /// `Y = f(X Wᵀ + b)`.
+    #[must_use]
+    pub fn new(
+        weight: CudaView<'a, u8>,
+        input: CudaView<'a, X>,
+        output: CudaViewMut<'a, Y>,
+        workspace: Option<CudaViewMut<'a, u8>>,
+    ) -> Self {
+        Self { weight, input, output, alpha: Alpha::Scalar(1.0), addend: Addend::Nothing, workspace }
+    }
+}
+
+/// Operands that were checked.
+pub(super) struct Bound {
+    /// A, B, C, D and the work space.
+    pub(super) addresses: [u64; 5],
+    pub(super) factors: Factors,
+}
+
+impl Bound {
+    pub(super) fn addresses(&self) -> [*mut c_void; 5] {
+        self.addresses.map(|address| address as *mut c_void)
+    }
+}
+
+/// α and β that were checked.
+pub(super) struct Factors {
+    alpha: f32,
+    /// The device address of an α for each row, or 0.
+    alphas: u64,
+    beta: f32,
+}
+
+const ONE: &str = "an alpha for all rows";
+const EACH: &str = "an alpha for each row";
+
+impl Factors {
+    pub(super) fn new<'g>(binder: &mut Binder<'g>, alpha: &'g Alpha<'_>, beta: f32, problem: &Problem) -> Result<Self> {
+        let (alpha, alphas) = match (alpha, problem.alpha_per_row) {
+            (Alpha::Scalar(alpha), false) => (*alpha, 0),
+            (Alpha::PerRow(view), true) => (1.0, binder.input("alpha", view, problem.shape.rows as u64)?),
+            (Alpha::Scalar(_), true) => return Err(Error::Unplanned { planned: EACH.into(), given: ONE.into() }),
+            (Alpha::PerRow(_), false) => return Err(Error::Unplanned { planned: ONE.into(), given: EACH.into() }),
+        };
+        for (what, value) in [("alpha", alpha), ("beta", beta)] {
+            if !value.is_finite() {
+                return Err(Error::Scalar { what, value: f64::from(value), must: "finite" });
+            }
+        }
+        if problem.alpha_per_row && beta != 0.0 {
+            let must = "0 beside an alpha for each row, where the library ignores it";
+            return Err(Error::Scalar { what: "beta", value: f64::from(beta), must });
+        }
+        Ok(Self { alpha, alphas, beta })
+    }
+
+    /// Whether there is an addend, which costs time.
+    pub(super) fn adds(&self) -> bool {
+        self.beta != 0.0
+    }
+
+    /// Where the library finds α and β: on the host, or α on the device.
+    pub(super) fn addresses(&self) -> (*const c_void, *const c_void) {
+        let alpha = match self.alphas {
+            0 => (&raw const self.alpha).cast(),
+            address => address as *const c_void,
+        };
+        (alpha, (&raw const self.beta).cast())
+    }
+}
