@@ -24,6 +24,10 @@ const PROFILE: [&str; 8] = [
 /// Packs the machine code to a sixth of nvcc's default, in every program. Drivers that take this nvcc's code unpack it.
 const SMALL: &str = "--compress-mode=size";
 
+/// What kernels are compiled for unless `TWOFOUR_CUDA_ARCHS` says: the devices that such machines rent out. With all that the
+/// crate is built for, every program would carry three times as much. Other devices' drivers translate the PTX beside it.
+const ARCHS: &str = "80,90a";
+
 /// A line that cargo prints for what it built.
 #[derive(Deserialize)]
 struct Message {
@@ -88,6 +92,9 @@ impl<'a> Cargo<'a> {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(self.root).args(arguments).args(PROFILE).arg("--message-format=json-render-diagnostics");
         cargo.env("TWOFOUR_NVCC", self.nvcc).env("TWOFOUR_REQUIRE_AOT", "1").env("NVCC_APPEND_FLAGS", &self.nvcc_flags);
+        if ["TWOFOUR_CUDA_ARCHS", "CUDA_COMPUTE_CAP"].iter().all(|name| env::var_os(name).is_none()) {
+            cargo.env("TWOFOUR_CUDA_ARCHS", ARCHS);
+        }
         println!("cargo {}", arguments.join(" "));
         let output = cargo.stderr(Stdio::inherit()).output().context("run cargo")?;
         ensure!(output.status.success(), "cargo {}: {}", arguments.join(" "), output.status);

@@ -14,7 +14,7 @@ enum Treatment {
 
 /// The programs that cannot be run as they are on a machine without the sources, Rust and a C compiler, or are run with
 /// arguments; and why.
-const EXCEPTIONS: [(&str, Treatment, &str); 6] = [
+const EXCEPTIONS: [(&str, Treatment, &str); 13] = [
     (
         "tests/device",
         Treatment::With(&["a_real_device", "nvrtc_compiles"]),
@@ -31,6 +31,13 @@ const EXCEPTIONS: [(&str, Treatment, &str); 6] = [
         "by itself it would take the CPU where a library is missing",
     ),
     ("tests/examples", Treatment::LeaveOut, "starts cargo; the examples themselves are here"),
+    ("tests/emulator-lib", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/emulator-faults", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/emulator-launch", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/emulator-tensor", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/emulator-wrappers", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/compress", Treatment::LeaveOut, "tests the CPU alone, as long as the operation has no kernels"),
+    ("benches/compress", Treatment::LeaveOut, "measures the CPU alone, as long as the operation has no kernels"),
     ("benches/emulator-speed", Treatment::LeaveOut, "measures the emulator, which no GPU makes faster"),
     ("examples/emulator-develop", Treatment::LeaveOut, "is there to be changed and built"),
 ];
