@@ -198,13 +198,7 @@ TWOFOUR_DEVICE void backward(const MaskBackwardArgs& args, const u32x2* lines, u
                         weight_gradient + 4 * i);
     place.next(args.walk);
   }
-  if (args.accumulate) {
-    float before[6 * count];
-    if constexpr (whole) load_own_run(args.logit_gradient + 6 * group, before);
-    else load_each(args.logit_gradient + 6 * group, before);
-    TWOFOUR_UNROLL
-    for (int i = 0; i < 6 * count; ++i) logit_gradient[i] += before[i];
-  }
+  if (args.accumulate) add_own<whole>(args.logit_gradient, 6 * group, logit_gradient);
   if (args.logit_gradient) write<whole, float>(args.logit_gradient, 6 * group, logit_gradient);
   if (args.weight_gradient) write<whole, G>(args.weight_gradient, 4 * group, weight_gradient);
 }

@@ -131,13 +131,7 @@ TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* l
     differentiate<hard>(args.by, lines, global + i, logits + 6 * i, w + 4 * i, g + 4 * i, logit_gradient + 6 * i,
                         unused);
   }
-  if (args.accumulate) {
-    float before[6 * count];
-    if constexpr (whole) load_own_run(args.logit_gradient + 6 * group, before);
-    else load_each(args.logit_gradient + 6 * group, before);
-    TWOFOUR_UNROLL
-    for (int i = 0; i < 6 * count; ++i) logit_gradient[i] += before[i];
-  }
+  if (args.accumulate) add_own<whole>(args.logit_gradient, 6 * group, logit_gradient);
   write<whole, f32>(args.logit_gradient, 6 * group, logit_gradient);
 }
 

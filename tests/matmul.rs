@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/array.rs"]
+mod array;
 #[path = "matmul/case.rs"]
 mod case;
 #[path = "matmul/checks.rs"]

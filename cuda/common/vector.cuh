@@ -91,4 +91,14 @@ TWOFOUR_DEVICE void write(void* base, u64 element, const float (&x)[n]) {
   else store_each(to, x);
 }
 
+// Adds the n floats that this thread will write from `element` on.
+template <bool whole, int n>
+TWOFOUR_DEVICE void add_own(const float* base, u64 element, float (&x)[n]) {
+  float before[n];
+  if constexpr (whole) load_own_run(base + element, before);
+  else load_each(base + element, before);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < n; ++i) x[i] += before[i];
+}
+
 }  // namespace twofour

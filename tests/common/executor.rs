@@ -1,5 +1,6 @@
 //! The executors a suite runs against: the CPU's, the emulator on any schedule, and the GPU where there is one.
 
+use super::array::Array;
 use super::{BackwardCase, Backwarded, ForwardCase, Forwarded};
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
@@ -7,9 +8,9 @@ use twofour::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
 use twofour::device::Limits;
 use twofour::device::launch::Launch;
 use twofour::mask::{self, GradientOf, Statistics, cpu, cuda};
-use twofour::space::{Raw, RawSlice};
+use twofour::space::Raw;
 use twofour::{Element, Logit, device};
-use twofour_emulator::{Buffer, Kernel, Options, Schedule};
+use twofour_emulator::{Kernel, Options, Schedule};
 
 /// Runs cases.
 #[derive(Debug, Clone)]
@@ -104,38 +105,6 @@ fn backward_on_cpu<L: Logit, W: Element, G: GradientOf<W>>(case: &BackwardCase<L
     };
     cpu::backward_into(args).unwrap();
     Backwarded { logit_gradient, weight_gradient }
-}
-
-/// A buffer of the emulator with a typed view of it.
-struct Array<T> {
-    buffer: Buffer,
-    elements: usize,
-    of: std::marker::PhantomData<T>,
-}
-
-impl<T: Pod> Array<T> {
-    fn input(name: &str, values: &[T]) -> Self {
-        let buffer = Buffer::input(name, bytemuck::cast_slice::<T, u8>(values)).unwrap();
-        Self { buffer, elements: values.len(), of: std::marker::PhantomData }
-    }
-
-    fn output(name: &str, elements: usize) -> Self {
-        let buffer = Buffer::output::<u8>(name, elements * size_of::<T>()).unwrap();
-        Self { buffer, elements, of: std::marker::PhantomData }
-    }
-
-    fn in_place(name: &str, values: &[T]) -> Self {
-        let buffer = Buffer::in_place(name, bytemuck::cast_slice::<T, u8>(values)).unwrap();
-        Self { buffer, elements: values.len(), of: std::marker::PhantomData }
-    }
-
-    fn raw(&self) -> RawSlice {
-        RawSlice { address: self.buffer.address(), elements: self.elements }
-    }
-
-    fn read(&self) -> Vec<T> {
-        self.buffer.values::<u8>().chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
-    }
 }
 
 /// Runs a launch in the emulator, as the driver would run it.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub(crate) mod array;
 pub mod data;
 pub mod executor;
 pub mod oracle;

@@ -1,6 +1,7 @@
 //! The emulator's executor: the steps that a device would be given, its kernels run as they are. Products by cuBLASLt are
 //! done here, naively, at the very addresses that the library would be given.
 
+use crate::array::Array;
 use crate::case::{Case, Outputs};
 use crate::executor::{Executor, Number, by_codes};
 use bytemuck::Pod;
@@ -12,9 +13,9 @@ use twofour::mask;
 use twofour::matmul::product::Product;
 use twofour::matmul::steps::Step;
 use twofour::matmul::{Backward, Forward, Keep, Layer, Plan};
-use twofour::space::{Raw, RawSlice};
+use twofour::space::Raw;
 use twofour::{DType, Element, Logit, bf16, f16};
-use twofour_emulator::{Buffer, Kernel, Options, Schedule};
+use twofour_emulator::{Kernel, Options, Schedule};
 
 /// How often each kernel has run in this process.
 pub(crate) static RUNS: LazyLock<Mutex<HashMap<&'static str, usize>>> = LazyLock::new(Mutex::default);
@@ -27,37 +28,6 @@ pub(crate) struct Emulated {
 
 impl Emulated {
     pub(crate) const A100: Self = Self { schedule: Schedule::RoundRobin, limits: Limits::A100 };
-}
-
-/// A buffer and how many elements it has.
-struct Array<T>(Buffer, usize, std::marker::PhantomData<T>);
-
-impl<T: Pod> Array<T> {
-    fn input(name: &str, values: &[T]) -> Self {
-        Self(
-            Buffer::input(name, bytemuck::cast_slice::<T, u8>(values)).unwrap(),
-            values.len(),
-            std::marker::PhantomData,
-        )
-    }
-
-    fn output(name: &str, elements: usize) -> Self {
-        let buffer = Buffer::output::<u8>(name, elements * size_of::<T>()).unwrap();
-        Self(buffer, elements, std::marker::PhantomData)
-    }
-
-    fn in_place(name: &str, values: &[T]) -> Self {
-        let bytes = bytemuck::cast_slice::<T, u8>(values);
-        Self(Buffer::in_place(name, bytes).unwrap(), values.len(), std::marker::PhantomData)
-    }
-
-    fn raw(&self) -> RawSlice {
-        RawSlice { address: self.0.address(), elements: self.1 }
-    }
-
-    fn read(&self) -> Vec<T> {
-        self.0.values::<u8>().chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
-    }
 }
 
 impl Executor for Emulated {
@@ -112,7 +82,7 @@ impl Emulated {
         }
 
         // Nothing may be left there for the backward pass to find.
-        workspace.0.fill(0xff);
+        workspace.fill(0xff);
         let dx = Array::<W>::output("dx", problem.inputs());
         let logit_gradient = match spec.accumulate {
             true => Array::in_place("logit_gradient", &case.before),

@@ -2,7 +2,7 @@
 
 use twofour::device::Limits;
 use twofour::mask::{Kind, Sampling};
-use twofour::matmul::steps::Step;
+use twofour::matmul::steps::{Step, rehearse};
 use twofour::matmul::{Backward, Dense, Forward, InputPath, Keep, Layer, LogitPath, Masks, OutputPath, Plan, Problem};
 use twofour::space::{Raw, RawSlice};
 use twofour::{Element, Error, Logit, Shape, bf16, f16};
@@ -156,6 +156,27 @@ fn steps(plan: &Plan, tokens: usize, shape: Shape, masks: Masks) -> Vec<Step> {
     let mut steps = forward.steps(plan).unwrap();
     steps.append(&mut backward.workspace(workspace).steps(plan).unwrap());
     steps
+}
+
+/// What is loaded ahead of time is what the passes run.
+#[test]
+fn a_rehearsal_has_the_steps_of_the_passes() {
+    let needs = |steps: &[Step]| -> Vec<_> {
+        let product = |step: &Step| if let Step::BlasLt(product, _) = step { Some(*product) } else { None };
+        steps.iter().map(|step| (step.kernel(), product(step))).collect()
+    };
+    for tokens in [3, 200, 5000] {
+        for masks in [SOFT, HARD, Masks::Frozen] {
+            let shape = Shape::new(4096, 4096);
+            let plan = plan::<f32, bf16>(&Limits::H200, tokens, (shape.rows, shape.cols), masks);
+            for plan in [plan, plan.without_blaslt().unwrap()] {
+                let rehearsed = rehearse::<f32, bf16>(&plan).unwrap();
+                assert_eq!(needs(&rehearsed), needs(&steps(&plan, tokens, shape, masks)), "{plan}");
+                assert!(rehearsed.len() >= 2);
+            }
+            assert!(matches!(rehearse::<bf16, f16>(&plan), Err(Error::Unplanned { .. })));
+        }
+    }
 }
 
 #[test]
