@@ -248,6 +248,24 @@ pub enum Error {
         /// Bytes given.
         got: u64,
     },
+    /// A compressed weight in a file is wrong.
+    #[error("{path}: weight `{name}`: {error}")]
+    InWeight {
+        /// The file.
+        path: String,
+        /// The weight's name.
+        name: String,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
+    /// Values were asked for in a type that they are not of.
+    #[error("its values are {held}, and {asked} was asked for: ask for {held}")]
+    ValueType {
+        /// The type they are of.
+        held: &'static str,
+        /// The type asked for.
+        asked: &'static str,
+    },
 }
 
 /// `Result` with this crate's [`Error`].

@@ -12,6 +12,8 @@
 //! | [`matmul`] | the masked linear layer: `Y`, `dX` and the logits' gradient |
 //! | [`compress`] | weights to kept values and codes and back, in every layout that sparse tensor cores read |
 //!
+//! [`formats`] reads and writes compressed weights in files.
+//!
 //! An operation is a module: its arguments, checks and documentation, and an executor each in `cpu` and `cuda`. Both take
 //! the same arguments over their own memory, and make the same choices to the bit ([`noise`]). (`compress` has only `cpu` yet.)
 //!
@@ -29,6 +31,8 @@ pub mod cusparselt;
 pub mod device;
 pub mod element;
 pub mod error;
+#[cfg(feature = "formats")]
+pub mod formats;
 pub mod mask;
 pub mod matmul;
 pub mod noise;

@@ -14,7 +14,7 @@ enum Treatment {
 
 /// The programs that cannot be run as they are on a machine without the sources, Rust and a C compiler, or are run with
 /// arguments; and why.
-const EXCEPTIONS: [(&str, Treatment, &str); 13] = [
+const EXCEPTIONS: [(&str, Treatment, &str); 16] = [
     (
         "tests/device",
         Treatment::With(&["a_real_device", "nvrtc_compiles"]),
@@ -38,6 +38,9 @@ const EXCEPTIONS: [(&str, Treatment, &str); 13] = [
     ("tests/emulator-wrappers", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/compress", Treatment::LeaveOut, "tests the CPU alone, as long as the operation has no kernels"),
     ("benches/compress", Treatment::LeaveOut, "measures the CPU alone, as long as the operation has no kernels"),
+    ("tests/formats", Treatment::LeaveOut, "tests files, which no GPU changes"),
+    ("tests/formats_hostile", Treatment::LeaveOut, "tests files, which no GPU changes"),
+    ("examples/compress_model", Treatment::LeaveOut, "runs on the CPU alone"),
     ("benches/emulator-speed", Treatment::LeaveOut, "measures the emulator, which no GPU makes faster"),
     ("examples/emulator-develop", Treatment::LeaveOut, "is there to be changed and built"),
 ];
