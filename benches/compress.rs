@@ -1,8 +1,10 @@
-//! Speed of `compress` on the CPU: `cargo bench --bench compress`, or a part with `-- reorder`.
+//! Speed of `compress`: `cargo bench --bench compress`, or a part with `-- reorder`.
 //!
-//! Throughput is in bytes, the least that must move: each operand once; beside it a plain copy of the dense weight.
-//! `reorder` takes canonical codes to a layout, `restore` brings them back. `TWOFOUR_BENCH=smoke` only tries
-//! everything.
+//! On the CPU with rayon's pool; on the first GPU, if there is one, in a captured graph between two events, with the
+//! operands in the level-2 cache as far as they fit ("hot") and never ("cold"). Throughput is in bytes, the least that
+//! must move: each operand once; beside each, in the same run, a plain copy: on the CPU of the dense weight, on a GPU one
+//! that moves as many bytes as the operation does. `reorder` takes canonical codes to a layout, `restore` brings them
+//! back. `TWOFOUR_BENCH=smoke` only tries everything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -17,7 +19,7 @@ use twofour::{Element, Shape, bf16};
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = on_cpu
+    targets = on_cpu, on_cuda
 }
 criterion_main!(benches);
 
@@ -116,3 +118,31 @@ fn layouts(group: &mut BenchmarkGroup<'_, WallTime>) {
         });
     }
 }
+
+#[cfg(feature = "cuda")]
+fn on_cuda(criterion: &mut Criterion) {
+    use common::Cache::{Cold, Hot};
+    use common::cuda::compress::{Case, Op, on_cuda};
+    if let Err(error) = twofour::device::available() {
+        println!("compress/cuda skipped: no CUDA device ({error})");
+        return;
+    }
+    const OPS: [Op; 6] = [Op::Codes, Op::Magnitude, Op::Logits, Op::Bf16Logits, Op::Unpack, Op::Reorder];
+    let mut group = criterion.benchmark_group("compress/cuda");
+    let shapes: &[(usize, usize)] = if common::smoke() { &[(256, 256)] } else { &[(4096, 4096), (4096, 14_336)] };
+    for (&(rows, cols), cache) in shapes.iter().flat_map(|shape| [Hot, Cold].map(|cache| (shape, cache))) {
+        let mut run = |op, layout| {
+            let case = Case { op, layout, shape: Shape::new(rows, cols) };
+            let name = format!("{}/{cache:?}", case.name()).to_lowercase();
+            common::bench(&mut group, &name, Throughput::Bytes(case.bytes()), || on_cuda(case, cache));
+        };
+        for op in &OPS {
+            run(Op::Copy(op), Layout::Plain);
+            run(*op, Layout::CutlassSm80);
+            run(*op, Layout::CusparseltSm90);
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_cuda(_: &mut Criterion) {}

@@ -9,15 +9,16 @@
 //! | --- | --- |
 //! | op | of masks: `forward`, `backward`, `train` (forward, then backward); with `+metrics`: statistics and regulariser too |
 //! | | of the masked linear layer: `linear-forward`, which keeps nothing on a GPU; `linear-step`, forward and backward to `X` and to the logits, with the regulariser |
+//! | | of a compressed weight: `sparse-product`, without packing; variant and type of logits do not matter |
 //! | variant | `soft`, `hard`, `argmax` |
 //! | logits, weights | `f32`, `f16`, `bf16` |
-//! | tokens | of the linear layer; 0 for masks |
+//! | tokens | of the linear layer and the product; 0 for masks |
 //! | threads | of the CPU; 0: all |
 //! | device | `cpu`, `cuda-hot`, `cuda-cold` |
 
 mod common;
 
-use common::{Cache, Result, Timed, mask, matmul};
+use common::{Cache, Result, Timed, mask, matmul, sparse};
 use std::io::{BufRead, Write};
 use twofour::mask::Kind;
 use twofour::{DType, Shape};
@@ -76,7 +77,9 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     if place.is_none() {
         use_threads(threads.parse()?)?;
     }
-    let mut timed = if let Some(op) = op.strip_prefix("linear-") {
+    let mut timed = if op == "sparse-product" {
+        product(sparse::Case { values: weights.into(), tokens, shape }, place)?
+    } else if let Some(op) = op.strip_prefix("linear-") {
         let op = named(op, [("forward", matmul::Op::Forward), ("step", matmul::Op::Step)])?;
         linear(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
     } else {
@@ -105,6 +108,16 @@ fn linear(case: matmul::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
         None => matmul::on_cpu(case),
         #[cfg(feature = "cuda")]
         Some(cache) => common::cuda::matmul::on_cuda(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err("built without the feature `cuda`".into()),
+    }
+}
+
+fn product(case: sparse::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
+    match place {
+        None => sparse::on_cpu(case),
+        #[cfg(feature = "cuda")]
+        Some(cache) => common::cuda::sparse::on_cuda(case, cache),
         #[cfg(not(feature = "cuda"))]
         Some(_) => Err("built without the feature `cuda`".into()),
     }

@@ -11,11 +11,12 @@
 //! | [`mask`] | samples soft, hard and argmax masks from logits, masks the weight, takes gradients back to the logits |
 //! | [`matmul`] | the masked linear layer: `Y`, `dX` and the logits' gradient |
 //! | [`compress`] | weights to kept values and codes and back, in every layout that sparse tensor cores read |
+//! | [`sparse`] | the product of a compressed weight, on sparse tensor cores and through cuSPARSELt |
 //!
 //! [`formats`] reads and writes compressed weights in files.
 //!
 //! An operation is a module: its arguments, checks and documentation, and an executor each in `cpu` and `cuda`. Both take
-//! the same arguments over their own memory, and make the same choices to the bit ([`noise`]). (`compress` has only `cpu` yet.)
+//! the same arguments over their own memory, and make the same choices to the bit ([`noise`]).
 //!
 //! # CUDA
 //!
@@ -39,6 +40,7 @@ pub mod noise;
 pub mod pattern;
 pub mod shape;
 pub mod space;
+pub mod sparse;
 
 #[cfg(feature = "cuda")]
 pub use cudarc;

@@ -215,3 +215,23 @@ fn masks_of_the_next_layer_are_overlapped() {
     assert!(required.stdout.is_empty());
     assert!(String::from_utf8(required.stderr).unwrap().starts_with("error: TWOFOUR_REQUIRE_GPU=1, but "));
 }
+
+#[test]
+fn a_step_through_the_packed_weight_agrees() {
+    let run = |arguments: &[&str], require: &str| {
+        example("sparse_step").args(arguments).env("TWOFOUR_REQUIRE_GPU", require).output().unwrap()
+    };
+    for size in [["--rows", "70", "--cols", "132", "--tokens", "33"], ["--rows", "30", "--cols", "20", "--tokens", "7"]]
+    {
+        let output = run(&size, "0");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && printed.contains("equal to the bit"), "{printed}");
+    }
+    assert_eq!(run(&["--cols", "6"], "0").status.code(), Some(2));
+    let output = run(&["--device", "cuda", "--rows", "256", "--cols", "256"], "0");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}");
+    if printed.starts_with("skipped: no CUDA device (") {
+        assert_eq!(run(&["--device", "cuda"], "1").status.code(), Some(2));
+    }
+}

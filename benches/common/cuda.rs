@@ -1,8 +1,10 @@
 //! Timing on the first GPU: runs captured in a graph, so that the host does not matter, between two events.
 
+pub mod compress;
 pub mod mask;
 pub mod matmul;
 pub mod memory;
+pub mod sparse;
 pub mod ways;
 
 use super::{Cache, Result, Timed, data};

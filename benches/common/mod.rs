@@ -13,6 +13,7 @@ pub mod cuda;
 pub mod data;
 pub mod mask;
 pub mod matmul;
+pub mod sparse;
 #[cfg(feature = "cuda")]
 pub mod table;
 

@@ -4,6 +4,7 @@
     python benches/peers/peers.py                 # on the CPU, every core
     python benches/peers/peers.py --device cuda   # on the first GPU, operands cold and hot in its cache
     python benches/peers/peers.py --linear        # the masked linear layer instead of masks alone; on a GPU too
+    python benches/peers/peers.py --sparse        # the product of a compressed weight; on a GPU too
     python benches/peers/peers.py --quick         # a few minutes less, and noisier
 
 Needs PyTorch, and cargo unless --ours names a built `peer` bench. A ratio is the median over rounds of theirs / ours
@@ -30,6 +31,7 @@ import torch
 
 import torch_mask
 import torch_matmul
+import torch_sparse
 from torch_mask import Case
 from torch_peer import Peer
 
@@ -60,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
+    parser.add_argument("--sparse", action="store_true", help="the product of a 2:4 weight, and a dense one beside it")
     parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to OUT")
@@ -68,7 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 30")
     parser.add_argument("--budget", type=float, default=90, help="seconds a case, after 5 rounds; default 90")
     parser.add_argument("--shapes", help="such as 2048x4096,4096x4096")
-    parser.add_argument("--tokens", help="of the linear layer, such as 16,4096")
+    parser.add_argument("--tokens", help="of the linear layer and the product, such as 16,4096")
     parser.add_argument("--ops", help="of forward, train, or with --linear of forward, step; default both")
     parser.add_argument("--kinds", default="soft", help="of soft, hard; default soft")
     parser.add_argument("--types", help="logits:weights, of f32, f16, bf16")
@@ -93,6 +96,15 @@ def defaults(args: argparse.Namespace) -> dict[str, str]:
             "types": "f32:f32" if cpu else "f32:bf16,bf16:bf16",
             "peers": ",".join(torch_matmul.FORMS),
         }
+    if args.sparse:
+        return {
+            "shapes": "1024x1024" if cpu else "4096x4096,14336x4096,28672x8192",
+            "tokens": "16" if cpu else "1,16,128,4096",
+            "ops": "product",
+            "types": "f32:f32" if cpu else "f32:bf16",
+            # Only Ampere and Ada have PyTorch's CUTLASS kernels.
+            "peers": "dense" if cpu else "semi-structured-cusparselt,dense",
+        }
     small = "512x1024" if args.quick else "2048x4096"
     return {
         "shapes": small if cpu else "4096x4096,4096x14336",
@@ -105,7 +117,8 @@ def defaults(args: argparse.Namespace) -> dict[str, str]:
 
 def cases(args: argparse.Namespace) -> list[Case]:
     found = []
-    ops = [f"linear-{op}" if args.linear else op for op in args.ops.split(",")]
+    family = "linear-" if args.linear else "sparse-" if args.sparse else ""
+    ops = [family + op for op in args.ops.split(",")]
     for shape in args.shapes.split(","):
         rows, cols = (int(side) for side in shape.split("x"))
         for types in args.types.split(","):

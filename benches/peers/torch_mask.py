@@ -24,7 +24,9 @@ KAPPA, TAU, LAMBDA = 100.0, 4.0, 1e-5
 class Case:
     """What is measured: the words of a request to our side, less threads, device and iterations."""
 
-    op: str  # of masks: forward, or train, forward and backward; of the linear layer: linear-forward or linear-step
+    # Of masks: forward, or train, forward and backward; of the linear layer: linear-forward or linear-step; of a 2:4
+    # weight: sparse-product.
+    op: str
     kind: str  # soft or hard
     logits: str
     weights: str
@@ -41,9 +43,15 @@ class Case:
     def is_linear(self) -> bool:
         return self.op.startswith("linear-")
 
+    @property
+    def is_sparse(self) -> bool:
+        return self.op.startswith("sparse-")
+
     def least_bytes(self) -> int:
         """Each operand read or written once."""
         logits, weights = (TYPES[name].itemsize for name in (self.logits, self.weights))
+        if self.is_sparse:
+            return (self.weight_count // 2 + self.tokens * (self.rows + self.cols)) * weights
         if self.is_linear:  # the dense product
             return (self.weight_count + self.tokens * (self.rows + self.cols)) * weights
         forward = self.weight_count * 6 // 4 * logits + self.weight_count * 2 * weights

@@ -8,6 +8,7 @@ import torch
 
 import torch_mask
 import torch_matmul
+import torch_sparse
 from torch_mask import Case
 
 # Operands that take turns so that none is in the GPU's level-2 cache: bytes of all together.
@@ -16,7 +17,7 @@ COLD_BYTES = 192 << 20
 
 class Peer:
     def __init__(self, name: str, case: Case, device: str) -> None:
-        module = torch_matmul if case.is_linear else torch_mask
+        module = torch_matmul if case.is_linear else torch_sparse if case.is_sparse else torch_mask
         self.case, self.device, self.run = case, device, module.run
         self.form = module.FORMS[name]()
         place = "cpu" if device == "cpu" else "cuda"

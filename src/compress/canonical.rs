@@ -1,11 +1,12 @@
 //! The canonical form as a host type.
 
 use super::layout::Layout;
-use super::value::{Value, ValueType};
-use super::{Choice, cpu};
+use super::value::{TwoFour, Value, ValueType};
+use super::{Choice, Draw, cpu};
+use crate::element::Logit;
 use crate::error::Result;
-use crate::mask::length;
-use crate::shape::Shape;
+use crate::mask::{Kind, Sampling, length};
+use crate::shape::{Shape, Shard};
 
 /// A compressed weight in canonical form: kept values `[N, K/2]` row-major, and a legal code a group, row-major, two a
 /// byte, the even one in the low half.
@@ -37,7 +38,7 @@ impl<T: Value> Compressed<T> {
     /// # Errors
     /// What [`check`](super::Pack::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode).
     pub fn with_codes(shape: Shape, dense: &[T], codes: &[u8]) -> Result<Self> {
-        Self::pack(shape, dense, Choice::Codes(codes))
+        Self::pack::<f32>(shape, dense, Choice::Codes(codes))
     }
 
     /// The values of the largest magnitude of each group; see the [module](super).
@@ -45,7 +46,7 @@ impl<T: Value> Compressed<T> {
     /// # Errors
     /// What [`check`](super::Pack::check) finds.
     pub fn by_magnitude(shape: Shape, dense: &[T]) -> Result<Self> {
-        Self::pack(shape, dense, Choice::Magnitude)
+        Self::pack::<f32>(shape, dense, Choice::Magnitude)
     }
 
     /// A dense weight that is 2:4 already; see the [module](super) for groups that keep less.
@@ -54,10 +55,29 @@ impl<T: Value> Compressed<T> {
     /// What [`check`](super::Pack::check) finds, and [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first
     /// group that keeps more.
     pub fn from_sparse(shape: Shape, dense: &[T]) -> Result<Self> {
-        Self::pack(shape, dense, Choice::NonZeros)
+        Self::pack::<f32>(shape, dense, Choice::NonZeros)
     }
 
-    fn pack(shape: Shape, dense: &[T], choice: Choice<&[u8]>) -> Result<Self> {
+    /// What the mask of logits keeps of a dense weight; `Hard` or `Argmax`.
+    ///
+    /// # Errors
+    /// What [`check`](super::Pack::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode) with the first
+    /// group whose logits have no finite maximum.
+    pub fn from_logits<L: Logit>(
+        shape: Shape,
+        kind: Kind,
+        sampling: Sampling,
+        logits: &[L],
+        dense: &[T],
+    ) -> Result<Self>
+    where
+        T: TwoFour,
+    {
+        let shard = Shard::whole(shape.cols as u64);
+        Self::pack(shape, dense, Choice::Logits(Draw { logits, kind, sampling, shard }))
+    }
+
+    fn pack<L: Logit>(shape: Shape, dense: &[T], choice: Choice<&[u8], &[L]>) -> Result<Self> {
         // Before anything is allocated.
         shape.check()?;
         length("dense", Some(&dense), shape.weights())?;

@@ -2,9 +2,10 @@
 
 use super::layout::Layout;
 use super::value::{Sparsity, Value};
-use super::{Choice, illegal, not_two_four};
+use super::{Choice, Draw, illegal, not_two_four};
+use crate::element::Logit;
 use crate::error::Result;
-use crate::mask::length;
+use crate::mask::{self, length};
 use crate::shape::Shape;
 use crate::space::Host;
 use groups::PIECE;
@@ -14,7 +15,7 @@ mod groups;
 mod reorder;
 
 /// [`super::Pack`] over slices.
-pub type Pack<'a, T> = super::Pack<'a, Host, T>;
+pub type Pack<'a, T, L = f32> = super::Pack<'a, Host, T, L>;
 /// [`super::Unpack`] over slices.
 pub type Unpack<'a, T> = super::Unpack<'a, Host, T>;
 /// [`super::Reorder`] over slices.
@@ -37,44 +38,68 @@ pub struct Violation {
 /// # Errors
 /// What [`check`](super::Pack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) or
 /// [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first such group.
-pub fn pack_into<T: Value>(args: Pack<'_, T>) -> Result<()> {
+pub fn pack_into<T: Value, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
     args.check()?;
-    let Pack { shape, layout, choice, dense, values, metadata, codes } = args;
+    let Pack { shape, layout, choice, dense, mut values, metadata, codes, masked, faults: _ } = args;
     let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
-    if let Choice::Codes(given) = choice {
+    let mut own = Vec::new();
+    let chosen: &[u8] = if let Choice::Codes(given) = choice {
         check_codes(sparsity, shape, given)?;
-        if let Some(values) = values {
-            groups::keep_all(shape, given, dense, values, pitch);
-        }
         if let Some(codes) = codes {
             copy_codes(sparsity, shape, given, codes);
         }
-        return metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, given, metadata));
-    }
-    let mut own = Vec::new();
-    let chosen = match codes {
-        Some(codes) => codes,
-        None => {
-            own.resize(sparsity.packed_codes(shape), 0);
-            own.as_mut_slice()
-        }
+        given
+    } else {
+        let codes = match codes {
+            Some(codes) => codes,
+            None => {
+                own.resize(sparsity.packed_codes(shape), 0);
+                own.as_mut_slice()
+            }
+        };
+        // Rows without padding can be written as they are chosen.
+        let with = if pitch == shape.cols / 2 && choice.looks_at_values() { values.take() } else { None };
+        choose(shape, &choice, dense, codes, with)?;
+        codes
     };
-    // Rows without padding are chosen and copied in one pass.
-    let tight = pitch == shape.cols / 2;
-    let (with, after) = if tight { (values, None) } else { (None, values) };
-    let bad = match choice {
-        Choice::NonZeros => groups::choose_all::<T, groups::NonZeros>(dense, chosen, with),
-        _ => groups::choose_all::<T, groups::Magnitude>(dense, chosen, with),
-    };
-    if let Some(group) = bad {
-        let width = sparsity.width();
-        let kept = groups::non_zeros(&dense[group * width..(group + 1) * width]);
-        return Err(not_two_four(sparsity, shape, group, kept));
-    }
-    if let Some(values) = after {
+    if let Some(values) = values {
         groups::keep_all(shape, chosen, dense, values, pitch);
     }
+    if let Some(masked) = masked {
+        groups::mask_all(chosen, dense, masked);
+    }
     metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, chosen, metadata))
+}
+
+/// Chooses codes and, in the same pass over the values, writes those that are kept.
+fn choose<T: Value, L: Logit>(
+    shape: Shape,
+    choice: &Choice<&[u8], &[L]>,
+    dense: &[T],
+    codes: &mut [u8],
+    values: Option<&mut [T]>,
+) -> Result<()> {
+    let (sparsity, width) = (T::TYPE.sparsity(), T::TYPE.sparsity().width());
+    let bad = match choice {
+        Choice::Codes(_) => None,
+        Choice::Logits(draw) => {
+            sample(shape, draw, codes)?;
+            return check_codes(sparsity, shape, codes);
+        }
+        Choice::Magnitude => groups::choose_all::<T, groups::Magnitude>(dense, codes, values),
+        Choice::NonZeros => groups::choose_all::<T, groups::NonZeros>(dense, codes, values),
+    };
+    bad.map_or(Ok(()), |group| {
+        let kept = groups::non_zeros(&dense[group * width..(group + 1) * width]);
+        Err(not_two_four(sparsity, shape, group, kept))
+    })
+}
+
+/// The codes of a mask; that of a group that has none is not legal.
+fn sample<L: Logit>(shape: Shape, draw: &Draw<&[L]>, codes: &mut [u8]) -> Result<()> {
+    let Draw { logits, kind, sampling, shard } = *draw;
+    let args = mask::cpu::Forward::<L, f32>::new(shape, kind, sampling, logits).shard(shard);
+    mask::cpu::forward_into(args.codes(codes))
 }
 
 /// Decompresses: kept values bit for bit, all others `+0.0`. Where metadata is not canonical, it allocates memory for
@@ -85,7 +110,7 @@ pub fn pack_into<T: Value>(args: Pack<'_, T>) -> Result<()> {
 /// group.
 pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
     args.check()?;
-    let Unpack { shape, layout, values, metadata, dense } = args;
+    let Unpack { shape, layout, values, metadata, dense, faults: _ } = args;
     let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
     let mut own = Vec::new();
     let codes = if layout == Layout::Plain {
@@ -107,7 +132,7 @@ pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
 /// group.
 pub fn reorder_into(args: Reorder<'_>) -> Result<()> {
     args.check()?;
-    let Reorder { shape, value_type, from, to } = args;
+    let Reorder { shape, value_type, from, to, faults: _ } = args;
     let sparsity = value_type.sparsity();
     if from.0 == Layout::Plain {
         check_codes(sparsity, shape, from.1)?;

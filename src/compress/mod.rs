@@ -8,7 +8,7 @@
 //!
 //! | operation | takes | writes |
 //! | --- | --- | --- |
-//! | [`Pack`] | a dense weight, and what to keep: given codes, the largest, or what is not zero | values and metadata in a layout, codes |
+//! | [`Pack`] | a dense weight, and what to keep: given codes, a mask from logits, the largest, or what is not zero | values and metadata in a layout, codes, the masked weight |
 //! | [`Unpack`] | values and metadata in a layout | the dense weight |
 //! | [`Reorder`] | metadata in a layout | the same in another |
 //! | [`first_violation`](cpu::first_violation) | a dense weight | the first group that keeps too many |
@@ -37,6 +37,9 @@
 //! mask and a weight that is zero today keeps its slot. A code that is not legal (a mask of NaN logits has 0) is an
 //! error.
 //!
+//! **A mask from logits** ([`Pack::from_logits`]): the codes that [`mask::Forward`](crate::mask::Forward) would write for
+//! the same logits, hard or argmax, in the same pass and without a dense weight in between. Groups of four alone.
+//!
 //! **The largest** ([`Pack::by_magnitude`]): the two values of the largest magnitude (one of two for `f32`); of equal
 //! ones the lower position, so that a group of zeros keeps its first two. A NaN is larger than infinity, and of two NaN
 //! the one with the larger payload; zeros of both signs are equal.
@@ -57,54 +60,82 @@
 //!
 //! # Executors
 //!
-//! [`cpu`] runs on rayon's pool. Outputs are overwritten; after an error their contents are unspecified.
+//! [`cpu`] runs on rayon's pool and, with the feature `cuda`, `cuda` on a device, on the same arguments in their own memory.
+//! Outputs are overwritten; after an error their contents are unspecified.
+//!
+//! They differ in what becomes of a group that has no legal code: one of NaN logits, a given code that is not legal, a
+//! weight that is not 2:4. The CPU's executor returns an error that names the first. On a device nobody is there to
+//! return one to, and to `mma.sp` an illegal code is undefined behaviour; so such a group has **code 4, and NaN** for
+//! all its values, kept or dense (0 for `i8`, which has none), so that products show it, and is counted in
+//! [`faults`](Pack::faults) if asked. A [`Reorder`] has no values to show it: count there.
 
+use crate::element::Logit;
 use crate::error::{Error, Result};
-use crate::mask::length;
-use crate::shape::Shape;
+use crate::mask::{Kind, Sampling, length};
+use crate::shape::{Shape, Shard};
 use crate::space::Space;
 
 mod canonical;
 pub mod convert;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod launch;
 pub mod layout;
 mod value;
 
 pub use canonical::Compressed;
 pub use layout::{Evidence, Layout, MinTileK, Sizes};
-pub use value::{Flag, Sparsity, Value, ValueType};
+pub use value::{Flag, Sparsity, TwoFour, Value, ValueType};
 
 /// Which values [`Pack`] keeps.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Choice<C> {
+pub(crate) enum Choice<C, L> {
     /// Those that codes name.
     Codes(C),
+    /// Those of the mask that logits make.
+    Logits(Draw<L>),
     /// The largest.
     Magnitude,
     /// Those that are not zero.
     NonZeros,
 }
 
-/// Arguments of compression.
+impl<C, L> Choice<C, L> {
+    /// Whether the values themselves decide.
+    pub(crate) fn looks_at_values(&self) -> bool {
+        matches!(self, Self::Magnitude | Self::NonZeros)
+    }
+}
+
+/// How logits make a mask.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draw<L> {
+    pub(crate) logits: L,
+    pub(crate) kind: Kind,
+    pub(crate) sampling: Sampling,
+    pub(crate) shard: Shard,
+}
+
+/// Arguments of compression. `L` is the type of logits, where there are any.
 ///
-/// Shapes: dense `[N, K]`; codes N·K/8 bytes (`f32`: N·K/4), rounded up; values and metadata as [`Layout::sizes`] says.
-/// Padding is overwritten too: values with zeros, metadata with codes E. All row-major, all outputs overwritten.
+/// Shapes: dense and masked `[N, K]`; logits `[N, K/4, 6]`; codes N·K/8 bytes (`f32`: N·K/4), rounded up; values and
+/// metadata as [`Layout::sizes`] says. Padding is overwritten too: values with zeros, metadata with codes E. All
+/// row-major, all outputs overwritten. On a device every operand starts on a 16-byte boundary.
 #[derive(Debug)]
-pub struct Pack<'a, S: Space, T: Value> {
+pub struct Pack<'a, S: Space, T: Value, L: Logit = f32> {
     pub(crate) shape: Shape,
     pub(crate) layout: Layout,
-    pub(crate) choice: Choice<S::Ref<'a, u8>>,
+    pub(crate) choice: Choice<S::Ref<'a, u8>, S::Ref<'a, L>>,
     pub(crate) dense: S::Ref<'a, T>,
     pub(crate) values: Option<S::Mut<'a, T>>,
     pub(crate) metadata: Option<S::Mut<'a, u8>>,
     pub(crate) codes: Option<S::Mut<'a, u8>>,
+    pub(crate) masked: Option<S::Mut<'a, T>>,
+    pub(crate) faults: Option<S::Mut<'a, u32>>,
 }
 
 impl<'a, S: Space, T: Value> Pack<'a, S, T> {
-    fn new(shape: Shape, dense: S::Ref<'a, T>, choice: Choice<S::Ref<'a, u8>>) -> Self {
-        Self { shape, layout: Layout::Plain, choice, dense, values: None, metadata: None, codes: None }
-    }
-
     /// Keeps what these codes (canonical) name.
     #[must_use]
     pub fn with_codes(shape: Shape, dense: S::Ref<'a, T>, codes: S::Ref<'a, u8>) -> Self {
@@ -121,6 +152,38 @@ impl<'a, S: Space, T: Value> Pack<'a, S, T> {
     #[must_use]
     pub fn sparse(shape: Shape, dense: S::Ref<'a, T>) -> Self {
         Self::new(shape, dense, Choice::NonZeros)
+    }
+}
+
+impl<'a, S: Space, T: TwoFour, L: Logit> Pack<'a, S, T, L> {
+    /// Keeps what the mask of these logits keeps: `Hard` or `Argmax`, for a soft one keeps all.
+    #[must_use]
+    pub fn from_logits(
+        shape: Shape,
+        kind: Kind,
+        sampling: Sampling,
+        logits: S::Ref<'a, L>,
+        dense: S::Ref<'a, T>,
+    ) -> Self {
+        let shard = Shard::whole(shape.cols as u64);
+        Self::new(shape, dense, Choice::Logits(Draw { logits, kind, sampling, shard }))
+    }
+
+    /// Says that the weight is a slice of a larger one; its mask is then the slice of the larger one's. Without logits it
+    /// changes nothing.
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> Self {
+        if let Choice::Logits(draw) = &mut self.choice {
+            draw.shard = shard;
+        }
+        self
+    }
+}
+
+impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
+    fn new(shape: Shape, dense: S::Ref<'a, T>, choice: Choice<S::Ref<'a, u8>, S::Ref<'a, L>>) -> Self {
+        let layout = Layout::Plain;
+        Self { shape, layout, choice, dense, values: None, metadata: None, codes: None, masked: None, faults: None }
     }
 
     /// The layout of values and metadata; [`Layout::Plain`] unless this is called.
@@ -151,31 +214,64 @@ impl<'a, S: Space, T: Value> Pack<'a, S, T> {
         self
     }
 
-    /// Checks the layout and lengths; every executor does it first.
+    /// Writes the dense weight that is left, `W∘M`: kept values bit for bit, all others `+0.0`.
+    #[must_use]
+    pub fn masked(mut self, masked: S::Mut<'a, T>) -> Self {
+        self.masked = Some(masked);
+        self
+    }
+
+    /// Counts the groups that have no legal code: their number is **added** to this one element, so that a count can go
+    /// over many weights and be read once. The CPU's executor adds nothing: it returns an error.
+    #[must_use]
+    pub fn faults(mut self, faults: S::Mut<'a, u32>) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Checks the layout, lengths, and how logits are to be read; every executor does it first.
     ///
     /// # Errors
-    /// As [`Layout::sizes`]; [`Error::Length`], and [`Error::Missing`] if nothing is to be written.
+    /// As [`Layout::sizes`]; [`Error::Length`]; [`Error::Missing`] if nothing is to be written; with logits
+    /// [`Error::Shard`], [`Error::Scalar`], and [`Error::Path`] for a soft mask.
     pub fn check(&self) -> Result<()> {
-        let sizes = self.layout.sizes(self.shape, T::TYPE)?;
-        let codes = T::TYPE.sparsity().packed_codes(self.shape);
-        length("dense", Some(&self.dense), self.shape.weights())?;
-        if let Choice::Codes(given) = &self.choice {
-            length("codes", Some(given), codes)?;
+        let Self { shape, .. } = self;
+        let sizes = self.layout.sizes(*shape, T::TYPE)?;
+        let codes = T::TYPE.sparsity().packed_codes(*shape);
+        length("dense", Some(&self.dense), shape.weights())?;
+        match &self.choice {
+            Choice::Codes(given) => length("codes", Some(given), codes)?,
+            Choice::Logits(draw) => draw.check(*shape)?,
+            Choice::Magnitude | Choice::NonZeros => {}
         }
         length("values", self.values.as_ref(), sizes.values)?;
         length("metadata", self.metadata.as_ref(), sizes.metadata)?;
         length("codes", self.codes.as_ref(), codes)?;
-        if self.values.is_none() && self.metadata.is_none() && self.codes.is_none() {
+        length("masked", self.masked.as_ref(), shape.weights())?;
+        length("faults", self.faults.as_ref(), 1)?;
+        if self.values.is_none() && self.metadata.is_none() && self.codes.is_none() && self.masked.is_none() {
             return Err(Error::Missing { what: "compression", missing: "no output was given to write it to" });
         }
         Ok(())
     }
 }
 
+impl<L: crate::space::Operand> Draw<L> {
+    fn check(&self, shape: Shape) -> Result<()> {
+        self.shard.check(shape.rows as u64, shape.cols as u64)?;
+        self.sampling.check()?;
+        if self.kind == Kind::Soft {
+            let because = "a soft mask keeps a part of every value: use Hard or Argmax";
+            return Err(Error::Path { path: "compression from logits", because });
+        }
+        length("logits", Some(&self.logits), shape.logits())
+    }
+}
+
 /// Arguments of decompression.
 ///
-/// Shapes: dense `[N, K]`; values and metadata as [`Layout::sizes`] says, padding included but not read. `dense` is
-/// overwritten.
+/// Shapes: dense `[N, K]`; values and metadata as [`Layout::sizes`] says; what their padding holds does not matter.
+/// `dense` is overwritten. On a device every operand starts on a 16-byte boundary.
 #[derive(Debug)]
 pub struct Unpack<'a, S: Space, T: Value> {
     pub(crate) shape: Shape,
@@ -183,6 +279,7 @@ pub struct Unpack<'a, S: Space, T: Value> {
     pub(crate) values: S::Ref<'a, T>,
     pub(crate) metadata: S::Ref<'a, u8>,
     pub(crate) dense: S::Mut<'a, T>,
+    pub(crate) faults: Option<S::Mut<'a, u32>>,
 }
 
 impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
@@ -195,7 +292,14 @@ impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
         metadata: S::Ref<'a, u8>,
         dense: S::Mut<'a, T>,
     ) -> Self {
-        Self { shape, layout, values, metadata, dense }
+        Self { shape, layout, values, metadata, dense, faults: None }
+    }
+
+    /// Counts the groups that have no legal code, as [`Pack::faults`].
+    #[must_use]
+    pub fn faults(mut self, faults: S::Mut<'a, u32>) -> Self {
+        self.faults = Some(faults);
+        self
     }
 
     /// Checks the layout and lengths; every executor does it first.
@@ -206,20 +310,23 @@ impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
         let sizes = self.layout.sizes(self.shape, T::TYPE)?;
         length("values", Some(&self.values), sizes.values)?;
         length("metadata", Some(&self.metadata), sizes.metadata)?;
-        length("dense", Some(&self.dense), self.shape.weights())
+        length("dense", Some(&self.dense), self.shape.weights())?;
+        length("faults", self.faults.as_ref(), 1)
     }
 }
 
 /// Arguments of taking metadata from a layout to another: to or from [`Layout::Plain`], that is packing and unpacking
 /// codes.
 ///
-/// Both are as long as [`Layout::sizes`] says; padding is not read, and is overwritten with codes E.
+/// Both are as long as [`Layout::sizes`] says; what padding holds does not matter, and is overwritten with codes E. On a
+/// device both start on a 16-byte boundary.
 #[derive(Debug)]
 pub struct Reorder<'a, S: Space> {
     pub(crate) shape: Shape,
     pub(crate) value_type: ValueType,
     pub(crate) from: (Layout, S::Ref<'a, u8>),
     pub(crate) to: (Layout, S::Mut<'a, u8>),
+    pub(crate) faults: Option<S::Mut<'a, u32>>,
 }
 
 impl<'a, S: Space> Reorder<'a, S> {
@@ -231,7 +338,14 @@ impl<'a, S: Space> Reorder<'a, S> {
         from: (Layout, S::Ref<'a, u8>),
         to: (Layout, S::Mut<'a, u8>),
     ) -> Self {
-        Self { shape, value_type, from, to }
+        Self { shape, value_type, from, to, faults: None }
+    }
+
+    /// Counts the groups that have no legal code, as [`Pack::faults`].
+    #[must_use]
+    pub fn faults(mut self, faults: S::Mut<'a, u32>) -> Self {
+        self.faults = Some(faults);
+        self
     }
 
     /// Checks layouts and lengths; every executor does it first.
@@ -241,7 +355,8 @@ impl<'a, S: Space> Reorder<'a, S> {
     pub fn check(&self) -> Result<()> {
         let bytes = |layout: Layout| Ok(layout.sizes(self.shape, self.value_type)?.metadata);
         length("metadata (from)", Some(&self.from.1), bytes(self.from.0)?)?;
-        length("metadata (to)", Some(&self.to.1), bytes(self.to.0)?)
+        length("metadata (to)", Some(&self.to.1), bytes(self.to.0)?)?;
+        length("faults", self.faults.as_ref(), 1)
     }
 }
 

@@ -178,6 +178,14 @@ pub trait Value: sealed::Sealed + bytemuck::Pod + Send + Sync + std::fmt::Debug 
     fn magnitude(self) -> u32;
 }
 
+/// A type of values of which two of four are kept: all but `f32`. Sealed by its supertrait.
+pub trait TwoFour: Value {}
+impl TwoFour for f16 {}
+impl TwoFour for bf16 {}
+impl TwoFour for i8 {}
+impl TwoFour for E4m3 {}
+impl TwoFour for E5m2 {}
+
 /// A format whose bits below the sign are in the order of magnitudes.
 macro_rules! value {
     ($type:ident, $variant:ident, $bits:expr) => {

@@ -80,7 +80,7 @@ impl Sampling {
         (f64::from(self.kappa) / f64::from(self.tau)) as f32
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self { kappa, tau, .. } = *self;
         let scalar = |what, value: f32, must| Err(Error::Scalar { what, value: f64::from(value), must });
         if !(kappa.is_finite() && kappa >= 0.0) {

@@ -12,7 +12,7 @@ use crate::space::Host;
 use product::{Matrix, multiply};
 use rayon::prelude::*;
 
-mod product;
+pub(crate) mod product;
 
 /// [`super::Layer`] over slices.
 pub type Layer<'a, L, W> = super::Layer<'a, Host, L, W>;

@@ -1,5 +1,5 @@
-//! Dense products through cuBLASLt, with 16-bit operands and an `f32` result where that is wanted, which cudarc's safe
-//! layer does not offer.
+//! Dense products through cuBLASLt, with 16-bit operands and an `f32` result where that is wanted, and of `i8` operands,
+//! which cudarc's safe layer does not offer.
 //!
 //! A [`BlasLt`] remembers, for each product it has met, descriptors and the algorithm that the library's heuristic
 //! chose. So the heuristic is asked once a product, and a product met before costs one call into the library: no
@@ -17,14 +17,14 @@ use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 
 use descriptor::{Description, Layout, Preference};
 
-use super::product::Product;
+use super::product::{Call, Numbers};
 use crate::device::{driver_error, probe};
 use crate::error::{Error, Result};
 
 mod descriptor;
 
 /// What the heuristic may count on, and what operands are checked for.
-pub(super) const ALIGN: u64 = 16;
+pub(crate) const ALIGN: u64 = 16;
 /// Products remembered at most; then it starts anew.
 const MOST_PLANS: usize = 1024;
 
@@ -35,7 +35,7 @@ const MOST_PLANS: usize = 1024;
 /// cudarc's event tracking; where that is disabled, as capturing a CUDA graph needs, use one handle a stream.
 pub struct BlasLt {
     // Fields are dropped in this order: what the library made, then its handle.
-    plans: HashMap<Product, Plan>,
+    plans: HashMap<Call, Plan>,
     handle: Handle,
     workspace: CudaSlice<u8>,
 }
@@ -75,45 +75,47 @@ impl BlasLt {
 
     /// Checks that the handle serves the stream, and plans a product if it is not: what may fail before anything is
     /// queued.
-    pub(super) fn prepare_on(&mut self, stream: &CudaStream, product: &Product) -> Result<()> {
+    pub(crate) fn prepare_on(&mut self, stream: &CudaStream, call: &Call) -> Result<()> {
         if stream.context().cu_ctx() != self.handle.context.cu_ctx() {
             return Err(Error::ForeignContext { what: "blas" });
         }
-        self.plan(product)
+        self.plan(call)
     }
 
-    fn plan(&mut self, product: &Product) -> Result<()> {
-        if product.is_empty() || product.depth == 0 {
+    fn plan(&mut self, call: &Call) -> Result<()> {
+        if call.product.is_empty() || call.product.depth == 0 {
             return Ok(());
         }
-        if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(product) {
+        if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(call) {
             self.plans.clear();
         }
-        if let Entry::Vacant(vacant) = self.plans.entry(*product) {
+        if let Entry::Vacant(vacant) = self.plans.entry(*call) {
             self.handle.context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-            vacant.insert(Plan::new(self.handle.raw, product, self.workspace.len())?);
+            vacant.insert(Plan::new(self.handle.raw, call, self.workspace.len())?);
         }
         Ok(())
     }
 
-    /// Queues a product: `c` is overwritten.
+    /// Queues a product: `c` is overwritten. An empty sum has no bias.
     ///
     /// # Safety
     /// `a`, `b` and `c` are addresses in the stream's context, on 16-byte boundaries, of as many elements as the
-    /// product says, the last overlapping neither other; they stay valid, and nothing else touches `c`, until the
-    /// product has run.
-    pub(super) unsafe fn multiply(
+    /// product says, the last overlapping neither other, and so is `bias` of a value for each column of C, if the call has
+    /// one; they stay valid, and nothing else touches `c`, until the product has run.
+    pub(crate) unsafe fn multiply(
         &mut self,
         stream: &Arc<CudaStream>,
-        product: &Product,
+        call: &Call,
         [a, b, c]: [u64; 3],
+        bias: Option<u64>,
     ) -> Result<()> {
-        self.prepare_on(stream, product)?;
+        self.prepare_on(stream, call)?;
+        let product = &call.product;
         if product.is_empty() {
             return Ok(());
         }
         stream.context().bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-        let Some(plan) = self.plans.get(product) else {
+        let Some(plan) = self.plans.get(call) else {
             // Only a sum over nothing is not planned.
             let bytes = product.result_bytes();
             // SAFETY: `c` holds that many bytes, by this function's contract, and zero bits are the number zero.
@@ -124,7 +126,7 @@ impl BlasLt {
         let (workspace, _guard) = self.workspace.device_ptr_mut(stream);
         // SAFETY: the addresses are good by this function's contract, the work space by the guard, which makes this
         // stream wait for its last use and the next use wait for this stream.
-        unsafe { plan.run(self.handle.raw, [a, b, c], (workspace, bytes), stream) }
+        unsafe { plan.run(self.handle.raw, [a, b, c], bias, (workspace, bytes), stream) }
     }
 }
 
@@ -160,27 +162,37 @@ struct Plan {
     second: Layout,
     result: Layout,
     algorithm: sys::cublasLtMatmulAlgo_t,
+    numbers: Numbers,
+    bias: bool,
 }
 
 // SAFETY: descriptors are plain memory of the library, bound to no thread.
 unsafe impl Send for Plan {}
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, product: &Product, workspace_bytes: usize) -> Result<Self> {
-        let description = Description::new()?;
+    fn new(handle: sys::cublasLtHandle_t, call: &Call, workspace_bytes: usize) -> Result<Self> {
+        let Call { product, numbers, bias } = call;
+        let description = Description::new(*numbers)?;
+        if *bias {
+            description.adds_bias()?;
+        }
         description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, product.b_transposed)?;
         description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, product.a_transposed)?;
         let [a, b, c] = product.stored();
-        let first = Layout::new(product.operands, b)?;
-        let second = Layout::new(product.operands, a)?;
-        let result = Layout::new(product.result, c)?;
+        let [operands, results] = match numbers {
+            Numbers::Floats => [product.operands, product.result].map(descriptor::format),
+            Numbers::Integers => [sys::cudaDataType_t::CUDA_R_8I, sys::cudaDataType_t::CUDA_R_32I],
+        };
+        let first = Layout::new(operands, b)?;
+        let second = Layout::new(operands, a)?;
+        let result = Layout::new(results, c)?;
         let preference = Preference::new(workspace_bytes)?;
         let (desc, pref) = (description.0, preference.0);
         // SAFETY: all descriptors are live.
         let choice =
             unsafe { result::get_matmul_algo_heuristic(handle, desc, first.0, second.0, result.0, result.0, pref) };
         let algorithm = choice.map_err(blas_error("cublasLtMatmulAlgoGetHeuristic"))?.algo;
-        Ok(Self { description, first, second, result, algorithm })
+        Ok(Self { description, first, second, result, algorithm, numbers: *numbers, bias: *bias })
     }
 
     /// Queues the product.
@@ -192,14 +204,25 @@ impl Plan {
         &self,
         handle: sys::cublasLtHandle_t,
         [a, b, c]: [u64; 3],
+        bias: Option<u64>,
         (workspace, workspace_bytes): (u64, usize),
         stream: &CudaStream,
     ) -> Result<()> {
-        let (one, zero) = (1.0_f32, 0.0_f32);
+        if self.bias {
+            let missing = Error::Missing { what: "a product with a bias", missing: "none was given" };
+            self.description.set_bias(bias.ok_or(missing)?)?;
+        }
+        // Factors are of the format of sums. Zero is the same bits in both.
+        let one = match self.numbers {
+            Numbers::Floats => 1.0_f32.to_bits(),
+            Numbers::Integers => 1,
+        };
+        let zero = 0_u32;
         let (alpha, beta) = ((&raw const one).cast(), (&raw const zero).cast());
         let (first, second, result) = (b as *const c_void, a as *const c_void, c as *mut c_void);
-        // SAFETY: handle and descriptors are live; the addresses are good by this function's contract; the factors are
-        // `f32`, as the description says, and read before the call returns. With a zero beta, C is not read.
+        // SAFETY: handle and descriptors are live; the addresses are good by this function's contract, that of the bias,
+        // which the description holds, too; the factors are of the four bytes that the description says, and read before
+        // the call returns. With a zero beta, C is not read.
         let queued = unsafe {
             result::matmul(
                 handle,
@@ -231,9 +254,9 @@ fn blas_error(call: &'static str) -> impl Fn(CublasError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::element::DType;
     use crate::matmul::Problem;
+    use crate::matmul::product::Product;
     use crate::shape::Shape;
 
     /// What cuBLASLt would compute from a plan's layouts: `D = op(A)·op(B)`, column-major.

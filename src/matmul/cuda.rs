@@ -46,7 +46,7 @@ pub fn forward_into<L: Logit, W: Element>(
     mut args: Forward<'_, '_, L, W>,
 ) -> Result<()> {
     args.check()?;
-    let mut binder = Binder { stream, guards: Vec::with_capacity(6) };
+    let mut binder = Binder::new(stream);
     let raw = super::Forward::<Raw, L, W> {
         layer: binder.layer(&args.layer)?,
         problem: args.problem,
@@ -106,7 +106,7 @@ pub fn backward_into<L: Logit, W: Element>(
     mut args: Backward<'_, '_, L, W>,
 ) -> Result<()> {
     args.check()?;
-    let mut binder = Binder { stream, guards: Vec::with_capacity(8) };
+    let mut binder = Binder::new(stream);
     let raw = super::Backward::<Raw, L, W> {
         layer: binder.layer(&args.layer)?,
         problem: args.problem,
@@ -152,7 +152,7 @@ fn load_steps(stream: &Arc<CudaStream>, mut blas: Option<&mut BlasLt>, steps: &[
     for step in steps {
         if let Step::BlasLt(product, _) = step {
             let missing = Error::Missing { what: "a product by cuBLASLt", missing: "no `blas` was given" };
-            blas.as_mut().ok_or(missing)?.prepare_on(stream, product)?;
+            blas.as_mut().ok_or(missing)?.prepare_on(stream, &(*product).into())?;
         }
         if let Some((symbol, shared_bytes)) = step.kernel() {
             load(stream, symbol, shared_bytes)?;
@@ -188,7 +188,7 @@ unsafe fn run(stream: &Arc<CudaStream>, mut blas: Option<&mut BlasLt>, steps: &[
                 if let Some(blas) = blas.as_mut() {
                     // SAFETY: by this function's contract; C is an output or a part of the work space, both borrowed
                     // mutably, so it overlaps neither operand.
-                    unsafe { blas.multiply(stream, product, *addresses) }?;
+                    unsafe { blas.multiply(stream, &(*product).into(), *addresses, None) }?;
                 }
             }
         }
@@ -197,12 +197,16 @@ unsafe fn run(stream: &Arc<CudaStream>, mut blas: Option<&mut BlasLt>, steps: &[
 }
 
 /// Turns views into addresses for work on a stream, and keeps the guards that order that work.
-struct Binder<'g> {
+pub(crate) struct Binder<'g> {
     stream: &'g Arc<CudaStream>,
     guards: Vec<SyncOnDrop<'g>>,
 }
 
 impl<'g> Binder<'g> {
+    pub(crate) fn new(stream: &'g Arc<CudaStream>) -> Self {
+        Self { stream, guards: Vec::with_capacity(8) }
+    }
+
     fn layer<L: Logit, W: Element>(&mut self, layer: &'g Layer<'_, L, W>) -> Result<super::Layer<'static, Raw, L, W>> {
         let super::Layer { shape, shard, ref masks, ref weight } = *layer;
         let masks = match masks {
@@ -214,16 +218,16 @@ impl<'g> Binder<'g> {
         Ok(super::Layer { shape, shard, masks, weight: self.input("weight", weight)? })
     }
 
-    fn workspace(&mut self, view: Option<&'g mut CudaViewMut<'_, u8>>) -> Result<Option<RawSlice>> {
+    pub(crate) fn workspace(&mut self, view: Option<&'g mut CudaViewMut<'_, u8>>) -> Result<Option<RawSlice>> {
         view.map(|view| self.output("workspace", view)).transpose()
     }
 
-    fn input<T>(&mut self, what: &'static str, view: &'g CudaView<'_, T>) -> Result<RawSlice> {
+    pub(crate) fn input<T>(&mut self, what: &'static str, view: &'g CudaView<'_, T>) -> Result<RawSlice> {
         let bound = input(what, self.stream, Some(view))?;
         self.keep(what, bound)
     }
 
-    fn output<T>(&mut self, what: &'static str, view: &'g mut CudaViewMut<'_, T>) -> Result<RawSlice> {
+    pub(crate) fn output<T>(&mut self, what: &'static str, view: &'g mut CudaViewMut<'_, T>) -> Result<RawSlice> {
         let bound = output(what, self.stream, Some(view))?;
         self.keep(what, bound)
     }

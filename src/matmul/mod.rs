@@ -58,7 +58,7 @@ use crate::space::{Operand, Raw, RawSlice, Space};
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
-mod cublaslt;
+pub(crate) mod cublaslt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod plan;

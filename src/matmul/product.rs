@@ -77,3 +77,29 @@ impl Product {
         self.rows * self.cols * self.result.size()
     }
 }
+
+/// What cuBLASLt is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Call {
+    /// Shapes, and how operands lie.
+    pub product: Product,
+    /// Formats.
+    pub numbers: Numbers,
+    /// Whether a value for each column of C is added before it is rounded; not for integers.
+    pub bias: bool,
+}
+
+impl From<Product> for Call {
+    fn from(product: Product) -> Self {
+        Self { product, numbers: Numbers::Floats, bias: false }
+    }
+}
+
+/// Of what formats operands, sums and results are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Numbers {
+    /// As the product says, with sums in `f32`.
+    Floats,
+    /// `i8`, with sums and results in `i32`, whatever the product says; its result is as wide as that of one in `f32`.
+    Integers,
+}

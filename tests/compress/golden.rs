@@ -1,9 +1,11 @@
 //! The golden files of `tests/data/layouts`, bit for bit.
 
 use crate::any::{Wide, same};
+use crate::executor::{Choice, Dense, Executor, Number, SMALL, gpu};
 use safetensors::SafeTensors;
 use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, cpu};
 use twofour::{Shape, bf16, f16};
+use twofour_emulator::Schedule;
 
 /// A golden file in memory.
 struct Golden {
@@ -13,7 +15,8 @@ struct Golden {
 
 impl Golden {
     fn read(name: &str) -> Self {
-        let path = format!("{}/tests/data/layouts/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        // Cargo runs tests in the package's folder; elsewhere the data lie beside the programs.
+        let path = format!("tests/data/layouts/{name}.safetensors");
         Self { name: name.to_owned(), bytes: std::fs::read(path).unwrap() }
     }
 
@@ -54,8 +57,12 @@ const ARRAYS: [(&str, Layout); 9] = [
 ];
 
 /// Everything in a file follows from its dense weight; how many arrays of metadata it has.
-fn reproduce<T: Wide>(name: &str) -> usize {
+fn reproduce<T: Number>(name: &str) -> usize {
     let golden = Golden::read(name);
+    let executors = [Some(Executor::Cpu), Some(Executor::Emulator(Schedule::Solo(1), SMALL)), gpu()];
+    for executor in executors.into_iter().flatten() {
+        reproduce_on::<T>(&executor, &golden);
+    }
     let (shape, dense) = (golden.shape(), golden.values::<T>("dense"));
     let codes = golden.codes();
     for compressed in [
@@ -83,6 +90,24 @@ fn reproduce<T: Wide>(name: &str) -> usize {
         assert!(same(&back.decompress(), &dense), "{name}: {array}, unpacked");
     });
     checked.count()
+}
+
+/// Every layout of a file from its dense weight on an executor, however codes are chosen, and back.
+fn reproduce_on<T: Number>(executor: &Executor, golden: &Golden) {
+    let (shape, dense, codes) = (golden.shape(), golden.values::<T>("dense"), golden.codes());
+    for (array, layout) in ARRAYS {
+        let Some(expected) = golden.array(array) else { continue };
+        let case = Dense { shape, layout, dense: dense.clone(), wants: [true; 4] };
+        for choice in [Choice::Codes(codes.clone()), Choice::Magnitude, Choice::NonZeros] {
+            let got = executor.pack(&case, &choice).unwrap();
+            assert!(got.metadata == expected && got.codes == codes, "{}: {array} on {executor:?}", golden.name);
+            assert!(same(&got.masked, &dense) && got.faults == 0, "{}: {array} on {executor:?}", golden.name);
+            let (back, faults) = executor.unpack(shape, layout, &got.values, &expected).unwrap();
+            assert!(same(&back, &dense) && faults == 0, "{}: {array} unpacked on {executor:?}", golden.name);
+        }
+        let plain = (Layout::Plain, codes.as_slice());
+        assert_eq!(executor.reorder(shape, T::TYPE, plain, layout).unwrap(), (expected, 0), "{}", golden.name);
+    }
 }
 
 #[test]

@@ -200,12 +200,25 @@ fn ampere(rows: usize, groups: usize, word: usize) -> Vec<(usize, usize)> {
 
 /// Metadata: codes in order, E wherever there is none.
 pub(crate) fn metadata(order: Order, rows: usize, groups: usize, codes: &[u8], bytes: usize) -> Vec<u8> {
+    padded_metadata(order, rows, groups, codes, bytes, 0xe)
+}
+
+/// The same with another code wherever there is none.
+pub(crate) fn padded_metadata(
+    order: Order,
+    rows: usize,
+    groups: usize,
+    codes: &[u8],
+    bytes: usize,
+    padding: u8,
+) -> Vec<u8> {
     let (of_rows, of_groups) = order.multiples();
     let list = order.list(rows.next_multiple_of(of_rows), groups.next_multiple_of(of_groups));
-    let code =
-        |&(row, group): &(usize, usize)| if row < rows && group < groups { codes[row * groups + group] } else { 0xe };
+    let code = |&(row, group): &(usize, usize)| {
+        if row < rows && group < groups { codes[row * groups + group] } else { padding }
+    };
     let mut nibbles: Vec<u8> = list.iter().map(code).collect();
     assert!(nibbles.len() <= 2 * bytes, "{} codes in {bytes} bytes", nibbles.len());
-    nibbles.resize(2 * bytes, 0xe);
+    nibbles.resize(2 * bytes, padding);
     packed(&nibbles)
 }

@@ -12,20 +12,20 @@ use twofour::{Error, Shape};
 
 /// A weight of random bits in a layout.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    layout: Layout,
-    value_type: ValueType,
-    shape: Shape,
-    data: u64,
+pub(crate) struct Case {
+    pub(crate) layout: Layout,
+    pub(crate) value_type: ValueType,
+    pub(crate) shape: Shape,
+    pub(crate) data: u64,
 }
 
-fn pairs() -> Vec<(Layout, ValueType)> {
+pub(crate) fn pairs() -> Vec<(Layout, ValueType)> {
     let all = Layout::ALL.into_iter().flat_map(|layout| ValueType::ALL.map(|value_type| (layout, value_type)));
     all.filter(|(layout, value_type)| layout.supports(*value_type)).collect()
 }
 
 /// Shapes that the layout holds: small, ragged, tall, wide and empty.
-fn shapes(layout: Layout) -> BoxedStrategy<Shape> {
+pub(crate) fn shapes(layout: Layout) -> BoxedStrategy<Shape> {
     let ragged = prop_oneof![
         6 => (1..=80usize, 1..=80usize),
         2 => (120..=300usize, 1..=40usize),
@@ -45,13 +45,13 @@ fn shapes(layout: Layout) -> BoxedStrategy<Shape> {
     }
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(crate) fn cases() -> impl Strategy<Value = Case> {
     (prop::sample::select(pairs()), any::<u64>()).prop_flat_map(|((layout, value_type), data)| {
         shapes(layout).prop_map(move |shape| Case { layout, value_type, shape, data })
     })
 }
 
-fn for_all(cases_to_run: u32, property: impl Fn(&Case)) {
+pub(crate) fn for_all(cases_to_run: u32, property: impl Fn(&Case)) {
     let persistence = FileFailurePersistence::WithSource("regressions");
     let mut config = Config::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
@@ -67,7 +67,7 @@ fn for_all(cases_to_run: u32, property: impl Fn(&Case)) {
 }
 
 /// The layout as the oracle knows it, and bytes of its metadata, by the library's rule where it has one.
-fn known(case: &Case) -> (Order, usize) {
+pub(crate) fn known(case: &Case) -> (Order, usize) {
     let Shape { rows, cols } = case.shape;
     let (bytewise, f32) = (case.value_type.size() == 1, case.value_type == ValueType::F32);
     let up = |x: usize, to: usize| x.next_multiple_of(to);

@@ -1,11 +1,13 @@
 // A cuSPARSELt without a device, for tests/cusparselt.rs: it writes down every call, insists on live objects that have not
-// moved, and multiplies f32 and i8 as the descriptors say, in memory that is the host's.
+// moved, and multiplies f32, bf16 and i8 as the descriptors say, in memory that is the host's.
 //
 //   FAKE_CUSPARSELT_VERSION  as 0.8.1; 0.10.0 if unset
 //   FAKE_CUSPARSELT_FAIL     as cusparseLtMatmul=6: what this function returns, instead of doing anything
+//   FAKE_CUSPARSELT_LAYOUT   how codes of 16-bit values lie: `mma` or `hopper`, as real libraries are said to have them,
+//                            `scrambled`, as none has; with `+` behind it there is more room than codes need
 //   FAKE_CUDA_LOG            the file to write to
 //
-// Its compressed form is its own: kept values, then for each group of four (f32: each pair) a byte of kept positions.
+// Else its compressed form is its own: kept values, then for each group of four (f32: each pair) a byte of kept positions.
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -14,7 +16,7 @@
 #include <string.h>
 
 enum { kSuccess = 0, kInvalidValue = 3, kInternalError = 7, kNotSupported = 10 };
-enum { kF32 = 0, kI8 = 3, kI32 = 10 };
+enum { kF32 = 0, kF16 = 2, kI8 = 3, kI32 = 10, kBf16 = 14 };
 enum { kColumns = 1, kRows = 2 };
 enum { kAlgorithms = 4, kBuffer = 64 };
 // All of what the caller must keep ready, to be noticed if it keeps less.
@@ -104,7 +106,7 @@ static int end(const void* object) {
   return kSuccess;
 }
 
-static size_t bytes_of(int type) { return type == kI8 ? 1 : type == 2 || type == 14 ? 2 : 4; }
+static size_t bytes_of(int type) { return type == kI8 ? 1 : type == kF16 || type == kBf16 ? 2 : 4; }
 
 int cusparseLtGetProperty(int which, int* value) {
   FAIL_IF_WANTED("GetProperty");
@@ -278,9 +280,54 @@ int cusparseLtMatmulGetWorkspace(const void* handle, const Plan* plan, size_t* b
 // Values of a group, and how many of them are kept.
 static int group_of(const Matrix* a) { return a->type == kF32 ? 2 : 4; }
 
+// Whether codes lie in this layout.
+static int lies(const Matrix* a, const char* layout) {
+  const char* wanted = getenv("FAKE_CUSPARSELT_LAYOUT");
+  return bytes_of(a->type) == 2 && wanted && strncmp(wanted, layout, strlen(layout)) == 0;
+}
+
+static int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// The half byte of a group's code, in layouts that have one; -1 in the library's own.
+static int64_t half_byte(const Matrix* a, int64_t r, int64_t c) {
+  int64_t inner = r % 8 * 8 + r % 32 / 16 * 4 + c % 32 / 16 * 2 + r % 16 / 8;
+  int64_t tall = (c / 64 * (a->rows / 128) + r / 128) * 512 + c % 64 / 32 * 256 + r % 128 / 32 * 64;
+  int64_t low = (c / 32 * (up(a->rows, 32) / 32) + r / 32) * 64;
+  int64_t word = (a->rows >= 256 && a->rows % 128 == 0 && a->cols % 64 == 0 ? tall : low) + inner;
+  if (lies(a, "mma")) return word * 4 + c % 16 / 4;
+  if (lies(a, "scrambled")) return (word ^ 1) * 4 + c % 16 / 4;
+  if (!lies(a, "hopper")) return -1;
+  int64_t g = c / 4, byte = r / 64 * 8 * a->cols + c / 32 * 256 + r % 64 / 16 * 64 + r % 8 * 8 + 2 * (g % 4) + g % 8 / 4;
+  return byte * 2 + r % 16 / 8;
+}
+
+static size_t code_bytes(const Matrix* a) {
+  if (half_byte(a, 0, 0) < 0) return (size_t)(a->rows * a->cols / group_of(a));
+  int64_t one = up(a->rows, 32) * up(a->cols, 64), other = up(a->rows, 64) * up(a->cols, 32);
+  const char* layout = getenv("FAKE_CUSPARSELT_LAYOUT");
+  return (size_t)(one > other ? one : other) / 8 + (layout[strlen(layout) - 1] == '+' ? 512 : 0);
+}
+
+// Positions of a group that are kept, the first one in the low half.
+static void put_positions(const Matrix* a, char* codes, int64_t row, int64_t col, int positions) {
+  int64_t at = half_byte(a, row, col);
+  if (at < 0) {
+    codes[(row * a->cols + col) / group_of(a)] = (char)positions;
+    return;
+  }
+  int code = (positions & 3) + 4 * (positions >> 4), shift = 4 * (int)(at % 2);
+  codes[at / 2] = (char)((codes[at / 2] & ~(15 << shift)) | code << shift);
+}
+
+static int positions_of(const Matrix* a, const char* codes, int64_t row, int64_t col) {
+  int64_t at = half_byte(a, row, col);
+  if (at < 0) return codes[(row * a->cols + col) / group_of(a)];
+  int code = codes[at / 2] >> (4 * (at % 2)) & 15;
+  return (code & 3) | code >> 2 << 4;
+}
+
 static size_t compressed_bytes(const Matrix* a, int batches) {
-  size_t values = (size_t)(a->rows * a->cols);
-  return (size_t)batches * (values / 2 * bytes_of(a->type) + values / (size_t)group_of(a));
+  return (size_t)batches * ((size_t)(a->rows * a->cols) / 2 * bytes_of(a->type) + code_bytes(a));
 }
 
 static int compressed_batches(const Matrix* a) { return a->stride == 0 ? 1 : a->batches; }
@@ -297,6 +344,8 @@ static void compress(const Matrix* a, const char* from, char* to) {
   int group = group_of(a), kept = group / 2;
   for (int batch = 0; batch < compressed_batches(a); ++batch, from += a->stride * (int64_t)size) {
     char *values = to, *codes = to + (size_t)(a->rows * a->cols) / 2 * size;
+    // Gaps are the library's affair.
+    memset(codes, 0x5a, code_bytes(a));
     for (int64_t row = 0; row < a->rows; ++row) {
       for (int64_t col = 0; col < a->cols; col += group) {
         const char* at = from + (size_t)(row * a->pitch + col) * size;
@@ -309,7 +358,7 @@ static void compress(const Matrix* a, const char* from, char* to) {
             code |= i << (4 * count++);
           }
         }
-        *codes++ = (char)code;
+        put_positions(a, codes, row, col, code);
       }
     }
     to += compressed_bytes(a, 1);
@@ -389,6 +438,12 @@ static float get(const Matrix* m, const void* base, int64_t row, int64_t col) {
       return ((const float*)base)[at];
     case kI8:
       return ((const int8_t*)base)[at];
+    case kBf16: {
+      uint32_t bits = (uint32_t)((const uint16_t*)base)[at] << 16;
+      float value;
+      memcpy(&value, &bits, 4);
+      return value;
+    }
     default:
       return (float)((const int32_t*)base)[at];
   }
@@ -403,6 +458,13 @@ static void put(const Matrix* m, void* base, int64_t row, int64_t col, float val
     case kI8:
       ((int8_t*)base)[at] = (int8_t)value;
       break;
+    case kBf16: {
+      uint32_t bits;
+      memcpy(&bits, &value, 4);
+      // To nearest even; there is no NaN.
+      ((uint16_t*)base)[at] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+      break;
+    }
     default:
       ((int32_t*)base)[at] = (int32_t)value;
   }
@@ -411,17 +473,19 @@ static void put(const Matrix* m, void* base, int64_t row, int64_t col, float val
 // One row of the compressed matrix, spread out.
 static void spread(const Matrix* a, const char* compressed, int64_t row, float* out) {
   int group = group_of(a), kept = group / 2;
-  const char* codes = compressed + (size_t)(a->rows * a->cols) / 2 * bytes_of(a->type) + row * a->cols / group;
+  const char* codes = compressed + (size_t)(a->rows * a->cols) / 2 * bytes_of(a->type);
   Matrix values = {.type = a->type, .order = kRows, .pitch = a->cols / 2};
   for (int64_t col = 0; col < a->cols; ++col) out[col] = 0;
   for (int64_t i = 0; i < a->cols / 2; ++i) {
-    int position = codes[i / kept] >> (4 * (i % kept)) & 15;
+    int position = positions_of(a, codes, row, i / kept * group) >> (4 * (i % kept)) & 15;
     out[i / kept * group + position] = get(&values, compressed, row, i);
   }
 }
 
 static void multiply(const Product* p, const float* alpha, const char* a, const char* b, float beta, const char* c,
-                     char* d, const float* bias) {
+                     char* d, const char* bias) {
+  // Of the result's format, but f32 for integers.
+  Matrix values = {.type = p->d->type == kBf16 ? kBf16 : kF32, .order = kRows};
   float* row = malloc((size_t)p->a->cols * sizeof(float));
   for (int64_t i = 0; i < p->d->rows; ++i) {
     spread(p->a, a, i, row);
@@ -430,7 +494,7 @@ static void multiply(const Product* p, const float* alpha, const char* a, const 
       for (int64_t k = 0; k < p->a->cols; ++k) sum += row[k] * (p->op_b ? get(p->b, b, j, k) : get(p->b, b, k, j));
       sum *= p->alpha_vector ? alpha[i] : *alpha;
       if (beta != 0) sum += beta * get(p->c, c, i, j);
-      if (bias) sum += bias[i];
+      if (bias) sum += get(&values, bias, 0, i);
       if (p->relu) sum = sum > p->threshold ? (sum < p->upper ? sum : p->upper) : 0;
       put(p->d, d, i, j, sum);
     }
@@ -441,7 +505,8 @@ static void multiply(const Product* p, const float* alpha, const char* a, const 
 static int check_run(const void* handle, const Plan* plan, const void* workspace, int streams) {
   NEED(is(handle, "handle") && whole(plan) && workspace && streams == 1);
   int a = plan->product->a->type, d = plan->product->d->type;
-  return (a == kF32 && d == kF32) || (a == kI8 && (d == kI8 || d == kI32)) ? kSuccess : kNotSupported;
+  int same = a == d && (a == kF32 || a == kBf16);
+  return same || (a == kI8 && (d == kI8 || d == kI32)) ? kSuccess : kNotSupported;
 }
 
 int cusparseLtMatmul(const void* handle, const Plan* plan, const float* alpha, const char* a, const char* b,
@@ -455,7 +520,8 @@ int cusparseLtMatmul(const void* handle, const Plan* plan, const float* alpha, c
   for (int batch = 0; batch < p->d->batches; ++batch) {
     size_t x = (size_t)p->b->stride * bytes_of(p->b->type), y = (size_t)p->d->stride * bytes_of(p->d->type);
     size_t w = p->a->stride == 0 ? 0 : compressed_bytes(p->a, 1), i = (size_t)batch;
-    const float* bias = p->bias ? (const float*)p->bias + batch * p->bias_stride : NULL;
+    size_t bias_bytes = p->d->type == kBf16 ? 2 : 4;
+    const char* bias = p->bias ? (const char*)p->bias + (size_t)(batch * p->bias_stride) * bias_bytes : NULL;
     multiply(p, alpha, a + i * w, b + i * x, *beta, c + i * y, d + i * y, bias);
   }
   return kSuccess;

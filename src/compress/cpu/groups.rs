@@ -205,6 +205,22 @@ pub(super) fn keep_all<T: Value>(shape: Shape, codes: &[u8], dense: &[T], values
     });
 }
 
+/// Copies the values that legal codes keep to where they were, with zeros between.
+pub(super) fn mask_all<T: Value>(codes: &[u8], dense: &[T], masked: &mut [T]) {
+    let sparsity = T::TYPE.sparsity();
+    let kept: [u8; 16] = std::array::from_fn(|code| sparsity.bits_of_code(code as u8).unwrap_or(0));
+    let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(masked.par_chunks_mut(sparsity.width() * PIECE));
+    pieces.zip(codes.par_chunks(PIECE / 2)).for_each(|((dense, masked), codes)| {
+        let groups = dense.chunks(sparsity.width()).zip(masked.chunks_mut(sparsity.width()));
+        for ((group, masked), code) in groups.zip(codes.iter().flat_map(|&byte| [byte & 15, byte >> 4])) {
+            let bits = kept[usize::from(code)];
+            for (j, (masked, value)) in masked.iter_mut().zip(group).enumerate() {
+                *masked = if bits >> j & 1 == 1 { *value } else { T::zeroed() };
+            }
+        }
+    });
+}
+
 /// Spreads values, in rows that lie `pitch` apart, to where legal codes say.
 pub(super) fn spread_all<T: Value>(shape: Shape, codes: &[u8], values: &[T], pitch: usize, dense: &mut [T]) {
     let (sparsity, kept) = (T::TYPE.sparsity(), shape.cols / 2);

@@ -130,16 +130,23 @@ impl Map {
         self.tile.order == Order::DownFirst
     }
 
-    /// What can be moved in one piece.
-    pub(crate) fn run(&self) -> Run {
+    /// Whether codes of two rows share their bytes, as [`Run::Woven`] says; elsewhere, but in the canonical form, four
+    /// groups of a row lie together.
+    pub(crate) fn is_woven(&self) -> bool {
         let digits = |digits: &[Digit]| [0, 1].map(|i| (digits[i].size, digits[i].stride));
         let (rows, groups) = (digits(&self.tile.rows), digits(&self.tile.groups));
+        matches!((rows, groups), ([(8, _), (2, 1)], [(4, 4), (2, 2)]))
+    }
+
+    /// What can be moved in one piece.
+    pub(crate) fn run(&self) -> Run {
+        let groups = self.tile.groups.map(|digit| (digit.size, digit.stride));
         let fours = groups[0].0.is_multiple_of(4) && groups[0].1 == 1 && self.extent[1].is_multiple_of(4);
         let whole = self.extent[0].is_multiple_of(16) && self.extent[1].is_multiple_of(8);
-        match (rows, groups) {
-            ([(8, _), (2, 1)], [(4, 4), (2, 2)]) if whole => Run::Woven,
-            _ if fours => Run::Words,
-            _ => Run::Codes,
+        match () {
+            () if self.is_woven() && whole => Run::Woven,
+            () if fours => Run::Words,
+            () => Run::Codes,
         }
     }
 }

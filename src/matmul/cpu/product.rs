@@ -15,6 +15,12 @@ const TILE: [usize; 2] = [256, 256];
 /// How much of the contraction is summed at a time.
 const SLAB: usize = 1024;
 
+/// An operand that gives its parts in `f32`.
+pub(crate) trait Panels: Sync {
+    /// A part with at least one row and column; it may be made in `widened`.
+    fn panel<'p>(&'p self, rows: Range<usize>, cols: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p>;
+}
+
 /// A row-major matrix, or its transpose.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a, T> {
@@ -40,12 +46,10 @@ impl<'a, T: Element> Matrix<'a, T> {
         self.transposed = !self.transposed;
         self
     }
+}
 
-    /// A part of the matrix in `f32`, with at least one row and column.
-    fn panel<'p>(&self, rows: Range<usize>, cols: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p>
-    where
-        'a: 'p,
-    {
+impl<T: Element> Panels for Matrix<'_, T> {
+    fn panel<'p>(&'p self, rows: Range<usize>, cols: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p> {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let cols = self.first + cols.start..self.first + cols.end;
         let width = self.stored_cols;
@@ -59,15 +63,23 @@ impl<'a, T: Element> Matrix<'a, T> {
             }
             (&widened[..], cols.len())
         };
-        let strides = if self.transposed { [1, row_stride] } else { [row_stride, 1] };
-        Panel { data, strides: strides.map(|stride| stride as isize) }
+        Panel { data, row_stride, transposed: self.transposed }
     }
 }
 
-/// Values and the steps from row to row and from column to column; the last row's last value is the slice's last.
-struct Panel<'a> {
-    data: &'a [f32],
-    strides: [isize; 2],
+/// Rows that lie a stride apart, or their transpose; the last row's last value is the slice's last.
+pub(crate) struct Panel<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) row_stride: usize,
+    pub(crate) transposed: bool,
+}
+
+impl Panel<'_> {
+    /// Steps from row to row and from column to column.
+    fn strides(&self) -> [isize; 2] {
+        let strides = if self.transposed { [1, self.row_stride] } else { [self.row_stride, 1] };
+        strides.map(|stride| stride as isize)
+    }
 }
 
 /// Writes `out [.., cols] = a · b`, where `depth` is the number of columns of `a` and of rows of `b`.
@@ -78,11 +90,32 @@ pub(super) fn multiply<T: Element, O: Element>(
     out: &mut [O],
     cols: usize,
 ) {
+    multiply_add(depth, [a, b], None, out, cols, O::narrow);
+}
+
+/// Writes `out [.., cols] = a · b + bias`, the bias being one for each column, and every sum rounded by `finish`.
+pub(crate) fn multiply_add<O: Send>(
+    depth: usize,
+    [a, b]: [&dyn Panels; 2],
+    bias: Option<&[f32]>,
+    out: &mut [O],
+    cols: usize,
+    finish: impl Fn(&[f32], &mut [O]) + Sync,
+) {
     if out.is_empty() {
         return;
     }
     let tiles = Tile::cut(out, cols);
-    tiles.into_par_iter().for_each_init(Scratch::default, |scratch, tile| scratch.fill(depth, a, b, tile));
+    tiles.into_par_iter().for_each_init(Scratch::default, |scratch, tile| {
+        scratch.add_up(depth, a, b, &tile);
+        let width = tile.cols.len();
+        for (out, sum) in tile.out.into_iter().zip(scratch.sum.chunks_exact_mut(width)) {
+            if let Some(bias) = bias {
+                sum.iter_mut().zip(&bias[tile.cols.clone()]).for_each(|(sum, bias)| *sum += bias);
+            }
+            finish(sum, out);
+        }
+    });
 }
 
 /// A part of the result.
@@ -122,7 +155,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn fill<T: Element, O: Element>(&mut self, depth: usize, a: &Matrix<'_, T>, b: &Matrix<'_, T>, tile: Tile<'_, O>) {
+    fn add_up<O>(&mut self, depth: usize, a: &dyn Panels, b: &dyn Panels, tile: &Tile<'_, O>) {
         let size = [tile.rows.len(), tile.cols.len()];
         self.sum.clear();
         self.sum.resize(size[0] * size[1], 0.0);
@@ -132,16 +165,13 @@ impl Scratch {
             let right = b.panel(slab.clone(), tile.cols.clone(), &mut self.right);
             add_product(slab.len(), &left, &right, &mut self.sum, size);
         }
-        for (out, sum) in tile.out.into_iter().zip(self.sum.chunks_exact(size[1])) {
-            O::narrow(sum, out);
-        }
     }
 }
 
 /// `sum [rows, cols] += left [rows, depth] · right [depth, cols]`, none of the sizes zero.
 fn add_product(depth: usize, left: &Panel<'_>, right: &Panel<'_>, sum: &mut [f32], [rows, cols]: [usize; 2]) {
-    let [left_rows, left_cols] = left.strides;
-    let [right_rows, right_cols] = right.strides;
+    let [left_rows, left_cols] = left.strides();
+    let [right_rows, right_cols] = right.strides();
     let [to, left, right] = [sum.as_mut_ptr(), left.data.as_ptr().cast_mut(), right.data.as_ptr().cast_mut()];
     let one_thread = Parallelism::None;
     // SAFETY: `panel` cut both operands so that these sizes and strides reach their last value and not beyond; `sum`

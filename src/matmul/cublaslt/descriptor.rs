@@ -3,25 +3,47 @@
 use super::{ALIGN, blas_error};
 use crate::element::DType;
 use crate::error::Result;
+use crate::matmul::product::Numbers;
 use cudarc::cublaslt::{result, sys};
 use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as PrefAttribute;
 
-/// An operation's description: sums and factors in `f32`. (For `f32` operands that is without TF32.)
+/// An operation's description: sums and factors in `f32`, or in `i32` for integers. (For `f32` operands that is without
+/// TF32.)
 pub(super) struct Description(pub(super) sys::cublasLtMatmulDesc_t);
 
 impl Description {
-    pub(super) fn new() -> Result<Self> {
-        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let made = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F);
+    pub(super) fn new(numbers: Numbers) -> Result<Self> {
+        let (compute, factors) = match numbers {
+            Numbers::Floats => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F),
+            Numbers::Integers => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32I, sys::cudaDataType_t::CUDA_R_32I),
+        };
+        let made = result::create_matmul_desc(compute, factors);
         made.map(Self).map_err(blas_error("cublasLtMatmulDescCreate"))
     }
 
     pub(super) fn transpose(&self, attribute: DescAttribute, transposed: bool) -> Result<()> {
         // `cublasOperation_t`: N is 0, T is 1.
-        let operation = i32::from(transposed);
-        // SAFETY: the descriptor is live, and the attribute is four bytes, which the call copies.
-        let set = unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const operation).cast(), 4) };
+        self.set(attribute, &i32::from(transposed))
+    }
+
+    /// Adds a value for each row of the library's result, of the result's format.
+    pub(super) fn adds_bias(&self) -> Result<()> {
+        let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+        self.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        // Until the first run: the heuristic looks at its alignment, and at nothing else of it.
+        self.set_bias(256)
+    }
+
+    /// Where the values are that are added.
+    pub(super) fn set_bias(&self, address: u64) -> Result<()> {
+        self.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
+    }
+
+    fn set<T: bytemuck::Pod>(&self, attribute: DescAttribute, value: &T) -> Result<()> {
+        let (from, bytes) = ((&raw const *value).cast(), size_of::<T>());
+        // SAFETY: the descriptor is live, and the call copies that many bytes; it checks that the attribute has as many.
+        let set = unsafe { result::set_matmul_desc_attribute(self.0, attribute, from, bytes) };
         set.map_err(blas_error("cublasLtMatmulDescSetAttribute"))
     }
 }
@@ -33,18 +55,22 @@ impl Drop for Description {
     }
 }
 
+/// The library's name of a format.
+pub(super) fn format(dtype: DType) -> sys::cudaDataType_t {
+    match dtype {
+        DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
+        DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
+        DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+    }
+}
+
 /// A matrix as the library sees it.
 pub(super) struct Layout(pub(super) sys::cublasLtMatrixLayout_t);
 
 impl Layout {
     /// Of a row-major matrix.
-    pub(super) fn new(dtype: DType, [rows, cols, pitch]: [usize; 3]) -> Result<Self> {
-        let dtype = match dtype {
-            DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
-            DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
-            DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
-        };
-        let made = result::create_matrix_layout(dtype, cols as u64, rows as u64, pitch as i64);
+    pub(super) fn new(format: sys::cudaDataType_t, [rows, cols, pitch]: [usize; 3]) -> Result<Self> {
+        let made = result::create_matrix_layout(format, cols as u64, rows as u64, pitch as i64);
         made.map(Self).map_err(blas_error("cublasLtMatrixLayoutCreate"))
     }
 }

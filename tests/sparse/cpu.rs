@@ -1,0 +1,95 @@
+//! The CPU's executor, and what only it can get wrong.
+
+use crate::case::{Case, Executor, Spec};
+use crate::number::{Number, for_all_types};
+use crate::oracle::compare;
+use twofour::compress::Layout;
+use twofour::sparse::cpu::{Multiply, Weight, multiply, multiply_into};
+use twofour::{E4m3, Shape, bf16, f16};
+
+pub(crate) struct Cpu;
+
+impl Executor for Cpu {
+    const UNIT: f64 = 1.0 / (1 << 24) as f64;
+
+    fn run<T: Number>(&self, case: &Case<T>) -> Option<Vec<T::Output>> {
+        let (values, metadata) = case.packed();
+        let weight = Weight::new(case.spec.shape, case.layout(), &values, &metadata);
+        let mut y = vec![T::output(77.0); case.spec.problem().outputs()];
+        let args = Multiply::new(weight, case.spec.tokens, &case.x, &mut y);
+        multiply_into(match case.bias() {
+            Some(bias) => args.bias(bias),
+            None => args,
+        })
+        .unwrap();
+        let (_, metadata) = case.packed();
+        let weight = Weight::new(case.spec.shape, case.layout(), &values, &metadata);
+        let allocated = multiply(weight, case.spec.tokens, &case.x, case.bias()).unwrap();
+        assert!(same::<T>(&y, &allocated));
+        Some(y)
+    }
+
+    fn is_dense<T: Number>(&self, _: &Case<T>) -> bool {
+        false
+    }
+}
+
+/// Equal numbers, or both NaN.
+pub(crate) fn same<T: Number>(a: &[T::Output], b: &[T::Output]) -> bool {
+    let bits =
+        |value: &T::Output| if T::result(*value).is_nan() { f64::NAN.to_bits() } else { T::result(*value).to_bits() };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| bits(a) == bits(b))
+}
+
+/// Few tokens take another way than many, with other orders of summation; a part of the rows does not.
+#[test]
+fn both_ways_are_within_their_bounds() {
+    fn check<T: Number, E: Executor>(executor: &E) {
+        for tokens in [1, 2, 3, 8, 9, 23, 24, 25, 64, 65, 257] {
+            let case = Case::<T>::new(Spec { seed: tokens as u64, ..Spec::new(tokens, 261, 1100) });
+            compare(&case, &executor.run(&case).unwrap(), executor);
+        }
+    }
+    for_all_types!(check(&Cpu));
+}
+
+#[test]
+fn every_layout_gives_the_same_bits() {
+    fn check<T: Number, E: Executor>(executor: &E) {
+        for (shape, tokens) in [(Shape::new(256, 192), 5), (Shape::new(128, 64), 40), (Shape::new(7, 12), 3)] {
+            let spec = Spec { shape, ..Spec::new(tokens, 0, 0) };
+            let of = |layout| executor.run(&Case::<T>::new(Spec { layout, ..spec })).unwrap();
+            let plain = of(Layout::Plain);
+            let fitting = Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::FORMAT).is_ok());
+            let layouts: Vec<Layout> = fitting.collect();
+            assert!(layouts.len() >= 3);
+            assert!(layouts.into_iter().all(|layout| same::<T>(&of(layout), &plain)));
+        }
+    }
+    for_all_types!(check(&Cpu));
+}
+
+#[test]
+fn threads_do_not_change_the_results() {
+    fn check<T: Number, E: Executor + Sync>(executor: &E) {
+        for tokens in [5, 300] {
+            let case = Case::<T>::new(Spec::new(tokens, 270, 1200));
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| executor.run(&case).unwrap())
+            };
+            assert!(same::<T>(&run(1), &run(5)));
+        }
+    }
+    for_all_types!(check(&Cpu));
+}
+
+/// More than `i32` holds, by products alone.
+#[test]
+fn long_sums_of_integers_wrap() {
+    let mut case = Case::<i8>::new(Spec { bias: false, ..Spec::new(3, 1, 1 << 18) });
+    let codes = case.weight.codes().to_vec();
+    case.weight = twofour::compress::Compressed::new(case.spec.shape, vec![-128; 1 << 17], codes).unwrap();
+    case.x.fill(-128);
+    assert_eq!(Cpu.run(&case).unwrap(), [i32::MIN; 3]);
+}
