@@ -75,9 +75,10 @@ TWOFOUR_DEVICE bool is_aligned(const Matrix& m) {
   return is_aligned(m.base, u64(m.pitch) * 2) && row_end % kChunk == 0;
 }
 
-// Copies an operand's tiles stage by stage. A thread's chunks are `thread_index()` and every kTileThreads-th after it, so
-// they share a column, and their places in shared memory are a constant apart.
-template <Lies lies>
+// Copies an operand's tiles stage by stage, by so many threads. A thread's chunks are its own number and every
+// `threads`-th after it, so they share a column, and their places in shared memory are a constant apart. Fewer threads
+// than a block's, for a matrix along the depth, make a tile of as many rows.
+template <Lies lies, u32 threads = kTileThreads>
 struct Copier {
   const u16* from;  // this thread's first chunk in the next stage's tile
   u64 pass_step;    // elements from a chunk of a thread to its next
@@ -86,11 +87,12 @@ struct Copier {
   i32 cols_left;    // columns of memory from the chunks' first to the end
   u32 place;        // of the first chunk in a stage
 
-  static constexpr u32 kPassRows = kTileThreads / kRowChunks<lies>;
+  static constexpr u32 kPassRows = threads / kRowChunks<lies>;
+  static_assert(threads == kTileThreads || (lies == Lies::kAlongDepth && threads % kWarpSize == 0), "no such tile");
 
-  TWOFOUR_DEVICE Copier(const Matrix& m, u32 extent_at, u32 depth_at) {
+  TWOFOUR_DEVICE Copier(const Matrix& m, u32 extent_at, u32 depth_at, u32 thread = thread_index()) {
     constexpr bool along = lies == Lies::kAlongDepth;
-    const u32 row = chunk_row<lies>(thread_index()), col = chunk_col<lies>(thread_index());
+    const u32 row = chunk_row<lies>(thread), col = chunk_col<lies>(thread);
     const u32 row_at = (along ? extent_at : depth_at) + row;
     const u32 col_at = (along ? depth_at : extent_at) + col;
     from = static_cast<const u16*>(m.base) + u64(row_at) * m.pitch + col_at;
@@ -103,19 +105,19 @@ struct Copier {
 
   // Starts copying the next stage's tile; what lies outside the matrix becomes zeros. An aligned one is copied in whole
   // chunks (a size that is 0 or 16 is one predicate for the machine, any other is arithmetic); another one at once,
-  // element by element: right, not fast.
+  // element by element: right, not fast. The next tile is then `stages` stages on.
   template <bool aligned>
-  TWOFOUR_DEVICE void copy(u8* tile) {
+  TWOFOUR_DEVICE void copy(u8* tile, u32 stages = 1) {
     TWOFOUR_UNROLL
     for (u32 pass = 0; pass < kPasses; ++pass) {
       const bool inside = rows_left > i32(pass * kPassRows) && cols_left > 0;
-      u8* to = tile + place + pass * kTileThreads * 16;
+      u8* to = tile + place + pass * threads * 16;
       const u16* chunk = from + pass * pass_step;
       if constexpr (aligned) cp_async_16(to, chunk, inside ? 16 : 0);
       else copy_each(to, chunk, !inside ? 0 : cols_left < i32(kChunk) ? u32(cols_left) : kChunk);
     }
-    from += stage_step;
-    (lies == Lies::kAlongDepth ? cols_left : rows_left) -= i32(kDepth);
+    from += stage_step * stages;
+    (lies == Lies::kAlongDepth ? cols_left : rows_left) -= i32(kDepth * stages);
   }
 
   TWOFOUR_DEVICE static void copy_each(u8* to, const u16* chunk, u32 valid) {
@@ -250,9 +252,11 @@ TWOFOUR_DEVICE void multiply(float (&sum)[4], const u32 (&a)[4], const u32 (&b)[
 
 // A warp's part of C: 4 x 8 tiles of 16 x 8, in the order of mma's registers.
 constexpr u32 kWarpRows16 = kWarpTile / 16, kWarpCols8 = kWarpTile / 8;
-struct Sums {
-  float of[kWarpRows16][kWarpCols8][4];
+template <typename Sum>
+struct SumsIn {
+  Sum of[kWarpRows16][kWarpCols8][4];
 };
+using Sums = SumsIn<float>;
 
 TWOFOUR_DEVICE u32 warp_row() { return warp() / 2 * kWarpTile; }
 TWOFOUR_DEVICE u32 warp_col() { return warp() % 2 * kWarpTile; }

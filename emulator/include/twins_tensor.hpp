@@ -89,9 +89,12 @@ struct Eight {
   typedef Sum Vector __attribute__((vector_size(8 * sizeof(Sum))));
 };
 
-// d += a * b for a dense 16 x K, b K x 8; the sum runs along k in order.
-template <typename Elements, u32 K, u32 b_registers>
-TWOFOUR_UNCHECKED void multiply(void* const* lanes, const typename Elements::Sum (&a)[16][K]) {
+// d += a * b for 16 rows of `terms` elements and b K x 8; the sum runs along the elements in order. Element i of a row is
+// for row `columns[row][i]` of b, or, without columns, for row i: as in hardware, a sparse row has no term for what it
+// does not keep.
+template <typename Elements, u32 K, u32 b_registers, u32 terms>
+TWOFOUR_UNCHECKED void multiply(void* const* lanes, const typename Elements::Sum (&a)[16][terms],
+                                const u8 (*columns)[terms]) {
   using Sum = typename Elements::Sum;
   using Columns = typename Eight<Sum>::Vector;
   constexpr u32 P = Elements::per_register;
@@ -106,7 +109,7 @@ TWOFOUR_UNCHECKED void multiply(void* const* lanes, const typename Elements::Sum
     }
   for (u32 row = 0; row < 16; ++row) {
     Columns sum = sums[row];
-    for (u32 k = 0; k < K; ++k) sum += a[row][k] * b[k];
+    for (u32 i = 0; i < terms; ++i) sum += a[row][i] * b[columns == nullptr ? i : columns[row][i]];
     sums[row] = sum;
   }
   for (u32 q = 0; q < 8; ++q)
@@ -127,7 +130,7 @@ TWOFOUR_UNCHECKED void mma_lanes(void* const* lanes) {
       for (u32 i = 0; i < 4; ++i)
         for (u32 j = 0; j < P; ++j) a[q + i % 2 * 8][i / 2 * 4 * P + t * P + j] = Elements::at(registers[i], j);
     }
-  multiply<Elements, K, 2>(lanes, a);
+  multiply<Elements, K, 2, K>(lanes, a, nullptr);
 }
 
 // The metadata of 16 rows: code g of a row is for the dense columns 4g..4g+3. 16-bit, K = 32: lanes 2 s and 2 s + 1 of
@@ -153,19 +156,20 @@ struct QuadMetadata {
 template <typename Elements, typename Metadata>
 TWOFOUR_UNCHECKED void mma_sp_lanes(void* const* lanes) {
   constexpr u32 P = Elements::per_register, K = 16 * P;
-  typename Elements::Sum a[16][K] = {};
+  typename Elements::Sum a[16][K / 2];
+  u8 columns[16][K / 2];
   for (u32 q = 0; q < 8; ++q)
     for (u32 t = 0; t < 4; ++t) {
       const u32* registers = static_cast<const MmaLane*>(lanes[4 * q + t])->a;
       for (u32 i = 0; i < 4; ++i)
         for (u32 j = 0; j < P; ++j) {
           const u32 row = q + i % 2 * 8;
-          const u32 group = (i / 2 * 8 * P + t * 2 * P) / 4 + j / 2;
-          const u32 column = Metadata::code(lanes, row, group) >> (j % 2 * 2) & 3;
-          a[row][4 * group + column] = Elements::at(registers[i], j);
+          const u32 kept = i / 2 * 4 * P + t * P + j;
+          a[row][kept] = Elements::at(registers[i], j);
+          columns[row][kept] = u8(kept / 2 * 4 + (Metadata::code(lanes, row, kept / 2) >> (kept % 2 * 2) & 3));
         }
     }
-  multiply<Elements, K, 4>(lanes, a);
+  multiply<Elements, K, 4, K / 2>(lanes, a, columns);
 }
 
 // Each of the eight codes must be one of 4 8 9 C D E: first index below the second.

@@ -240,6 +240,34 @@ fn sparse_s8() {
     is_right("twofour_test_mma_sp_s8", S8, 64, true, 0);
 }
 
+/// What every row drops of B does not count, be it NaN; what a row keeps does, even under a zero.
+#[test]
+fn sparse_products_do_not_see_what_is_dropped() {
+    for (kernel, of) in [("twofour_test_mma_sp_f16_1", F16), ("twofour_test_mma_sp_bf16_0", BF16)] {
+        let mut small = Numbers(8);
+        let mut p = problem(32, true, || f64::from(small.small()), &mut Numbers(9));
+        let drops = |kept: &[[usize; 2]], k: usize| (0..16).all(|row| !kept[row * 8 + k / 4].contains(&(k % 4)));
+        // Rows of B that no row of A keeps: in every other group, all keep the same columns.
+        let kept = p.kept.as_mut().unwrap();
+        for (i, kept) in kept.iter_mut().enumerate().filter(|(i, _)| i % 2 == 0) {
+            *kept = PATTERNS[i % 8 / 2 + 1];
+        }
+        p.a.iter_mut().enumerate().filter(|(i, _)| !kept[i / 4].contains(&(i % 4))).for_each(|(_, x)| *x = 0.0);
+        let dropped: Vec<usize> = (0..32).filter(|&k| drops(kept, k)).collect();
+        assert_eq!(dropped.len(), 8);
+        let expected = reference(&p);
+        for k in dropped {
+            p.b[k * 8..][..8].fill(f64::NAN);
+        }
+        assert_eq!(multiply(kernel, of, &p, usize::from(kernel.ends_with('1')), Schedule::RoundRobin), expected);
+        // Column 2 of B is NaN where row 3 of A keeps a zero.
+        let kept = p.kept.as_ref().unwrap()[3 * 8][0];
+        (p.a[3 * 32 + kept], p.b[kept * 8 + 2]) = (0.0, f64::NAN);
+        let got = multiply(kernel, of, &p, usize::from(kernel.ends_with('1')), Schedule::RoundRobin);
+        assert!(got[3 * 8 + 2].is_nan() && !got[3 * 8 + 1].is_nan());
+    }
+}
+
 /// tf32 operands: the 13 low bits do not count.
 #[test]
 fn tf32_ignores_low_bits() {

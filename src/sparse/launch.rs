@@ -1,86 +1,263 @@
-//! The launches of own kernels as plain data: a stand-in until the kernels are there.
+//! Launches of the own sparse kernels as plain data, for the CUDA executor and the emulator alike: `Y [T, N] = X [T, K] Wᵀ`
+//! plus a bias, with `W [N, K]` compressed. The structs mirror those of `cuda/common/sparse.cuh` and `cuda/sparse.cu`.
+//!
+//! | operand | is |
+//! | --- | --- |
+//! | `x` | `[T, K]`, of the values' type |
+//! | `values` | `[N, K/2]` kept values, `f16`, `bf16` or `i8` |
+//! | `metadata` | codes in [`Layout::CutlassSm80`](crate::compress::Layout::CutlassSm80), of legal codes alone, its padding included: what others do is undefined. Packers write no others |
+//! | `bias` | `[N]`, of the type of `y` |
+//! | `y` | `[T, N]`, overwritten: of the values' type, `i32` for `i8` |
+//!
+//! There are two kernels, [`Kernel::Small`] for few tokens (`cuda/sparse_small.cu`) and [`Kernel::Tile`] for many
+//! (`cuda/sparse.cu`). In both, blocks may share the sum over K (`splits` above 1): each leaves the sums of its columns in
+//! `partial [splits, T, N]` (`f32`, or `i32`), and [`sum`] adds them up, with the bias.
+//!
+//! Rows are read fast where they are on 16-byte boundaries: K a multiple of 16 for 16-bit values and of 32 for `i8`.
+//!
+//! # Numerics
+//!
+//! - Products of 16-bit values are summed in `f32`, K/2 kept terms for each element of `Y` and the bias, and rounded once.
+//!   So with `u = 2⁻²³` (tensor cores truncate) and `n = K/2 + splits + 1`, an element is within `n·u/(1 − n·u)` of the sum
+//!   of its terms' magnitudes of the exact one, and one rounding more (see [`crate::matmul`]). `i8` is exact, modulo 2³².
+//! - The order of summation depends on the shape and `splits` alone, so a launch repeats itself to the bit.
+//! - A dropped weight has no term: NaN or infinity in `X` reaches an element of `Y` only through a *kept* weight, be it
+//!   zero. A dense product of the decompressed weight has `0 · NaN` there, and differs.
 
 use crate::compress::ValueType;
 use crate::device::Limits;
-use crate::device::launch::Launch;
+use crate::device::launch::{Launch, Symbol};
 use crate::error::{Error, Result};
 use crate::matmul::Problem;
 
-/// Which kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+mod small;
+mod tile;
+
+pub use small::MAX_TOKENS as MAX_SMALL_TOKENS;
+
+/// The most blocks along a grid's y.
+const MAX_SPLITS: u32 = 65_535;
+/// Alignment of every operand.
+const ALIGN: u64 = 16;
+/// Bytes of a token that a stage of either kernel holds; of a row's kept values it holds half as many.
+const STAGE_TOKEN_BYTES: usize = 128;
+/// `twofour_sparse_sum_*`: threads of a block.
+const SUM_THREADS: u32 = 256;
+
+/// Which of the own kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// At most [`MAX_SMALL_TOKENS`] tokens.
+    /// For at most [`MAX_SMALL_TOKENS`] tokens: reads the weight at memory's speed.
     Small,
-    /// Any number of them.
+    /// For many: tiles of 128 rows of `W` by 128 tokens.
     Tile,
 }
 
-/// Where the operands of a product are.
+/// Device addresses, each on a 16-byte boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operands {
-    /// `X`.
+    /// `X [T, K]`.
     pub x: u64,
-    /// Kept values.
+    /// Kept values `[N, K/2]`.
     pub values: u64,
     /// Codes.
     pub metadata: u64,
-    /// The bias.
+    /// `[N]`, if there is one.
     pub bias: Option<u64>,
-    /// `Y`.
+    /// `Y [T, N]`: written by [`product`] if `splits` is 1, otherwise by [`sum`].
     pub y: u64,
-    /// Sums of the parts.
+    /// [`partial_bytes`] to work in; unused if `splits` is 1.
     pub partial: u64,
 }
 
-/// Of a product.
+/// `SparseArgs` of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct SparseArgs {
-    unused: u64,
+    x: u64,
+    values: u64,
+    codes: u64,
+    bias: u64,
+    y: u64,
+    partial: u64,
+    tokens: u32,
+    rows: u32,
+    cols: u32,
+    share: u32,
+    splits: u32,
+    row_warps: u32,
 }
+const _: () = assert!(size_of::<SparseArgs>() == 72);
 
-/// Of the sum of its parts.
+/// `SparseSumArgs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct SumArgs {
-    unused: u64,
+    partial: u64,
+    y: u64,
+    bias: u64,
+    elements: u64,
+    rows: u32,
+    splits: u32,
 }
+const _: () = assert!(size_of::<SumArgs>() == 40);
 
-/// The most tokens of [`Kernel::Small`].
-pub const MAX_SMALL_TOKENS: usize = 128;
-
-/// Whether a kernel takes a problem.
+/// Whether a kernel does a problem: its type of values, its number of tokens, and sizes that its 32-bit numbers hold.
 #[must_use]
 pub fn takes(kernel: Kernel, problem: Problem, values: ValueType) -> bool {
-    let few = kernel == Kernel::Tile || problem.tokens <= MAX_SMALL_TOKENS;
-    few && matches!(values, ValueType::F16 | ValueType::Bf16 | ValueType::I8)
+    check(kernel, problem, values).is_ok() && grid(kernel, problem, 1).is_ok()
 }
 
-/// Parts that K is cut into.
+/// In how many shares to take the sum over K so that the device is full, at least 1: a modelled choice, see the kernels'
+/// own. It depends on the arguments alone.
 #[must_use]
-pub fn splits(_: Kernel, problem: Problem, _: ValueType, limits: &Limits) -> u32 {
-    let blocks = problem.shape.rows.div_ceil(64).max(1);
-    (limits.multiprocessors as usize / blocks).min(problem.shape.cols / 1024).clamp(1, 64) as u32
+pub fn splits(kernel: Kernel, problem: Problem, values: ValueType, limits: &Limits) -> u32 {
+    let wanted = match kernel {
+        Kernel::Small => small::splits(problem, values, limits),
+        Kernel::Tile => tile::splits(problem, values, limits),
+    };
+    wanted.clamp(1, MAX_SPLITS as usize) as u32
 }
 
-/// Bytes of the parts.
+/// Bytes of `partial` for this number of splits, saturating: none for one.
 #[must_use]
 pub fn partial_bytes(problem: Problem, splits: u32) -> usize {
     if splits > 1 { problem.outputs().saturating_mul(4).saturating_mul(splits as usize) } else { 0 }
 }
 
-/// The launch of a product.
+/// The product, or its parts where it is split. A problem without tokens or rows is a grid without blocks.
 ///
 /// # Errors
-/// Always, as yet.
-pub fn product(_: Kernel, _: Problem, _: ValueType, _: &Operands, _: u32) -> Result<Launch<SparseArgs>> {
-    Err(Error::Path { path: "an own kernel", because: "it is not there yet" })
+/// As [`Problem::check`]; [`Error::Path`] for other types of values; [`Error::Scalar`] for more tokens than the kernel
+/// takes, or a number of splits that no grid has; [`Error::Overflow`] for sizes beyond the kernel's 32-bit numbers;
+/// [`Error::Misaligned`].
+pub fn product(
+    kernel: Kernel,
+    problem: Problem,
+    values: ValueType,
+    at: &Operands,
+    splits: u32,
+) -> Result<Launch<SparseArgs>> {
+    check(kernel, problem, values)?;
+    check_splits(splits, 1)?;
+    let [y, partial] = if splits > 1 { [0, at.partial] } else { [at.y, 0] };
+    let (share, row_warps) = match kernel {
+        Kernel::Small => (small::share(problem, values, splits as usize), small::row_warps(problem.tokens)),
+        Kernel::Tile => (tile::share(problem, values, splits as usize), 0),
+    };
+    let args = SparseArgs {
+        x: aligned("x", at.x)?,
+        values: aligned("values", at.values)?,
+        codes: aligned("metadata", at.metadata)?,
+        bias: if splits > 1 { 0 } else { aligned("bias", at.bias.unwrap_or(0))? },
+        y: aligned("y", y)?,
+        partial: aligned("partial", partial)?,
+        tokens: problem.tokens as u32,
+        rows: problem.shape.rows as u32,
+        cols: problem.shape.cols as u32,
+        share: share as u32,
+        splits,
+        row_warps: row_warps as u32,
+    };
+    let (name, threads, shared_bytes) = match kernel {
+        Kernel::Small => (small::symbol(problem.tokens, values)?, small::THREADS, small::shared_bytes(values)),
+        Kernel::Tile => (tile::symbol(values)?, tile::THREADS, tile::shared_bytes(values)),
+    };
+    let module = match kernel {
+        Kernel::Small => "sparse_small",
+        Kernel::Tile => "sparse",
+    };
+    let grid = grid(kernel, problem, splits)?;
+    Ok(Launch { symbol: Symbol { module, name }, grid, block: [threads, 1, 1], shared_bytes, args })
 }
 
-/// The launch of the sum of its parts.
+/// Adds up the parts of a split product in their order, adds the bias, and rounds once.
 ///
 /// # Errors
-/// Always, as yet.
-pub fn sum(_: Problem, _: ValueType, _: &Operands, _: u32) -> Result<Launch<SumArgs>> {
-    Err(Error::Path { path: "an own kernel", because: "it is not there yet" })
+/// As [`product`], for the operands it reads; [`Error::Scalar`] unless `splits` is above 1.
+pub fn sum(problem: Problem, values: ValueType, at: &Operands, splits: u32) -> Result<Launch<SumArgs>> {
+    problem.check()?;
+    check_type(values)?;
+    check_splits(splits, 2)?;
+    let name = match values {
+        ValueType::F16 => "twofour_sparse_sum_f16",
+        ValueType::Bf16 => "twofour_sparse_sum_bf16",
+        _ => "twofour_sparse_sum_i32",
+    };
+    let elements = problem.outputs() as u64;
+    let args = SumArgs {
+        partial: aligned("partial", at.partial)?,
+        y: aligned("y", at.y)?,
+        bias: aligned("bias", at.bias.unwrap_or(0))?,
+        elements,
+        rows: small_size("a column of the weight", problem.shape.rows)?,
+        splits,
+    };
+    let run = if values == ValueType::I8 { 4 } else { 8 };
+    // Kernels step by the grid.
+    let blocks = elements.div_ceil(run).div_ceil(u64::from(SUM_THREADS)).min(1 << 20) as u32;
+    let symbol = Symbol { module: "sparse", name };
+    Ok(Launch { symbol, grid: [blocks, 1, 1], block: [SUM_THREADS, 1, 1], shared_bytes: 0, args })
+}
+
+fn check(kernel: Kernel, problem: Problem, values: ValueType) -> Result<()> {
+    problem.check()?;
+    check_type(values)?;
+    small_size("a column of the weight", problem.shape.rows)?;
+    small_size("a row of the weight", problem.shape.cols)?;
+    small_size("tokens", problem.tokens)?;
+    match kernel {
+        Kernel::Small => small::check(problem),
+        Kernel::Tile => Ok(()),
+    }
+}
+
+fn check_type(values: ValueType) -> Result<()> {
+    match values {
+        ValueType::F16 | ValueType::Bf16 | ValueType::I8 => Ok(()),
+        _ => Err(other_type()),
+    }
+}
+
+fn other_type() -> Error {
+    Error::Path { path: "a sparse product by own kernels", because: "they take f16, bf16 and i8 alone" }
+}
+
+fn check_splits(splits: u32, least: u32) -> Result<()> {
+    match splits {
+        _ if (least..=MAX_SPLITS).contains(&splits) => Ok(()),
+        _ if least > 1 => Err(Error::Scalar { what: "splits", value: splits.into(), must: "from 2 to 65535" }),
+        _ => Err(Error::Scalar { what: "splits", value: splits.into(), must: "from 1 to 65535" }),
+    }
+}
+
+fn grid(kernel: Kernel, problem: Problem, splits: u32) -> Result<[u32; 3]> {
+    let [x, z] = match kernel {
+        Kernel::Small => small::blocks(problem),
+        Kernel::Tile => [tile::tiles(problem), 1],
+    };
+    match u32::try_from(x) {
+        Ok(blocks) if blocks < 1 << 31 => Ok([if problem.tokens == 0 { 0 } else { blocks }, splits, z as u32]),
+        _ => Err(Error::Overflow { what: "the grid", rows: problem.shape.rows as u64, cols: problem.tokens as u64 }),
+    }
+}
+
+/// Columns of a stage.
+fn stage_cols(values: ValueType) -> usize {
+    STAGE_TOKEN_BYTES / values.size()
+}
+
+/// Kernels count in 32 bits, with room for a tile beyond the end.
+fn small_size(what: &'static str, size: usize) -> Result<u32> {
+    match u32::try_from(size) {
+        Ok(small) if small < (1 << 31) - 2 * tile::TILE as u32 => Ok(small),
+        _ => Err(Error::Overflow { what, rows: size as u64, cols: 1 }),
+    }
+}
+
+fn aligned(what: &'static str, address: u64) -> Result<u64> {
+    match address % ALIGN {
+        0 => Ok(address),
+        _ => Err(Error::Misaligned { what, address, align: ALIGN }),
+    }
 }

@@ -96,8 +96,8 @@ impl Card {
         if stack > 0 || self.local_memory {
             faults.push(format!("{}: local memory ({stack} bytes of stack)", self.name()));
         }
-        for needed in ["HMMA", "LDSM", "LDGSTS"] {
-            if is_of_tiles(&self.kernel) && !self.tally.tensor.contains_key(needed) {
+        for needed in needed(&self.kernel) {
+            if !self.tally.tensor.contains_key(*needed) {
                 faults.push(format!("{}: no {needed} in its main loop", self.name()));
             }
         }
@@ -136,10 +136,20 @@ fn main_loop(code: &[Instruction]) -> Option<Loop> {
     loops.max_by_key(|(matrix, found)| (*matrix, size(*matrix, found))).map(|(_, found)| found)
 }
 
-/// Whether a kernel is made of `cuda/common/tile.cuh`.
-fn is_of_tiles(kernel: &str) -> bool {
-    let products = ["output", "input", "gradient", "logits"];
-    kernel.strip_prefix("twofour_matmul_").is_some_and(|rest| products.iter().any(|product| rest.starts_with(product)))
+/// What the main loop of a kernel must have that is made of `cuda/common/tile.cuh`: tensor-core instructions, sparse ones
+/// for a sparse product, fed from shared memory that copies fill meanwhile.
+fn needed(kernel: &str) -> &'static [&'static str] {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| kernel.starts_with(prefix));
+    let matmul = ["output", "input", "gradient", "logits"].map(|product| format!("twofour_matmul_{product}"));
+    if begins(&["twofour_sparse_tile_i8", "twofour_sparse_small_i8"]) {
+        &["IMMA.SP", "LDSM", "LDGSTS"]
+    } else if begins(&["twofour_sparse_tile_", "twofour_sparse_small_"]) {
+        &["HMMA.SP", "LDSM", "LDGSTS"]
+    } else if begins(&matmul.each_ref().map(String::as_str)) {
+        &["HMMA", "LDSM", "LDGSTS"]
+    } else {
+        &[]
+    }
 }
 
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.

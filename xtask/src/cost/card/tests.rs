@@ -61,6 +61,26 @@ fn the_main_loop_is_counted() -> Result<()> {
 }
 
 #[test]
+fn products_need_their_instructions() -> Result<()> {
+    for (kernel, missing) in [
+        ("twofour_mask_soft_f32_bf16", &[][..]),
+        ("twofour_matmul_output_dense_f16", &["HMMA", "LDSM", "LDGSTS"]),
+        ("twofour_matmul_small_codes_f16_16", &[]),
+        ("twofour_sparse_tile_bf16", &["LDSM", "LDGSTS"]),
+        ("twofour_sparse_small_f16_128", &["LDSM", "LDGSTS"]),
+        ("twofour_sparse_small_i8_16", &["IMMA.SP", "LDSM", "LDGSTS"]),
+        ("twofour_sparse_sum_i32", &[]),
+    ] {
+        // The card's loop has one HMMA.SP.
+        let card = Card { kernel: kernel.into(), reported: Reported::default(), local_memory: false, ..card()? };
+        let expected: Vec<_> =
+            missing.iter().map(|of| format!("{kernel} on sm_90a: no {of} in its main loop")).collect();
+        assert_eq!(card.faults(), expected);
+    }
+    Ok(())
+}
+
+#[test]
 fn groups_follow_the_logits() {
     assert_eq!(groups_a_turn("twofour_mask_soft_f32_bf16"), Some(2));
     assert_eq!(groups_a_turn("twofour_mask_hard_full_bf16_f32"), Some(4));

@@ -1,0 +1,108 @@
+//! How `cuda/sparse_small.cu` is launched: few tokens.
+
+use super::stage_cols;
+use crate::compress::ValueType;
+use crate::device::Limits;
+use crate::error::{Error, Result};
+use crate::matmul::Problem;
+
+/// The most tokens a launch takes.
+pub const MAX_TOKENS: usize = 128;
+pub(super) const THREADS: u32 = 256;
+const WARPS: usize = THREADS as usize / 32;
+const WARP_ROWS: usize = 32;
+/// Tokens of a block, of the kernel for few and of the other.
+const BLOCK_TOKENS: [usize; 2] = [16, 64];
+/// Stages of a warp's ring.
+const STAGES: usize = 4;
+
+fn is_few(tokens: usize) -> bool {
+    tokens <= BLOCK_TOKENS[0]
+}
+
+/// Four stages of each warp, of 32 rows by 64 bytes and of codes, one for four kept bytes (`i8`: two).
+pub(super) fn shared_bytes(values: ValueType) -> u32 {
+    let codes = if values == ValueType::I8 { 512 } else { 256 };
+    (WARPS * STAGES * (WARP_ROWS * 64 + codes)) as u32
+}
+
+/// Warps of a block that take rows of their own; the others share the steps along K. Those of a block read the same
+/// tokens, at the same time if all goes well: what one has read is in L1 for the others. A token's share of K crosses from
+/// L2 once a block, and there a row's costs 9/8 of its bytes, so with 16 tokens and 32 rows it would be half of all that
+/// crosses.
+pub(super) fn row_warps(tokens: usize) -> usize {
+    match tokens {
+        0..=8 => 1,
+        9..=16 => 2,
+        _ => 4,
+    }
+}
+
+fn block_rows(tokens: usize) -> usize {
+    WARP_ROWS * row_warps(tokens)
+}
+
+/// Blocks along x and z.
+pub(super) fn blocks(Problem { tokens, shape }: Problem) -> [usize; 2] {
+    let of_tokens = if is_few(tokens) { 1 } else { tokens.div_ceil(BLOCK_TOKENS[1]) };
+    [shape.rows.div_ceil(block_rows(tokens)), of_tokens]
+}
+
+/// What the kernel's offsets hold.
+pub(super) fn check(Problem { tokens, shape }: Problem) -> Result<()> {
+    if tokens > MAX_TOKENS {
+        return Err(Error::Scalar { what: "tokens", value: tokens as f64, must: "at most 128" });
+    }
+    match shape.cols >> 24 {
+        0 => Ok(()),
+        _ => Err(Error::Overflow { what: "a row of the weight", rows: 1, cols: shape.cols as u64 }),
+    }
+}
+
+/// Columns that a grid row takes: whole steps, of all warps where that leaves no grid row without any.
+pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize {
+    let (cols, step) = (problem.shape.cols, stage_cols(values));
+    let stride = step * (WARPS / row_warps(problem.tokens));
+    let even = cols.div_ceil(splits);
+    let of_all = even.next_multiple_of(stride);
+    let share = if of_all * (splits - 1) < cols { of_all } else { even.next_multiple_of(step) };
+    share.max(step)
+}
+
+/// Shares that fill the device. The model, of no measurement yet: time is bytes of the weight that a multiprocessor reads,
+/// blocks of one share them evenly, and one block alone gets no more than three quarters of its multiprocessor's part of
+/// the memory's speed. Sums over parts cost a launch, as long as 8 MB take, and their traffic.
+pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> usize {
+    const ALONE: f64 = 0.75;
+    const LAUNCH_BYTES: f64 = 8e6;
+    let [x, z] = blocks(problem);
+    let blocks = (x * z).max(1);
+    let multiprocessors = limits.multiprocessors.max(1) as usize;
+    let Problem { tokens, shape } = problem;
+    // Of a block: kept values and codes, 9/16 or 10/16 of a dense row.
+    let row_bytes = shape.cols as f64 * values.size() as f64 * 0.5 + shape.cols as f64 / 8.0;
+    let block_bytes = row_bytes * block_rows(tokens) as f64;
+    // Every warp is to go round its ring at least once.
+    let step = stage_cols(values) * (WARPS / row_warps(tokens));
+    let most = (shape.cols / (step * STAGES)).clamp(1, 64);
+    let time = |parts: usize| {
+        let of_each = (blocks * parts).div_ceil(multiprocessors);
+        let of_each = if of_each == 1 { 1.0 / ALONE } else { of_each as f64 };
+        let device = multiprocessors as f64;
+        let sums = if parts > 1 { LAUNCH_BYTES + (8 * tokens * shape.rows * parts) as f64 } else { 0.0 };
+        of_each / parts as f64 * block_bytes * device + sums
+    };
+    (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1)
+}
+
+pub(super) fn symbol(tokens: usize, values: ValueType) -> Result<&'static str> {
+    Ok(match (values, is_few(tokens)) {
+        (ValueType::F16, true) => "twofour_sparse_small_f16_16",
+        (ValueType::F16, false) => "twofour_sparse_small_f16_128",
+        (ValueType::Bf16, true) => "twofour_sparse_small_bf16_16",
+        (ValueType::Bf16, false) => "twofour_sparse_small_bf16_128",
+        (ValueType::I8, true) => "twofour_sparse_small_i8_16",
+        (ValueType::I8, false) => "twofour_sparse_small_i8_128",
+        _ => return Err(super::other_type()),
+    })
+}
