@@ -266,6 +266,15 @@ pub enum Error {
         /// The type asked for.
         asked: &'static str,
     },
+    /// A Hessian that cannot be factorised.
+    #[error(
+        "the Hessian is not positive definite at column {column}: raise the damping (0.01 is usual), and see that it \
+         is symmetric and made of enough activations"
+    )]
+    NotPositiveDefinite {
+        /// The column where factorisation stopped, which goes from the last to the first.
+        column: u64,
+    },
 }
 
 /// `Result` with this crate's [`Error`].

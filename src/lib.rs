@@ -12,6 +12,7 @@
 //! | [`matmul`] | the masked linear layer: `Y`, `dX` and the logits' gradient |
 //! | [`compress`] | weights to kept values and codes and back, in every layout that sparse tensor cores read |
 //! | [`sparse`] | the product of a compressed weight, on sparse tensor cores and through cuSPARSELt |
+//! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //!
 //! [`formats`] reads and writes compressed weights in files.
 //!
@@ -38,6 +39,7 @@ pub mod mask;
 pub mod matmul;
 pub mod noise;
 pub mod pattern;
+pub mod select;
 pub mod shape;
 pub mod space;
 pub mod sparse;

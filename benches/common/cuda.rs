@@ -4,6 +4,7 @@ pub mod compress;
 pub mod mask;
 pub mod matmul;
 pub mod memory;
+pub mod select;
 pub mod sparse;
 pub mod ways;
 

@@ -154,6 +154,7 @@ fn needed(kernel: &str) -> &'static [&'static str] {
 
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.
 /// `twofour_compress_..`: a patch of 4096 groups a block of 256 threads; the count takes in what only ragged rows need.
+/// `twofour_select_score_<weights>`: 32 bytes of the weight a turn.
 /// `twofour_matmul_small_<source>_.._<tokens>`: four groups a step, and as many steps as the loop is unrolled to.
 fn groups_a_turn(kernel: &str) -> Option<u32> {
     if let Some(small) = kernel.strip_prefix("twofour_matmul_small_") {
@@ -165,6 +166,9 @@ fn groups_a_turn(kernel: &str) -> Option<u32> {
     }
     if kernel.starts_with("twofour_compress_") {
         return Some(4096 / 256);
+    }
+    if let Some(weights) = kernel.strip_prefix("twofour_select_score_") {
+        return Some(if weights == "f32" { 2 } else { 4 });
     }
     let words: Vec<&str> = kernel.strip_prefix("twofour_mask_")?.split('_').collect();
     let types = words.iter().rev().take_while(|word| matches!(**word, "f32" | "f16" | "bf16")).count();

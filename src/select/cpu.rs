@@ -1,0 +1,212 @@
+//! The CPU executor of `select`: pieces of groups, bands of columns or of rows, on the threads of rayon's pool.
+
+use super::Kept;
+use crate::element::Element;
+use crate::error::Result;
+use crate::pattern::Pattern;
+use crate::space::Host;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+mod activations;
+mod sweep;
+
+pub use activations::{hessian_into, squares_into};
+pub use sweep::sweep_into;
+
+/// [`super::ByScore`] over slices.
+pub type ByScore<'a, W> = super::ByScore<'a, Host, W>;
+/// [`super::Squares`] over slices.
+pub type Squares<'a, X> = super::Squares<'a, Host, X>;
+/// [`super::Hessian`] over slices.
+pub type Hessian<'a, X> = super::Hessian<'a, Host, X>;
+/// [`super::Sweep`] over slices.
+pub type Sweep<'a, W> = super::Sweep<'a, Host, W>;
+
+/// Groups of a piece: one task of a thread, one share of the sums. Even, so that pieces of codes begin with a byte.
+const PIECE: usize = 4096;
+
+/// Groups that are chosen for side by side, so that compilers make vector code.
+const LANES: usize = 32;
+
+/// Chooses masks and writes what was asked for, on all threads of rayon's pool.
+///
+/// # Errors
+/// What [`check`](super::ByScore::check) finds.
+pub fn by_score_into<W: Element>(args: ByScore<'_, W>) -> Result<()> {
+    args.check()?;
+    let (shape, kept) = (args.shape, args.kept);
+    let mut masked = pieces_mut(args.masked, 4 * PIECE);
+    let mut patterns = pieces_mut(args.patterns, PIECE);
+    let mut codes = pieces_mut(args.codes, PIECE / 2);
+    let pieces = (0..shape.groups().div_ceil(PIECE)).map(|i| Piece {
+        column: 4 * i * PIECE % shape.cols.max(1),
+        groups: PIECE.min(shape.groups() - i * PIECE),
+        weight: piece(args.weight, i, 4 * PIECE),
+        scores: piece(args.scores, i, 4 * PIECE),
+        column_scale: args.column_scale,
+        masked: masked.next(),
+        patterns: patterns.next(),
+        codes: codes.next(),
+        adds_up: kept.is_some(),
+    });
+    let pieces = pieces.collect::<Vec<_>>();
+    let shares = pieces.into_par_iter().map(choose_piece).collect::<Vec<_>>();
+    if let Some([result, ..]) = kept {
+        // In order, so that threads do not change the result.
+        *result = shares.iter().fold(Kept::default(), |sum, share| Kept {
+            kept: sum.kept + share.kept,
+            total: sum.total + share.total,
+            groups: sum.groups + share.groups,
+            poisoned: sum.poisoned + share.poisoned,
+        });
+    }
+    Ok(())
+}
+
+struct Piece<'a, W> {
+    /// The column of the first weight.
+    column: usize,
+    groups: usize,
+    weight: Option<&'a [W]>,
+    scores: Option<&'a [f32]>,
+    column_scale: Option<&'a [f32]>,
+    masked: Option<&'a mut [W]>,
+    patterns: Option<&'a mut [u8]>,
+    codes: Option<&'a mut [u8]>,
+    adds_up: bool,
+}
+
+#[multiversion(targets("x86_64+avx2+fma+f16c"))]
+fn choose_piece<W: Element>(mut piece: Piece<'_, W>) -> Kept {
+    let mut share = Kept::default();
+    let mut column = piece.column;
+    for start in (0..piece.groups).step_by(LANES) {
+        let count = LANES.min(piece.groups - start);
+        let range = 4 * start..4 * (start + count);
+        let (mut weight, mut scores) = ([0.0; 4 * LANES], [0.0; 4 * LANES]);
+        if let Some(from) = piece.weight {
+            W::widen(&from[range.clone()], &mut weight);
+        }
+        match piece.scores {
+            Some(given) => scores[..4 * count].copy_from_slice(&given[range.clone()]),
+            None => scores = weight.map(f32::abs),
+        }
+        if let Some(scale) = piece.column_scale {
+            column = scale_by_column(&mut scores[..4 * count], scale, column);
+        }
+        let codes = choose(&scores);
+        if let Some(out) = &mut piece.masked {
+            keep(&codes, &mut weight);
+            W::narrow(&weight, &mut out[range]);
+        }
+        if let Some(out) = &mut piece.patterns {
+            let indices = codes.map(|code| Pattern::from_code(code).map_or(Pattern::POISON, Pattern::index));
+            out[start..start + count].copy_from_slice(&indices[..count]);
+        }
+        if let Some(out) = &mut piece.codes {
+            pack(&codes[..count], &mut out[start / 2..(start + count).div_ceil(2)]);
+        }
+        if piece.adds_up {
+            add_up(&codes[..count], &scores, &mut share);
+        }
+    }
+    share
+}
+
+/// Multiplies scores by their columns' scales, from `column` on; the column after them.
+#[inline(always)]
+fn scale_by_column(scores: &mut [f32], scale: &[f32], mut column: usize) -> usize {
+    let mut rest = scores;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at_mut(rest.len().min(scale.len() - column));
+        for (score, scale) in now.iter_mut().zip(&scale[column..]) {
+            *score *= scale;
+        }
+        column = (column + now.len()) % scale.len();
+        rest = later;
+    }
+    column
+}
+
+/// The codes of the two largest scores of each group, of equal ones the lowest.
+#[inline(always)]
+fn choose(scores: &[f32; 4 * LANES]) -> [u8; LANES] {
+    let mut codes = [0; LANES];
+    for (code, four) in codes.iter_mut().zip(scores.as_chunks::<4>().0) {
+        *code = code_of_largest(*four);
+    }
+    codes
+}
+
+/// The code of the two largest of four scores, of equal ones the lowest; [`Pattern::POISON_CODE`] if one is NaN.
+#[inline(always)]
+fn code_of_largest([a, b, c, d]: [f32; 4]) -> u8 {
+    let [ab, ac, ad] = [a >= b, a >= c, a >= d];
+    let [bc, bd, cd] = [b >= c, b >= d, c >= d];
+    // Kept are the two that win against two others or all three.
+    let two = |x: bool, y: bool, z: bool| (x & y) | (z & (x | y));
+    let [keep_a, keep_b, keep_c, keep_d] =
+        [two(ab, ac, ad), two(!ab, bc, bd), two(!ac, !bc, cd), two(!ad, !bd, !cd)].map(u8::from);
+    let first = (1 - keep_a) * (2 - keep_b);
+    let second = 1 + (keep_c | keep_d) + keep_d;
+    let nan = a.is_nan() | b.is_nan() | c.is_nan() | d.is_nan();
+    if nan { Pattern::POISON_CODE } else { first + 4 * second }
+}
+
+/// What a code makes of four weights in bits: those that stay, and those that are set.
+const MASKS: [([u32; 4], u32); 16] = {
+    let mut masks = [([0; 4], 0x7fc0_0000); 16];
+    let mut index = 0;
+    while index < 6 {
+        let pattern = Pattern::ALL[index];
+        let [first, second] = pattern.kept();
+        let mut stay = [0; 4];
+        stay[first as usize] = u32::MAX;
+        stay[second as usize] = u32::MAX;
+        masks[pattern.code() as usize] = (stay, 0);
+        index += 1;
+    }
+    masks
+};
+
+#[inline(always)]
+fn keep(codes: &[u8; LANES], weight: &mut [f32; 4 * LANES]) {
+    for (code, four) in codes.iter().zip(weight.as_chunks_mut::<4>().0) {
+        let (stay, set) = MASKS[usize::from(code & 15)];
+        for (w, stay) in four.iter_mut().zip(stay) {
+            *w = f32::from_bits((w.to_bits() & stay) | set);
+        }
+    }
+}
+
+/// Two codes a byte, from an even group on.
+#[inline(always)]
+fn pack(codes: &[u8], bytes: &mut [u8]) {
+    for (byte, pair) in bytes.iter_mut().zip(codes.chunks(2)) {
+        *byte = pair[0] | pair.get(1).map_or(0, |odd| odd << 4);
+    }
+}
+
+#[inline(always)]
+fn add_up(codes: &[u8], scores: &[f32; 4 * LANES], share: &mut Kept) {
+    for (&code, four) in codes.iter().zip(scores.as_chunks::<4>().0) {
+        if code == Pattern::POISON_CODE {
+            share.poisoned += 1;
+            continue;
+        }
+        let of = |j: u8| f64::from(four[usize::from(j & 3)]);
+        share.groups += 1;
+        share.kept += of(code) + of(code >> 2);
+        share.total += (of(0) + of(1)) + (of(2) + of(3));
+    }
+}
+
+fn piece<T>(whole: Option<&[T]>, index: usize, size: usize) -> Option<&[T]> {
+    whole.map(|whole| &whole[index * size..whole.len().min((index + 1) * size)])
+}
+
+/// The pieces of an output, or nothing for ever.
+fn pieces_mut<T>(whole: Option<&mut [T]>, size: usize) -> impl Iterator<Item = &mut [T]> {
+    whole.into_iter().flat_map(move |whole| whole.chunks_mut(size))
+}

@@ -1,0 +1,170 @@
+//! SparseGPT's sweep: a few rows at a time, a block of columns after the other, as on a device.
+
+use super::super::sweep::BLOCK;
+use super::{Sweep, code_of_largest, pack};
+use crate::element::Element;
+use crate::error::Result;
+use crate::pattern::Pattern;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// The most rows of a task: they read the same part of the factor one after the other.
+const ROWS: usize = 32;
+/// Columns right of a block that all rows of a task go through before the next ones.
+const LANES: usize = 32;
+/// A block's part of the factor in those columns, packed so that it stays in the first-level cache.
+type Near = [[f32; LANES]; BLOCK];
+
+/// Sweeps over a weight, on all threads of rayon's pool; takes memory for some rows in `f32`, and for pattern indices
+/// where only codes are asked for.
+///
+/// # Errors
+/// What [`check`](super::super::Sweep::check) finds.
+pub fn sweep_into<W: Element>(args: Sweep<'_, W>) -> Result<()> {
+    args.check()?;
+    let Sweep { shape, weight, upper, scale, updated, patterns, codes, losses, .. } = args;
+    if shape.weights() == 0 {
+        if let Some(losses) = losses {
+            losses.fill(0.0);
+        }
+        return Ok(());
+    }
+    let mut own = Vec::new();
+    let patterns = match patterns {
+        Some(patterns) => patterns,
+        None => {
+            own.resize(shape.groups(), 0);
+            own.as_mut_slice()
+        }
+    };
+    let factor = Factor { cols: shape.cols, upper, scale };
+    let rows = shape.rows.div_ceil(4 * rayon::current_num_threads()).clamp(1, ROWS);
+    let mut updated = updated.into_iter().flat_map(|updated| updated.chunks_mut(rows * shape.cols));
+    let mut losses = losses.into_iter().flat_map(|losses| losses.chunks_mut(rows));
+    let bands = weight.chunks(rows * shape.cols).zip(patterns.chunks_mut(rows * (shape.cols / 4)));
+    let bands = bands.map(|(weight, patterns)| (weight, patterns, updated.next(), losses.next()));
+    let bands = bands.collect::<Vec<_>>();
+    bands.into_par_iter().for_each(|(weight, patterns, updated, losses)| {
+        let mut w = vec![0.0; weight.len()];
+        W::widen(weight, &mut w);
+        let of_rows = factor.sweep(&mut w, patterns);
+        if let Some(updated) = updated {
+            // The sum makes a zero positive, which side it came from being of no consequence.
+            w.iter_mut().for_each(|w| *w += 0.0);
+            W::narrow(&w, updated);
+        }
+        if let Some(losses) = losses {
+            losses.copy_from_slice(&of_rows);
+        }
+    });
+    if let Some(codes) = codes {
+        codes.par_chunks_mut(BLOCK).zip(patterns.par_chunks(2 * BLOCK)).for_each(|(bytes, patterns)| {
+            let code = |&index: &u8| Pattern::from_index(index).map_or(Pattern::POISON_CODE, Pattern::code);
+            pack(&patterns.iter().map(code).collect::<Vec<_>>(), bytes);
+        });
+    }
+    Ok(())
+}
+
+struct Factor<'a> {
+    cols: usize,
+    upper: &'a [f32],
+    scale: &'a [f32],
+}
+
+/// What dropping a block's weights left to make up for, a column each; 0 where one was kept.
+type Errors = [f32; BLOCK];
+
+impl Factor<'_> {
+    /// Sweeps over rows; their losses.
+    fn sweep(&self, rows: &mut [f32], patterns: &mut [u8]) -> Vec<f64> {
+        let count = rows.len() / self.cols;
+        let (mut losses, mut errors, mut near) = (vec![0.0; count], vec![[0.0; BLOCK]; count], [[0.0; LANES]; BLOCK]);
+        for start in (0..self.cols).step_by(BLOCK) {
+            let end = self.cols.min(start + BLOCK);
+            let each = rows.chunks_mut(self.cols).zip(patterns.chunks_mut(self.cols / 4));
+            for ((row, patterns), (errors, loss)) in each.zip(errors.iter_mut().zip(&mut losses)) {
+                *errors = sweep_block(self, start, &mut row[start..end], &mut patterns[start / 4..end / 4]);
+                *loss += errors.iter().map(|&e| f64::from(e) * f64::from(e)).sum::<f64>();
+            }
+            let dropped = errors.iter().map(Dropped::new).collect::<Vec<_>>();
+            for column in (end..self.cols).step_by(LANES) {
+                let width = LANES.min(self.cols - column);
+                for (j, near) in near.iter_mut().enumerate() {
+                    near[..width].copy_from_slice(&self.upper(start + j, column)[..width]);
+                }
+                for (row, dropped) in rows.chunks_mut(self.cols).zip(&dropped) {
+                    make_up(&near, dropped, &mut row[column..column + width]);
+                }
+            }
+        }
+        losses.iter_mut().for_each(|loss| *loss *= 0.5);
+        losses
+    }
+
+    /// Row `row` of the factor, from `column` on.
+    #[inline(always)]
+    fn upper(&self, row: usize, column: usize) -> &[f32] {
+        &self.upper[row * self.cols + column..(row + 1) * self.cols]
+    }
+}
+
+/// Chooses and updates the columns of one row that begin at `start`.
+#[multiversion(targets("x86_64+avx2+fma+f16c"))]
+fn sweep_block(factor: &Factor<'_>, start: usize, w: &mut [f32], patterns: &mut [u8]) -> Errors {
+    let mut errors = [0.0; BLOCK];
+    for (group, index) in patterns.iter_mut().enumerate() {
+        let first = 4 * group;
+        let score = std::array::from_fn(|j| (w[first + j] * factor.scale[start + first + j]).abs());
+        let pattern = Pattern::from_code(code_of_largest(score));
+        *index = pattern.map_or(Pattern::POISON, Pattern::index);
+        for j in 0..4 {
+            let (at, scale) = (first + j, factor.scale[start + first + j]);
+            match pattern {
+                Some(pattern) if pattern.keeps(j) => {
+                    w[at] = if scale == 0.0 { 0.0 } else { w[at] };
+                    continue;
+                }
+                Some(_) => (errors[at], w[at]) = (w[at] * scale, 0.0),
+                None => (errors[at], w[at]) = (f32::NAN, f32::NAN),
+            }
+            let error = errors[at];
+            if error != 0.0 {
+                for (w, u) in w[at + 1..].iter_mut().zip(factor.upper(start + at, start + at + 1)) {
+                    *w = (-error).mul_add(*u, *w);
+                }
+            }
+        }
+    }
+    errors
+}
+
+/// The errors of a row in a block that are not 0, negated, each with its place in the block.
+struct Dropped {
+    errors: [(usize, f32); BLOCK],
+    count: usize,
+}
+
+impl Dropped {
+    fn new(errors: &Errors) -> Self {
+        let mut dropped = Self { errors: [(0, 0.0); BLOCK], count: 0 };
+        for (j, &error) in errors.iter().enumerate().filter(|(_, error)| **error != 0.0) {
+            dropped.errors[dropped.count] = (j, -error);
+            dropped.count += 1;
+        }
+        dropped
+    }
+}
+
+/// Makes up for a block's errors in a few columns of a row.
+#[multiversion(targets("x86_64+avx2+fma+f16c"))]
+fn make_up(near: &Near, dropped: &Dropped, w: &mut [f32]) {
+    let mut sums = [0.0; LANES];
+    sums[..w.len()].copy_from_slice(w);
+    for &(j, minus_error) in &dropped.errors[..dropped.count] {
+        for (sum, u) in sums.iter_mut().zip(&near[j]) {
+            *sum = minus_error.mul_add(*u, *sum);
+        }
+    }
+    w.copy_from_slice(&sums[..w.len()]);
+}

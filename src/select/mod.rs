@@ -1,0 +1,212 @@
+//! One-shot masks by score: magnitude, Wanda, SparseGPT.
+//!
+//! A score of each weight decides which two of a group of four are kept, once, without training. Such masks are what
+//! learnt masks start from, and what they are compared with.
+//!
+//! | method | score | how |
+//! | --- | --- | --- |
+//! | magnitude | `abs(W_ij)` | [`ByScore::magnitude`] |
+//! | Wanda (Sun et al. 2023, arXiv 2306.11695) | `abs(W_ij) · ‖X_j‖₂` | [`Squares`] over the activations; its norms to [`ByScore::scaled`] |
+//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, [`Factor`], [`Sweep`] |
+//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | [`Factor::scale`] to [`ByScore::scaled`] |
+//! | any other | yours | [`ByScore::given`] |
+//!
+//! # What is kept
+//!
+//! The two largest scores of a group; of equal ones those at the lower positions. That is the best of the six patterns:
+//! the one with the largest sum of two scores, ties to the lowest index, for sums that are never rounded. Scores are
+//! compared, not added, so a score that is small beside another still counts, and an infinite one hides nothing but
+//! itself. `-0.0` equals `0.0`.
+//!
+//! A group with a NaN score (a NaN weight, `inf · 0`) has no mask: its index is
+//! [`Pattern::POISON`](crate::Pattern::POISON), its code [`Pattern::POISON_CODE`](crate::Pattern::POISON_CODE), its
+//! masked weights are NaN, and [`Kept::poisoned`] counts it. (Compression by magnitude keeps a NaN instead.) A kept
+//! weight is copied, `-0.0` included; a dropped one becomes `+0.0`.
+//!
+//! # Wanda's norms
+//!
+//! [`Squares`] adds the squares of each column of `X [T, K]` to running sums, in an order that is part of the contract:
+//! runs of 16 tokens by fused multiply-adds in `f32`, 8 runs to a slab in `f64`, slabs to the running sum in `f64`. So
+//! CPU and GPU give the same bits. How many samples were seen does not change a comparison, so norms are not divided by
+//! it.
+//!
+//! # SparseGPT
+//!
+//! With `H = 2/T Σ x xᵀ` (damped), `H⁻¹ = Uᵀ U` and U upper triangular, [`Sweep`] goes through a row's columns from
+//! left to right, and at each group chooses by `abs(w_j / U_jj)`, the square root of the paper's score. A dropped `w_j`
+//! leaves `e = w_j / U_jj`, and all columns to its right make up for it: `w_i −= e U_ji`. What is left of a row is then
+//! the best that columns to the right can do, given what has been decided: the least squares solution. The loss is
+//! `Σ e²/2`, which is `‖(W − Ŵ)X‖²/T` for a Hessian without damping. Columns are swept in blocks of 128 as the paper
+//! does, which changes no result: each weight meets the same fused multiply-adds in the same order. So CPU and GPU give
+//! the same bits here too.
+//!
+//! Dead columns (`H_jj = 0`: their activation was always 0) take no part: their scale and score are 0, and their
+//! weights become 0. Damping adds a share of the mean diagonal of the columns that are not dead (the paper's code
+//! takes the mean after it has set dead ones to 1, so that masks depend on the unit of the activations).
+//!
+//! A weight that is not finite cannot be made up for: where a NaN or infinity is dropped, or there is no mask for
+//! it, everything to its right in the row becomes NaN, and has no mask.
+//!
+//! # Executors
+//!
+//! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory and give the same bits, but
+//! for sums over groups ([`Kept`], losses), which agree to `f64` rounding. [`Hessian`] has no `cuda` form: there it is
+//! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. [`Factor`] is made on the CPU
+//! (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
+
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::mask::length;
+use crate::shape::Shape;
+use crate::space::Space;
+
+mod activations;
+pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "sparsegpt")]
+mod factor;
+pub mod launch;
+mod sweep;
+
+pub use activations::{Hessian, Squares};
+#[cfg(feature = "sparsegpt")]
+pub use factor::Factor;
+pub use sweep::Sweep;
+
+/// What a mask keeps of all scores. The layout is that of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Kept {
+    /// Sum of the kept scores, in `f64`.
+    pub kept: f64,
+    /// Sum of all scores, in `f64`.
+    pub total: f64,
+    /// Groups that have a mask; the sums are over these.
+    pub groups: u64,
+    /// Groups that have none, for a NaN among their scores.
+    pub poisoned: u64,
+}
+
+impl Kept {
+    /// Elements of the array that receives it: the first is the result, the rest is work space.
+    pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
+    /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
+    pub(crate) const MAX_BLOCKS: u32 = 1024;
+
+    /// The share of the scores that is kept, from ½ to 1; NaN where all scores are 0, or a sum is infinite.
+    #[must_use]
+    pub fn fraction(&self) -> f64 {
+        self.kept / self.total
+    }
+}
+
+/// Arguments of a choice by score: what is read, and which outputs are wanted.
+///
+/// Shapes: weight, scores and masked `[N, K]`; column scale `[K]`; patterns `[N, K/4]`; codes ⌈N·K/8⌉ bytes, two groups
+/// a byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand
+/// starts on a 16-byte boundary.
+#[derive(Debug)]
+pub struct ByScore<'a, S: Space, W: Element> {
+    pub(crate) shape: Shape,
+    pub(crate) weight: Option<S::Ref<'a, W>>,
+    pub(crate) column_scale: Option<S::Ref<'a, f32>>,
+    pub(crate) scores: Option<S::Ref<'a, f32>>,
+    pub(crate) masked: Option<S::Mut<'a, W>>,
+    pub(crate) patterns: Option<S::Mut<'a, u8>>,
+    pub(crate) codes: Option<S::Mut<'a, u8>>,
+    pub(crate) kept: Option<S::Mut<'a, Kept>>,
+}
+
+impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
+    fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            weight: None,
+            column_scale: None,
+            scores: None,
+            masked: None,
+            patterns: None,
+            codes: None,
+            kept: None,
+        }
+    }
+
+    /// By `abs(W_ij)`.
+    #[must_use]
+    pub fn magnitude(shape: Shape, weight: S::Ref<'a, W>) -> Self {
+        Self { weight: Some(weight), ..Self::new(shape) }
+    }
+
+    /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with the norms of [`Squares`], SparseGPT's without update
+    /// with [`Factor::scale`].
+    #[must_use]
+    pub fn scaled(shape: Shape, weight: S::Ref<'a, W>, column_scale: S::Ref<'a, f32>) -> Self {
+        Self { weight: Some(weight), column_scale: Some(column_scale), ..Self::new(shape) }
+    }
+
+    /// By any scores, larger is better; negative ones are.
+    #[must_use]
+    pub fn given(shape: Shape, scores: S::Ref<'a, f32>) -> Self {
+        Self { scores: Some(scores), ..Self::new(shape) }
+    }
+
+    /// Reads the weight, for the masked weight where scores are [`given`](Self::given).
+    #[must_use]
+    pub fn weight(mut self, weight: S::Ref<'a, W>) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Writes `W∘M`; needs the weight.
+    #[must_use]
+    pub fn masked(mut self, masked: S::Mut<'a, W>) -> Self {
+        self.masked = Some(masked);
+        self
+    }
+
+    /// Writes a byte a group: the pattern's index 0 to 5.
+    #[must_use]
+    pub fn patterns(mut self, patterns: S::Mut<'a, u8>) -> Self {
+        self.patterns = Some(patterns);
+        self
+    }
+
+    /// Writes the packed codes, which [`compress`](crate::compress) takes.
+    #[must_use]
+    pub fn codes(mut self, codes: S::Mut<'a, u8>) -> Self {
+        self.codes = Some(codes);
+        self
+    }
+
+    /// Writes [`Kept`] into the first of [`Kept::SLOTS`] elements, using the others as work space.
+    #[must_use]
+    pub fn kept(mut self, kept: S::Mut<'a, Kept>) -> Self {
+        self.kept = Some(kept);
+        self
+    }
+
+    /// Checks shapes and lengths; every executor does it first.
+    ///
+    /// # Errors
+    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] for a masked weight
+    /// without a weight, or if nothing is to be written.
+    pub fn check(&self) -> Result<()> {
+        let Self { shape, .. } = self;
+        shape.check()?;
+        length("weight", self.weight.as_ref(), shape.weights())?;
+        length("column_scale", self.column_scale.as_ref(), shape.cols)?;
+        length("scores", self.scores.as_ref(), shape.weights())?;
+        length("masked", self.masked.as_ref(), shape.weights())?;
+        length("patterns", self.patterns.as_ref(), shape.groups())?;
+        length("codes", self.codes.as_ref(), shape.packed_codes())?;
+        length("kept", self.kept.as_ref(), Kept::SLOTS)?;
+        if self.masked.is_some() && self.weight.is_none() {
+            return Err(Error::Missing { what: "masked", missing: "no weight was given to mask" });
+        }
+        if self.masked.is_none() && self.patterns.is_none() && self.codes.is_none() && self.kept.is_none() {
+            return Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! Problems with their own memory, made from a seed.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::StandardNormal;
+use twofour::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+use twofour::select::Kept;
+use twofour::{Element, Shape};
+
+/// An element that the executors of all spaces take.
+pub(crate) trait Number: Element + DeviceRepr + ValidAsZeroBits {}
+impl<T: Element + DeviceRepr + ValidAsZeroBits> Number for T {}
+
+/// What scores are made of.
+#[derive(Debug, Clone)]
+pub(crate) enum By {
+    Magnitude,
+    Scaled(Vec<f32>),
+    Given(Vec<f32>),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ScoreCase<W> {
+    pub(crate) shape: Shape,
+    pub(crate) by: By,
+    pub(crate) weight: Vec<W>,
+    /// masked, patterns, codes, kept.
+    pub(crate) wants: [bool; 4],
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scored<W> {
+    pub(crate) masked: Option<Vec<W>>,
+    pub(crate) patterns: Option<Vec<u8>>,
+    pub(crate) codes: Option<Vec<u8>>,
+    pub(crate) kept: Option<Kept>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SquaresCase<X> {
+    pub(crate) tokens: usize,
+    pub(crate) cols: usize,
+    pub(crate) x: Vec<X>,
+    pub(crate) sums: Vec<f64>,
+    pub(crate) norms: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SweepCase<W> {
+    pub(crate) shape: Shape,
+    pub(crate) weight: Vec<W>,
+    pub(crate) upper: Vec<f32>,
+    pub(crate) scale: Vec<f32>,
+    /// updated, patterns, codes, losses.
+    pub(crate) wants: [bool; 4],
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Swept<W> {
+    pub(crate) updated: Option<Vec<W>>,
+    pub(crate) patterns: Option<Vec<u8>>,
+    pub(crate) codes: Option<Vec<u8>>,
+    pub(crate) losses: Option<Vec<f64>>,
+}
+
+pub(crate) fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+/// Normal values, some of them special if asked, some equal to their neighbours.
+pub(crate) fn normal<T: Element>(rng: &mut StdRng, count: usize, special: &[f32]) -> Vec<T> {
+    let mut last = 0.0f32;
+    let mut value = || {
+        last = match rng.random_range(0..32) {
+            0 | 1 if !special.is_empty() => special[rng.random_range(0..special.len())],
+            2..=6 => last,
+            7 | 8 => -last,
+            _ => rng.sample::<f32, _>(StandardNormal),
+        };
+        T::from_f32(last)
+    };
+    (0..count).map(|_| value()).collect()
+}
+
+pub(crate) const SPECIAL: [f32; 7] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1.0e-40, 3.0e38];
+
+fn wants(rng: &mut StdRng) -> [bool; 4] {
+    let mut wants: [bool; 4] = rng.random();
+    wants[rng.random_range(0..4)] = true;
+    wants
+}
+
+fn shape(rng: &mut StdRng) -> Shape {
+    let groups = if rng.random_ratio(1, 8) { rng.random_range(100..400) } else { rng.random_range(1..40) };
+    Shape::new(rng.random_range(1..8), 4 * groups)
+}
+
+impl<W: Number> ScoreCase<W> {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = rng(seed);
+        let shape = shape(&mut rng);
+        let special = if rng.random_ratio(1, 3) { &SPECIAL[..] } else { &[] };
+        let by = match rng.random_range(0..3) {
+            0 => By::Magnitude,
+            1 => By::Scaled(normal::<f32>(&mut rng, shape.cols, special).into_iter().map(f32::abs).collect()),
+            _ => By::Given(normal(&mut rng, shape.weights(), special)),
+        };
+        Self { shape, by, weight: normal(&mut rng, shape.weights(), special), wants: wants(&mut rng) }
+    }
+
+    /// The scores that are compared.
+    pub(crate) fn scores(&self) -> Vec<f32> {
+        let magnitude = self.weight.iter().map(|w| w.to_f32().abs());
+        match &self.by {
+            By::Magnitude => magnitude.collect(),
+            By::Scaled(scale) => magnitude.enumerate().map(|(i, w)| w * scale[i % self.shape.cols]).collect(),
+            By::Given(scores) => scores.clone(),
+        }
+    }
+}
+
+impl<X: Number> SquaresCase<X> {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = rng(seed);
+        let tokens = [rng.random_range(0..20), rng.random_range(0..150), rng.random_range(100..400)][seed as usize % 3];
+        let cols = 4 * if rng.random_ratio(1, 6) { rng.random_range(30..80) } else { rng.random_range(1..20) };
+        let special = if rng.random_ratio(1, 6) { &SPECIAL[..] } else { &[] };
+        let sums = normal::<f32>(&mut rng, cols, &[]).into_iter().map(|sum| f64::from(sum.abs())).collect();
+        Self { tokens, cols, x: normal(&mut rng, tokens * cols, special), sums, norms: rng.random() }
+    }
+}
+
+impl<W: Number> SweepCase<W> {
+    /// With a factor of the right form, not of any Hessian; `wide` for more columns than a block has.
+    pub(crate) fn new(seed: u64, wide: bool) -> Self {
+        let mut rng = rng(seed);
+        let groups = if wide { rng.random_range(33..80) } else { rng.random_range(1..34) };
+        let shape = Shape::new(rng.random_range(1..6), 4 * groups);
+        Self::of_shape(rng, shape)
+    }
+
+    pub(crate) fn of_shape(mut rng: StdRng, shape: Shape) -> Self {
+        let special = if rng.random_ratio(1, 4) { &SPECIAL[..] } else { &[] };
+        let weight = normal(&mut rng, shape.weights(), special);
+        let cols = shape.cols;
+        let mut upper = normal::<f32>(&mut rng, cols * cols, &[]);
+        let mut scale = vec![0.0; cols];
+        for row in 0..cols {
+            // What lies below the diagonal is not read.
+            upper[row * cols..][..row].fill(f32::NAN);
+            upper[row * cols + row + 1..(row + 1) * cols].iter_mut().for_each(|u| *u *= 0.2);
+            let diagonal = 0.5 + upper[row * cols + row].abs();
+            (upper[row * cols + row], scale[row]) = (diagonal, 1.0 / diagonal);
+            if rng.random_ratio(1, 24) {
+                scale[row] = 0.0;
+                upper[row * cols + row + 1..(row + 1) * cols].fill(0.0);
+                (0..row).for_each(|above| upper[above * cols + row] = 0.0);
+            }
+        }
+        Self { shape, weight, upper, scale, wants: wants(&mut rng) }
+    }
+}
+
+/// Equal bits, or both NaN.
+pub(crate) fn same<T: Element>(a: T, b: T) -> bool {
+    let (a, b) = (a.to_f32(), b.to_f32());
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
+pub(crate) fn all_same<T: Element>(a: &[T], b: &[T], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
+        assert!(same(a, b), "{what}[{i}]: {a:?} for {b:?}");
+    }
+}
+
+/// Sums that may be added in another order: of so many terms, all of one sign.
+pub(crate) fn close(got: f64, expected: f64, what: &str) {
+    let equal = got == expected || (got.is_nan() && expected.is_nan());
+    assert!(equal || (got - expected).abs() <= 1e-12 * expected.abs(), "{what}: {got:e} for {expected:e}");
+}

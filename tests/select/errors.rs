@@ -1,0 +1,111 @@
+//! Every error that the arguments of `select` can give.
+
+use twofour::device::Limits;
+use twofour::select::{self, Kept, cpu};
+use twofour::space::{Raw, RawSlice};
+use twofour::{Error, Result, Shape, bf16};
+
+fn what(result: Result<()>) -> &'static str {
+    match result.unwrap_err() {
+        Error::Length { what, .. } | Error::Missing { what, .. } | Error::NotGrouped { what, .. } => what,
+        Error::Overflow { what, .. } => what,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn choices_are_checked() {
+    let (shape, weight) = (Shape::new(2, 8), [0.0f32; 16]);
+    macro_rules! args {
+        () => {
+            cpu::ByScore::<f32>::magnitude(shape, &weight)
+        };
+    }
+    assert_eq!(what(cpu::by_score_into(args!())), "a mask");
+    assert_eq!(what(cpu::by_score_into(args!().masked(&mut [0.0; 15]))), "masked");
+    assert_eq!(what(cpu::by_score_into(args!().patterns(&mut [0; 3]))), "patterns");
+    assert_eq!(what(cpu::by_score_into(args!().codes(&mut [0; 3]))), "codes");
+    assert_eq!(what(cpu::by_score_into(args!().kept(&mut [Kept::default()]))), "kept");
+    let scaled = cpu::ByScore::scaled(shape, &weight, &[0.0; 9]).codes(&mut [0; 2]).check();
+    assert_eq!(what(scaled), "column_scale");
+    assert_eq!(what(cpu::ByScore::<f32>::given(shape, &weight[1..]).check()), "scores");
+    let unmasked = cpu::ByScore::<f32>::given(shape, &weight).masked(&mut [0.0; 16]).check();
+    assert_eq!(what(unmasked), "masked");
+    assert_eq!(what(cpu::ByScore::magnitude(shape, &weight[1..]).check()), "weight");
+    assert_eq!(what(cpu::ByScore::magnitude(Shape::new(2, 6), &weight[..12]).check()), "the weight");
+    assert_eq!(what(cpu::ByScore::<f32>::magnitude(Shape::new(usize::MAX / 4, 8), &[]).check()), "logits");
+}
+
+#[test]
+fn activations_are_checked() {
+    let x = [0.0f32; 12];
+    assert_eq!(what(cpu::squares_into(cpu::Squares::new(3, 4, &x[1..], &mut [0.0; 4]))), "x");
+    assert_eq!(what(cpu::squares_into(cpu::Squares::new(3, 4, &x, &mut [0.0; 3]))), "sums");
+    assert_eq!(what(cpu::squares_into(cpu::Squares::new(3, 4, &x, &mut [0.0; 4]).norms(&mut [0.0; 5]))), "norms");
+    assert_eq!(what(cpu::squares_into(cpu::Squares::new(2, 6, &x, &mut [0.0; 6]))), "the batch of activations");
+    assert_eq!(what(cpu::squares_into(cpu::Squares::new(usize::MAX, 4, &x, &mut [0.0; 4]))), "x");
+    assert_eq!(what(cpu::hessian_into(cpu::Hessian::new(3, 4, &x[1..], 0, &mut [0.0; 16]))), "x");
+    assert_eq!(what(cpu::hessian_into(cpu::Hessian::new(3, 4, &x, 0, &mut [0.0; 12]))), "hessian");
+    assert_eq!(what(cpu::hessian_into(cpu::Hessian::<f32>::new(0, 1 << 31, &[], 0, &mut []))), "the Hessian");
+}
+
+#[test]
+fn sweeps_are_checked() {
+    let (shape, weight, square, scale) = (Shape::new(2, 8), [0.0f32; 16], [0.0; 64], [0.0; 8]);
+    macro_rules! args {
+        () => {
+            cpu::Sweep::<f32>::new(shape, &weight, &square, &scale)
+        };
+    }
+    assert_eq!(what(cpu::sweep_into(args!())), "a mask");
+    assert_eq!(what(cpu::sweep_into(args!().updated(&mut [0.0; 15]))), "updated");
+    assert_eq!(what(cpu::sweep_into(args!().patterns(&mut [0; 5]))), "patterns");
+    assert_eq!(what(cpu::sweep_into(args!().codes(&mut [0; 3]))), "codes");
+    assert_eq!(what(cpu::sweep_into(args!().losses(&mut [0.0; 3]))), "losses");
+    assert_eq!(what(cpu::Sweep::new(shape, &weight[1..], &square, &scale).check()), "weight");
+    assert_eq!(what(cpu::Sweep::new(shape, &weight, &square[1..], &scale).check()), "upper");
+    assert_eq!(what(cpu::Sweep::new(shape, &weight, &square, &scale[1..]).check()), "scale");
+}
+
+#[test]
+fn devices_have_further_needs() {
+    let at = |address, elements| RawSlice { address, elements };
+    let shape = Shape::new(2, 8);
+    for offset in [1, 2, 4, 8] {
+        let args = select::ByScore::<Raw, bf16>::scaled(shape, at(64, 16), at(128 + offset, 8)).codes(at(256, 2));
+        let expected = Error::Misaligned { what: "column_scale", address: 128 + offset, align: 16 };
+        assert_eq!(args.launch(&Limits::A100), Err(expected));
+    }
+    let squares = select::Squares::<Raw, bf16>::new(200, 8, at(64, 1600), at(128, 8));
+    assert_eq!(squares.launch(), Err(Error::Workspace { needed: 2 * 8 * 8, got: 0 }));
+    let squares = squares.workspace(at(256, 16)).norms(at(516, 8));
+    assert!(matches!(squares.launch(), Err(Error::Misaligned { what: "norms", .. })));
+    let wide = Shape::new(1, 1 << 33);
+    let row = select::ByScore::<Raw, bf16>::scaled(wide, at(64, 1 << 33), at(64, 1 << 33)).codes(at(64, 1 << 30));
+    assert_eq!(row.launch(&Limits::A100), Err(Error::Overflow { what: "a row", rows: 1, cols: 1 << 33 }));
+}
+
+#[cfg(feature = "sparsegpt")]
+#[test]
+fn hessians_are_checked() {
+    use twofour::select::Factor;
+    let identity = [1.0, 0.0, 0.0, 1.0];
+    assert_eq!(what(Factor::new(3, &identity, 0.01).map(drop)), "hessian");
+    assert_eq!(what(Factor::new(usize::MAX, &identity, 0.01).map(drop)), "the Hessian");
+    for damping in [-0.1, f64::NAN, f64::INFINITY] {
+        assert!(matches!(Factor::new(2, &identity, damping), Err(Error::Scalar { what: "damping", .. })), "{damping}");
+    }
+    for wild in [f32::NAN, f32::INFINITY] {
+        let hessian = [1.0, 0.0, wild, 1.0];
+        assert!(matches!(Factor::new(2, &hessian, 0.01), Err(Error::Scalar { what, .. }) if what.contains("Hessian")));
+    }
+    // Two columns that are the same cannot be told apart, unless damped.
+    let same = [2.0; 4];
+    let error = Factor::new(2, &same, 0.0).unwrap_err();
+    assert_eq!(error, Error::NotPositiveDefinite { column: 0 });
+    assert!(error.to_string().contains("column 0: raise the damping"));
+    assert!(Factor::new(2, &same, 0.01).is_ok());
+    assert_eq!(Factor::new(2, &[1.0, 0.0, 0.0, -1.0], 0.01), Err(Error::NotPositiveDefinite { column: 1 }));
+    let tiny = [1e-45, 0.0, 0.0, 1e-45];
+    assert!(Factor::new(2, &tiny, 0.0).is_ok());
+}
