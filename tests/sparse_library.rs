@@ -49,8 +49,8 @@ fn count(log: &[String], call: &str) -> usize {
     log.iter().filter(|line| line.split(' ').next() == Some(call)).count()
 }
 
-/// Digits of groups' numbers to the base six: 16·24 and 384·96 of them, and three for values to the base 126.
-const PROBES: usize = 4 + 6;
+/// Digits of groups' numbers to the base six: 16·24 and 512·128 of them, and three for values to the base 126.
+const PROBES: usize = 4 + 7;
 
 #[test]
 fn our_packer_is_used_where_a_probe_agrees() {

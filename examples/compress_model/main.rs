@@ -71,7 +71,7 @@ fn run(args: &Args, path: &Path) -> Result<bool, Failure> {
     let model = Model::find(path)?;
     let readers = model.files().map(|file| Ok((file, model.open(file)?))).collect::<Result<Vec<_>, Failure>>()?;
     let task = task(args, &readers)?;
-    let output = output::Output::new(&model, args.out.as_deref(), args.decompress)?;
+    let output = output::Output::new(&model, args.out.as_deref(), args.codes.as_deref(), args.decompress)?;
     let mut report = Report::default();
     // Every byte is read to be written, and again to be checked.
     let bytes: u64 = readers.iter().flat_map(|(_, reader)| reader.all_tensors()).map(|tensor| tensor.bytes()).sum();

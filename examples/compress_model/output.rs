@@ -12,8 +12,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Where it was asked for, or beside the model. Never over it.
-    pub(crate) fn new(model: &Model, asked: Option<&Path>, decompress: bool) -> Result<Self, Failure> {
+    /// Where it was asked for, or beside the model. Never over it, nor over the file that masks come from.
+    pub(crate) fn new(
+        model: &Model,
+        asked: Option<&Path>,
+        codes: Option<&Path>,
+        decompress: bool,
+    ) -> Result<Self, Failure> {
         let word = if decompress { "dense" } else { "twofour" };
         let sharded = model.index().is_some();
         let path = match asked {
@@ -26,10 +31,13 @@ impl Output {
             std::fs::create_dir_all(&output.path)
                 .map_err(|e| format!("{} cannot be made: {e}", output.path.display()))?;
         }
-        match model.files().find(|file| is_same(&model.path(file), &output.path(file))) {
-            Some(file) => Err(format!("{} would be written over", model.path(file).display()).into()),
-            None => Ok(output),
+        for file in model.files() {
+            let read = [Some(model.path(file)), codes.map(Path::to_owned)];
+            if let Some(read) = read.iter().flatten().find(|read| is_same(read, &output.path(file))) {
+                return Err(format!("{} would be written over", read.display()).into());
+            }
         }
+        Ok(output)
     }
 
     /// The path of one of its files.

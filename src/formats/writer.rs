@@ -20,6 +20,7 @@ pub struct Plan {
     metadata: BTreeMap<String, String>,
     weights: BTreeMap<String, (ValueType, Shape)>,
     tensors: BTreeMap<String, Slot>,
+    bytes: u64,
 }
 
 /// A tensor that is to be written.
@@ -72,6 +73,9 @@ impl Plan {
         for name in [name, &values, &codes] {
             self.free(name)?;
         }
+        // Both or neither.
+        let bytes = (shape.weights() / 2).saturating_mul(value_type.size());
+        self.room(name, (bytes as u64).saturating_add(value_type.sparsity().packed_codes(shape) as u64))?;
         self.insert(&values, value_type.into(), &[shape.rows, shape.cols / 2], true)?;
         self.insert(&codes, TensorType::U8, &[value_type.sparsity().packed_codes(shape)], true)?;
         self.weights.insert(name.to_owned(), (value_type, shape));
@@ -91,14 +95,24 @@ impl Plan {
     fn insert(&mut self, name: &str, dtype: TensorType, shape: &[usize], of_weight: bool) -> Result<()> {
         let bytes = dtype.bytes(shape).filter(|&bytes| bytes <= i64::MAX as u64);
         let bytes = bytes.ok_or_else(|| planned(format!("{dtype} {shape:?} of `{name}` is no number of bytes")))?;
+        self.room(name, bytes)?;
+        self.bytes += bytes;
         self.tensors.insert(name.to_owned(), Slot { dtype, shape: shape.to_vec(), bytes, of_weight });
         Ok(())
+    }
+
+    /// Checks that offsets in the file, header included, stay numbers of bytes.
+    fn room(&self, name: &str, bytes: u64) -> Result<()> {
+        match self.bytes.checked_add(bytes) {
+            Some(all) if all <= i64::MAX as u64 - header::MAX_HEADER - 8 => Ok(()),
+            _ => Err(planned(format!("with `{name}` the file would be larger than files can be"))),
+        }
     }
 
     /// Bytes of all tensors together, without the header: `total_size` of an [`Index`](super::Index).
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.tensors.values().fold(0, |sum, slot| sum.saturating_add(slot.bytes))
+        self.bytes
     }
 
     /// Names of the tensors that the file will have, those of weights included.

@@ -8,7 +8,7 @@
 use super::{Factor, Form};
 use crate::compress::cpu::{Reorder, check_codes, reorder_into};
 use crate::compress::{Layout, Sparsity};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::space::Host;
 use rayon::prelude::*;
@@ -36,10 +36,14 @@ struct Canonical<'a, T> {
 /// Writes `Y = X Wᵀ`, plus the bias if there is one.
 ///
 /// # Errors
-/// What [`check`](super::Multiply::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first group
-/// whose code is not legal; [`Error::Path`](crate::Error::Path) for a weight that cuSPARSELt alone can read.
+/// What [`check`](super::Multiply::check) finds; [`Error::IllegalCode`] with the first group whose code is not legal;
+/// [`Error::Path`] for a weight that cuSPARSELt alone can read; [`Error::Overflow`] for rows of 2³² columns and more.
 pub fn multiply_into<T: Factor>(args: Multiply<'_, '_, T>) -> Result<()> {
     args.check()?;
+    // Columns are counted in 32 bits.
+    if u32::try_from(args.problem.shape.cols).is_err() {
+        return Err(Error::Overflow { what: "a row of the weight", rows: 1, cols: args.problem.shape.cols as u64 });
+    }
     let mut own = Vec::new();
     let weight = canonical(&args.weight, &mut own)?;
     let (tokens, k) = (args.problem.tokens, args.problem.shape.cols);

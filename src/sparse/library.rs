@@ -14,12 +14,11 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr};
 
 use super::plan::{Packing, Plan};
-use super::steps::{Step, unpack_step};
 use super::{Factor, Form, Path, cuda, path_error};
+use crate::compress::cuda::{Reorder, Unpack, reorder_into, unpack_into};
 use crate::compress::{Compressed, Layout, ValueType};
 use crate::cusparselt::{self, Bias, Compressor, Device, Handle, Operands, Types, Version};
-use crate::device::launch::launch;
-use crate::device::{self, driver_error};
+use crate::device::driver_error;
 use crate::error::{Error, Result};
 use crate::mask::length;
 use crate::matmul::Problem;
@@ -28,7 +27,8 @@ use crate::shape::Shape;
 
 mod probe;
 
-/// Plans remembered at most; then it starts anew. Each has some 100 KB of the host's memory.
+/// Plans without a bias remembered at most; then it starts anew. Each has some 100 KB of the host's memory. Those with a
+/// bias stay, for a graph may refer to their memory.
 const MOST_PLANS: usize = 128;
 /// What the library fills metadata with where there is no code.
 const PADDING: u8 = 0xee;
@@ -37,6 +37,10 @@ const PADDING: u8 = 0xee;
 ///
 /// Keep one a thread, as of the [`Handle`] inside it; it is neither `Send` nor `Sync`. What is found about packing and
 /// algorithms is shared by all threads.
+///
+/// Where cudarc's event tracking is disabled, use one a stream as well: a bias goes through memory of its own, one for each
+/// shape, and products on two streams would overwrite one another's. A CUDA graph that has captured a product refers to that
+/// memory: the `Library` must outlive it.
 ///
 /// ```compile_fail
 /// fn sent<T: Send>() {}
@@ -167,9 +171,9 @@ impl Library {
         }
     }
 
-    /// Packs a compressed weight that is on the device: copied, if it is in the layout that [`Library::packing`] names,
-    /// otherwise decompressed and packed by the library. Memory is allocated on the stream; nothing is waited for but a
-    /// probe.
+    /// Packs a compressed weight that is on the device, in whatever layout: into the one that [`Library::packing`] names, or
+    /// decompressed and by the library's compressor, if that names it or the weight's rows of values are padded. Memory is
+    /// allocated on the stream; nothing is waited for but a probe.
     ///
     /// # Errors
     /// As [`Library::packing`]; [`Error::Length`], [`Error::ForeignContext`], [`Error::Misaligned`]; [`Error::Path`] for a
@@ -182,25 +186,46 @@ impl Library {
         let (shape, compressor) = (weight.shape, self.compressor::<T>(weight.shape)?);
         let bytes = compressor.size().bytes;
         let packing = self.packing_within::<T>(stream, shape, bytes)?;
-        if packing != Packing::Ours(*layout) {
-            let dense = decompress(stream, shape, *layout, values, metadata)?;
-            return self.compress(stream, shape, &compressor, &dense.as_view());
+        let (from, to) = match packing {
+            Packing::Ours(to) => (layout.sizes(shape, T::FORMAT)?, to),
+            Packing::Library => return self.repack(stream, &compressor, weight),
+        };
+        let sizes = to.sizes(shape, T::FORMAT)?;
+        if (from.values, from.pitch) != (sizes.values, sizes.pitch) {
+            return self.repack(stream, &compressor, weight);
         }
-        let sizes = layout.sizes(shape, T::FORMAT)?;
+        // Sees that they are of the stream's context.
+        Binder::new(stream).input("values", values)?;
         let mut buffer = allocate::<u8>(stream, bytes)?;
         let (mut to_values, mut rest) = buffer.split_at_mut(sizes.metadata_offset);
         // SAFETY: as many bytes as these values have; any bytes are bytes.
         let from = unsafe { values.transmute::<u8>(sizes.metadata_offset) };
         let from = from.ok_or(Error::Length { what: "values", expected: sizes.values as u64, got: 0 })?;
-        let copy = driver_error("cuMemcpyDtoDAsync");
-        stream.memcpy_dtod(&from, &mut to_values).map_err(&copy)?;
-        stream.memcpy_dtod(metadata, &mut rest.slice_mut(..sizes.metadata)).map_err(&copy)?;
+        stream.memcpy_dtod(&from, &mut to_values).map_err(driver_error("cuMemcpyDtoDAsync"))?;
+        let codes = ((*layout, metadata.slice(..)), (to, rest.slice_mut(..sizes.metadata)));
+        reorder_into(stream, Reorder::new(shape, T::FORMAT, codes.0, codes.1))?;
         if bytes > sizes.buffer {
             let padding = vec![PADDING; bytes - sizes.buffer];
             let mut rest = rest.slice_mut(sizes.metadata..);
             stream.memcpy_htod(&padding, &mut rest).map_err(driver_error("cuMemcpyHtoDAsync"))?;
         }
         Ok(self.packed(shape, buffer, packing))
+    }
+
+    /// Decompresses a weight and has the library compress it.
+    fn repack<T: Factor>(
+        &self,
+        stream: &Arc<CudaStream>,
+        compressor: &Compressor<T>,
+        weight: &cuda::Weight<'_, T>,
+    ) -> Result<LibraryWeight<T>> {
+        let Form::Packed { layout, values, metadata } = &weight.form else {
+            return Err(path_error("packing", "this weight is packed for cuSPARSELt already"));
+        };
+        let mut dense = allocate::<T>(stream, weight.shape.weights())?;
+        let args = (values.slice(..), metadata.slice(..), dense.as_view_mut());
+        unpack_into(stream, Unpack::new(weight.shape, *layout, args.0, args.1, args.2))?;
+        self.compress(stream, weight.shape, compressor, &dense.as_view())
     }
 
     /// Packs a dense weight that is on the device, by the library's compressor. It must be 2:4 (1:2 for `f32`): of one that
@@ -265,8 +290,10 @@ impl Library {
 
     /// Finds the library's fastest algorithm for a plan's product, once a process: by running all of them, `iterations`
     /// times each, on this weight and these activations, and waiting. `dense` is the weight decompressed. The plan that comes
-    /// back has the algorithm's work space, and so have those completed later. It allocates `Y` and more for as long as it
-    /// takes. Do not search on zeros: a device clocks higher on them.
+    /// back has the algorithm's work space, and so have those that this `Library` completes later; one completed before may
+    /// have too little, which is [`Error::Workspace`]. A `Library` of another thread takes the algorithm if it has not made
+    /// the product yet. It allocates `Y` and more for as long as it takes. Do not search on zeros: a device clocks higher on
+    /// them.
     ///
     /// # Errors
     /// As [`Library::complete`] and [`multiply_into`](cuda::multiply_into); [`Error::Scalar`] without iterations.
@@ -348,7 +375,7 @@ impl Library {
     fn ready<T: Factor>(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<&mut cusparselt::Plan> {
         let key = Key { problem: plan.problem(), values: T::FORMAT, bias: plan.given().bias };
         if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(&key) {
-            self.plans.clear();
+            self.plans.retain(|key, _| key.bias);
         }
         match self.plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
@@ -369,28 +396,6 @@ fn described<T: Factor>(Key { problem, bias, .. }: Key) -> Result<cusparselt::Pr
     let mut described = cusparselt::Problem::new(types, problem.tokens, problem.shape);
     described.bias = bias.then_some(Bias::Shared);
     Ok(described)
-}
-
-/// The dense weight, in new memory.
-fn decompress<T: Factor>(
-    stream: &Arc<CudaStream>,
-    shape: Shape,
-    layout: Layout,
-    values: &CudaView<'_, T>,
-    metadata: &CudaView<'_, u8>,
-) -> Result<CudaSlice<T>> {
-    let mut dense = allocate::<T>(stream, shape.weights())?;
-    let mut view = dense.as_view_mut();
-    let mut binder = Binder::new(stream);
-    let (values, metadata) = (binder.input("values", values)?, binder.input("metadata", metadata)?);
-    let operands = [values, metadata, binder.output("dense", &mut view)?];
-    if let Step::Unpack(pass) = unpack_step::<T>(&device::limits(stream.context())?, shape, layout, operands)? {
-        // SAFETY: the operands are as long as the layout says, which `check` has seen; the binder found them in the
-        // stream's context and holds their guards; the struct mirrors the kernel's.
-        unsafe { launch(stream, &pass) }?;
-    }
-    drop(binder);
-    Ok(dense)
 }
 
 fn allocate<T: DeviceRepr>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>> {

@@ -33,10 +33,12 @@
 //!   each part of a product that is [split](Plan::splits)), `Y` is within `n·u/(1 − n·u) · (Σ_k |X_tk W_nk| + |b_n|)` of
 //!   the exact result, and one rounding more, on the CPU; tensor cores truncate where others round: there `u = 2⁻²³` (see
 //!   [`crate::matmul`]). The order of summation differs between
-//!   executors and ways, but not from run to run. `i8` is exact, modulo 2³².
+//!   executors and ways, but not from run to run on the CPU and in own kernels. `i8` is exact there, modulo 2³².
 //! - In tf32, which cuSPARSELt makes of `f32`, `X` and `W` are each rounded to 11 bits first: add `2⁻¹⁰ Σ_k |X_tk W_nk|`.
 //! - How cuSPARSELt rounds `i32` sums beyond 2²⁴ is not documented, and it is said to saturate: a plan takes it for `i8`
-//!   by itself only where sums stay below.
+//!   by itself only where sums cannot exceed that.
+//! - Hopper's tensor cores are reported to keep some 14 bits of the sums of 8-bit floating point (DeepSeek-V3 technical
+//!   report, section 3.3.2): for `E4m3` expect `u = 2⁻¹³` there.
 //! - **What is dropped does not count.** A NaN or an infinity in `X_tk` reaches `Y_tn` exactly if `W_nk` is kept (be it a
 //!   zero that is kept): on the CPU and in own kernels, `0 · ∞` is not computed. [`Path::Dense`] multiplies by the zeros
 //!   that were dropped, so there the whole row `t` of `Y` becomes NaN, as in any dense product. cuSPARSELt drops what is
@@ -45,8 +47,8 @@
 //! # Executors
 //!
 //! [`cpu`] and, with the feature of its name, `cuda` take the same arguments in their own memory. The CPU's needs no plan,
-//! takes any layout, and refuses codes that are not legal; a device reads codes as they are, and what it makes of illegal
-//! ones is unspecified (but no memory fault).
+//! takes any layout, and refuses codes that are not legal; a device reads codes as they are, and what comes of illegal
+//! ones is unspecified.
 
 use crate::compress::Layout;
 use crate::error::{Error, Result};

@@ -247,6 +247,11 @@ fn models_that_are_wrong() {
     let path = model("wrong");
     let name = path.to_str().unwrap();
     is_refused(&[name, "--out", name], &["would be written over"]);
+    // Masks from a file that the model would replace.
+    let masks = path.with_file_name("wrong-masks.safetensors");
+    fs::copy(&path, &masks).unwrap();
+    let masks = masks.to_str().unwrap();
+    is_refused(&[name, "--codes", masks, "--out", masks], &["wrong-masks.safetensors would be written over"]);
     is_refused(&[name, "--decompress"], &["nothing to decompress"]);
     is_refused(&["no-such-model.safetensors"], &["no-such-model.safetensors", "cannot be read"]);
     is_refused(&["--out", name], &["MODEL"]);

@@ -69,6 +69,13 @@ fn names_that_are_taken() {
     refuses(plan.metadata("twofour.version", "2"), "`twofour.version`");
     refuses(plan.tensor("large", TensorType::U8, &[usize::MAX]), "`large`");
     refuses(plan.tensor("larger", TensorType::U8, &[usize::MAX, 4]), "`larger`");
+    // Each would fit, and not all of them; of a weight neither part is left behind.
+    let before = plan.data_bytes();
+    plan.tensor("most", TensorType::U8, &[7 << 60]).unwrap();
+    refuses(plan.tensor("too much", TensorType::U8, &[1 << 60]), "`too much`");
+    refuses(plan.weight("too heavy", ValueType::F16, Shape::new(1 << 28, 1 << 32)), "`too heavy`");
+    assert!(plan.tensor_names().all(|name| !name.starts_with("too")));
+    assert_eq!(plan.data_bytes(), before + (7 << 60));
     refuses(plan.tensor("half", TensorType::F4, &[3]), "`half`");
     assert!(matches!(plan.weight("x", ValueType::F16, Shape::new(4, 6)), Err(Error::NotGrouped { .. })));
     assert!(matches!(plan.weight("x", ValueType::F16, Shape::new(usize::MAX, 8)), Err(Error::Overflow { .. })));

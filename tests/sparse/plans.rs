@@ -114,6 +114,12 @@ fn integers_go_to_cusparselt_where_sums_are_short() {
     takes(of(&Limits::A100, 2080), Path::Tile, "");
     let asked = of(&Limits::A100, 4096).with_path(Path::Cusparselt).unwrap();
     takes(asked, Path::Cusparselt, "asked for");
+    // Not even where nothing else serves, unless it is asked for.
+    takes(plan::<i8>(&Limits::A100, 16, (4096, 2048), PLAIN, CUSPARSELT), Path::Cusparselt, "nothing else");
+    refused(new::<i8>(&Limits::A100, 16, (4096, 4096), PLAIN, CUSPARSELT), "ask for it");
+    let problem = Problem::new(16, Shape::new(4096, 4096));
+    let asked = Plan::by::<i8>(Path::Cusparselt, &Limits::A100, problem, PLAIN, CUSPARSELT);
+    takes(asked.unwrap(), Path::Cusparselt, "asked for");
     // Neither library adds a bias of ours to them.
     takes(plan::<i8>(&Limits::H200, 4096, (4096, 2048), BIAS, Libraries::ALL), Path::Tile, "does not serve");
 }

@@ -31,8 +31,8 @@ impl Description {
     pub(super) fn adds_bias(&self) -> Result<()> {
         let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
         self.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        // Until the first run: the heuristic looks at its alignment, and at nothing else of it.
-        self.set_bias(256)
+        // Until the first run: the heuristic looks at its alignment, which is that of every operand, and at nothing else.
+        self.set_bias(ALIGN)
     }
 
     /// Where the values are that are added.

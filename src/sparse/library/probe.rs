@@ -49,11 +49,11 @@ pub(super) fn agreed<T: Factor>(handle: &Handle, stream: &Arc<CudaStream>, shape
 }
 
 /// A small shape of the same class. Layouts are known to change at 256 rows; what they do with sizes that are no multiples
-/// of their tiles is not known, so that the rest is kept; and three tiles of 128 each way show in which order tiles come.
-/// What is small is its own probe.
+/// of their tiles, of 256 at most, is not known, so that the rest is kept; and two tiles of 256, or four of 128, each way
+/// show in which order tiles come. What is small is its own probe.
 fn probe_shape(Shape { rows, cols }: Shape) -> Shape {
-    let small = |size: usize, least: usize| if size < least { size } else { 384 + size % 128 };
-    Shape::new(small(rows, 256), small(cols, 384))
+    let small = |size: usize, least: usize| if size < least { size } else { 512 + size % 256 };
+    Shape::new(small(rows, 256), small(cols, 512))
 }
 
 /// Layouts that hold such values, the one that is expected on the device first.
@@ -152,8 +152,8 @@ mod tests {
         for (rows, cols) in [(16, 16), (240, 4096), (256, 64), (320, 96), (4096, 4096), (11008, 4112), (28672, 8192)] {
             let shape = Shape::new(rows, cols);
             let probe = probe_shape(shape);
-            assert!(probe.rows < 512 && probe.cols < 512, "{probe:?}");
-            assert_eq!((probe.rows % 128, probe.cols % 128), (rows % 128, cols % 128));
+            assert!(probe.rows < 768 && probe.cols < 768, "{probe:?}");
+            assert_eq!((probe.rows % 256, probe.cols % 256), (rows % 256, cols % 256));
             assert_eq!(probe.rows < 256, rows < 256);
             for values in ValueType::ALL {
                 for layout in Layout::ALL {

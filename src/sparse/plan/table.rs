@@ -1,6 +1,6 @@
 //! The table of a plan: which way is best where. Every line says the model behind it.
 
-use super::{Path, Plan, TILE};
+use super::{CUSPARSELT, Path, Plan, TILE};
 use crate::compress::{Layout, ValueType};
 use crate::error::Result;
 use crate::sparse::launch::MAX_SMALL_TOKENS;
@@ -18,8 +18,8 @@ impl Plan {
     }
 
     /// From how many tokens on cuSPARSELt beats own kernels. It pads tokens to a tile, so that few cost as much as many
-    /// (0.11 of dense at one token, PyTorch issue 111339), and wins by 1.2/0.84 on Hopper, by 1.48/1.26 on Ampere: a tile
-    /// of 256 tokens padded by less than that is full enough from 512 on, on Ampere from 1,024.
+    /// (0.11 of dense at one token, PyTorch issue 111339), and wins by 1.2/0.84 on Hopper, by 1.48/1.26 on Ampere. Whole
+    /// tiles of 256 tokens, padded by a quarter on average from 512 on and by an eighth from 1,024 on, leave it ahead.
     const fn cusparselt_tokens(&self) -> usize {
         if self.has_faster_instructions() { 512 } else { 1024 }
     }
@@ -44,7 +44,7 @@ impl Plan {
         wide || self.problem.tokens > 2048 && shape.rows > 1024 && shape.cols > 1024
     }
 
-    /// Whether sums of `i8` products stay below 2²⁴, up to where cuSPARSELt's are known to be exact.
+    /// Whether sums of `i8` products do not exceed 2²⁴ (1,024 kept products of at most 2¹⁴), up to where cuSPARSELt's are known to be exact.
     const fn sums_are_short(&self) -> bool {
         self.problem.shape.cols <= 2048
     }
@@ -67,7 +67,8 @@ impl Plan {
             _ => {}
         }
         let library = serves(Path::Cusparselt) && (self.values != ValueType::I8 || self.sums_are_short());
-        if tokens <= MAX_SMALL_TOKENS && serves(Path::Small) {
+        let fast = self.rows_are_aligned() || !serves(Path::Dense);
+        if tokens <= MAX_SMALL_TOKENS && serves(Path::Small) && fast {
             return Ok((
                 Path::Small,
                 "few tokens: bound by reading the weight, and 2:4 is 9/16 of it (i8: 5/8), read once",
@@ -97,10 +98,14 @@ impl Plan {
         if serves(Path::Dense) {
             return Ok((Path::Dense, "own kernels do not read this layout, or count so far"));
         }
-        if serves(Path::Cusparselt) {
+        if library {
             return Ok((Path::Cusparselt, "nothing else serves"));
         }
         Err(match self.given.layout {
+            _ if serves(Path::Cusparselt) => path_error(
+                CUSPARSELT,
+                "i8 sums of K above 2048 may exceed what it is known to keep; ask for it if it may",
+            ),
             Layout::CutlassSm80 => path_error(TILE, "the sizes exceed what the kernel counts, and no library serves"),
             _ => path_error(TILE, "own kernels read layout cutlass-sm80, and no library serves"),
         })
