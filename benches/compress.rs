@@ -10,9 +10,8 @@
 
 mod common;
 
-use common::{Result, Timed, data};
+use common::{Run, compress, data};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use std::time::{Duration, Instant};
 use twofour::compress::{Compressed, Layout, MinTileK, Value, ValueType, cpu};
 use twofour::{Element, Shape, bf16};
 
@@ -25,19 +24,6 @@ criterion_main!(benches);
 
 fn shape() -> Shape {
     if common::smoke() { Shape::new(256, 256) } else { Shape::new(4096, 4096) }
-}
-
-/// Anything that can be run again and again.
-struct Run<F>(F);
-
-impl<F: FnMut() -> twofour::Result<()>> Timed for Run<F> {
-    fn time(&mut self, iterations: u64) -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..iterations {
-            (self.0)()?;
-        }
-        Ok(begun.elapsed())
-    }
 }
 
 fn bench<F: FnMut() -> twofour::Result<()> + 'static>(
@@ -80,6 +66,10 @@ fn of_type<T: Value>(group: &mut BenchmarkGroup<'_, WallTime>, dense: &dyn Fn(us
     bench(group, &name("sparse"), bytes, || {
         let (dense, (mut values, mut codes)) = (compressed().decompress(), outputs());
         move || cpu::pack_into(cpu::Pack::sparse(shape, &dense).values(&mut values).codes(&mut codes))
+    });
+    let to_tensor_cores = Throughput::Bytes(bytes as u64);
+    common::bench(group, &name("sparse/cutlass-sm80"), to_tensor_cores, || {
+        compress::sparse(shape, Layout::CutlassSm80, &dense(0))
     });
     bench(group, &name("codes"), bytes, || {
         let (dense, (mut values, _), (_, codes)) = (dense(0), outputs(), compressed().into_parts());
@@ -127,7 +117,7 @@ fn on_cuda(criterion: &mut Criterion) {
         println!("compress/cuda skipped: no CUDA device ({error})");
         return;
     }
-    const OPS: [Op; 6] = [Op::Codes, Op::Magnitude, Op::Logits, Op::Bf16Logits, Op::Unpack, Op::Reorder];
+    const OPS: [Op; 7] = [Op::Codes, Op::Magnitude, Op::Sparse, Op::Logits, Op::Bf16Logits, Op::Unpack, Op::Reorder];
     let mut group = criterion.benchmark_group("compress/cuda");
     let shapes: &[(usize, usize)] = if common::smoke() { &[(256, 256)] } else { &[(4096, 4096), (4096, 14_336)] };
     for (&(rows, cols), cache) in shapes.iter().flat_map(|shape| [Hot, Cold].map(|cache| (shape, cache))) {

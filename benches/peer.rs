@@ -10,16 +10,18 @@
 //! | op | of masks: `forward`, `backward`, `train` (forward, then backward); with `+metrics`: statistics and regulariser too |
 //! | | of the masked linear layer: `linear-forward`, which keeps nothing on a GPU; `linear-step`, forward and backward to `X` and to the logits, with the regulariser |
 //! | | of a compressed weight: `sparse-product`, without packing; variant and type of logits do not matter |
+//! | | of a 2:4 weight: `pack-sparse`, dense to values and metadata in CUTLASS's layout for sm_80, from which PyTorch's kernels read; variant, type of logits and tokens do not matter |
 //! | variant | `soft`, `hard`, `argmax` |
-//! | logits, weights | `f32`, `f16`, `bf16` |
-//! | tokens | of the linear layer and the product; 0 for masks |
+//! | logits, weights | `f32`, `f16`, `bf16`; a GPU's `pack-sparse` has `bf16` weights alone |
+//! | tokens | of the linear layer and the product; 0 for masks and packing |
 //! | threads | of the CPU; 0: all |
 //! | device | `cpu`, `cuda-hot`, `cuda-cold` |
 
 mod common;
 
-use common::{Cache, Result, Timed, mask, matmul, sparse};
+use common::{Cache, Result, Timed, compress, mask, matmul, sparse};
 use std::io::{BufRead, Write};
+use twofour::compress::Layout;
 use twofour::mask::Kind;
 use twofour::{DType, Shape};
 
@@ -79,6 +81,8 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     }
     let mut timed = if op == "sparse-product" {
         product(sparse::Case { values: weights.into(), tokens, shape }, place)?
+    } else if op == "pack-sparse" {
+        pack(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
         let op = named(op, [("forward", matmul::Op::Forward), ("step", matmul::Op::Step)])?;
         linear(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
@@ -118,6 +122,16 @@ fn product(case: sparse::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
         None => sparse::on_cpu(case),
         #[cfg(feature = "cuda")]
         Some(cache) => common::cuda::sparse::on_cuda(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err("built without the feature `cuda`".into()),
+    }
+}
+
+fn pack(case: compress::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
+    match place {
+        None => compress::on_cpu(case),
+        #[cfg(feature = "cuda")]
+        Some(cache) => common::cuda::compress::sparse_on_cuda(case, cache),
         #[cfg(not(feature = "cuda"))]
         Some(_) => Err("built without the feature `cuda`".into()),
     }

@@ -8,6 +8,7 @@
     reason = "every bench is a program of its own and uses a part"
 )]
 
+pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
@@ -18,7 +19,7 @@ pub mod sparse;
 pub mod table;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -26,6 +27,19 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub trait Timed {
     /// How long so many runs take.
     fn time(&mut self, iterations: u64) -> Result<Duration>;
+}
+
+/// Anything on the CPU that can be run again and again.
+pub struct Run<F>(pub F);
+
+impl<F: FnMut() -> twofour::Result<()>> Timed for Run<F> {
+    fn time(&mut self, iterations: u64) -> Result<Duration> {
+        let begun = Instant::now();
+        for _ in 0..iterations {
+            (self.0)()?;
+        }
+        Ok(begun.elapsed())
+    }
 }
 
 /// Whether a GPU's operands lie in its level-2 cache from run to run as far as they fit, or never.

@@ -1,7 +1,6 @@
 //! The `sparse` op as it is timed.
 
-use super::{Result, Timed, data};
-use std::time::{Duration, Instant};
+use super::{Result, Run, Timed, data};
 use twofour::compress::{Compressed, Layout, ValueType};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{self, Problem};
@@ -81,6 +80,7 @@ macro_rules! for_values {
         }
     };
 }
+#[cfg(feature = "cuda")]
 pub(crate) use for_values;
 
 /// A case on the CPU, on the threads of rayon's current pool.
@@ -116,18 +116,5 @@ pub fn dense_on_cpu(case: Case) -> Result<Box<dyn Timed>> {
         ValueType::F16 => boxed::<f16>(case),
         ValueType::Bf16 => boxed::<bf16>(case),
         _ => Err("there is no dense product of this type".into()),
-    }
-}
-
-/// Anything that can be run again and again.
-struct Run<F>(F);
-
-impl<F: FnMut() -> twofour::Result<()>> Timed for Run<F> {
-    fn time(&mut self, iterations: u64) -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..iterations {
-            (self.0)()?;
-        }
-        Ok(begun.elapsed())
     }
 }

@@ -5,6 +5,7 @@
     python benches/peers/peers.py --device cuda   # on the first GPU, operands cold and hot in its cache
     python benches/peers/peers.py --linear        # the masked linear layer instead of masks alone; on a GPU too
     python benches/peers/peers.py --sparse        # the product of a compressed weight; on a GPU too
+    python benches/peers/peers.py --pack          # compressing a weight that is 2:4; on a GPU too
     python benches/peers/peers.py --quick         # a few minutes less, and noisier
 
 Needs PyTorch, and cargo unless --ours names a built `peer` bench. A ratio is the median over rounds of theirs / ours
@@ -61,8 +62,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
-    parser.add_argument("--sparse", action="store_true", help="the product of a 2:4 weight, and a dense one beside it")
+    family = parser.add_mutually_exclusive_group()
+    family.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
+    family.add_argument("--sparse", action="store_true", help="the product of a 2:4 weight, and a dense one beside it")
+    family.add_argument("--pack", action="store_true", help="a 2:4 weight to values and metadata")
     parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to OUT")
@@ -88,6 +91,8 @@ def arguments() -> argparse.Namespace:
 
 def defaults(args: argparse.Namespace) -> dict[str, str]:
     cpu = args.device == "cpu"
+    # A PyTorch can be built without it.
+    cusparselt = not cpu and torch.backends.cusparselt.is_available()
     if args.linear:
         return {
             "shapes": "1024x1024" if cpu else "4096x4096,14336x4096",
@@ -103,7 +108,15 @@ def defaults(args: argparse.Namespace) -> dict[str, str]:
             "ops": "product",
             "types": "f32:f32" if cpu else "f32:bf16",
             # Only Ampere and Ada have PyTorch's CUTLASS kernels.
-            "peers": "dense" if cpu else "semi-structured-cusparselt,dense",
+            "peers": "semi-structured-cusparselt,dense" if cusparselt else "dense",
+        }
+    if args.pack:
+        return {
+            "shapes": "1024x1024" if cpu else "4096x4096,14336x4096",
+            "tokens": "0",
+            "ops": "sparse",
+            "types": "bf16:bf16",
+            "peers": "cslt-compress,from-dense-cutlass" if cusparselt else "from-dense-cutlass",
         }
     small = "512x1024" if args.quick else "2048x4096"
     return {
@@ -117,7 +130,7 @@ def defaults(args: argparse.Namespace) -> dict[str, str]:
 
 def cases(args: argparse.Namespace) -> list[Case]:
     found = []
-    family = "linear-" if args.linear else "sparse-" if args.sparse else ""
+    family = "linear-" if args.linear else "sparse-" if args.sparse else "pack-" if args.pack else ""
     ops = [family + op for op in args.ops.split(",")]
     for shape in args.shapes.split(","):
         rows, cols = (int(side) for side in shape.split("x"))
@@ -186,6 +199,7 @@ def result(case: Case, device: str, peer: str, samples: Samples, clocks: list[st
     return dataclasses.asdict(case) | {
         "device": device,
         "peer": peer,
+        "has_mask": case.has_mask,
         "ours_ns_per_weight": statistics.median(samples[OURS]) / case.weight_count,
         "theirs_ns_per_weight": statistics.median(samples[peer]) / case.weight_count,
         "ratio": statistics.median(theirs / ours for ours, theirs in pairs),
@@ -207,8 +221,8 @@ def row(result: Result) -> str:
     cells = [
         r["device"],
         f"{r['rows']}x{r['cols']}{', T = ' + str(r['tokens']) if r['tokens'] else ''}",
-        f"{r['kind']} {r['op']}{' + metrics' if r['metrics'] else ''}",
-        f"{r['logits']}, {r['weights']}",
+        f"{r['kind'] + ' ' if r['has_mask'] else ''}{r['op']}{' + metrics' if r['metrics'] else ''}",
+        f"{r['logits'] + ', ' if r['has_mask'] else ''}{r['weights']}",
         r["peer"],
         f"{r['ours_ns_per_weight']:.4g}",
         f"{r['theirs_ns_per_weight']:.4g}",

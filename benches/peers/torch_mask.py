@@ -25,7 +25,7 @@ class Case:
     """What is measured: the words of a request to our side, less threads, device and iterations."""
 
     # Of masks: forward, or train, forward and backward; of the linear layer: linear-forward or linear-step; of a 2:4
-    # weight: sparse-product.
+    # weight: sparse-product, or pack-sparse, which makes what the product reads.
     op: str
     kind: str  # soft or hard
     logits: str
@@ -47,11 +47,23 @@ class Case:
     def is_sparse(self) -> bool:
         return self.op.startswith("sparse-")
 
+    @property
+    def is_pack(self) -> bool:
+        return self.op.startswith("pack-")
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the kind of mask and the type of logits matter."""
+        return not (self.is_sparse or self.is_pack)
+
     def least_bytes(self) -> int:
         """Each operand read or written once."""
         logits, weights = (TYPES[name].itemsize for name in (self.logits, self.weights))
         if self.is_sparse:
             return (self.weight_count // 2 + self.tokens * (self.rows + self.cols)) * weights
+        if self.is_pack:  # dense, values, and 4 bits of metadata for each two values (f32: for each)
+            codes = self.weight_count // (4 if self.weights == "f32" else 8)
+            return (self.weight_count + self.weight_count // 2) * weights + codes
         if self.is_linear:  # the dense product
             return (self.weight_count + self.tokens * (self.rows + self.cols)) * weights
         forward = self.weight_count * 6 // 4 * logits + self.weight_count * 2 * weights

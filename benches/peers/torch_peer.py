@@ -8,6 +8,7 @@ import torch
 
 import torch_mask
 import torch_matmul
+import torch_pack
 import torch_sparse
 from torch_mask import Case
 
@@ -17,7 +18,8 @@ COLD_BYTES = 192 << 20
 
 class Peer:
     def __init__(self, name: str, case: Case, device: str) -> None:
-        module = torch_matmul if case.is_linear else torch_sparse if case.is_sparse else torch_mask
+        families = [(case.is_linear, torch_matmul), (case.is_sparse, torch_sparse), (case.is_pack, torch_pack)]
+        module = next((module for holds, module in families if holds), torch_mask)
         self.case, self.device, self.run = case, device, module.run
         self.form = module.FORMS[name]()
         place = "cpu" if device == "cpu" else "cuda"

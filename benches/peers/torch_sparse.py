@@ -1,6 +1,7 @@
 """The product of a 2:4 weight in PyTorch: its semi-structured tensors, and a dense layer beside them.
 
-X [T, K] goes through W [N, K], of which every group of four keeps its two largest values. Packing is not timed.
+X [T, K] goes through W [N, K], of which every group of four keeps its two largest values (f32: of two, the larger one).
+Packing is not timed (torch_pack).
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ class Operands:
 
     @staticmethod
     def make(case: Case, device: str) -> Operands:
-        dtype = TYPES[case.weights]
-        weight = (torch.randn((case.rows, case.cols), device=device) * 0.02).to(dtype)
-        largest = weight.abs().view(-1, 4).topk(2, dim=1).indices
-        mask = torch.zeros((case.weight_count // 4, 4), dtype=torch.bool, device=device).scatter_(1, largest, True)
-        dense = weight * mask.view(case.rows, case.cols)
-        x = torch.randn((case.tokens, case.cols), device=device).to(dtype)
-        return Operands(x, dense, None)
+        x = torch.randn((case.tokens, case.cols), device=device).to(TYPES[case.weights])
+        return Operands(x, sparse_weight(case, device), None)
+
+
+def sparse_weight(case: Case, device: str) -> torch.Tensor:
+    """Dense, and zero where a group does not keep its largest. Tensor cores take f32 as 1:2 alone."""
+    group = 2 if case.weights == "f32" else 4
+    weight = (torch.randn((case.rows, case.cols), device=device) * 0.02).to(TYPES[case.weights])
+    groups = weight.view(-1, group)
+    largest = groups.abs().topk(group // 2, dim=1).indices
+    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, largest, True)
+    return torch.where(mask, groups, 0.0).view(case.rows, case.cols)
 
 
 Form = Callable[[Operands, Case], torch.Tensor]

@@ -195,6 +195,8 @@ fn masks_that_are_given() {
     succeeds(&arguments);
     assert_eq!(fs::read(&again).unwrap(), fs::read(&out).unwrap());
     is_refused(&[&arguments[..], &["--only", "*down*"]].concat(), &["codes were given for none of"]);
+    let over = [path, "--out", codes.to_str().unwrap(), "--codes", codes.to_str().unwrap()];
+    is_refused(&over, &["compress-codes.safetensors would be written over"]);
 
     let wrong = |bytes: &[u8], words: &[&str]| {
         let mut plan = Plan::new();
@@ -247,11 +249,6 @@ fn models_that_are_wrong() {
     let path = model("wrong");
     let name = path.to_str().unwrap();
     is_refused(&[name, "--out", name], &["would be written over"]);
-    // Masks from a file that the model would replace.
-    let masks = path.with_file_name("wrong-masks.safetensors");
-    fs::copy(&path, &masks).unwrap();
-    let masks = masks.to_str().unwrap();
-    is_refused(&[name, "--codes", masks, "--out", masks], &["wrong-masks.safetensors would be written over"]);
     is_refused(&[name, "--decompress"], &["nothing to decompress"]);
     is_refused(&["no-such-model.safetensors"], &["no-such-model.safetensors", "cannot be read"]);
     is_refused(&["--out", name], &["MODEL"]);

@@ -212,12 +212,12 @@ examples() {
     done < <(programs examples)
 }
 
-# One comparison: shape, logits:weights and, for the linear layer instead of masks alone, tokens.
+# One comparison: shape, logits:weights and, for another op than masks alone, its option and, where it has them, tokens.
 peers_of() {
-    local name=$1-${2/:/-}${3:+-$3} linear=()
-    [[ -z ${3-} ]] || linear=(--linear --tokens "$3")
-    step "peers $1 $2${3:+ T=$3}" 60 "$python" benches/peers/peers.py --device cuda --ours "$here/benches/peer" \
-        --json "$work/peers-$name.json" --shapes "$1" --types "$2" "${linear[@]}" \
+    local what="$1 $2${3:+ ${3#--}}${4:+ T=$4}"
+    local name=${what//[ :=]/-}
+    step "peers $what" 60 "$python" benches/peers/peers.py --device cuda --ours "$here/benches/peer" \
+        --json "$work/peers-$name.json" --shapes "$1" --types "$2" ${3:+"$3"} ${4:+--tokens "$4"} \
         --rounds 10 --budget 20 ${quick:+--quick}
 }
 
@@ -228,11 +228,15 @@ peers() {
         return
     fi
     peers_of 4096x4096 f32:bf16
-    peers_of 4096x4096 f32:bf16 4096
-    peers_of 4096x4096 f32:bf16 16
+    peers_of 4096x4096 f32:bf16 --linear 4096
+    peers_of 4096x4096 f32:bf16 --linear 16
+    peers_of 4096x4096 bf16:bf16 --pack
+    peers_of 4096x4096 bf16:bf16 --sparse 16
     [[ -z $quick ]] || return
-    peers_of 14336x4096 f32:bf16 4096
-    peers_of 4096x4096 bf16:bf16 4096
+    peers_of 14336x4096 f32:bf16 --linear 4096
+    peers_of 14336x4096 bf16:bf16 --pack
+    peers_of 4096x4096 bf16:bf16 --sparse 4096
+    peers_of 4096x4096 bf16:bf16 --linear 4096
     peers_of 4096x4096 f32:f32
     peers_of 4096x4096 bf16:bf16
     peers_of 4096x14336 f32:bf16

@@ -2,7 +2,7 @@
 
 use super::{Cache, Result, Timed, data, replayed, sets, stream};
 use std::sync::Arc;
-use twofour::compress::{self, Layout, ValueType};
+use twofour::compress::{self, Compressed, Layout, ValueType};
 use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::mask::{Kind, Sampling};
 use twofour::{Shape, bf16};
@@ -16,6 +16,8 @@ pub enum Op {
     Codes,
     /// Dense weight to values and metadata of the largest.
     Magnitude,
+    /// Dense weight that is 2:4 to values and metadata.
+    Sparse,
     /// Dense weight and `f32` logits to values and metadata.
     Logits,
     /// The same from `bf16` logits.
@@ -43,7 +45,7 @@ impl Case {
         match self.op {
             Op::Copy(of) => Self { op: *of, ..*self }.bytes(),
             Op::Codes => both + codes,
-            Op::Magnitude | Op::Unpack => both,
+            Op::Magnitude | Op::Sparse | Op::Unpack => both,
             Op::Logits => both + 4 * self.shape.logits() as u64,
             Op::Bf16Logits => both + 2 * self.shape.logits() as u64,
             Op::Reorder => 2 * codes,
@@ -74,6 +76,14 @@ pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
     replayed(&stream, operands?, |set, draw| set.run(&stream, &case, draw))
 }
 
+/// A 2:4 weight to values and metadata on the first GPU, as [`compress::on_cpu`](super::super::compress::on_cpu).
+pub fn sparse_on_cuda(case: super::super::compress::Case, cache: Cache) -> Result<Box<dyn Timed>> {
+    if case.values != ValueType::Bf16 {
+        return Err(format!("on a GPU packing is timed in bf16 alone, not in {}", case.values).into());
+    }
+    on_cuda(Case { op: Op::Sparse, layout: case.layout, shape: case.shape }, cache)
+}
+
 struct Operands {
     dense: CudaSlice<bf16>,
     logits: CudaSlice<f32>,
@@ -84,10 +94,13 @@ struct Operands {
 }
 
 impl Operands {
-    /// With values, metadata and codes of the largest.
+    /// With values, metadata and codes of the largest; for [`Op::Sparse`] the dense weight has these alone.
     fn new(stream: &Arc<CudaStream>, case: &Case, set: usize) -> Result<Self> {
         let sizes = case.layout.sizes(case.shape, ValueType::Bf16)?;
-        let dense = data::normal::<bf16>(case.shape.weights(), 0.02, set);
+        let mut dense = data::normal::<bf16>(case.shape.weights(), 0.02, set);
+        if case.op == Op::Sparse {
+            dense = Compressed::by_magnitude(case.shape, &dense)?.decompress();
+        }
         let logits = |op| if case.op == op { case.shape.logits() } else { 8 };
         let mut this = Self {
             dense: stream.clone_htod(&dense)?,
@@ -115,6 +128,10 @@ impl Operands {
             }
             Op::Magnitude => {
                 let args = Pack::by_magnitude(shape, dense.as_view()).layout(layout);
+                pack_into(stream, args.values(values.as_view_mut()).metadata(metadata.as_view_mut()))?;
+            }
+            Op::Sparse => {
+                let args = Pack::sparse(shape, dense.as_view()).layout(layout);
                 pack_into(stream, args.values(values.as_view_mut()).metadata(metadata.as_view_mut()))?;
             }
             Op::Logits => {
