@@ -194,16 +194,24 @@ impl Library {
         if (from.values, from.pitch) != (sizes.values, sizes.pitch) {
             return self.repack(stream, &compressor, weight);
         }
-        // Sees that they are of the stream's context.
-        Binder::new(stream).input("values", values)?;
+        // Copies do not see whether operands are of the stream's context.
+        let mut binder = Binder::new(stream);
+        binder.input("values", values)?;
+        binder.input("metadata", metadata)?;
+        drop(binder);
         let mut buffer = allocate::<u8>(stream, bytes)?;
         let (mut to_values, mut rest) = buffer.split_at_mut(sizes.metadata_offset);
         // SAFETY: as many bytes as these values have; any bytes are bytes.
         let from = unsafe { values.transmute::<u8>(sizes.metadata_offset) };
         let from = from.ok_or(Error::Length { what: "values", expected: sizes.values as u64, got: 0 })?;
-        stream.memcpy_dtod(&from, &mut to_values).map_err(driver_error("cuMemcpyDtoDAsync"))?;
-        let codes = ((*layout, metadata.slice(..)), (to, rest.slice_mut(..sizes.metadata)));
-        reorder_into(stream, Reorder::new(shape, T::FORMAT, codes.0, codes.1))?;
+        let copy = driver_error("cuMemcpyDtoDAsync");
+        stream.memcpy_dtod(&from, &mut to_values).map_err(&copy)?;
+        if to == *layout {
+            stream.memcpy_dtod(metadata, &mut rest.slice_mut(..sizes.metadata)).map_err(&copy)?;
+        } else {
+            let codes = ((*layout, metadata.slice(..)), (to, rest.slice_mut(..sizes.metadata)));
+            reorder_into(stream, Reorder::new(shape, T::FORMAT, codes.0, codes.1))?;
+        }
         if bytes > sizes.buffer {
             let padding = vec![PADDING; bytes - sizes.buffer];
             let mut rest = rest.slice_mut(sizes.metadata..);
