@@ -2,9 +2,10 @@
 //! elements per second are floating-point operations of the dense product per second.
 //!
 //! On the CPU: with rayon's pool, the dense product of the same shape beside it. On the first GPU, if there is one, every
-//! way that a plan could take, cuSPARSELt's searched and with either packer, and cuBLASLt's dense product in the same
-//! rounds; a table of their ratios comes at the end. Packing is not timed (`benches/compress.rs`). How it is timed is as in
-//! `benches/mask.rs`.
+//! way that a plan could take, cuSPARSELt's searched and with either packer, and in the same rounds cuBLASLt's dense
+//! product and, for few tokens, a copy that moves as many bytes as the packed weight, its codes, `X` and `Y` have: what
+//! memory gives at best. A table of their ratios comes at the end. Packing is not timed (`benches/compress.rs`). How it is
+//! timed is as in `benches/mask.rs`.
 //!
 //! | `TWOFOUR_BENCH` | on the GPU |
 //! | --- | --- |

@@ -88,5 +88,9 @@ fn masked<T: Value>(shape: Shape, mask: &[u8], bytes: &[u8]) -> bool {
 
 /// An index of shards: what can be parsed names files of its own folder alone.
 pub(crate) fn index(bytes: &[u8]) -> bool {
-    Index::from_bytes(bytes).is_ok()
+    let Ok(index) = Index::from_bytes(bytes) else { return false };
+    for file in index.files() {
+        assert!(!["", ".", ".."].contains(&file) && !file.contains(['/', '\\', ':', '\0']), "{file:?}");
+    }
+    true
 }

@@ -21,6 +21,9 @@ mod oracle;
 #[cfg(feature = "sparsegpt")]
 #[path = "select/sparsegpt.rs"]
 mod sparsegpt;
+#[cfg(feature = "sparsegpt")]
+#[path = "select/squares.rs"]
+mod squares;
 #[path = "select/suite.rs"]
 mod suite;
 

@@ -17,6 +17,9 @@ mod emulated;
 #[cfg(feature = "cuda")]
 #[path = "sparse/gpu.rs"]
 mod gpu;
+#[cfg(feature = "cuda")]
+#[path = "sparse/library.rs"]
+mod library;
 #[path = "sparse/number.rs"]
 mod number;
 #[path = "sparse/oracle.rs"]
@@ -25,6 +28,8 @@ mod oracle;
 mod plans;
 #[path = "sparse/suite.rs"]
 mod suite;
+#[path = "sparse/ways.rs"]
+mod ways;
 
 /// Every property of the suite, as a test of each executor.
 macro_rules! suite {

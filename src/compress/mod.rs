@@ -367,7 +367,7 @@ fn illegal(what: &'static str, sparsity: Sparsity, shape: Shape, group: usize, v
 }
 
 /// The same for a group that keeps another number of values.
-fn not_two_four(sparsity: Sparsity, shape: Shape, group: usize, kept: u32) -> Error {
+pub(crate) fn not_two_four(sparsity: Sparsity, shape: Shape, group: usize, kept: u32) -> Error {
     let [row, group] = in_row(sparsity, shape, group);
     Error::NotTwoFour { row, group, kept, width: sparsity.width() as u32 }
 }

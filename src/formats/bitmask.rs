@@ -19,7 +19,7 @@ use super::header::{Header, TensorInfo};
 use super::record::{Encoding, WeightInfo};
 use super::source::Source;
 use super::{in_weight, wrong};
-use crate::compress::{Compressed, Sparsity, Value};
+use crate::compress::{Compressed, Sparsity, Value, not_two_four};
 use crate::error::{Error, Result};
 use crate::mask::length;
 use crate::shape::Shape;
@@ -103,12 +103,6 @@ pub fn from_parts<T: Value>(shape: Shape, values: &[T], bitmask: &[u8]) -> Resul
     }
     length("values", Some(&values), kept)?;
     fill(shape, values, groups)
-}
-
-fn not_two_four(sparsity: Sparsity, shape: Shape, group: usize, kept: u32) -> Error {
-    let row_groups = sparsity.row_groups(shape.cols).max(1);
-    let [row, group] = [group / row_groups, group % row_groups].map(|number| number as u64);
-    Error::NotTwoFour { row, group, kept, width: sparsity.width() as u32 }
 }
 
 /// The bits of every group, row by row. Nothing of a weight without columns, whatever its rows.

@@ -61,8 +61,8 @@ impl Model {
             return Ok(Self { folder, files: vec![name], index: None });
         }
         let index = Index::open(path)?;
-        let files: BTreeSet<&String> = index.files.values().collect();
-        Ok(Self { folder, files: files.into_iter().cloned().collect(), index: Some((name, index)) })
+        let files = index.files().map(str::to_owned).collect();
+        Ok(Self { folder, files, index: Some((name, index)) })
     }
 
     /// Names of its files.
@@ -140,6 +140,12 @@ impl Index {
     #[must_use]
     pub fn file(&self, tensor: &str) -> Option<&str> {
         self.files.get(tensor).map(String::as_str)
+    }
+
+    /// Names of the files, each once, in order.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &str> {
+        let files: BTreeSet<&str> = self.files.values().map(String::as_str).collect();
+        files.into_iter()
     }
 
     /// Bytes of all tensors, 0 if the index does not say.

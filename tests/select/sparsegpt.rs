@@ -2,7 +2,7 @@
 
 use crate::case::{By, ScoreCase, SweepCase, normal, rng};
 use crate::executor::Executor;
-use crate::oracle::{self, Square};
+use crate::squares::{self, Square};
 use rand::Rng;
 use rand::rngs::StdRng;
 use twofour::select::{Factor, cpu};
@@ -48,10 +48,10 @@ fn sweeps_solve_least_squares() {
         let factor = Factor::new(cols, &hessian(&x, cols), 0.01).unwrap();
         let (updated, patterns, losses) = sweep(shape, &weight, &factor);
         let exact: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-        let (damped, is_dead) = oracle::hessian(&exact, cols, 0.01);
+        let (damped, is_dead) = squares::hessian(&exact, cols, 0.01);
         for row in 0..shape.rows {
             let weight: Vec<f64> = weight[row * cols..][..cols].iter().map(|&w| f64::from(w)).collect();
-            let (expected, choices) = oracle::sparsegpt(&damped, &is_dead, &weight);
+            let (expected, choices) = squares::sparsegpt(&damped, &is_dead, &weight);
             rows += 1;
             let clear = |g: usize| is_dead[4 * g..4 * g + 4].contains(&true) || choices[g].1 > 1e-4;
             let certain = (0..choices.len()).position(|g| !clear(g)).unwrap_or(choices.len());
@@ -144,7 +144,7 @@ fn the_loss_is_less_than_that_of_magnitude() {
     let x = activations(&mut rng, tokens, shape.cols, &[]);
     let weight: Vec<f32> = normal(&mut rng, shape.weights(), &[]);
     let exact: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-    let (plain, _) = oracle::hessian(&exact, shape.cols, 0.0);
+    let (plain, _) = squares::hessian(&exact, shape.cols, 0.0);
     let loss = |masked: &[f32]| -> f64 {
         let delta: Vec<f64> = weight.iter().zip(masked).map(|(w, m)| f64::from(m - w)).collect();
         delta.chunks(shape.cols).map(|row| plain.loss(row)).sum()

@@ -1,11 +1,11 @@
 //! The CPU's executor, and what only it can get wrong.
 
-use crate::case::{Case, Executor, Spec};
+use crate::case::{Case, Executor, Spec, Values};
 use crate::number::{Number, for_all_types};
 use crate::oracle::compare;
-use twofour::compress::Layout;
+use twofour::compress::{Compressed, Layout};
 use twofour::sparse::cpu::{Multiply, Weight, multiply, multiply_into};
-use twofour::{E4m3, Shape, bf16, f16};
+use twofour::{E4m3, Error, Shape, bf16, f16};
 
 pub(crate) struct Cpu;
 
@@ -84,6 +84,40 @@ fn threads_do_not_change_the_results() {
     for_all_types!(check(&Cpu));
 }
 
+/// Sums of few multiples of the least subnormal number are exact: in the weight, in `X` and in the bias.
+#[test]
+fn subnormals_are_exact() {
+    fn check<T: Number>(least: f32) {
+        let number = f64::from(least);
+        assert!(number > 0.0 && T::of(least).number() == number && T::of(least / 2.0).number() == 0.0);
+        // Both of the CPU's ways, with rows that no vector divides; times 2²⁴, results are normal again.
+        for (tokens, factor) in [(1, 1.0), (3, 1.0), (40, 1.0), (1, 16_777_216.0), (40, 16_777_216.0)] {
+            let case = Case::<T>::new(Spec { values: Values::Integers, ..Spec::new(tokens, 21, 108) });
+            let scaled = |values: &[T], by: f64| -> Vec<T> {
+                values.iter().map(|value| T::of((value.number() * by) as f32)).collect()
+            };
+            let weight = |by| {
+                let (kept, codes) = (scaled(case.weight.values(), by), case.weight.codes().to_vec());
+                Compressed::new(case.spec.shape, kept, codes).unwrap()
+            };
+            let tiny = number * factor;
+            let bias: Vec<_> = case.bias.iter().map(|bias| T::output((T::result(*bias) * tiny) as f32)).collect();
+            let plain = Cpu.run(&case).unwrap();
+            let expected: Vec<f64> = plain.iter().map(|&y| T::result(y) * tiny).collect();
+            assert!(expected.iter().any(|&y| y != 0.0));
+            let in_weight =
+                Case { weight: weight(number), x: scaled(&case.x, factor), bias: bias.clone(), ..case.clone() };
+            let in_x = Case { weight: weight(factor), x: scaled(&case.x, number), bias, ..case.clone() };
+            for case in [in_weight, in_x] {
+                let y: Vec<f64> = Cpu.run(&case).unwrap().iter().map(|&y| T::result(y)).collect();
+                assert_eq!(y, expected, "{:?} times {factor}", case.spec);
+            }
+        }
+    }
+    check::<bf16>(bf16::from_bits(1).to_f32());
+    check::<f32>(f32::from_bits(1));
+}
+
 /// More than `i32` holds, by products alone.
 #[test]
 fn long_sums_of_integers_wrap() {
@@ -92,4 +126,13 @@ fn long_sums_of_integers_wrap() {
     case.weight = twofour::compress::Compressed::new(case.spec.shape, vec![-128; 1 << 17], codes).unwrap();
     case.x.fill(-128);
     assert_eq!(Cpu.run(&case).unwrap(), [i32::MIN; 3]);
+}
+
+/// Columns are counted in 32 bits there; nothing of such rows need be in memory to see it.
+#[test]
+fn rows_that_are_too_long_are_refused() {
+    let shape = Shape::new(0, 1 << 33);
+    let weight = Weight::<bf16>::new(shape, Layout::Plain, &[], &[]);
+    let error = multiply_into(Multiply::new(weight, 0, &[], &mut [])).unwrap_err();
+    assert_eq!(error, Error::Overflow { what: "a row of the weight", rows: 1, cols: 1 << 33 });
 }

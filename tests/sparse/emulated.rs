@@ -5,9 +5,8 @@ use crate::array::Array;
 use crate::case::{Case, Executor};
 use crate::number::Number;
 use bytemuck::Pod;
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex};
-use twofour::compress::ValueType;
+use std::cell::RefCell;
+use twofour::compress::{Layout, ValueType};
 use twofour::device::Limits;
 use twofour::device::launch::Launch;
 use twofour::matmul::product::{Call, Numbers, Product};
@@ -17,8 +16,17 @@ use twofour::sparse::{Given, Libraries, Multiply, Path, Plan, Weight};
 use twofour::{Element, Error, bf16, f16};
 use twofour_emulator::{Kernel, Options, Schedule};
 
-/// How often each kernel has run in this process.
-pub(crate) static RUNS: LazyLock<Mutex<HashMap<&'static str, usize>>> = LazyLock::new(Mutex::default);
+thread_local! {
+    /// What this thread has run, in order: kernels, and [`CUBLASLT`].
+    pub(crate) static RUNS: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A product by cuBLASLt, among kernels.
+pub(crate) const CUBLASLT: &str = "cuBLASLt";
+
+fn ran(name: &'static str) {
+    RUNS.with_borrow_mut(|runs| runs.push(name));
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Emulated {
@@ -26,7 +34,15 @@ pub(crate) struct Emulated {
     pub(crate) limits: Limits,
 }
 
-/// What a device without cuSPARSELt would do; `None` if nothing serves.
+/// Whether this way must serve, as the ways say of themselves: own kernels take `f16`, `bf16` and `i8` in their layout.
+fn must_serve<T: Number>(case: &Case<T>, path: Path) -> bool {
+    let own = matches!(T::FORMAT, ValueType::F16 | ValueType::Bf16 | ValueType::I8);
+    let few = case.spec.tokens <= 128;
+    own && case.spec.layout == Layout::CutlassSm80 && (path == Path::Tile || path == Path::Small && few)
+}
+
+/// What a device would do with these libraries: the way that the case asks for where it serves, otherwise its plan's
+/// own; `None` if nothing serves. A way that must serve and does not fails: another in its place would pass every property.
 pub(crate) fn plan<T: Number>(case: &Case<T>, limits: &Limits, libraries: Libraries) -> Option<Plan> {
     let given = Given { layout: case.layout(), dense: case.spec.dense, bias: case.spec.bias };
     let of = |result: Result<Plan, Error>| match result {
@@ -34,8 +50,13 @@ pub(crate) fn plan<T: Number>(case: &Case<T>, limits: &Limits, libraries: Librar
         Err(Error::Path { .. }) => None,
         Err(error) => panic!("{error}"),
     };
-    let plan = of(Plan::new::<T>(limits, case.spec.problem(), given, libraries))?;
-    Some(case.spec.path.and_then(|path| of(plan.with_path(path))).unwrap_or(plan))
+    let plan = of(Plan::new::<T>(limits, case.spec.problem(), given, libraries));
+    assert!(plan.is_some() || !must_serve(case, Path::Tile), "nothing serves {:?} of {}", case.spec, T::FORMAT);
+    let plan = plan?;
+    let Some(asked) = case.spec.path else { return Some(plan) };
+    let taken = of(plan.with_path(asked)).unwrap_or(plan);
+    assert!(taken.path() == asked || !must_serve(case, asked), "{taken} instead: {:?} of {}", case.spec, T::FORMAT);
+    Some(taken)
 }
 
 impl Executor for Emulated {
@@ -76,7 +97,10 @@ impl Emulated {
                 Step::Unpack(launch) => self.emulate(launch),
                 Step::Product(launch) => self.emulate(launch),
                 Step::Sum(launch) => self.emulate(launch),
-                Step::BlasLt(call, addresses, bias) => multiply(call, *addresses, *bias),
+                Step::BlasLt(call, addresses, bias) => {
+                    ran(CUBLASLT);
+                    multiply(call, *addresses, *bias);
+                }
                 Step::Cusparselt => panic!("there was none"),
             }
         }
@@ -87,7 +111,7 @@ impl Emulated {
         if launch.grid.contains(&0) {
             return;
         }
-        *RUNS.lock().unwrap().entry(launch.symbol.name).or_default() += 1;
+        ran(launch.symbol.name);
         assert!(launch.shared_bytes <= self.limits.max_shared_bytes, "{}", launch.symbol.name);
         let of_emulator = twofour_emulator::Launch {
             kernel: Kernel::find(launch.symbol.name).unwrap(),

@@ -16,11 +16,11 @@ use twofour::sparse::{Libraries, Path, Plan};
 use twofour::{E4m3, Error, bf16, f16};
 
 pub(crate) struct Gpu {
-    stream: Arc<CudaStream>,
+    pub(crate) stream: Arc<CudaStream>,
     /// Not everywhere.
     blas: Option<RefCell<BlasLt>>,
     library: Option<RefCell<Library>>,
-    limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 impl Gpu {

@@ -1,4 +1,5 @@
-//! `sparse` on the first GPU: every way to a product in turn, round after round, and cuBLASLt's dense product with them.
+//! `sparse` on the first GPU: every way to a product in turn, round after round, and with them cuBLASLt's dense product
+//! and, for few tokens, a plain copy of as many bytes as the packed weight and the activations have.
 
 use super::super::sparse::{Case, Inputs, Number, for_values};
 use super::ways::{Role, Runner};
@@ -13,7 +14,7 @@ use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::device::{self, Limits};
 use twofour::sparse::cuda::{BlasLt, Multiply, Weight, With, multiply_into};
 use twofour::sparse::library::{Library, LibraryWeight};
-use twofour::sparse::{Given, Libraries, Packing, Path, Plan};
+use twofour::sparse::{Given, Libraries, MAX_SMALL_TOKENS, Packing, Path, Plan};
 use twofour::{Error, sparse};
 
 /// Iterations of cuSPARSELt's search.
@@ -23,8 +24,8 @@ const SEARCH: u32 = 10;
 pub struct Race {
     pub case: Case,
     pub cache: Cache,
-    pub runners: Vec<Runner>,
-    /// Of each runner, with its memory, which goes last.
+    pub ran: Vec<Ran>,
+    /// Of each, with its memory, which goes last.
     replays: Vec<Replay>,
     _memory: Box<dyn std::any::Any>,
 }
@@ -35,27 +36,43 @@ impl Race {
         for_values!(case, run(case, cache, rounds))
     }
 
-    pub fn find(&self, role: Role) -> Option<&Runner> {
-        self.runners.iter().find(|runner| runner.role == role)
-    }
-
     /// What the plan takes, to be timed once more.
     pub fn chosen(&mut self) -> Option<&mut Replay> {
-        let at = self.runners.iter().position(|runner| runner.role == Role::Chosen)?;
+        let at = self.ran.iter().position(|ran| ran.runner.role == Role::Chosen)?;
         self.replays.get_mut(at)
     }
 
     /// The results alone: the memory may go.
     pub fn done(self) -> Done {
-        Done { case: self.case, cache: self.cache, runners: self.runners }
+        Done { case: self.case, cache: self.cache, ran: self.ran }
     }
+}
+
+/// A way, how long it took, and the bytes that it reads and writes, each operand once a launch. The copy is
+/// [aside](Role::Aside).
+pub struct Ran {
+    pub runner: Runner,
+    pub bytes: usize,
 }
 
 /// What a race came to.
 pub struct Done {
     pub case: Case,
     pub cache: Cache,
-    pub runners: Vec<Runner>,
+    pub ran: Vec<Ran>,
+}
+
+impl Done {
+    fn find(&self, role: Role) -> Option<&Ran> {
+        self.ran.iter().find(|ran| ran.runner.role == role)
+    }
+
+    /// The fastest of the ways between which the plan chooses.
+    fn best(&self) -> Option<&Runner> {
+        let ways = self.ran.iter().map(|ran| &ran.runner);
+        let ways = ways.filter(|way| matches!(way.role, Role::Chosen | Role::Rival));
+        ways.min_by(|a, b| a.median().total_cmp(&b.median()))
+    }
 }
 
 /// A case's product as the plan would have it.
@@ -85,25 +102,64 @@ impl<T: Number> Timed for Alone<T> {
 
 fn run<T: Number>(case: Case, cache: Cache, rounds: usize) -> Result<Race> {
     let mut arena = Arena::<T>::new(case, cache)?;
-    let (mut runners, mut replays) = (Vec::new(), Vec::new());
+    let (mut ran, mut replays) = (Vec::new(), Vec::new());
     for (name, role, way) in arena.ways()? {
         replays.push(arena.capture(&way).map_err(|error| format!("{name}: {error}"))?);
-        runners.push(Runner { name, role, samples: Vec::with_capacity(rounds) });
+        let bytes = way.bytes(&arena.bytes);
+        ran.push(Ran { runner: Runner { name, role, samples: Vec::with_capacity(rounds) }, bytes });
     }
-    let (mut order, mut rng): (Vec<usize>, _) = ((0..runners.len()).collect(), StdRng::seed_from_u64(24));
+    let (mut order, mut rng): (Vec<usize>, _) = ((0..ran.len()).collect(), StdRng::seed_from_u64(24));
     for _ in 0..rounds {
         order.shuffle(&mut rng);
         for &at in &order {
-            runners[at].samples.push(replays[at].once()?);
+            ran[at].runner.samples.push(replays[at].once()?);
         }
     }
-    Ok(Race { case, cache, runners, replays, _memory: Box::new(arena) })
+    Ok(Race { case, cache, ran, replays, _memory: Box::new(arena) })
 }
 
-/// A way: its plan, and who packed the weight for cuSPARSELt.
-struct Way {
-    plan: Plan,
-    ours: bool,
+enum Way {
+    /// Its plan, and who packed the weight for cuSPARSELt.
+    Product { plan: Plan, ours: bool },
+    /// As many bytes as the packed weight and the activations have, half of them read and half written.
+    Copy,
+}
+
+impl Way {
+    fn bytes(&self, Bytes { packed, dense, activations }: &Bytes) -> usize {
+        activations
+            + match self {
+                Self::Product { plan, .. } if plan.path() == Path::Dense && plan.given().dense => *dense,
+                // The weight is written decompressed, and read again.
+                Self::Product { plan, .. } if plan.path() == Path::Dense => packed + 2 * dense,
+                _ => *packed,
+            }
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        if let Self::Product { plan, .. } = self { plan.workspace_bytes() } else { 0 }
+    }
+}
+
+type Named = (String, Role, Way);
+
+/// Of a case's operands: kept values and codes, the weight decompressed, `X` and `Y`.
+struct Bytes {
+    packed: usize,
+    dense: usize,
+    activations: usize,
+}
+
+impl Bytes {
+    fn new<T: Number>(case: &Case) -> Result<Self> {
+        let (problem, size) = (case.problem(), size_of::<T>());
+        let sizes = Layout::CutlassSm80.sizes(case.shape, T::FORMAT)?;
+        Ok(Self {
+            packed: sizes.values * size + sizes.metadata,
+            dense: case.shape.weights() * size,
+            activations: problem.inputs() * size + problem.outputs() * size_of::<T::Output>(),
+        })
+    }
 }
 
 struct Arena<T: Number> {
@@ -111,6 +167,7 @@ struct Arena<T: Number> {
     library: Option<Library>,
     blas: Option<BlasLt>,
     case: Case,
+    bytes: Bytes,
     stream: Arc<CudaStream>,
     limits: Limits,
     /// Take turns.
@@ -126,6 +183,8 @@ struct Set<T: Number> {
     y: CudaSlice<T::Output>,
     /// For cuSPARSELt, packed by us and by itself.
     packed: [Option<LibraryWeight<T>>; 2],
+    /// From the first to the second, where there is a copy.
+    copy: Option<[CudaSlice<u8>; 2]>,
 }
 
 /// What is not there is no error here.
@@ -140,28 +199,32 @@ fn there<T>(found: twofour::Result<T>) -> Result<Option<T>> {
 impl<T: Number> Arena<T> {
     fn new(case: Case, cache: Cache) -> Result<Self> {
         let stream = stream()?;
-        let problem = case.problem();
         let (library, blas) = (there(Library::new(stream.context()))?, there(BlasLt::new(&stream))?);
+        let (limits, bytes) = (device::limits(stream.context())?, Bytes::new::<T>(&case)?);
         // The least that any way reads and writes.
-        let size = size_of::<T>();
-        let least =
-            (problem.shape.weights() / 2 + problem.inputs()) * size + problem.outputs() * size_of::<T::Output>();
-        let sets = (0..sets(cache, least as u64)).map(|number| Set::new(&stream, library.as_ref(), &case, number));
+        let least = bytes.packed + bytes.activations;
+        // Many tokens are not bound by memory.
+        let copied = if case.tokens <= MAX_SMALL_TOKENS { least } else { 0 };
+        let set = |number| Set::new(&stream, library.as_ref(), &limits, &case, copied, number);
         Ok(Self {
-            sets: sets.collect::<Result<_>>()?,
+            sets: (0..sets(cache, least as u64)).map(set).collect::<Result<_>>()?,
             workspace: stream.alloc_zeros(1)?,
-            limits: device::limits(stream.context())?,
+            limits,
             case,
+            bytes,
             library,
             blas,
             stream,
         })
     }
 
-    /// Every way that serves, the plan's own marked, and work space for all of them.
-    fn ways(&mut self) -> Result<Vec<(String, Role, Way)>> {
+    /// Every way that serves, the plan's own marked, and work space for all of them; and the copy.
+    fn ways(&mut self) -> Result<Vec<Named>> {
         let (limits, problem) = (self.limits, self.case.problem());
-        let libraries = Libraries { cublaslt: self.blas.is_some(), cusparselt: self.library.is_some() };
+        let mut libraries = Libraries { cublaslt: self.blas.is_some(), cusparselt: self.library.is_some() };
+        let by_library = self.searched(libraries)?;
+        // The plan is to be one of what runs.
+        libraries.cusparselt &= !by_library.is_empty();
         let chosen = Plan::new::<T>(&limits, problem, Given::WEIGHT, libraries)?;
         let role = |path| if path == chosen.path() { Role::Chosen } else { Role::Rival };
         let mut ways = Vec::new();
@@ -170,26 +233,45 @@ impl<T: Number> Arena<T> {
         {
             // The only error is that the path is none for this case.
             if let Ok(plan) = chosen.with_path(path) {
-                ways.push((name.to_owned(), role(path), Way { plan, ours: false }));
+                ways.push((name.to_owned(), role(path), Way::Product { plan, ours: false }));
             }
         }
-        if let (Some(library), Ok(plan)) = (&mut self.library, chosen.with_path(Path::Cusparselt)) {
-            let set = &self.sets[0];
-            let theirs = set.packed[1].as_ref().ok_or("the library packed nothing")?;
-            let plan = library.search(&self.stream, plan, theirs, &set.x.as_view(), &set.dense.as_view(), SEARCH)?;
-            let ours = matches!(plan.packing(), Some(Packing::Ours(_)));
-            if ours {
-                ways.push(("cuSPARSELt, packed by us".into(), role(Path::Cusparselt), Way { plan, ours: true }));
-            }
-            let role = if ours { Role::Rival } else { role(Path::Cusparselt) };
-            ways.push(("cuSPARSELt, packed by it".into(), role, Way { plan, ours: false }));
+        for (at, (name, way)) in by_library.into_iter().enumerate() {
+            // A caller would have the first of them.
+            let role = if at == 0 { role(Path::Cusparselt) } else { Role::Rival };
+            ways.push((name.to_owned(), role, way));
         }
         let given = Given { dense: true, ..Given::WEIGHT };
         if let Ok(plan) = Plan::by::<T>(Path::Dense, &limits, problem, given, libraries) {
-            ways.push(("dense, cuBLASLt".into(), Role::Dense, Way { plan, ours: false }));
+            ways.push(("dense, cuBLASLt".into(), Role::Dense, Way::Product { plan, ours: false }));
         }
-        let bytes = ways.iter().map(|(.., way)| way.plan.workspace_bytes()).max().unwrap_or(0);
+        if self.sets[0].copy.is_some() {
+            ways.push(("copy of as many bytes".into(), Role::Aside, Way::Copy));
+        }
+        let bytes = ways.iter().map(|(.., way)| way.workspace_bytes()).max().unwrap_or(0);
         self.workspace = self.stream.alloc_zeros(bytes.max(1))?;
+        Ok(ways)
+    }
+
+    /// cuSPARSELt's ways, our packer's first; none where it does not serve, or where its search fails, which is said.
+    fn searched(&mut self, libraries: Libraries) -> Result<Vec<(&'static str, Way)>> {
+        let plan = Plan::by::<T>(Path::Cusparselt, &self.limits, self.case.problem(), Given::WEIGHT, libraries);
+        let (Some(library), Ok(plan)) = (&mut self.library, plan) else { return Ok(Vec::new()) };
+        let set = &self.sets[0];
+        let theirs = set.packed[1].as_ref().ok_or("the library packed nothing")?;
+        let found = library.search(&self.stream, plan, theirs, &set.x.as_view(), &set.dense.as_view(), SEARCH);
+        let plan = match found {
+            Ok(plan) => plan,
+            Err(error) => {
+                // Not among the answers of `benches/peer.rs`.
+                eprintln!("{}: without cuSPARSELt, whose search failed: {error}", self.case.name());
+                return Ok(Vec::new());
+            }
+        };
+        let mut ways = vec![("cuSPARSELt, packed by it", Way::Product { plan, ours: false })];
+        if matches!(plan.packing(), Some(Packing::Ours(_))) {
+            ways.insert(0, ("cuSPARSELt, packed by us", Way::Product { plan, ours: true }));
+        }
         Ok(ways)
     }
 
@@ -204,18 +286,34 @@ impl<T: Number> Arena<T> {
 }
 
 impl<T: Number> Set<T> {
-    fn new(stream: &Arc<CudaStream>, library: Option<&Library>, case: &Case, number: usize) -> Result<Self> {
+    /// Of operands with these numbers, and of a copy that reads and writes so many bytes.
+    fn new(
+        stream: &Arc<CudaStream>,
+        library: Option<&Library>,
+        limits: &Limits,
+        case: &Case,
+        copied: usize,
+        number: usize,
+    ) -> Result<Self> {
         let Inputs { weight, x } = Inputs::<T>::new(case.problem(), number)?;
         let dense = stream.clone_htod(&weight.decompress())?;
         let mut packed = [None, None];
-        let serves =
-            Plan::by::<T>(Path::Cusparselt, &Limits::H200, case.problem(), Given::WEIGHT, Libraries::ALL).is_ok();
+        let serves = Plan::by::<T>(Path::Cusparselt, limits, case.problem(), Given::WEIGHT, Libraries::ALL).is_ok();
         if let (Some(library), true) = (library, serves) {
             let ours = library.pack_host(stream, &weight)?;
             packed[0] = matches!(ours.packing(), Packing::Ours(_)).then_some(ours);
             packed[1] = Some(library.pack_dense(stream, case.shape, &dense.as_view())?);
         }
         let y = vec![bytemuck::Zeroable::zeroed(); case.problem().outputs()];
+        let copy = match copied / 2 {
+            0 => None,
+            half => {
+                // No zeros: a device clocks higher on them.
+                let bytes = bytemuck::cast_slice::<T, u8>(weight.values()).iter().copied();
+                let from: Vec<u8> = bytes.cycle().take(half).collect();
+                Some([stream.clone_htod(&from)?, stream.alloc_zeros(half)?])
+            }
+        };
         Ok(Self {
             values: stream.clone_htod(weight.values())?,
             metadata: stream.clone_htod(&weight.metadata(Layout::CutlassSm80)?)?,
@@ -223,20 +321,26 @@ impl<T: Number> Set<T> {
             x: stream.clone_htod(&x)?,
             y: stream.clone_htod::<T::Output, _>(&y)?,
             packed,
+            copy,
         })
     }
 
     fn queue(&mut self, on: &Arc<CudaStream>, with: With<'_>, workspace: &mut CudaSlice<u8>, way: &Way) -> Result<()> {
-        let problem = way.plan.problem();
-        let packed = if way.ours { &self.packed[0] } else { &self.packed[1] };
-        let weight = match (way.plan.path(), packed) {
+        let (plan, ours) = match (way, &mut self.copy) {
+            (Way::Product { plan, ours }, _) => (plan, *ours),
+            (Way::Copy, Some([from, to])) => return Ok(on.memcpy_dtod(from, to)?),
+            (Way::Copy, None) => return Err("there is nothing to copy".into()),
+        };
+        let problem = plan.problem();
+        let packed = if ours { &self.packed[0] } else { &self.packed[1] };
+        let weight = match (plan.path(), packed) {
             (Path::Cusparselt, Some(packed)) => packed.as_weight(),
             _ => Weight::new(problem.shape, Layout::CutlassSm80, self.values.as_view(), self.metadata.as_view()),
         };
         let args: sparse::cuda::Multiply<'_, '_, T> =
             Multiply::new(weight, problem.tokens, self.x.as_view(), self.y.as_view_mut());
-        let args = if way.plan.given().dense { args.dense(self.dense.as_view()) } else { args };
-        Ok(multiply_into(on, with, &way.plan, args.workspace(workspace.as_view_mut()))?)
+        let args = if plan.given().dense { args.dense(self.dense.as_view()) } else { args };
+        Ok(multiply_into(on, with, plan, args.workspace(workspace.as_view_mut()))?)
     }
 }
 
@@ -246,29 +350,43 @@ pub fn print(races: &[Done]) {
         return;
     }
     println!(
-        "\nEvery way, and its time over that of cuBLASLt's dense product in the same rounds (median, p20 to p80)\n"
+        "\nEvery way, and its time over that of cuBLASLt's dense product in the same rounds (median, p20 to p80). For \
+         few tokens, the speed at which it reads and writes each operand once, and what that is of a copy's in the same \
+         rounds. For the way of the plan (bold), its time over that of the best of the ways between which it chooses.\n"
     );
-    println!("| shape | T | values | cache | way | µs | TFLOP/s, dense | over dense | p20 to p80 |");
-    println!("| --- | ---: | --- | --- | --- | ---: | ---: | ---: | --- |");
-    for Done { case, cache, runners } in races {
-        let dense = runners.iter().find(|runner| runner.role == Role::Dense);
-        for runner in runners {
-            let name = if runner.role == Role::Chosen { format!("**{}**", runner.name) } else { runner.name.clone() };
-            let (twofour::Shape { rows, cols, .. }, nanoseconds) = (case.shape, runner.median());
-            let over = dense.map_or_else(
-                || " | ".to_owned(),
-                |dense| {
-                    let [low, median, high] = runner.over(dense);
-                    format!("{median:.3} | {low:.3} to {high:.3}")
-                },
-            );
-            println!(
-                "| {rows}x{cols} | {} | {} | {cache:?} | {name} | {:.2} | {:.1} | {over} |",
-                case.tokens,
-                case.values,
-                nanoseconds / 1e3,
-                case.operations() as f64 / nanoseconds / 1e3,
-            );
-        }
+    println!(
+        "| shape | T | values | cache | way | µs | TFLOP/s, dense | GB/s | of copy | over dense | p20 to p80 | \
+         plan / best |"
+    );
+    println!("| --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |");
+    for race in races {
+        race.ran.iter().for_each(|ran| println!("{}", race.line(ran)));
+    }
+}
+
+impl Done {
+    fn line(&self, ran: &Ran) -> String {
+        let (Case { values, tokens, shape }, Ran { runner, bytes }) = (self.case, ran);
+        let (twofour::Shape { rows, cols, .. }, nanoseconds) = (shape, runner.median());
+        let copy = self.find(Role::Aside);
+        let name = if runner.role == Role::Chosen { format!("**{}**", runner.name) } else { runner.name.clone() };
+        let number = |value: Option<f64>, places: usize| value.map_or_else(String::new, |v| format!("{v:.places$}"));
+        let product = (runner.role != Role::Aside).then_some(());
+        let operations = product.map(|()| self.case.operations() as f64 / nanoseconds / 1e3);
+        let speed = copy.map(|_| *bytes as f64 / nanoseconds);
+        let of_copy = copy.map(|copy| copy.runner.over(runner)[1] * *bytes as f64 / copy.bytes as f64);
+        let dense = product.and_then(|()| self.find(Role::Dense)).map(|dense| runner.over(&dense.runner));
+        let spread = dense.map_or_else(String::new, |[low, _, high]| format!("{low:.3} to {high:.3}"));
+        let best = self.best().filter(|_| runner.role == Role::Chosen).map(|best| runner.over(best)[1]);
+        format!(
+            "| {rows}x{cols} | {tokens} | {values} | {:?} | {name} | {:.2} | {} | {} | {} | {} | {spread} | {} |",
+            self.cache,
+            nanoseconds / 1e3,
+            number(operations, 1),
+            number(speed, 0),
+            number(of_copy, 3),
+            number(dense.map(|[_, median, _]| median), 3),
+            number(best, 3),
+        )
     }
 }

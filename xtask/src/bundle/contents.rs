@@ -37,6 +37,7 @@ const EXCEPTIONS: &[(&str, Treatment, &str)] = &[
         "by itself it would take the CPU where a library is missing",
     ),
     ("tests/examples", Treatment::LeaveOut, "starts cargo; the examples themselves are here"),
+    ("tests/sparse_kernels", Treatment::LeaveOut, "runs the emulator alone"),
     ("tests/emulator-lib", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-faults", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-launch", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
