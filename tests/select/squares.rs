@@ -1,6 +1,5 @@
 //! SparseGPT as dense least squares in `f64`: an inverse for every column.
 
-use crate::oracle::choose;
 use twofour::Pattern;
 
 /// A square matrix in `f64`.
