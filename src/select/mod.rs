@@ -7,8 +7,8 @@
 //! | --- | --- | --- |
 //! | magnitude | `abs(W_ij)` | [`ByScore::magnitude`] |
 //! | Wanda (Sun et al. 2023, arXiv 2306.11695) | `abs(W_ij) · ‖X_j‖₂` | [`Squares`] over the activations; its norms to [`ByScore::scaled`] |
-//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, [`Factor`], [`Sweep`] |
-//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | [`Factor::scale`] to [`ByScore::scaled`] |
+//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, `Factor`, [`Sweep`] |
+//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | `Factor::scale` to [`ByScore::scaled`] |
 //! | any other | yours | [`ByScore::given`] |
 //!
 //! # What is kept
@@ -51,7 +51,7 @@
 //!
 //! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory and give the same bits, but
 //! for sums over groups ([`Kept`], losses), which agree to `f64` rounding. [`Hessian`] has no `cuda` form: there it is
-//! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. [`Factor`] is made on the CPU
+//! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Factor` is made on the CPU
 //! (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
 
 use crate::element::Element;
@@ -139,7 +139,7 @@ impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
     }
 
     /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with the norms of [`Squares`], SparseGPT's without update
-    /// with [`Factor::scale`].
+    /// with `Factor::scale`.
     #[must_use]
     pub fn scaled(shape: Shape, weight: S::Ref<'a, W>, column_scale: S::Ref<'a, f32>) -> Self {
         Self { weight: Some(weight), column_scale: Some(column_scale), ..Self::new(shape) }

@@ -13,7 +13,7 @@ pub(crate) const BLOCK: usize = 128;
 /// Arguments of SparseGPT's sweep with weight update; see the [module](super).
 ///
 /// Shapes: weight and updated `[N, K]`; upper `[K, K]`, of which the triangle from the diagonal on is read, and scale
-/// `[K]`, both of a [`Factor`](super::Factor); patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
+/// `[K]`, both of a `Factor`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
 /// `[N]`; all row-major. All outputs are overwritten. On a device every operand starts on a 16-byte boundary.
 ///
 /// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
