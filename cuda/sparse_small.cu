@@ -19,6 +19,11 @@
 // have to be transposed by shuffles, and of each two words of X one dropped. And what is under way for several steps ptxas
 // (CUDA 13.0, sm_90a) has under one scoreboard, so that waiting for the oldest is waiting for all.
 //
+// X does not wait for the ring: the loads of a step's first two tiles of tokens are under way before the warp waits for
+// its stage, and those of a later tile as soon as the products of the tile two before it have read their registers. ptxas
+// has all of them under one scoreboard too, so every two tiles wait for a latency once. Blocks that differ in their tokens
+// alone are neighbours in the grid: they read the weight at the same time, and memory gives it once.
+//
 // A block's warps are row_warps x split_warps: row warps take 32 rows each and share through L1 what they read of X, split
 // warps every split_warps-th step of the block's share of K. Their sums are added up in a fixed order at the end, so the
 // result depends on the shape and the splits alone.
@@ -34,6 +39,7 @@ constexpr u32 kWarps = kThreads / kWarpSize;
 constexpr u32 kBlocks = 2;
 constexpr u32 kWarpRows = 32;
 constexpr u32 kWarpStages = 4;
+constexpr u32 kTilesAhead = 2;  // of tokens, of which a warp has loads under way
 
 // Of a step: bytes of a token, of a row's kept values, and of what a stage holds, kept values and then codes.
 constexpr u32 kTokenBytes = 128;
@@ -45,10 +51,11 @@ constexpr u32 kCodeTiles = kWarpRows / kCodeRows<T> * 2;
 template <typename T>
 constexpr u32 kWarpStageBytes = kStageKeptBytes + kCodeTiles<T> * kCodeTileBytes;
 
-// How a block is made for up to this many tokens: tiles of eight; more tokens are for the next block along the grid's z.
+// How a block is made for up to this many tokens: tiles of eight; more tokens are for the next block.
 template <u32 max_tokens>
 struct Plan {
   static constexpr u32 tiles = max_tokens <= 16 ? 2 : 8;
+  static constexpr u32 tokens = 8 * tiles;
 };
 
 // Sums meet in shared memory for 16 tokens at a time. Rows of 36: both ways of access touch every bank once at a time.
@@ -84,18 +91,19 @@ struct CodeCopier {
 struct Tokens {
   const SparseArgs& args;
   u32 row_bytes;  // offsets of tokens in bytes fit 32 bits: the host sees to it
-  u32 first;      // the lane's offset in x
+  u32 first;      // the lane's of the first tile
 
   TWOFOUR_DEVICE Tokens(const SparseArgs& args, u32 token_at, u32 row_bytes)
-      : args(args), row_bytes(row_bytes), first((token_at + lane() / 4) * row_bytes) {}
+      : args(args), row_bytes(row_bytes), first(token_at + lane() / 4) {}
 
   // The second operands of a step's two instructions, for the tokens of a tile: zeros from `end` on, in bytes.
   template <bool whole>
   TWOFOUR_DEVICE void fetch(u32 n, u32 step, u32 end, u32 (&words)[2][4]) const {
     const u32 at = step * kTokenBytes;
     const u32 of_lane = at + lane() % 4 * 4;
-    const u32 token = smaller(first + 8 * n * row_bytes, (args.tokens - 1) * row_bytes);
-    const u8* from = static_cast<const u8*>(args.x) + (token + of_lane);
+    // One product a tile: of offsets that are sums, one from the other, ptxas makes the chain again for every tile.
+    const u32 token = smaller(first + 8 * n, args.tokens - 1);
+    const u8* from = static_cast<const u8*>(args.x) + (token * row_bytes + of_lane);
     TWOFOUR_UNROLL
     for (u32 i = 0; i < 8; ++i) {
       const bool there = whole || of_lane + 16 * i < end;
@@ -144,18 +152,37 @@ struct Walker {
     };
     for (u32 number = 0; number < kWarpStages - 1; ++number) copy(number, step + number * stride);
     for (u32 number = 0; step < steps; ++number, step += stride) {
+      const bool whole = (step + 1) * kTokenBytes <= end;
+      u32 b[kTilesAhead][2][4];
+      if (whole) fetch_first<true>(b);
+      else fetch_first<false>(b);
       cp_async_wait<kWarpStages - 2>();
       sync_warp();
       copy(number + kWarpStages - 1, step + (kWarpStages - 1) * stride);
       const u8* stage = ring + number % kWarpStages * kWarpStageBytes<T>;
-      if ((step + 1) * kTokenBytes <= end) multiply<true>(stage);
-      else multiply<false>(stage);
+      if (whole) multiply<true>(stage, b);
+      else multiply<false>(stage, b);
     }
   }
 
-  // Adds the products of a step; `whole`: all its columns are there.
+  // Whether a tile is worked on: if it has a token, as the first always does; of more than two tiles, if its pair has
+  // one, for with a branch a tile registers spill.
+  TWOFOUR_DEVICE bool is_there(u32 n) const {
+    const u32 from = P::tiles > 2 ? n / 2 * 2 : n;
+    return from == 0 || 8 * from < count;
+  }
+
   template <bool whole>
-  TWOFOUR_DEVICE void multiply(const u8* stage) {
+  TWOFOUR_DEVICE void fetch_first(u32 (&b)[kTilesAhead][2][4]) const {
+    TWOFOUR_UNROLL
+    for (u32 n = 0; n < kTilesAhead; ++n) {
+      if (is_there(n)) tokens.fetch<whole>(n, step, end, b[n]);
+    }
+  }
+
+  // Adds the products of a step, of whose tokens `b` has the first; `whole`: all its columns are there.
+  template <bool whole>
+  TWOFOUR_DEVICE void multiply(const u8* stage, u32 (&b)[kTilesAhead][2][4]) {
     u32 a[2][2][4], words[kCodeTiles<T>];
     TWOFOUR_UNROLL
     for (u32 i = 0; i < kCodeTiles<T>; ++i) {
@@ -167,15 +194,16 @@ struct Walker {
     }
     TWOFOUR_UNROLL
     for (u32 n = 0; n < P::tiles; ++n) {
-      if (n > 0 && 8 * n >= count) break;  // there is a token
-      u32 b[2][4];
-      tokens.fetch<whole>(n, step, end, b);
+      if (!is_there(n)) break;
+      u32(&of_tile)[2][4] = b[n % kTilesAhead];
       TWOFOUR_UNROLL
       for (u32 k = 0; k < 2; ++k) {
         constexpr u32 down = CodeCopier<T>::kDown;
-        multiply_sparse<0>(sums[n][0], a[k][0], b[k], words[k * down], T{});
-        multiply_sparse<1>(sums[n][1], a[k][1], b[k], words[k * down + down - 1], T{});
+        multiply_sparse<0>(sums[n][0], a[k][0], of_tile[k], words[k * down], T{});
+        multiply_sparse<1>(sums[n][1], a[k][1], of_tile[k], words[k * down + down - 1], T{});
       }
+      const u32 ahead = n + kTilesAhead;
+      if (ahead < P::tiles && is_there(ahead)) tokens.fetch<whole>(ahead, step, end, of_tile);
     }
   }
 };
@@ -224,7 +252,11 @@ template <typename T, typename P>
 TWOFOUR_DEVICE void small_kernel(const SparseArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u8, ring);
   const u32 row_warp = warp() % args.row_warps, split_warp = warp() / args.row_warps;
-  const u32 row_at = block_index() * args.row_warps * kWarpRows, token_at = block_index_z() * P::tiles * 8;
+  const u32 token_blocks = (args.tokens + P::tokens - 1) / P::tokens;
+  const u32 row_at = block_index() / token_blocks * args.row_warps * kWarpRows;
+  const u32 token_at = block_index() % token_blocks * P::tokens;
+  // `begin` must not be clamped: the share of a grid row too many begins behind the last step and takes none, whereas
+  // from `cols` on it would take the last step, if that is a short one, and add it twice.
   const u32 begin = block_index_y() * args.share, end = smaller(begin + args.share, args.cols);
   const Matrix values = kept_values<T>(args, end);
   const u32 first_step = begin * u32(sizeof(T)) / kTokenBytes + split_warp;

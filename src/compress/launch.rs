@@ -19,10 +19,18 @@ mod patch;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
-/// Blocks with the noise table that a multiprocessor holds at once, by the groups of a chunk (`kBlocksSampled`): more of
-/// them would only load it again.
-const fn sampled_blocks(chunk: u32) -> u32 {
-    if chunk == 8 { 3 } else { 4 }
+/// Shared memory of a block that samples: the lines of the noise table, and the codes of a patch (`kPatchWords`).
+const NOISE_TABLE_BYTES: u32 = 2688 * 8;
+const PATCH_CODES_BYTES: u32 = 4096;
+/// What the system takes of shared memory for each block.
+const SYSTEM_SHARED_BYTES: u32 = 1024;
+
+/// Blocks with the noise table that a multiprocessor holds at once, by the groups of a chunk (`kBlocksSampled`) and by its
+/// shared memory: more of them would only load it again.
+fn sampled_blocks(chunk: u32, limits: &Limits) -> u32 {
+    const BLOCK_BYTES: u32 = NOISE_TABLE_BYTES + PATCH_CODES_BYTES + SYSTEM_SHARED_BYTES;
+    let by_registers = if chunk == 8 { 3 } else { 4 };
+    (limits.shared_bytes_per_multiprocessor / BLOCK_BYTES).clamp(1, by_registers)
 }
 
 /// Alignment of every operand but the count: accesses are 16 bytes wide.
@@ -174,7 +182,7 @@ impl<T: Value, L: Logit> Pack<'_, Raw, T, L> {
             logits_whole: u32::from(one_row || logits_pitch.is_multiple_of(ALIGN as usize)),
         };
         // The noise table is loaded once a block, so that as few blocks as fill the device walk over all patches.
-        let blocks = limits.multiprocessors.max(1).saturating_mul(sampled_blocks(chunk(T::TYPE)));
+        let blocks = limits.multiprocessors.max(1).saturating_mul(sampled_blocks(chunk(T::TYPE), limits));
         let grid = patches.grid(if logits.is_some() { blocks } else { u32::MAX });
         Ok(launch("compress", pack_symbol(&self.choice, T::TYPE, L::DTYPE), grid, args))
     }

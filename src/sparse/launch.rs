@@ -232,12 +232,12 @@ fn check_splits(splits: u32, least: u32) -> Result<()> {
 }
 
 fn grid(kernel: Kernel, problem: Problem, splits: u32) -> Result<[u32; 3]> {
-    let [x, z] = match kernel {
+    let blocks = match kernel {
         Kernel::Small => small::blocks(problem),
-        Kernel::Tile => [tile::tiles(problem), 1],
+        Kernel::Tile => tile::tiles(problem),
     };
-    match u32::try_from(x) {
-        Ok(blocks) if blocks < 1 << 31 => Ok([if problem.tokens == 0 { 0 } else { blocks }, splits, z as u32]),
+    match u32::try_from(blocks) {
+        Ok(blocks) if blocks < 1 << 31 => Ok([if problem.tokens == 0 { 0 } else { blocks }, splits, 1]),
         _ => Err(Error::Overflow { what: "the grid", rows: problem.shape.rows as u64, cols: problem.tokens as u64 }),
     }
 }

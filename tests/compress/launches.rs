@@ -50,9 +50,19 @@ fn logits_take_as_many_blocks_as_fit() {
     let shape = Shape::new(4096, 14_336);
     let (dense, codes) = (at(shape.weights()), at(shape.packed_codes()));
     let args = Pack::<Raw, bf16, bf16>::from_logits(shape, Kind::Hard, SAMPLING, at(shape.logits()), dense);
-    let plan = args.codes(codes).launch(&Limits::H200).unwrap();
+    let args = args.codes(codes);
+    let plan = args.launch(&Limits::H200).unwrap();
     assert_eq!(plan.grid, [4 * 132, 1, 1]);
     assert_eq!(plan.symbol.name, "twofour_compress_sampled_bf16_b16");
+    // Noise table and codes are 25 KiB of shared memory, and 1 KiB the system's: 3 blocks are in 100 KiB, 1 is always.
+    for (kib, blocks) in [(228, 4), (164, 4), (100, 3), (64, 2), (8, 1)] {
+        let limits = Limits { shared_bytes_per_multiprocessor: kib << 10, ..Limits::H200 };
+        assert_eq!(args.launch(&limits).unwrap().grid, [blocks * 132, 1, 1]);
+    }
+    // Eight groups of 8-bit values at a time take the registers of a block.
+    let args = Pack::<Raw, twofour::E4m3, bf16>::from_logits(shape, Kind::Hard, SAMPLING, at(shape.logits()), dense);
+    let plan = args.codes(codes).launch(&Limits::H200).unwrap();
+    assert_eq!(plan.grid, [3 * 132, 1, 1]);
 }
 
 #[test]

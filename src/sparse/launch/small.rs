@@ -42,10 +42,14 @@ fn block_rows(tokens: usize) -> usize {
     WARP_ROWS * row_warps(tokens)
 }
 
-/// Blocks along x and z.
-pub(super) fn blocks(Problem { tokens, shape }: Problem) -> [usize; 2] {
-    let of_tokens = if is_few(tokens) { 1 } else { tokens.div_ceil(BLOCK_TOKENS[1]) };
-    [shape.rows.div_ceil(block_rows(tokens)), of_tokens]
+/// How many blocks take the tokens.
+fn token_blocks(tokens: usize) -> usize {
+    if is_few(tokens) { 1 } else { tokens.div_ceil(BLOCK_TOKENS[1]) }
+}
+
+/// Blocks of a share: those of the same rows are neighbours, so that memory gives the rows once for all tokens.
+pub(super) fn blocks(Problem { tokens, shape }: Problem) -> usize {
+    shape.rows.div_ceil(block_rows(tokens)).saturating_mul(token_blocks(tokens))
 }
 
 /// What the kernel's offsets hold.
@@ -69,19 +73,20 @@ pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize
     share.max(step)
 }
 
-/// Shares that fill the device. The model, of no measurement yet: time is bytes of the weight that a multiprocessor reads,
-/// blocks of one share them evenly, and one block alone gets no more than three quarters of its multiprocessor's part of
+/// Shares that fill the device. The model, of no measurement yet: time is bytes of weight and tokens that a multiprocessor
+/// reads, blocks of one share them evenly, and one block alone gets no more than three quarters of its multiprocessor's part of
 /// the memory's speed. Sums over parts cost a launch, as long as 8 MB take, and their traffic.
 pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> usize {
     const ALONE: f64 = 0.75;
     const LAUNCH_BYTES: f64 = 8e6;
-    let [x, z] = blocks(problem);
-    let blocks = (x * z).max(1);
+    let blocks = blocks(problem).max(1);
     let multiprocessors = limits.multiprocessors.max(1) as usize;
     let Problem { tokens, shape } = problem;
-    // Of a block: kept values and codes, 9/16 or 10/16 of a dense row.
-    let row_bytes = shape.cols as f64 * values.size() as f64 * 0.5 + shape.cols as f64 / 8.0;
-    let block_bytes = row_bytes * block_rows(tokens) as f64;
+    // Of a block: kept values and codes, 9/16 or 10/16 of a dense row, and its tokens.
+    let token_bytes = shape.cols as f64 * values.size() as f64;
+    let row_bytes = token_bytes * 0.5 + shape.cols as f64 / 8.0;
+    let block_tokens = tokens as f64 / token_blocks(tokens) as f64;
+    let block_bytes = row_bytes * block_rows(tokens) as f64 + token_bytes * block_tokens;
     // Every warp is to go round its ring at least once.
     let step = stage_cols(values) * (WARPS / row_warps(tokens));
     let most = (shape.cols / (step * STAGES)).clamp(1, 64);
@@ -92,7 +97,9 @@ pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> us
         let sums = if parts > 1 { LAUNCH_BYTES + (8 * tokens * shape.rows * parts) as f64 } else { 0.0 };
         of_each / parts as f64 * block_bytes * device + sums
     };
-    (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1)
+    let wanted = (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1);
+    // Shares are whole steps, so the last of them may turn out empty.
+    shape.cols.div_ceil(share(problem, values, wanted)).max(1)
 }
 
 pub(super) fn symbol(tokens: usize, values: ValueType) -> Result<&'static str> {
