@@ -279,3 +279,8 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A way that does not serve.
+pub(crate) fn path_error(path: &'static str, because: &'static str) -> Error {
+    Error::Path { path, because }
+}

@@ -6,9 +6,11 @@ use super::layout::Layout;
 use super::value::{Sparsity, Value, ValueType};
 use super::{Choice, Pack, Reorder, Unpack};
 use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol};
+use crate::device::launch::{ALIGN, Launch, Symbol, address, aligned};
 use crate::element::{DType, Logit};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::mask::launch::SamplingArgs;
 use crate::mask::{Kind, Sampling};
 use crate::shape::Shard;
@@ -32,9 +34,6 @@ fn sampled_blocks(chunk: u32, limits: &Limits) -> u32 {
     let by_registers = if chunk == 8 { 3 } else { 4 };
     (limits.shared_bytes_per_multiprocessor / BLOCK_BYTES).clamp(1, by_registers)
 }
-
-/// Alignment of every operand but the count: accesses are 16 bytes wide.
-const ALIGN: u64 = 16;
 
 /// `CompressPackArgs`.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -121,12 +120,9 @@ const fn magnitude(value_type: ValueType) -> u32 {
     }
 }
 
-fn address(what: &'static str, operand: Option<RawSlice>, align: u64) -> Result<u64> {
-    let Some(RawSlice { address, .. }) = operand else { return Ok(0) };
-    if address % align != 0 {
-        return Err(Error::Misaligned { what, address, align });
-    }
-    Ok(address)
+/// Where groups without a code are counted: by words, unlike all else.
+fn count(faults: Option<RawSlice>) -> Result<u64> {
+    aligned("faults", faults.map_or(0, |faults| faults.address), size_of::<u32>() as u64)
 }
 
 /// Stands where a kernel reads no sampling.
@@ -152,20 +148,19 @@ impl<T: Value, L: Logit> Pack<'_, Raw, T, L> {
         let one_row = layout == Layout::Plain && !rows_matter;
         let rows = Rows::new(shape, T::TYPE, layout.sizes(shape, T::TYPE)?.pitch, one_row);
         let logits_pitch = shape.cols / 4 * 6 * L::DTYPE.size();
-        let output = |what, operand: Option<RawSlice>| address(what, operand, ALIGN);
-        let [metadata, codes] = [output("metadata", self.metadata)?, output("codes", self.codes)?];
+        let [metadata, codes] = [address("metadata", self.metadata)?, address("codes", self.codes)?];
         let args = PackArgs {
-            dense: output("dense", Some(self.dense))?,
-            logits: output("logits", logits)?,
+            dense: address("dense", Some(self.dense))?,
+            logits: address("logits", logits)?,
             given: match self.choice {
-                Choice::Codes(given) => output("codes", Some(given))?,
+                Choice::Codes(given) => address("codes", Some(given))?,
                 _ => 0,
             },
-            values: output("values", self.values)?,
+            values: address("values", self.values)?,
             metadata,
             codes,
-            masked: output("masked", self.masked)?,
-            faults: address("faults", self.faults, 4)?,
+            masked: address("masked", self.masked)?,
+            faults: count(self.faults)?,
             dense_pitch: rows.dense_pitch,
             values_pitch: rows.values_pitch,
             first_group: shard.group(0, 0),
@@ -201,10 +196,10 @@ impl<T: Value> Unpack<'_, Raw, T> {
         let pitch = layout.sizes(shape, T::TYPE)?.pitch;
         let rows = Rows::new(shape, T::TYPE, pitch, layout == Layout::Plain);
         let args = UnpackArgs {
-            values: address("values", Some(self.values), ALIGN)?,
-            metadata: address("metadata", Some(self.metadata), ALIGN)?,
-            dense: address("dense", Some(self.dense), ALIGN)?,
-            faults: address("faults", self.faults, 4)?,
+            values: address("values", Some(self.values))?,
+            metadata: address("metadata", Some(self.metadata))?,
+            dense: address("dense", Some(self.dense))?,
+            faults: count(self.faults)?,
             dense_pitch: rows.dense_pitch,
             values_pitch: rows.values_pitch,
             steps: Steps::new(&patches, chunk(T::TYPE), &rows),
@@ -236,9 +231,9 @@ impl Reorder<'_, Raw> {
         let [from_map, to_map] = [from.map(shape, value_type)?, to.map(shape, value_type)?];
         let patches = patches(shape, value_type, &[(from, &from_map), (to, &to_map)], false)?;
         let args = ReorderArgs {
-            from: address("metadata (from)", Some(self.from.1), ALIGN)?,
-            to: address("metadata (to)", Some(self.to.1), ALIGN)?,
-            faults: address("faults", self.faults, 4)?,
+            from: address("metadata (from)", Some(self.from.1))?,
+            to: address("metadata (to)", Some(self.to.1))?,
+            faults: count(self.faults)?,
             steps: Steps::new(&patches, 8, &Rows::NONE),
             patches,
             from_by: Arrangement::new(from, &from_map, &patches),

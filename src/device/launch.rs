@@ -9,6 +9,24 @@ use cudarc::driver::{CudaStream, result};
 
 #[cfg(feature = "cuda")]
 use super::{driver_error, kernels};
+use crate::error::{Error, Result};
+use crate::space::RawSlice;
+
+/// Alignment of operands in bytes: kernels' accesses are 16 bytes wide.
+pub(crate) const ALIGN: u64 = 16;
+
+/// The address of an operand, 0 where there is none, on a boundary for kernels' accesses.
+pub(crate) fn address(what: &'static str, operand: Option<RawSlice>) -> Result<u64> {
+    aligned(what, operand.map_or(0, |operand| operand.address), ALIGN)
+}
+
+/// An address on a boundary of so many bytes.
+pub(crate) fn aligned(what: &'static str, address: u64, align: u64) -> Result<u64> {
+    match address.is_multiple_of(align) {
+        true => Ok(address),
+        false => Err(Error::Misaligned { what, address, align }),
+    }
+}
 
 /// Names a kernel: the `.cu` file's stem and the symbol in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -49,4 +49,9 @@ impl Limits {
     pub fn is_supported(&self) -> bool {
         self.compute_capability >= Self::OLDEST
     }
+
+    /// Whether its fastest matrix instructions are `wgmma` or `tcgen05`, which only the libraries use.
+    pub(crate) const fn has_faster_instructions(&self) -> bool {
+        matches!(self.compute_capability.0, 9..=11)
+    }
 }

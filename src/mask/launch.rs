@@ -3,19 +3,19 @@
 
 use super::{Backward, Forward, GradientOf, Kind, Sampling, Statistics};
 use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol};
+use crate::device::launch::{Launch, Symbol, address};
 use crate::device::walk::Walk;
 use crate::element::{DType, Element, Logit};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::noise;
-use crate::space::{Raw, RawSlice};
+use crate::space::Raw;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Blocks a multiprocessor holds at once; more would only load the noise table again.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
-/// Alignment of every operand: accesses are 16 bytes wide.
-const ALIGN: u64 = 16;
 
 /// The noise' source as kernels read it (`cuda/common/gumbel.cuh`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -126,14 +126,6 @@ const fn chunk(logits: DType) -> u64 {
 fn grid(groups: usize, chunk: u64, blocks: u32) -> [u32; 3] {
     let wanted = (groups as u64).div_ceil(chunk * u64::from(THREADS));
     [wanted.clamp(1, u64::from(blocks)) as u32, 1, 1]
-}
-
-fn address(what: &'static str, operand: Option<RawSlice>) -> Result<u64> {
-    let Some(RawSlice { address, .. }) = operand else { return Ok(0) };
-    if address % ALIGN != 0 {
-        return Err(Error::Misaligned { what, address, align: ALIGN });
-    }
-    Ok(address)
 }
 
 impl<L: Logit, W: Element> Forward<'_, Raw, L, W> {

@@ -61,7 +61,7 @@ pub mod cpu;
 pub(crate) mod cublaslt;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod plan;
+pub(crate) mod plan;
 mod problem;
 
 // Kernels' launches as plain data: for this repository's emulator, not a stable API.

@@ -8,13 +8,14 @@ use std::fmt;
 use super::{Problem, small};
 use crate::device::Limits;
 use crate::element::{DType, Element, Logit};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, path_error};
 use crate::mask::Kind;
 use table::default_panel_rows;
 
 mod table;
 
-pub(super) use table::{aligned, partial_bytes};
+pub(crate) use table::aligned;
+pub(super) use table::partial_bytes;
 
 /// The masks of a layer, as far as a plan is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -314,10 +315,6 @@ impl Plan {
             _ => Ok(()),
         }
     }
-}
-
-fn path_error(path: &'static str, because: &'static str) -> Error {
-    Error::Path { path, because }
 }
 
 impl fmt::Display for Plan {

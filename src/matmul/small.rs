@@ -16,7 +16,7 @@
 
 use super::Problem;
 use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol};
+use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::mask::launch::SamplingArgs;
@@ -39,8 +39,6 @@ const LEAST_STEPS: usize = 4;
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
 /// The most blocks along a grid's y.
 const MAX_SPLITS: u32 = 65_535;
-/// Alignment of every operand: accesses are 16 bytes wide.
-const ALIGN: u64 = 16;
 
 /// `MatmulSmallArgs` of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -165,10 +163,10 @@ impl Small {
         let block = Block::new(tokens);
         let [y, partial] = if self.splits > 1 { [0, self.partial] } else { [self.y, 0] };
         let mut args = SmallArgs {
-            x: aligned("x", self.x)?,
-            weight: aligned("weight", self.weight)?,
-            y: aligned("y", y)?,
-            partial: aligned("partial", partial)?,
+            x: aligned("x", self.x, ALIGN)?,
+            weight: aligned("weight", self.weight, ALIGN)?,
+            y: aligned("y", y, ALIGN)?,
+            partial: aligned("partial", partial, ALIGN)?,
             tokens: tokens as u32,
             rows: shape.rows as u32,
             cols: shape.cols as u32,
@@ -178,7 +176,7 @@ impl Small {
         };
         match self.source {
             Source::Sampled { kind, sampling, address, .. } => {
-                args.logits = aligned("logits", address)?;
+                args.logits = aligned("logits", address, ALIGN)?;
                 args.first_group = self.shard.group(0, 0);
                 args.row_groups = self.shard.global_cols / 4;
                 let argmax = kind == Kind::Argmax;
@@ -186,7 +184,7 @@ impl Small {
                 args.sampling = SamplingArgs::new(&if argmax { Sampling { kappa: 1.0, ..sampling } } else { sampling });
                 args.argmax = u32::from(argmax);
             }
-            Source::Codes { address } => args.codes = aligned("codes", address)?,
+            Source::Codes { address } => args.codes = aligned("codes", address, ALIGN)?,
         }
         let blocks = if tokens == 0 { 0 } else { shape.rows.div_ceil(block.rows) as u32 };
         let symbol = Symbol { module: "matmul_small", name: self.symbol(block)? };
@@ -260,11 +258,4 @@ fn share(cols: usize, splits: usize, block: Block) -> usize {
     let of_all = even.next_multiple_of(block.stride());
     let share = if of_all * (splits - 1) < cols { of_all } else { even.next_multiple_of(STEP) };
     share.max(STEP)
-}
-
-fn aligned(what: &'static str, address: u64) -> Result<u64> {
-    match address % ALIGN {
-        0 => Ok(address),
-        _ => Err(Error::Misaligned { what, address, align: ALIGN }),
-    }
 }

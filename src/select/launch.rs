@@ -5,11 +5,11 @@ use super::activations::SLAB;
 use super::sweep::BLOCK;
 use super::{ByScore, Kept, Squares, Sweep};
 use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol};
+use crate::device::launch::{Launch, Symbol, address};
 use crate::device::walk::Walk;
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
-use crate::space::{Raw, RawSlice};
+use crate::space::Raw;
 
 /// Threads of a block, and warps.
 const THREADS: u32 = 256;
@@ -22,8 +22,6 @@ const SWEEPS_PER_MULTIPROCESSOR: u32 = 3;
 const SWEEP_SHARED: u32 = (BLOCK * BLOCK * size_of::<f32>()) as u32;
 /// Rows and columns that a block makes up for errors in.
 const TILE: usize = 128;
-/// Alignment of every operand: accesses are 16 bytes wide.
-const ALIGN: u64 = 16;
 /// Blocks of a grid along x, at most.
 const MOST_BLOCKS: u64 = i32::MAX as u64;
 
@@ -113,14 +111,6 @@ pub struct SquaresLaunch {
 fn launch<A>(name: &'static str, grid: u32, args: A) -> Launch<A> {
     let symbol = Symbol { module: "select", name };
     Launch { symbol, grid: [grid, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
-}
-
-fn address(what: &'static str, operand: Option<RawSlice>) -> Result<u64> {
-    let Some(RawSlice { address, .. }) = operand else { return Ok(0) };
-    if address % ALIGN != 0 {
-        return Err(Error::Misaligned { what, address, align: ALIGN });
-    }
-    Ok(address)
 }
 
 /// So many blocks, at least one and at most `most`.

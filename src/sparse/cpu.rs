@@ -88,7 +88,10 @@ fn canonical<'c, T: Factor>(weight: &'c Weight<'_, T>, own: &'c mut Vec<u8>) -> 
         Form::Packed { layout, values, metadata } => (layout, values, metadata),
         #[cfg(feature = "cuda")]
         Form::Library { .. } => {
-            return Err(super::path_error("the CPU", "this weight was packed for cuSPARSELt, which alone reads it"));
+            return Err(crate::error::path_error(
+                "the CPU",
+                "this weight was packed for cuSPARSELt, which alone reads it",
+            ));
         }
     };
     let (sparsity, sizes) = (T::FORMAT.sparsity(), layout.sizes(shape, T::FORMAT)?);

@@ -26,7 +26,7 @@
 
 use crate::compress::ValueType;
 use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol};
+use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
 use crate::error::{Error, Result};
 use crate::matmul::Problem;
 
@@ -37,8 +37,6 @@ pub use small::MAX_TOKENS as MAX_SMALL_TOKENS;
 
 /// The most blocks along a grid's y.
 const MAX_SPLITS: u32 = 65_535;
-/// Alignment of every operand.
-const ALIGN: u64 = 16;
 /// Bytes of a token that a stage of either kernel holds; of a row's kept values it holds half as many.
 const STAGE_TOKEN_BYTES: usize = 128;
 /// `twofour_sparse_sum_*`: threads of a block.
@@ -146,12 +144,12 @@ pub fn product(
         Kernel::Tile => (tile::share(problem, values, splits as usize), 0),
     };
     let args = SparseArgs {
-        x: aligned("x", at.x)?,
-        values: aligned("values", at.values)?,
-        codes: aligned("metadata", at.metadata)?,
-        bias: if splits > 1 { 0 } else { aligned("bias", at.bias.unwrap_or(0))? },
-        y: aligned("y", y)?,
-        partial: aligned("partial", partial)?,
+        x: aligned("x", at.x, ALIGN)?,
+        values: aligned("values", at.values, ALIGN)?,
+        codes: aligned("metadata", at.metadata, ALIGN)?,
+        bias: if splits > 1 { 0 } else { aligned("bias", at.bias.unwrap_or(0), ALIGN)? },
+        y: aligned("y", y, ALIGN)?,
+        partial: aligned("partial", partial, ALIGN)?,
         tokens: problem.tokens as u32,
         rows: problem.shape.rows as u32,
         cols: problem.shape.cols as u32,
@@ -186,9 +184,9 @@ pub fn sum(problem: Problem, values: ValueType, at: &Operands, splits: u32) -> R
     };
     let elements = problem.outputs() as u64;
     let args = SumArgs {
-        partial: aligned("partial", at.partial)?,
-        y: aligned("y", at.y)?,
-        bias: aligned("bias", at.bias.unwrap_or(0))?,
+        partial: aligned("partial", at.partial, ALIGN)?,
+        y: aligned("y", at.y, ALIGN)?,
+        bias: aligned("bias", at.bias.unwrap_or(0), ALIGN)?,
         elements,
         rows: small_size("a column of the weight", problem.shape.rows)?,
         splits,
@@ -252,12 +250,5 @@ fn small_size(what: &'static str, size: usize) -> Result<u32> {
     match u32::try_from(size) {
         Ok(small) if small < (1 << 31) - 2 * tile::TILE as u32 => Ok(small),
         _ => Err(Error::Overflow { what, rows: size as u64, cols: 1 }),
-    }
-}
-
-fn aligned(what: &'static str, address: u64) -> Result<u64> {
-    match address % ALIGN {
-        0 => Ok(address),
-        _ => Err(Error::Misaligned { what, address, align: ALIGN }),
     }
 }

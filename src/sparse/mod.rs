@@ -51,7 +51,9 @@
 //! ones is unspecified.
 
 use crate::compress::Layout;
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::mask::length;
 use crate::matmul::Problem;
 use crate::shape::Shape;
@@ -196,9 +198,4 @@ impl<'w, 'a, S: Space, T: Factor> Multiply<'w, 'a, S, T> {
         length("dense", self.dense.as_ref(), self.problem.shape.weights())?;
         length("y", Some(&self.y), self.problem.outputs())
     }
-}
-
-/// A way that does not serve.
-fn path_error(path: &'static str, because: &'static str) -> Error {
-    Error::Path { path, because }
 }

@@ -6,16 +6,15 @@
 
 use std::fmt;
 
+use super::Factor;
 use super::launch::{self, Kernel};
-use super::{Factor, path_error};
 use crate::compress::{Layout, ValueType};
 use crate::device::Limits;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, path_error};
 use crate::matmul::Problem;
+use crate::matmul::plan::aligned;
 
 mod table;
-
-pub(super) use table::aligned;
 
 /// A way to `Y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,11 +2,11 @@
 //! the other. The CUDA executor runs such a list, and so does the emulator in tests.
 
 use super::launch::{self, Kernel, Operands, SparseArgs, SumArgs};
-use super::{Factor, Form, Multiply, Path, Plan, Weight, path_error};
+use super::{Factor, Form, Multiply, Path, Plan, Weight};
 use crate::compress::{Layout, ValueType};
 use crate::device::launch::{Launch, Symbol};
 use crate::element::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, path_error};
 use crate::matmul::product::{Call, Numbers, Product};
 use crate::space::{Raw, RawSlice};
 pub use unpack::UnpackArgs;

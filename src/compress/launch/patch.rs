@@ -1,8 +1,9 @@
 //! How blocks share a weight, and a layout, as kernels read it: the host half of `cuda/common/patch.cuh`.
 
-use super::{ALIGN, THREADS};
+use super::THREADS;
 use crate::compress::layout::{Layout, Map};
 use crate::compress::value::ValueType;
+use crate::device::launch::ALIGN;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 

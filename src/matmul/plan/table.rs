@@ -16,23 +16,18 @@ impl Plan {
     // kernels (`mma.sync` there), 0.4 in those that mask by codes, which have twice the instructions; for Ampere, 1.6 TB/s,
     // 270 TFLOP/s, 0.9 and 0.7.
 
-    /// Devices whose fastest matrix instructions, `wgmma` and `tcgen05`, only cuBLASLt uses.
-    const fn has_faster_instructions(&self) -> bool {
-        matches!(self.limits.compute_capability.0, 9..=11)
-    }
-
     /// Up to how many tokens a product that masks by codes beats writing `W∘M` for cuBLASLt. Model: writing moves 4 bytes
     /// a weight more, and the own product takes `2·T·(1/r − 1)` operations a weight more, r its share of cuBLASLt's rate:
     /// they meet at 220 tokens on Hopper, at 790 on Ampere.
     const fn codes_tokens(&self) -> usize {
-        if self.has_faster_instructions() { 256 } else { 768 }
+        if self.limits.has_faster_instructions() { 256 } else { 768 }
     }
 
     /// Up to how many tokens the fused gradient beats panels. Model: it saves 8 bytes a weight, and hides up to 14 more;
     /// they meet at 980 tokens on Hopper if nothing is hidden and at 2,680 if everything is, at 6,100 and 16,700 on
     /// Ampere.
     const fn fused_tokens(&self) -> usize {
-        if self.has_faster_instructions() { 1024 } else { 8192 }
+        if self.limits.has_faster_instructions() { 1024 } else { 8192 }
     }
 
     /// Whether rows of the weight, of X and of dY start on 16 bytes. Own kernels copy others element by element.
@@ -162,7 +157,7 @@ pub(super) fn default_panel_rows(shape: Shape, limits: &Limits) -> usize {
 }
 
 /// Areas of the work space start on 256 bytes.
-pub(in crate::matmul) const fn aligned(bytes: usize) -> usize {
+pub(crate) const fn aligned(bytes: usize) -> usize {
     bytes.saturating_add(255) & !255
 }
 

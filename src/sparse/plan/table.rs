@@ -2,9 +2,8 @@
 
 use super::{CUSPARSELT, Path, Plan, TILE};
 use crate::compress::{Layout, ValueType};
-use crate::error::Result;
+use crate::error::{Result, path_error};
 use crate::sparse::launch::MAX_SMALL_TOKENS;
-use crate::sparse::path_error;
 
 impl Plan {
     // No line has met a GPU yet. Models use, for Hopper, 4.3 TB/s, 700 TFLOP/s (of a dense product) in cuBLASLt, 1.2
@@ -12,16 +11,11 @@ impl Plan {
     // for `mma.sync` (62 % of `wgmma`), times 1.4 for what sparse tensor cores gain over dense ones in hand-written
     // kernels. For Ampere, 1.6 TB/s, 270 TFLOP/s, 1.48 (401 of cuSPARSELt over 271 of cuBLAS at 4096³) and 1.26.
 
-    /// Devices whose fastest matrix instructions, `wgmma` and `tcgen05`, only the libraries use.
-    const fn has_faster_instructions(&self) -> bool {
-        matches!(self.limits.compute_capability.0, 9..=11)
-    }
-
     /// From how many tokens on cuSPARSELt beats own kernels. It pads tokens to a tile, so that few cost as much as many
     /// (0.11 of dense at one token, PyTorch issue 111339), and wins by 1.2/0.84 on Hopper, by 1.48/1.26 on Ampere. Whole
     /// tiles of 256 tokens, padded by a quarter on average from 512 on and by an eighth from 1,024 on, leave it ahead.
     const fn cusparselt_tokens(&self) -> usize {
-        if self.has_faster_instructions() { 512 } else { 1024 }
+        if self.limits.has_faster_instructions() { 512 } else { 1024 }
     }
 
     /// From how many tokens on cuBLASLt beats own kernels, if ever. Decompressing writes 2 bytes a weight and reads 1.125,
@@ -29,7 +23,7 @@ impl Plan {
     /// The own product takes `2·T·(1/0.84 − 1)/700e12` s a weight more: they meet at 1,700 and 370 tokens. On Ampere own
     /// kernels are faster at any number.
     const fn dense_tokens(&self) -> Option<usize> {
-        match (self.has_faster_instructions(), self.given.dense) {
+        match (self.limits.has_faster_instructions(), self.given.dense) {
             (false, _) => None,
             (true, true) => Some(384),
             (true, false) => Some(1792),
@@ -115,9 +109,4 @@ impl Plan {
     fn only(&self, path: Path, why: &'static str) -> Result<(Path, &'static str)> {
         self.serves(path).map(|()| (path, why))
     }
-}
-
-/// Areas of the work space start on 256 bytes.
-pub(in crate::sparse) const fn aligned(bytes: usize) -> usize {
-    bytes.saturating_add(255) & !255
 }
