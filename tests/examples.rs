@@ -5,6 +5,9 @@
 #[cfg(feature = "formats")]
 #[path = "examples/compress_model.rs"]
 mod compress_model;
+#[cfg(feature = "npz")]
+#[path = "examples/one_shot.rs"]
+mod one_shot;
 
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Compressed weights in files: written and read as [safetensors](https://github.com/huggingface/safetensors), and read
-//! from `sparse-24-bitmask` checkpoints.
+//! from `sparse-24-bitmask` checkpoints. [`masks`] reads and writes masks without weights, as MaskLLM and PATCH publish
+//! them.
 //!
 //! A file holds what does not depend on a device or a library: kept values and codes in canonical order
 //! ([`Compressed`](crate::compress::Compressed)). Layouts that a kernel or cuSPARSELt reads are made from it when it is
@@ -93,6 +94,7 @@ mod atomic;
 pub mod bitmask;
 mod dtype;
 mod header;
+pub mod masks;
 mod reader;
 mod record;
 mod shards;

@@ -72,6 +72,12 @@ impl Mutator {
         Self { rng: StdRng::seed_from_u64(seed) }
     }
 
+    /// A number below another.
+    #[allow(dead_code, reason = "not every suite does")]
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.rng.random_range(0..end)
+    }
+
     /// A good file with a few changes, of its header or its data, the header's length being right more often than not.
     pub(crate) fn file(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let [seed, other] = [(); 2].map(|()| &seeds[self.rng.random_range(0..seeds.len())]);
@@ -118,7 +124,7 @@ impl Mutator {
     }
 
     /// Another number in place of one.
-    fn number(&mut self, header: &[u8]) -> Vec<u8> {
+    pub(crate) fn number(&mut self, header: &[u8]) -> Vec<u8> {
         let starts: Vec<_> = (1..header.len())
             .filter(|&i| header[i].is_ascii_digit() && !header[i - 1].is_ascii_alphanumeric())
             .collect();

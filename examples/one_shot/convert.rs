@@ -1,0 +1,53 @@
+//! From one form of masks to another.
+
+use crate::report::{self, Layer};
+use crate::{Args, Failure, output, progress_bar};
+use std::path::Path;
+use twofour::formats::Model;
+use twofour::formats::masks::{Fewer, Form, Masks, Plan, Shapes};
+
+/// Converts, and reads back. Whether all is well.
+pub(crate) fn run(args: &Args, path: &Path, model: Option<&Path>) -> Result<bool, Failure> {
+    let shapes = match model {
+        Some(model) => Shapes::of_model(&Model::find(model)?)?,
+        None => Shapes::new(),
+    };
+    let mut masks = Masks::open(path)?.with_shapes(shapes);
+    if args.fill {
+        masks = masks.fewer(Fewer::Fill);
+    }
+    if masks.names().len() == 0 {
+        return Err(format!("{} has no masks", path.display()).into());
+    }
+    if masks.form() == Form::MaskLlm && model.is_none() && masks.names().any(|name| masks.shape(name).is_err()) {
+        let usage = "name the model too: one_shot MODEL --convert FILE";
+        return Err(format!("{} is MaskLLM's, which holds no shapes: {usage}", path.display()).into());
+    }
+    let (form, out) = output::masks(args, path)?;
+    output::check(&[path.to_owned()], std::slice::from_ref(&out))?;
+    let mut plan = Plan::new(form);
+    let mut weights = 0;
+    for name in masks.names() {
+        let shape = masks.shape(name)?;
+        plan.layer(name, shape)?;
+        weights += shape.weights() as u64;
+    }
+    if let Some(text) = masks.text()? {
+        plan.text(&text);
+    }
+    // As `masks::convert`, with something to look at.
+    let progress = progress_bar(weights / 8);
+    let mut layers = Vec::new();
+    plan.save::<Failure>(&out, |file| {
+        for name in masks.names() {
+            progress.set_message(name.to_owned());
+            let mask = masks.read(name)?;
+            file.mask(name, &mask)?;
+            layers.push(Layer::new(name, &mask, masks.form().to_string(), None, None));
+            progress.inc(mask.shape().weights() as u64 / 8);
+        }
+        Ok(())
+    })?;
+    progress.finish_and_clear();
+    report::finish(&layers, form, &out)
+}
