@@ -12,6 +12,7 @@
 //! | [`matmul`] | the masked linear layer: `Y`, `dX` and the logits' gradient |
 //! | [`compress`] | weights to kept values and codes and back, in every layout that sparse tensor cores read |
 //! | [`sparse`] | the product of a compressed weight, on sparse tensor cores and through cuSPARSELt |
+//! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //!
 //! [`formats`] reads and writes compressed weights in files.
@@ -35,6 +36,7 @@ pub mod element;
 pub mod error;
 #[cfg(feature = "formats")]
 pub mod formats;
+pub mod learn;
 pub mod mask;
 pub mod matmul;
 pub mod noise;

@@ -361,7 +361,7 @@ impl<'a, S: Space> Reorder<'a, S> {
 }
 
 /// The error that names a group by its number in the whole weight.
-fn illegal(what: &'static str, sparsity: Sparsity, shape: Shape, group: usize, value: u8) -> Error {
+pub(crate) fn illegal(what: &'static str, sparsity: Sparsity, shape: Shape, group: usize, value: u8) -> Error {
     let [row, group] = in_row(sparsity, shape, group);
     Error::IllegalCode { what, row, group, value, legal: sparsity.legal() }
 }

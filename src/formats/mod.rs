@@ -99,6 +99,7 @@ mod reader;
 mod record;
 mod shards;
 mod source;
+pub mod state;
 mod view;
 mod weight;
 mod writer;

@@ -9,11 +9,11 @@ use crate::element::{Element, Logit};
 use crate::error::Result;
 use crate::shape::{Shape, Shard};
 use crate::space::Host;
-use lanes::{Block, LANES};
+use lanes::{Block, Choice, LANES, Soft};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-mod lanes;
+pub(crate) mod lanes;
 
 /// [`super::Forward`] over slices.
 pub type Forward<'a, L, W> = super::Forward<'a, Host, L, W>;
@@ -21,7 +21,7 @@ pub type Forward<'a, L, W> = super::Forward<'a, Host, L, W>;
 pub type Backward<'a, L, W, G> = super::Backward<'a, Host, L, W, G>;
 
 /// Groups of a piece: one task of a thread, one share of the statistics.
-const PIECE: usize = 4096;
+pub(crate) const PIECE: usize = 4096;
 
 /// Samples masks and writes what was asked for, on all threads of rayon's pool.
 ///
@@ -78,11 +78,7 @@ pub fn masked_weight<L: Logit, W: Element>(
 pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(args: Backward<'_, L, W, G>) -> Result<()> {
     args.check()?;
     let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
-    let rule = Rule {
-        logit_scale: args.sampling.logit_scale(),
-        minus_2_lambda: -2.0 * args.regulariser,
-        accumulate: args.accumulate,
-    };
+    let rule = Rule::new(&args.sampling, args.regulariser);
     let mut logit_gradient = pieces_mut(args.logit_gradient, 6 * PIECE);
     let mut weight_gradient = pieces_mut(args.weight_gradient, 4 * PIECE);
     let operands =
@@ -94,39 +90,28 @@ pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(args: Backward<'_, 
         gradient,
         logit_gradient: logit_gradient.next(),
         weight_gradient: weight_gradient.next(),
+        accumulate: args.accumulate,
     });
     let pieces = pieces.collect::<Vec<_>>();
     pieces.into_par_iter().for_each(|piece| backward_piece(&context, &rule, piece));
     Ok(())
 }
 
-/// The same for all pieces of a pass.
-struct Context {
-    kind: Kind,
-    round_keys: [u32; 20],
-    draw: u64,
-    kappa: f32,
-    scale: f32,
+/// Numbers the groups of a shard as the whole does.
+#[derive(Clone, Copy)]
+pub(crate) struct Numbering {
     row_groups: usize,
     shard: Shard,
 }
 
-impl Context {
-    fn new(kind: Kind, sampling: &Sampling, shape: Shape, shard: Shard) -> Self {
-        Self {
-            kind,
-            round_keys: crate::noise::round_keys(sampling.seed),
-            draw: sampling.draw,
-            kappa: sampling.kappa,
-            scale: sampling.scale(),
-            row_groups: shape.cols / 4,
-            shard,
-        }
+impl Numbering {
+    pub(crate) fn new(shape: Shape, shard: Shard) -> Self {
+        Self { row_groups: shape.cols / 4, shard }
     }
 
     /// The global numbers of `LANES` groups from `first` on; those past the end of the shard are of no consequence.
     #[inline(always)]
-    fn globals(&self, first: usize) -> [u64; LANES] {
+    pub(crate) fn globals(&self, first: usize) -> [u64; LANES] {
         let (mut row, mut group) = (first / self.row_groups, first % self.row_groups);
         let start = self.shard.group(row as u64, group as u64);
         let mut globals = std::array::from_fn(|lane| start + lane as u64);
@@ -141,13 +126,36 @@ impl Context {
         }
         globals
     }
+}
+
+/// The same for all pieces of a pass.
+pub(crate) struct Context {
+    kind: Kind,
+    round_keys: [u32; 20],
+    draw: u64,
+    kappa: f32,
+    scale: f32,
+    numbering: Numbering,
+}
+
+impl Context {
+    pub(crate) fn new(kind: Kind, sampling: &Sampling, shape: Shape, shard: Shard) -> Self {
+        Self {
+            kind,
+            round_keys: crate::noise::round_keys(sampling.seed),
+            draw: sampling.draw,
+            kappa: sampling.kappa,
+            scale: sampling.scale(),
+            numbering: Numbering::new(shape, shard),
+        }
+    }
 
     /// Scores of the patterns: noisy, or the logits themselves for `Argmax`.
     #[inline(always)]
-    fn scores<L: Logit>(&self, first: usize, logits: &[L]) -> Block<6> {
-        let mut z = Block::read(logits);
+    fn scores(&self, first: usize, logits: Block<6>) -> Block<6> {
+        let mut z = logits;
         if self.kind != Kind::Argmax {
-            let noise = lanes::gumbels(&self.round_keys, self.draw, &self.globals(first));
+            let noise = lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first));
             z.mul_add(self.kappa, &noise);
         }
         z
@@ -157,6 +165,40 @@ impl Context {
     #[inline(always)]
     fn exponent_scale(&self) -> f32 {
         if self.kind == Kind::Argmax { self.kappa * self.scale } else { self.scale }
+    }
+
+    /// The masks of the groups from `first` on, as a backward pass needs them.
+    #[inline(always)]
+    pub(crate) fn sample(&self, first: usize, logits: Block<6>) -> Sampled {
+        let z = self.scores(first, logits);
+        let top = z.largest();
+        let soft = z.soft_mask(&top, self.scale);
+        Sampled { soft, chosen: (self.kind != Kind::Soft).then(|| z.choose(&top)) }
+    }
+}
+
+/// Masks with what their gradient needs.
+pub(crate) struct Sampled {
+    pub(crate) soft: Soft,
+    /// The patterns of a hard mask.
+    chosen: Option<Choice>,
+}
+
+impl Sampled {
+    /// Masks a block by the mask that was used: product if soft, selection if hard.
+    #[inline(always)]
+    pub(crate) fn apply(&self, block: Block<4>) -> Block<4> {
+        match &self.chosen {
+            Some(chosen) => block.keep(chosen),
+            None => block.times(&self.soft.mask),
+        }
+    }
+
+    /// The gradient of the logits, given that of the masked weight.
+    #[inline(always)]
+    pub(crate) fn logit_gradient(&self, rule: &Rule, weight: &Block<4>, gradient: &Block<4>) -> Block<6> {
+        let of_mask = weight.mask_gradient(gradient, &self.apply(Block::ones()), rule.minus_2_lambda);
+        self.soft.logit_gradient(&of_mask, rule.logit_scale)
     }
 }
 
@@ -191,7 +233,7 @@ fn forward_piece<L: Logit, W: Element>(context: &Context, mut piece: ForwardPiec
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
         let range = |each: usize| start * each..(start + count) * each;
-        let z = context.scores(piece.first + start, &piece.logits[range(6)]);
+        let z = context.scores(piece.first + start, Block::read(&piece.logits[range(6)]));
         let top = z.largest();
         let chosen = piece.wants_choice(context.kind).then(|| z.choose(&top));
         let soft = piece.wants_soft(context.kind).then(|| z.soft_mask(&top, context.exponent_scale()));
@@ -218,7 +260,7 @@ fn forward_piece<L: Logit, W: Element>(context: &Context, mut piece: ForwardPiec
             share.groups += count as u64;
             share.moved += piece.previous_codes.map_or(0, |codes| chosen.moved(count, &codes[bytes]));
             share.confidence += lanes::sum(&soft.confidence[..count]);
-            share.kept_energy += masked.map_or(0.0, |masked| masked.energy(count));
+            share.kept_energy += masked.map_or(0.0, |masked| lanes::sum(&masked.squares()[..count]));
         }
     }
     share
@@ -240,10 +282,15 @@ fn add_up(shares: &[Statistics]) -> Statistics {
 }
 
 /// What the gradient needs besides the operands.
-struct Rule {
+pub(crate) struct Rule {
     logit_scale: f32,
     minus_2_lambda: f32,
-    accumulate: bool,
+}
+
+impl Rule {
+    pub(crate) fn new(sampling: &Sampling, regulariser: f32) -> Self {
+        Self { logit_scale: sampling.logit_scale(), minus_2_lambda: -2.0 * regulariser }
+    }
 }
 
 struct BackwardPiece<'a, L, W, G> {
@@ -253,6 +300,7 @@ struct BackwardPiece<'a, L, W, G> {
     gradient: &'a [G],
     logit_gradient: Option<&'a mut [f32]>,
     weight_gradient: Option<&'a mut [G]>,
+    accumulate: bool,
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
@@ -265,32 +313,26 @@ fn backward_piece<L: Logit, W: Element, G: Element>(
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
         let range = |each: usize| start * each..(start + count) * each;
-        let z = context.scores(piece.first + start, &piece.logits[range(6)]);
-        let top = z.largest();
-        let soft = z.soft_mask(&top, context.scale);
+        let sampled = context.sample(piece.first + start, Block::read(&piece.logits[range(6)]));
         let gradient = Block::<4>::read(&piece.gradient[range(4)]);
-        let chosen = (context.kind != Kind::Soft).then(|| z.choose(&top));
-        let apply =
-            |block: Block<4>| chosen.as_ref().map_or_else(|| block.times(&soft.mask), |chosen| block.keep(chosen));
         if let Some(out) = &mut piece.weight_gradient {
-            apply(gradient).write(&mut out[range(4)]);
+            sampled.apply(gradient).write(&mut out[range(4)]);
         }
         let Some(out) = &mut piece.logit_gradient else { continue };
         let weight = Block::<4>::read(&piece.weight[range(4)]);
-        let of_mask = weight.mask_gradient(&gradient, &apply(Block::ones()), rule.minus_2_lambda);
-        let mut of_logits = soft.logit_gradient(&of_mask, rule.logit_scale);
-        if rule.accumulate {
+        let mut of_logits = sampled.logit_gradient(rule, &weight, &gradient);
+        if piece.accumulate {
             of_logits.add(&Block::read(&out[range(6)]));
         }
         of_logits.write(&mut out[range(6)]);
     }
 }
 
-fn piece<T>(whole: Option<&[T]>, index: usize, size: usize) -> Option<&[T]> {
+pub(crate) fn piece<T>(whole: Option<&[T]>, index: usize, size: usize) -> Option<&[T]> {
     whole.map(|whole| &whole[index * size..whole.len().min((index + 1) * size)])
 }
 
 /// The pieces of an output, or nothing for ever.
-fn pieces_mut<T>(whole: Option<&mut [T]>, size: usize) -> impl Iterator<Item = &mut [T]> {
+pub(crate) fn pieces_mut<T>(whole: Option<&mut [T]>, size: usize) -> impl Iterator<Item = &mut [T]> {
     whole.into_iter().flat_map(move |whole| whole.chunks_mut(size))
 }

@@ -9,16 +9,16 @@ use crate::noise;
 use crate::pattern::Pattern;
 
 /// Groups worked on at once.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
-type Lane = [f32; LANES];
+pub(crate) type Lane = [f32; LANES];
 
 /// `PER` values of each of sixteen groups: `self.0[i][lane]`.
 #[derive(Clone, Copy)]
-pub(super) struct Block<const PER: usize>(pub(super) [Lane; PER]);
+pub(crate) struct Block<const PER: usize>(pub(crate) [Lane; PER]);
 
 /// The pattern of each lane.
-pub(super) struct Choice {
+pub(crate) struct Choice {
     /// Its index; [`NO_PATTERN`] where the scores have no finite maximum.
     index: [u32; LANES],
     /// A bit for each position kept.
@@ -34,18 +34,18 @@ const BITS: u32 = 0x0ca6953;
 const CODES: u32 = 0x0ed9c84;
 
 /// A soft mask and what its gradient needs.
-pub(super) struct Soft {
+pub(crate) struct Soft {
     /// `exp((z − max)/τ)`.
     exponentials: Block<6>,
-    pub(super) mask: Block<4>,
+    pub(crate) mask: Block<4>,
     /// The largest `y`, which is 1 over the sum of the exponentials.
-    pub(super) confidence: Lane,
+    pub(crate) confidence: Lane,
 }
 
 impl<const PER: usize> Block<PER> {
     /// Reads up to sixteen groups; missing ones are zero.
     #[inline(always)]
-    pub(super) fn read<T: Element>(from: &[T]) -> Self {
+    pub(crate) fn read<T: Element>(from: &[T]) -> Self {
         let mut flat = [[0.0; PER]; LANES];
         T::widen(from, flat.as_flattened_mut());
         let mut block = Self([[0.0; LANES]; PER]);
@@ -59,7 +59,7 @@ impl<const PER: usize> Block<PER> {
 
     /// Writes as many groups as there is room for.
     #[inline(always)]
-    pub(super) fn write<T: Element>(&self, to: &mut [T]) {
+    pub(crate) fn write<T: Element>(&self, to: &mut [T]) {
         let mut flat = [[0.0; PER]; LANES];
         for lane in 0..LANES {
             for i in 0..PER {
@@ -71,7 +71,7 @@ impl<const PER: usize> Block<PER> {
 
     /// `self = κ·self + noise`, with one rounding.
     #[inline(always)]
-    pub(super) fn mul_add(&mut self, factor: f32, addend: &Self) {
+    pub(crate) fn mul_add(&mut self, factor: f32, addend: &Self) {
         for (values, addends) in self.0.iter_mut().zip(&addend.0) {
             for lane in 0..LANES {
                 values[lane] = factor.mul_add(values[lane], addends[lane]);
@@ -79,8 +79,20 @@ impl<const PER: usize> Block<PER> {
         }
     }
 
+    /// The sum of each group's squares.
     #[inline(always)]
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn squares(&self) -> Lane {
+        let mut squares = [0.0; LANES];
+        for values in &self.0 {
+            for lane in 0..LANES {
+                squares[lane] = values[lane].mul_add(values[lane], squares[lane]);
+            }
+        }
+        squares
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(&mut self, other: &Self) {
         for (values, others) in self.0.iter_mut().zip(&other.0) {
             for lane in 0..LANES {
                 values[lane] += others[lane];
@@ -92,7 +104,7 @@ impl<const PER: usize> Block<PER> {
 impl Block<6> {
     /// The largest score, NaN if any is.
     #[inline(always)]
-    pub(super) fn largest(&self) -> Lane {
+    pub(crate) fn largest(&self) -> Lane {
         let mut top = self.0[0];
         for z in &self.0[1..] {
             for lane in 0..LANES {
@@ -105,7 +117,7 @@ impl Block<6> {
 
     /// The lowest index whose score is the largest.
     #[inline(always)]
-    pub(super) fn choose(&self, top: &Lane) -> Choice {
+    pub(crate) fn choose(&self, top: &Lane) -> Choice {
         let mut choice = Choice { index: [NO_PATTERN; LANES], kept: [0; LANES], poison: [0; LANES] };
         for (index, z) in self.0.iter().enumerate().rev() {
             for lane in 0..LANES {
@@ -122,7 +134,7 @@ impl Block<6> {
     }
 
     #[inline(always)]
-    pub(super) fn soft_mask(&self, top: &Lane, scale: f32) -> Soft {
+    pub(crate) fn soft_mask(&self, top: &Lane, scale: f32) -> Soft {
         let mut e = *self;
         for values in &mut e.0 {
             for lane in 0..LANES {
@@ -148,12 +160,12 @@ impl Block<6> {
 
 impl Block<4> {
     #[inline(always)]
-    pub(super) fn ones() -> Self {
+    pub(crate) fn ones() -> Self {
         Self([[1.0; LANES]; 4])
     }
 
     #[inline(always)]
-    pub(super) fn times(&self, mask: &Self) -> Self {
+    pub(crate) fn times(&self, mask: &Self) -> Self {
         let mut product = *self;
         for (values, factors) in product.0.iter_mut().zip(&mask.0) {
             for lane in 0..LANES {
@@ -165,7 +177,7 @@ impl Block<4> {
 
     /// The values at kept positions, +0 elsewhere, NaN where there is no pattern.
     #[inline(always)]
-    pub(super) fn keep(&self, choice: &Choice) -> Self {
+    pub(crate) fn keep(&self, choice: &Choice) -> Self {
         let mut kept = *self;
         for (j, values) in kept.0.iter_mut().enumerate() {
             for lane in 0..LANES {
@@ -178,7 +190,7 @@ impl Block<4> {
 
     /// `dm_j = W_j (G_j − 2λ W_j m_j)`.
     #[inline(always)]
-    pub(super) fn mask_gradient(&self, gradient: &Self, used: &Self, minus_2_lambda: f32) -> Self {
+    pub(crate) fn mask_gradient(&self, gradient: &Self, used: &Self, minus_2_lambda: f32) -> Self {
         let mut d = *self;
         for (j, values) in d.0.iter_mut().enumerate() {
             for lane in 0..LANES {
@@ -188,24 +200,12 @@ impl Block<4> {
         }
         d
     }
-
-    /// The sum of squares of the first `count` groups.
-    #[inline(always)]
-    pub(super) fn energy(&self, count: usize) -> f64 {
-        let mut squares = [0.0; LANES];
-        for values in &self.0 {
-            for lane in 0..LANES {
-                squares[lane] = values[lane].mul_add(values[lane], squares[lane]);
-            }
-        }
-        sum(&squares[..count])
-    }
 }
 
 impl Soft {
     /// `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`.
     #[inline(always)]
-    pub(super) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
+    pub(crate) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
         let (d, m) = (&of_mask.0, &self.mask.0);
         let (mut mean, mut factor) = ([0.0; LANES], [0.0; LANES]);
         for lane in 0..LANES {
@@ -228,7 +228,7 @@ impl Soft {
 
 impl Choice {
     #[inline(always)]
-    pub(super) fn write_indices(&self, to: &mut [u8]) {
+    pub(crate) fn write_indices(&self, to: &mut [u8]) {
         for (out, &index) in to.iter_mut().zip(&self.index) {
             *out = if index == NO_PATTERN { Pattern::POISON } else { index as u8 };
         }
@@ -245,13 +245,19 @@ impl Choice {
     }
 
     #[inline(always)]
-    pub(super) fn write_codes(&self, count: usize, to: &mut [u8]) {
+    pub(crate) fn write_codes(&self, count: usize, to: &mut [u8]) {
         to.copy_from_slice(&self.packed(count)[..to.len()]);
+    }
+
+    /// How many of the first `count` groups have another pattern.
+    #[inline(always)]
+    pub(crate) fn differing(&self, other: &Self, count: usize) -> u64 {
+        (0..count).filter(|&lane| self.index[lane] != other.index[lane]).count() as u64
     }
 
     /// How many of the first `count` groups have another code.
     #[inline(always)]
-    pub(super) fn moved(&self, count: usize, codes: &[u8]) -> u64 {
+    pub(crate) fn moved(&self, count: usize, codes: &[u8]) -> u64 {
         let packed = self.packed(count);
         let differs = |lane: usize| ((packed[lane / 2] ^ codes[lane / 2]) >> (4 * (lane % 2))) & 15 != 0;
         (0..count).filter(|&lane| differs(lane)).count() as u64
@@ -260,16 +266,8 @@ impl Choice {
 
 /// The Gumbel noise of sixteen groups.
 #[inline(always)]
-pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
-    let mut x = [[0; LANES]; 4];
-    for first in (0..LANES).step_by(REGISTERS) {
-        let wide = philox(round_keys, draw, &groups[first..first + REGISTERS]);
-        for word in 0..4 {
-            for lane in 0..REGISTERS {
-                x[word][first + lane] = wide[word][lane] as u32;
-            }
-        }
-    }
+pub(crate) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
+    let x = words(round_keys, draw, groups);
     let mut fields = [[0; LANES]; 6];
     for i in 0..6 {
         // One field at a time, so that each is vector code; what `split` makes of the others is left out.
@@ -282,6 +280,21 @@ pub(super) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) 
         noise.0[i] = gumbel(&fields[i]);
     }
     noise
+}
+
+/// The four words of Philox of sixteen groups.
+#[inline(always)]
+pub(crate) fn words(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> [[u32; LANES]; 4] {
+    let mut x = [[0; LANES]; 4];
+    for first in (0..LANES).step_by(REGISTERS) {
+        let wide = philox(round_keys, draw, &groups[first..first + REGISTERS]);
+        for word in 0..4 {
+            for lane in 0..REGISTERS {
+                x[word][first + lane] = wide[word][lane] as u32;
+            }
+        }
+    }
+    x
 }
 
 /// Lanes whose four words of Philox fit the processor's registers.
@@ -345,6 +358,6 @@ fn exp2(x: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f64 {
+pub(crate) fn sum(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value)).sum()
 }

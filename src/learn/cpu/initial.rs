@@ -1,0 +1,140 @@
+//! Logits at the start, and priors.
+
+// A lane's number indexes several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use super::{Initial, Prior, keys};
+use crate::compress::{Sparsity, illegal};
+use crate::element::Logit;
+use crate::error::Result;
+use crate::learn::INITIAL;
+use crate::learn::initial::CENTRE;
+use crate::mask::cpu::lanes::{self, Block, LANES};
+use crate::mask::cpu::{Numbering, PIECE};
+use crate::pattern::Pattern;
+use crate::shape::Shape;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Writes logits at the start, on all threads of rayon's pool.
+///
+/// # Errors
+/// What [`check`](super::super::Initial::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode), before anything is written.
+pub fn initial_into<L: Logit>(args: Initial<'_, L>) -> Result<()> {
+    args.check()?;
+    if let Some(codes) = args.codes {
+        legal(args.shape, codes)?;
+    }
+    let normal = Normal {
+        keys: keys(args.seed, INITIAL),
+        numbering: Numbering::new(args.shape, args.shard),
+        spread: args.spread(),
+    };
+    let shift = args.shift();
+    args.logits.par_chunks_mut(6 * PIECE).enumerate().for_each(|(i, logits)| {
+        let push = args.codes.map(|codes| Push { codes: &codes[i * PIECE / 2..], shift });
+        initial_piece(&normal, push.as_ref(), i * PIECE, logits);
+    });
+    Ok(())
+}
+
+/// Adds a prior to logits, on all threads of rayon's pool.
+///
+/// # Errors
+/// What [`check`](super::super::Prior::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode), before anything is written.
+pub fn prior_into<L: Logit>(args: Prior<'_, L>) -> Result<()> {
+    args.check()?;
+    legal(args.shape, args.codes)?;
+    args.logits.par_chunks_mut(6 * PIECE).enumerate().for_each(|(i, logits)| {
+        let push = Push { codes: &args.codes[i * PIECE / 2..], shift: args.strength };
+        prior_piece(&push, logits);
+    });
+    Ok(())
+}
+
+struct Normal {
+    keys: [u32; 20],
+    numbering: Numbering,
+    spread: f32,
+}
+
+/// A push towards the mask of some codes, by so much a shared position.
+struct Push<'a> {
+    codes: &'a [u8],
+    shift: f32,
+}
+
+#[multiversion(targets("x86_64+avx2+fma+f16c"))]
+fn initial_piece<L: Logit>(normal: &Normal, push: Option<&Push<'_>>, first: usize, logits: &mut [L]) {
+    let groups = logits.len() / 6;
+    for start in (0..groups).step_by(LANES) {
+        let count = LANES.min(groups - start);
+        let mut values = push.map_or(Block([[0.0; LANES]; 6]), |push| push.of(start, count));
+        let globals = normal.numbering.globals(first + start);
+        for i in 0..6 {
+            let words = lanes::words(&normal.keys, i as u64, &globals);
+            for lane in 0..LANES {
+                let mut sum = 0;
+                for word in 0..4 {
+                    sum += (words[word][lane] & 0xffff) + (words[word][lane] >> 16);
+                }
+                let centred = (sum as i32 - CENTRE) as f32;
+                values.0[i][lane] = normal.spread.mul_add(centred, values.0[i][lane]);
+            }
+        }
+        values.write(&mut logits[6 * start..6 * (start + count)]);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+fma+f16c"))]
+fn prior_piece<L: Logit>(push: &Push<'_>, logits: &mut [L]) {
+    let groups = logits.len() / 6;
+    for start in (0..groups).step_by(LANES) {
+        let count = LANES.min(groups - start);
+        let range = 6 * start..6 * (start + count);
+        let mut values = Block::<6>::read(&logits[range.clone()]);
+        values.add(&push.of(start, count));
+        values.write(&mut logits[range]);
+    }
+}
+
+impl Push<'_> {
+    /// `shift·(sim − 1)` of some groups.
+    #[inline(always)]
+    fn of(&self, start: usize, count: usize) -> Block<6> {
+        let mut values = Block([[0.0; LANES]; 6]);
+        for lane in 0..count {
+            let code = self.codes[(start + lane) / 2] >> (4 * ((start + lane) % 2)) & 15;
+            for (value, similar) in values.0.iter_mut().zip(SIMILAR[usize::from(code)]) {
+                value[lane] = self.shift * similar;
+            }
+        }
+        values
+    }
+}
+
+/// `sim − 1` of the six patterns, by code.
+const SIMILAR: [[f32; 6]; 16] = {
+    let mut table = [[0.0; 6]; 16];
+    let mut from = 0;
+    while from < 6 {
+        let mut to = 0;
+        while to < 6 {
+            let shared = (Pattern::ALL[from].bits() & Pattern::ALL[to].bits()).count_ones();
+            table[Pattern::ALL[from].code() as usize][to] = shared as f32 - 1.0;
+            to += 1;
+        }
+        from += 1;
+    }
+    table
+};
+
+/// Checks that every group's code is one of the six.
+fn legal(shape: Shape, codes: &[u8]) -> Result<()> {
+    let code = |group: usize| codes[group / 2] >> (4 * (group % 2)) & 15;
+    let illegal_code = |&group: &usize| Pattern::from_code(code(group)).is_none();
+    match (0..shape.groups()).into_par_iter().find_first(illegal_code) {
+        None => Ok(()),
+        Some(group) => Err(illegal("code", Sparsity::TwoFour, shape, group, code(group))),
+    }
+}

@@ -1,0 +1,178 @@
+//! The moments of a piece: in `f32`, written as they come, or in eight bits, written a block at a time when its largest
+//! values are known.
+
+// A lane's number indexes several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use super::State;
+use super::step::Stepping;
+use crate::learn::eight::{First, LEAST, SIGN, Second, inverse};
+use crate::mask::cpu::lanes::{self, Block, LANES};
+use std::ops::Range;
+
+/// Both moments of sixteen groups.
+#[derive(Clone, Copy)]
+pub(super) struct Pair {
+    pub(super) m: Block<6>,
+    pub(super) v: Block<6>,
+}
+
+/// A piece's moments, gone through in order, each block of sixteen groups read and then written.
+pub(super) trait Moments: Send {
+    /// What is kept until a block of [`State::BLOCK_GROUPS`] is finished.
+    type Kept: Default;
+    fn read(&self, start: usize, count: usize) -> Pair;
+    /// `root` is the square root of `v`; `any` says whether one of the groups made a step.
+    fn write(&mut self, kept: &mut Self::Kept, range: Range<usize>, pair: &Pair, root: &Block<6>, any: bool);
+    /// Called after the last write of a block, the piece's groups of `range`; the first has the number `first` in the
+    /// shard.
+    fn finish(&mut self, kept: Self::Kept, stepping: &Stepping, first: usize, range: Range<usize>);
+}
+
+pub(super) struct Full<'a> {
+    pub(super) m: &'a mut [f32],
+    pub(super) v: &'a mut [f32],
+}
+
+impl Moments for Full<'_> {
+    type Kept = ();
+
+    #[inline(always)]
+    fn read(&self, start: usize, count: usize) -> Pair {
+        let range = 6 * start..6 * (start + count);
+        Pair { m: Block::read(&self.m[range.clone()]), v: Block::read(&self.v[range]) }
+    }
+
+    #[inline(always)]
+    fn write(&mut self, _kept: &mut (), range: Range<usize>, pair: &Pair, _root: &Block<6>, _any: bool) {
+        let range = 6 * range.start..6 * range.end;
+        pair.m.write(&mut self.m[range.clone()]);
+        pair.v.write(&mut self.v[range]);
+    }
+
+    #[inline(always)]
+    fn finish(&mut self, _kept: (), _stepping: &Stepping, _first: usize, _range: Range<usize>) {}
+}
+
+/// Lanes' blocks in a block of moments.
+const PARTS: usize = State::BLOCK_GROUPS / LANES;
+
+pub(super) struct Eight<'a> {
+    pub(super) m: &'a mut [u8],
+    pub(super) v: &'a mut [u8],
+    pub(super) scales: &'a mut [f32],
+}
+
+/// A block's new moments.
+pub(super) struct New {
+    /// First moments, and the square roots of second ones.
+    parts: [[Block<6>; 2]; PARTS],
+    /// Whether any of its groups made a step.
+    any: bool,
+}
+
+impl Default for New {
+    #[inline(always)]
+    fn default() -> Self {
+        Self { parts: [[Block([[0.0; LANES]; 6]); 2]; PARTS], any: false }
+    }
+}
+
+impl Moments for Eight<'_> {
+    type Kept = New;
+
+    #[inline(always)]
+    fn read(&self, start: usize, count: usize) -> Pair {
+        let range = 6 * start..6 * (start + count);
+        let block = start / State::BLOCK_GROUPS;
+        let unit_m = self.scales[2 * block] / First::TOP;
+        let unit_v = self.scales[2 * block + 1] / Second::TOP;
+        let (mut m, mut v) = ([[0.0; 6]; LANES], [[0.0; 6]; LANES]);
+        for (value, &code) in m.as_flattened_mut().iter_mut().zip(&self.m[range.clone()]) {
+            let magnitude = First::decode(code) * unit_m;
+            *value = if code & SIGN == 0 { magnitude } else { -magnitude };
+        }
+        for (value, &code) in v.as_flattened_mut().iter_mut().zip(&self.v[range]) {
+            let root = Second::decode(code) * unit_v;
+            *value = root * root;
+        }
+        Pair { m: Block::read(m.as_flattened()), v: Block::read(v.as_flattened()) }
+    }
+
+    #[inline(always)]
+    fn write(&mut self, kept: &mut New, range: Range<usize>, pair: &Pair, root: &Block<6>, any: bool) {
+        kept.any |= any;
+        kept.parts[range.start / LANES % PARTS] = [pair.m, *root];
+    }
+
+    #[inline(always)]
+    fn finish(&mut self, kept: New, stepping: &Stepping, first: usize, range: Range<usize>) {
+        if !kept.any {
+            return;
+        }
+        let Range { start, .. } = range;
+        let parts = &kept.parts[..range.len().div_ceil(LANES)];
+        let [top_m, top_v] = [0, 1].map(|which| parts.iter().fold(0.0, |top, part| largest(&part[which], top)));
+        let [inverse_m, inverse_v] = [inverse(First::TOP, top_m), inverse(Second::TOP, top_v)];
+        let block = start / State::BLOCK_GROUPS;
+        self.scales[2 * block] = if top_m < LEAST { 0.0 } else { top_m };
+        self.scales[2 * block + 1] = if top_v < LEAST { 0.0 } else { top_v };
+        for (part, [m, v]) in parts.iter().enumerate() {
+            let start = start + part * LANES;
+            let random = stepping.of_moments(first + part * LANES);
+            let (mut codes_m, mut codes_v) = ([[0; 6]; LANES], [[0; 6]; LANES]);
+            for i in 0..6 {
+                for lane in 0..LANES {
+                    let (value, random) = (m.0[i][lane], random[i / 3][lane] >> (2 + 10 * (i % 3)) & 1023);
+                    codes_m[lane][i] = code_of_m(value, inverse_m, random);
+                }
+                for lane in 0..LANES {
+                    let (value, random) = (v.0[i][lane], random[2 + i / 3][lane] >> (2 + 10 * (i % 3)) & 1023);
+                    codes_v[lane][i] = code_of_v(value, inverse_v, random);
+                }
+            }
+            let range = 6 * start..(6 * (start + LANES)).min(self.m.len());
+            self.m[range.clone()].copy_from_slice(&codes_m.as_flattened()[..range.len()]);
+            self.v[range.clone()].copy_from_slice(&codes_v.as_flattened()[..range.len()]);
+        }
+    }
+}
+
+#[inline(always)]
+fn code_of_m(value: f32, inverse: f32, random: u32) -> u8 {
+    let code = First::encode(value.abs() * inverse, random);
+    let sign = if value < 0.0 && code > 0 { SIGN } else { 0 };
+    code | sign
+}
+
+/// Of a square root; at least 1 unless it is 0.
+#[inline(always)]
+fn code_of_v(root: f32, inverse: f32, random: u32) -> u8 {
+    let least = if root * inverse > 0.0 { 1 } else { 0 };
+    Second::encode(root * inverse, random).max(least)
+}
+
+/// The largest magnitude; a NaN counts for nothing.
+#[inline(always)]
+fn largest(block: &Block<6>, top: f32) -> f32 {
+    let mut tops = [top; LANES];
+    for values in &block.0 {
+        for lane in 0..LANES {
+            let value = values[lane].abs();
+            tops[lane] = if value > tops[lane] { value } else { tops[lane] };
+        }
+    }
+    let mut top = top;
+    for value in tops {
+        top = if value > top { value } else { top };
+    }
+    top
+}
+
+/// The random words of sixteen groups' moments.
+impl Stepping {
+    #[inline(always)]
+    fn of_moments(&self, first: usize) -> [[u32; LANES]; 4] {
+        lanes::words(&self.moment_keys, self.draw, &self.numbering.globals(first))
+    }
+}

@@ -1,0 +1,127 @@
+//! Logits at the start: normal noise, and a push towards a mask that is known.
+
+use super::scalar;
+use crate::element::Logit;
+use crate::error::Result;
+use crate::mask::length;
+use crate::shape::{Shape, Shard};
+use crate::space::Space;
+
+/// Where the sum of eight 16-bit numbers has its mean.
+pub(crate) const CENTRE: i32 = 4 * 65535;
+/// Variance of that sum: eight times that of a number from 0 to 65535.
+const VARIANCE: f64 = 8.0 * (65536.0 * 65536.0 - 1.0) / 12.0;
+
+/// Arguments of initial logits.
+///
+/// `logit_i = round(σ·n_i + α·σ·(sim_i − 1))`, overwritten. `sim_i`, 0 to 2, is how many positions pattern `i` shares with the
+/// mask of the given codes; without codes the second term is absent. MaskLLM measures σ again before it adds the
+/// second term (arXiv 2409.17481, 3.3); here it is the σ that was asked for, so that a shard is a slice of the whole.
+///
+/// `n_i` is a sum of eight uniform 16-bit numbers, one call of Philox a logit, centred and divided by its deviation: a
+/// normal number but for its tails (no excess over 4.9, kurtosis −0.15), made without a logarithm and so the same bits
+/// on every executor.
+///
+/// Shapes: logits `[N, K/4, 6]`; codes ⌈N·K/8⌉ bytes, two groups a byte, the even group in the low nibble. A group whose
+/// code is none is an error of the CPU's executor, before anything is written; a device writes NaN logits for it.
+#[derive(Debug)]
+pub struct Initial<'a, S: Space, L: Logit> {
+    pub(crate) shape: Shape,
+    pub(crate) shard: Shard,
+    pub(crate) seed: u64,
+    pub(crate) sigma: f64,
+    pub(crate) alpha: f64,
+    pub(crate) codes: Option<S::Ref<'a, u8>>,
+    pub(crate) logits: S::Mut<'a, L>,
+}
+
+impl<'a, S: Space, L: Logit> Initial<'a, S, L> {
+    /// Normal logits of standard deviation `sigma`; `seed` is the run's, and other for every layer.
+    #[must_use]
+    pub fn new(shape: Shape, seed: u64, sigma: f64, logits: S::Mut<'a, L>) -> Self {
+        let shard = Shard::whole(shape.cols as u64);
+        Self { shape, shard, seed, sigma, alpha: 0.0, codes: None, logits }
+    }
+
+    /// Says that the weight is a slice of a larger one, whose logits these are a slice of. Codes are the slice's own.
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> Self {
+        self.shard = shard;
+        self
+    }
+
+    /// Pushes logits towards the mask of these packed codes, by `alpha` deviations.
+    #[must_use]
+    pub fn prior(mut self, codes: S::Ref<'a, u8>, alpha: f64) -> Self {
+        self.codes = Some(codes);
+        self.alpha = alpha;
+        self
+    }
+
+    /// What a centred sum is multiplied by.
+    pub(crate) fn spread(&self) -> f32 {
+        (self.sigma / VARIANCE.sqrt()) as f32
+    }
+
+    /// What a logit gains a position shared.
+    pub(crate) fn shift(&self) -> f32 {
+        (self.alpha * self.sigma) as f32
+    }
+
+    /// Checks shapes, lengths and scalars; every executor does it first.
+    ///
+    /// # Errors
+    /// [`Error::NotGrouped`](crate::Error::NotGrouped), [`Error::Overflow`](crate::Error::Overflow),
+    /// [`Error::Shard`](crate::Error::Shard), [`Error::Length`](crate::Error::Length), and
+    /// [`Error::Scalar`](crate::Error::Scalar) unless σ is finite and not negative and α finite.
+    pub fn check(&self) -> Result<()> {
+        let Self { shape, .. } = self;
+        shape.check()?;
+        self.shard.check(shape.rows as u64, shape.cols as u64)?;
+        // So that no logit is beyond f32: sums reach 4.9 deviations.
+        if !(self.sigma >= 0.0 && self.sigma <= f64::from(f32::MAX) / 16.0) {
+            return scalar("sigma", self.sigma, "finite, not negative, and far inside f32");
+        }
+        if !(self.alpha.is_finite() && (self.alpha * self.sigma).abs() <= f64::from(f32::MAX) / 16.0) {
+            return scalar("alpha", self.alpha, "finite, and alpha * sigma far inside f32");
+        }
+        length("logits", Some(&self.logits), shape.logits())?;
+        length("codes", self.codes.as_ref(), shape.packed_codes())
+    }
+}
+
+/// Arguments of a prior on logits that exist: `logit_i = round(logit_i + strength·(sim_i − 1))`, in place. `strength` is
+/// α times the deviation of the logits, which for MaskLLM is that of the layer.
+///
+/// Shapes and codes as in [`Initial`].
+#[derive(Debug)]
+pub struct Prior<'a, S: Space, L: Logit> {
+    pub(crate) shape: Shape,
+    pub(crate) codes: S::Ref<'a, u8>,
+    pub(crate) strength: f32,
+    pub(crate) logits: S::Mut<'a, L>,
+}
+
+impl<'a, S: Space, L: Logit> Prior<'a, S, L> {
+    /// A push of logits towards the mask of packed codes.
+    #[must_use]
+    pub fn new(shape: Shape, codes: S::Ref<'a, u8>, strength: f32, logits: S::Mut<'a, L>) -> Self {
+        Self { shape, codes, strength, logits }
+    }
+
+    /// Checks shapes, lengths and scalars; every executor does it first.
+    ///
+    /// # Errors
+    /// [`Error::NotGrouped`](crate::Error::NotGrouped), [`Error::Overflow`](crate::Error::Overflow),
+    /// [`Error::Length`](crate::Error::Length), and [`Error::Scalar`](crate::Error::Scalar) unless the strength is
+    /// finite.
+    pub fn check(&self) -> Result<()> {
+        let Self { shape, .. } = self;
+        shape.check()?;
+        if !self.strength.is_finite() {
+            return scalar("strength", f64::from(self.strength), "finite");
+        }
+        length("logits", Some(&self.logits), shape.logits())?;
+        length("codes", Some(&self.codes), shape.packed_codes())
+    }
+}
