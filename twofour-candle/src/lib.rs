@@ -1,1 +1,20 @@
-//! Learnable 2:4 sparsity for candle: masked and compressed linear layers with autograd.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod array;
+mod compressed;
+mod engine;
+mod fused;
+mod learner;
+mod masked;
+mod number;
+pub mod ops;
+mod sampler;
+
+pub use compressed::CompressedLinear;
+pub use engine::Engine;
+pub use fused::FusedLinear;
+pub use learner::{Learner, Moments};
+pub use masked::MaskedLinear;
+pub use sampler::{Mode, Sampler, Settings};
+pub use twofour;

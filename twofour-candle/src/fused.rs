@@ -1,0 +1,244 @@
+//! The masked layer whose backward pass makes the optimiser's step, so that the gradient of the logits is never kept.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, Module, Result, Storage, Tensor, Var};
+use twofour::learn::{Rounding, State};
+
+use crate::array::{copy_of, tensor_of, zeroed};
+use crate::learner::{Learner, Moments};
+use crate::masked::MaskedLinear;
+use crate::number::ready;
+use crate::ops::linear::Product;
+use crate::sampler::Mode;
+
+mod step;
+
+use step::Step;
+
+/// A [`MaskedLinear`] that learns by itself: when a backward pass comes to it, it passes on the gradient of its input, and
+/// moves its logits by a step of AdamW ([`twofour::learn`]), some rows at a time. There is no gradient of the logits for
+/// another optimiser, and none in memory but that of the rows at hand.
+///
+/// # Memory
+///
+/// Bytes a masked weight in all, with a `bf16` weight: 20 with `f32` logits and [`Moments::F32`], 8.03 with `bf16` logits and
+/// [`Moments::Eight`]. Between forward and backward pass nothing is kept but `x`.
+///
+/// # One micro-batch a step
+///
+/// A layer goes forward once, and backward once, between two [`Learner::begin`]: its step would otherwise be made of a part of
+/// the gradient, and the next product's masks of moved logits. It is an error, not a wrong step. (Several forward passes
+/// without a backward pass do no harm.) For several micro-batches, or a weight that is used twice, take the plain
+/// [`MaskedLinear`].
+#[derive(Debug)]
+pub struct FusedLinear {
+    masked: MaskedLinear,
+    shared: Arc<Shared>,
+}
+
+/// What a layer shares with the graph of its last forward pass.
+#[derive(Debug)]
+struct Shared {
+    logits: Var,
+    learner: Learner,
+    layer: u16,
+    /// Makes the layer a part of the graph, for logits are none; no gradient comes to it.
+    anchor: Var,
+    moments: Mutex<OwnMoments>,
+    /// Steps that were made.
+    steps: AtomicU64,
+    /// AdamW's number of the last one; 0 before.
+    last: AtomicU64,
+}
+
+/// The moments of a layer.
+#[derive(Debug)]
+struct OwnMoments {
+    m: Storage,
+    v: Storage,
+    /// With eight bits.
+    scales: Option<Storage>,
+}
+
+impl MaskedLinear {
+    /// A layer over the same logits that learns by itself, with moments that are zero.
+    ///
+    /// # Errors
+    /// A learner of another sampler, or no memory.
+    pub fn fused(self, learner: &Learner) -> Result<FusedLinear> {
+        if !self.sampler().is(learner.sampler()) {
+            candle_core::bail!("the learner belongs to another sampler than the layer's")
+        }
+        let (device, elements) = (self.weight().device(), self.shape().logits());
+        let of = |dtype| zeroed(elements, dtype, device);
+        let moments = match learner.moments() {
+            Moments::F32 => OwnMoments { m: of(DType::F32)?, v: of(DType::F32)?, scales: None },
+            Moments::Eight => {
+                let scales = zeroed(State::<twofour::space::Host>::scales(self.shape()), DType::F32, device)?;
+                OwnMoments { m: of(DType::U8)?, v: of(DType::U8)?, scales: Some(scales) }
+            }
+        };
+        let shared = Shared {
+            logits: self.logits().clone(),
+            learner: learner.clone(),
+            layer: self.layer(),
+            anchor: Var::zeros(1, DType::F32, device)?,
+            moments: Mutex::new(moments),
+            steps: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+        };
+        Ok(FusedLinear { masked: self, shared: Arc::new(shared) })
+    }
+}
+
+impl FusedLinear {
+    /// The layer without its optimiser: for evaluation, codes and export. (No gradient reaches its logits through `self`.)
+    #[must_use]
+    pub fn masked(&self) -> &MaskedLinear {
+        &self.masked
+    }
+
+    /// What makes its steps.
+    #[must_use]
+    pub fn learner(&self) -> &Learner {
+        &self.shared.learner
+    }
+
+    /// Copies of what the optimiser keeps, to be saved beside the logits: `m`, `v`, `[N, K/4, 6]`, and with eight bits
+    /// `scales`.
+    ///
+    /// # Errors
+    /// What copying may give.
+    pub fn state(&self) -> Result<Vec<(&'static str, Tensor)>> {
+        let OwnMoments { m, v, scales } = &*self.shared.moments();
+        let dims = self.shared.logits.dims();
+        let mut state = vec![("m", tensor_of(m, dims)?), ("v", tensor_of(v, dims)?)];
+        if let Some(scales) = scales {
+            let count = State::<twofour::space::Host>::scales(self.masked.shape());
+            state.push(("scales", tensor_of(scales, &[count])?));
+        }
+        Ok(state)
+    }
+
+    /// Puts back what [`state`](Self::state) gave: with the same logits, seed and moments to come, the run goes on as if it
+    /// had not been interrupted.
+    ///
+    /// # Errors
+    /// A tensor that is missing, or is not as [`state`](Self::state) gives it; then nothing is changed.
+    pub fn set_state(&self, mut get: impl FnMut(&str) -> Option<Tensor>) -> Result<()> {
+        let mut copies = Vec::new();
+        for (name, old) in self.state()? {
+            let Some(new) = get(name) else { candle_core::bail!("the state has no `{name}`") };
+            if new.dims() != old.dims() || new.dtype() != old.dtype() {
+                let ([new, old], [is, was]) = ([new.dims(), old.dims()], [new.dtype(), old.dtype()]);
+                candle_core::bail!("`{name}` is {new:?} {is:?}, and must be {old:?} {was:?}")
+            }
+            copies.push(copy_of(&new.to_device(self.masked.weight().device())?)?);
+        }
+        let mut copies = copies.into_iter();
+        if let (Some(m), Some(v)) = (copies.next(), copies.next()) {
+            *self.shared.moments() = OwnMoments { m, v, scales: copies.next() };
+            self.shared.last.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Module for FusedLinear {
+    /// As [`MaskedLinear`]'s. Under soft and hard masks, a backward pass through what comes out makes the step.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if matches!(self.masked.sampler().settings().mode, Mode::Argmax | Mode::Dense) {
+            return self.masked.forward(x);
+        }
+        self.masked.forward_by(x, |x, product| {
+            let (of, weight) = (Arc::clone(&self.shared), self.masked.weight());
+            let op = FusedProduct { product, steps: of.steps.load(Ordering::Relaxed), of };
+            x.apply_op3(&self.shared.anchor, weight, op)
+        })
+    }
+}
+
+impl Shared {
+    fn moments(&self) -> std::sync::MutexGuard<'_, OwnMoments> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `Y = X (W∘M)ᵀ` of `(x [T, K], anchor, weight)`, and the logits that it holds.
+struct FusedProduct {
+    product: Product,
+    of: Arc<Shared>,
+    /// Steps that the logits had made when the mask was drawn.
+    steps: u64,
+}
+
+impl CustomOp3 for FusedProduct {
+    fn name(&self) -> &'static str {
+        "twofour fused linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        _anchor: &CpuStorage,
+        _anchor_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, candle_core::Shape)> {
+        let (logits, layout) = self.of.logits.storage_and_layout();
+        match &*logits {
+            Storage::Cpu(logits) => self.product.cpu_fwd(x, x_layout, logits, layout, weight, weight_layout),
+            _ => Err(crate::array::other_memory()),
+        }
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        _anchor: &CudaStorage,
+        _anchor_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, candle_core::Shape)> {
+        let (logits, layout) = self.of.logits.storage_and_layout();
+        match &*logits {
+            Storage::Cuda(logits) => self.product.cuda_fwd(x, x_layout, logits, layout, weight, weight_layout),
+            _ => Err(crate::array::other_memory()),
+        }
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _anchor: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Shared { logits, learner, layer, last, steps, .. } = &*self.of;
+        if steps.load(Ordering::Relaxed) != self.steps {
+            candle_core::bail!(
+                "the logits of layer {layer} have moved since this forward pass: a layer that learns by itself goes \
+                 forward and backward once a step; take MaskedLinear for several micro-batches or shared weights"
+            )
+        }
+        let adamw = learner.adamw()?;
+        if last.load(Ordering::Relaxed) == adamw.step {
+            candle_core::bail!("layer {layer} has made step {} already: call `Learner::begin`", adamw.step)
+        }
+        let dy = ready(dy)?;
+        let dx = if x.track_op() { Some(self.product.input_gradient(&dy, logits, weight)?) } else { None };
+        let sampling = self.product.masks.sampling;
+        let rounding = Rounding { seed: sampling.seed, draw: sampling.draw };
+        let step = Step { product: &self.product, logits, weight, learner, adamw, rounding };
+        // From here on the logits are others, even if a part of the step should fail.
+        steps.fetch_add(1, Ordering::Relaxed);
+        last.store(adamw.step, Ordering::Relaxed);
+        step.make(&dy, x, &mut self.of.moments())?;
+        Ok((dx, None, None))
+    }
+}

@@ -1,0 +1,287 @@
+//! The linear layer whose 2:4 mask is learnt.
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_nn::Linear;
+use twofour::compress::{self, Sparsity};
+use twofour::matmul::Problem;
+use twofour::sparse::Factor;
+use twofour::{Shape, Shard, bf16, f16, formats, learn, noise};
+
+use crate::compressed::CompressedLinear;
+use crate::number::{Number, Score, check_types, wrap};
+use crate::ops::linear::Product;
+use crate::ops::{self, Masks};
+use crate::sampler::Sampler;
+
+/// A linear layer `y = x (W∘M)ᵀ + b` over a frozen weight, whose mask `M` is drawn from logits that are learnt.
+///
+/// Takes the place of a [`Linear`]. What it multiplies by, its [`Sampler`] says: `W` under soft or hard masks in training,
+/// under those of the largest logits in evaluation. The logits are a variable for any of candle's optimisers.
+///
+/// ```
+/// use candle_core::{DType, Device, Module, Tensor};
+/// use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW};
+/// use twofour_candle::{MaskedLinear, Mode, Sampler};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let linear = Linear::new(Tensor::randn(0f32, 0.1, (64, 32), &Device::Cpu)?, None);
+///
+/// let sampler = Sampler::new(42);
+/// let layer = MaskedLinear::from_linear(&linear, 0, &sampler)?;
+/// let mut optimiser = AdamW::new(vec![layer.logits().clone()], ParamsAdamW { lr: 0.01, ..Default::default() })?;
+///
+/// let x = Tensor::randn(0f32, 1.0, (4, 16, 32), &Device::Cpu)?;
+/// let target = linear.forward(&x)?;
+/// for step in 0..3 {
+///     sampler.update(|now| now.step = step)?;
+///     let loss = (layer.forward(&x)? - &target)?.sqr()?.mean_all()?;
+///     optimiser.backward_step(&loss)?;
+/// }
+/// sampler.update(|now| now.mode = Mode::Argmax)?;
+/// let y = layer.forward(&x)?;
+/// assert_eq!(y.dims(), [4, 16, 64]);
+/// // 2:4, in the memory that it takes.
+/// let weight = layer.compressed_as(DType::BF16)?;
+/// assert_eq!(weight.codes().len(), 64 * 32 / 8);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Memory
+///
+/// Per masked weight: the weight itself, and a logit and a half, as many gradients, and whatever the optimiser keeps for
+/// them. Between forward and backward pass nothing is kept but `x`.
+///
+/// # Evaluation
+///
+/// candle does not tell when a variable changes, so nothing made of the logits is ever remembered: under
+/// [`Mode::Argmax`](crate::Mode::Argmax) each call makes the mask anew. For many calls use [`to_linear`](Self::to_linear) or
+/// [`to_compressed`](Self::to_compressed).
+#[derive(Debug, Clone)]
+pub struct MaskedLinear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    logits: Var,
+    shape: Shape,
+    layer: u16,
+    shard: Option<Shard>,
+    sampler: Sampler,
+}
+
+impl MaskedLinear {
+    /// In place of a layer, with its weight, which no gradient reaches any more, and its bias. `layer` is the layer's
+    /// number in the model: layers with different numbers draw different masks. All logits are zero, as `f32`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_linear(linear: &Linear, layer: u16, sampler: &Sampler) -> Result<Self> {
+        let shape = ops::shape_of(linear.weight())?;
+        let size = (shape.rows, shape.cols / 4, 6);
+        let logits = Var::zeros(size, DType::F32, linear.weight().device())?;
+        Self::new(linear.weight(), linear.bias(), logits, layer, sampler)
+    }
+
+    /// From its parts: `weight [N, K]` of `f32`, `f16` or `bf16`, `logits [N, K/4, 6]` of `f32` or `bf16`, bias `[N]`, which
+    /// may be a variable.
+    ///
+    /// # Errors
+    /// Shapes, types or devices that do not fit; K must be a multiple of 4.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>, logits: Var, layer: u16, sampler: &Sampler) -> Result<Self> {
+        let shape = ops::shape_of(weight)?;
+        ops::check_logits(shape, &logits)?;
+        ops::same_device([weight, &logits, bias.unwrap_or(weight)])?;
+        check_types(logits.dtype(), weight.dtype())?;
+        if let Some(bias) = bias
+            && (bias.dims() != [shape.rows] || bias.dtype() != weight.dtype())
+        {
+            let (dims, dtype, wanted) = (bias.dims(), bias.dtype().as_str(), weight.dtype().as_str());
+            candle_core::bail!("the bias is {dims:?} {dtype}, and must be [{}] {wanted}", shape.rows)
+        }
+        let weight = weight.detach().contiguous()?;
+        let (bias, sampler) = (bias.cloned(), sampler.clone());
+        Ok(Self { weight, bias, logits, shape, layer, shard: None, sampler })
+    }
+
+    /// Says that the weight is a slice of a larger one; its masks are then the slice of the larger one's.
+    ///
+    /// # Errors
+    /// A slice that does not lie in the larger weight on group boundaries.
+    pub fn with_shard(mut self, shard: Shard) -> Result<Self> {
+        shard.check(self.shape.rows as u64, self.shape.cols as u64).map_err(wrap)?;
+        self.shard = Some(shard);
+        Ok(self)
+    }
+
+    /// Sets the logits to what a run begins with ([`twofour::learn::Initial`]): normal noise of deviation `sigma`, and with
+    /// packed codes of a mask that is known, a push towards it by `alpha` deviations. MaskLLM has `sigma` 0.01 and `alpha`
+    /// 3, and SparseGPT's mask. The noise depends on the sampler's seed and the layer's number.
+    ///
+    /// # Errors
+    /// Scalars outside their domain, codes of another length or that are not legal.
+    pub fn initialise(&self, sigma: f64, prior: Option<(&[u8], f64)>) -> Result<()> {
+        let logits = match self.logits.dtype() {
+            DType::F32 => self.initial::<f32>(sigma, prior)?,
+            _ => self.initial::<bf16>(sigma, prior)?,
+        };
+        self.logits.set(&logits.to_device(self.logits.device())?)
+    }
+
+    fn initial<L: Score>(&self, sigma: f64, prior: Option<(&[u8], f64)>) -> Result<Tensor> {
+        let seed = self.sampler.seed() ^ noise::draw(self.layer, 0, 0);
+        let mut logits = crate::number::zeros::<L>(self.shape.logits());
+        let args = learn::cpu::Initial::new(self.shape, seed, sigma, &mut logits);
+        let args = args.shard(self.shard.unwrap_or(Shard::whole(self.shape.cols as u64)));
+        let args = match prior {
+            Some((codes, alpha)) => args.prior(codes, alpha),
+            None => args,
+        };
+        learn::cpu::initial_into(args).map_err(wrap)?;
+        Tensor::from_vec(logits, self.logits.dims(), &Device::Cpu)
+    }
+
+    /// What is learnt.
+    #[must_use]
+    pub fn logits(&self) -> &Var {
+        &self.logits
+    }
+
+    /// The frozen weight.
+    #[must_use]
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias.
+    #[must_use]
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// `[N, K]` of the weight.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Its number in the model.
+    #[must_use]
+    pub fn layer(&self) -> u16 {
+        self.layer
+    }
+
+    /// What says how masks are drawn.
+    #[must_use]
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// The codes of the masks of the largest logits, on the host, packed: two groups a byte, the even one in the low half.
+    ///
+    /// # Errors
+    /// A group whose logits have no finite maximum, by its number; what the device may give.
+    pub fn codes(&self) -> Result<Vec<u8>> {
+        let codes = ops::codes(&self.logits, self.sampler.argmax())?.to_vec1::<u8>()?;
+        compress::cpu::check_codes(Sparsity::TwoFour, self.shape, &codes).map_err(wrap)?;
+        Ok(codes)
+    }
+
+    /// The weight under those masks, compressed, on the host: for [`formats::Plan`] and its
+    /// [`Writer::any_weight`](formats::Writer::any_weight).
+    ///
+    /// # Errors
+    /// As [`codes`](Self::codes), and a weight of `f32`, of which tensor cores keep one of two: see
+    /// [`compressed_as`](Self::compressed_as).
+    pub fn compressed(&self) -> Result<formats::Weight> {
+        self.compressed_as(self.weight.dtype())
+    }
+
+    /// The same with the weight rounded to `f16` or `bf16` first.
+    ///
+    /// # Errors
+    /// As [`codes`](Self::codes), and another type.
+    pub fn compressed_as(&self, dtype: DType) -> Result<formats::Weight> {
+        let weight = self.weight.to_dtype(dtype)?.to_device(&Device::Cpu)?;
+        match dtype {
+            DType::F16 => Ok(formats::Weight::F16(self.compress::<f16>(&weight)?)),
+            DType::BF16 => Ok(formats::Weight::Bf16(self.compress::<bf16>(&weight)?)),
+            other => candle_core::bail!(
+                "a 2:4 weight is compressed as f16 or bf16, not as {}: use `compressed_as(DType::BF16)`",
+                other.as_str()
+            ),
+        }
+    }
+
+    fn compress<W: Number + Factor>(&self, weight: &Tensor) -> Result<compress::Compressed<W>> {
+        let codes = self.codes()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("the copy of the weight is not on the CPU")
+        };
+        let dense = crate::number::elements::<W>(storage, layout)?;
+        compress::Compressed::with_codes(self.shape, dense, &codes).map_err(wrap)
+    }
+
+    /// A dense layer with the weight under the masks of the largest logits.
+    ///
+    /// # Errors
+    /// What making masks may give.
+    pub fn to_linear(&self) -> Result<Linear> {
+        let masked = ops::masked_weight(&self.weight, &self.logits, self.sampler.argmax())?;
+        Ok(Linear::new(masked, self.bias.clone()))
+    }
+
+    /// A layer with that weight compressed, on the same device.
+    ///
+    /// # Errors
+    /// As [`compressed`](Self::compressed).
+    pub fn to_compressed(&self) -> Result<CompressedLinear> {
+        let bias = self.bias.as_ref().map(Tensor::detach);
+        CompressedLinear::new(&self.compressed()?, bias.as_ref(), self.weight.device(), self.sampler.engine())
+    }
+
+    /// The masks of now, of this slice; `None` for the dense weight.
+    fn masks(&self) -> Option<Masks> {
+        let masks = self.sampler.masks(self.layer)?;
+        Some(match self.shard {
+            Some(shard) => masks.shard(shard),
+            None => masks,
+        })
+    }
+
+    /// The forward pass with a product of another making. It takes `x [T, K]`, and the product as it would be.
+    pub(crate) fn forward_by(
+        &self,
+        x: &Tensor,
+        product: impl FnOnce(&Tensor, Product) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let Some(masks) = self.masks() else { return self.forward(x) };
+        let y = ops::over_tokens(x, self.weight.dtype(), self.shape, |x, tokens| {
+            let (problem, engine) = (Problem::new(tokens, self.shape), self.sampler.engine().clone());
+            product(x, Product { masks, problem, engine })
+        })?;
+        self.biased(y)
+    }
+
+    fn biased(&self, y: Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+impl Module for MaskedLinear {
+    /// `x [.., K]` to `[.., N]`, with any leading dimensions.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.masks() {
+            Some(masks) => {
+                let engine = self.sampler.engine();
+                self.biased(ops::masked_linear(x, &self.weight, &self.logits, masks, engine)?)
+            }
+            None => {
+                let dense = |x: &Tensor, _| x.matmul(&self.weight.t()?);
+                self.biased(ops::over_tokens(x, self.weight.dtype(), self.shape, dense)?)
+            }
+        }
+    }
+}

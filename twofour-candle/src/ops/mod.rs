@@ -1,0 +1,197 @@
+//! twofour's operations on candle's tensors, with autograd: what the layers are made of.
+//!
+//! | operation | takes | gives | gradients to |
+//! | --- | --- | --- | --- |
+//! | [`masked_linear`] | `x [.., K]`, frozen `weight [N, K]`, `logits [N, K/4, 6]` | `x (W∘M)ᵀ`, `[.., N]` | `x`, `logits` |
+//! | [`masked_weight`] | `weight`, `logits` | `W∘M`, `[N, K]` | `weight`, `logits` |
+//! | [`codes`] | `logits` | packed codes, `[⌈N·K/8⌉]`, `u8` | |
+//! | [`compressed_linear`] | `x`, kept values and codes, bias | `x Wᵀ + b` | |
+//!
+//! `x` and `weight` are of one type, `f32`, `f16` or `bf16`, and logits are `f32` or `bf16`; all are on one device, the CPU
+//! or a CUDA device, where work is queued on candle's stream and nothing waits for it. Tensors may have any strides:
+//! those that are not contiguous are copied first.
+//!
+//! **Nothing but its arguments is kept from the forward pass to the backward pass**: masks, and the noise in them, are made
+//! again. So logits must not change in between. Only the gradients that the graph asks for are computed.
+//!
+//! Gradients are of the type of what they belong to, which candle demands: those of `bf16` logits are rounded to `bf16`.
+
+use candle_core::{Result, Tensor};
+use twofour::mask::{Kind, Sampling};
+use twofour::matmul::{self, Problem};
+use twofour::space::Space;
+use twofour::{Element, Logit, Shape, Shard};
+
+use crate::engine::Engine;
+use crate::number::{ready, wrap};
+
+mod codes;
+mod compressed;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub(crate) mod linear;
+mod weight;
+
+pub use compressed::{Compressed, compressed_linear};
+
+/// How the masks of one weight are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Masks {
+    pub(crate) kind: Kind,
+    pub(crate) sampling: Sampling,
+    pub(crate) shard: Option<Shard>,
+    pub(crate) regulariser: f32,
+}
+
+impl Masks {
+    /// Masks of this kind, of a whole weight, without a regulariser.
+    #[must_use]
+    pub fn new(kind: Kind, sampling: Sampling) -> Self {
+        Self { kind, sampling, shard: None, regulariser: 0.0 }
+    }
+
+    /// Says that the weight is a slice of a larger one; its masks are then the slice of the larger one's.
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> Self {
+        self.shard = Some(shard);
+        self
+    }
+
+    /// The coefficient λ of `−λ Σ (W∘M)²` in the loss, finite. It enters the gradient of the logits alone.
+    #[must_use]
+    pub fn regulariser(mut self, lambda: f32) -> Self {
+        self.regulariser = lambda;
+        self
+    }
+
+    pub(crate) fn shard_of(&self, shape: Shape) -> Shard {
+        self.shard.unwrap_or(Shard::whole(shape.cols as u64))
+    }
+
+    /// The weight under these masks, wherever it is.
+    fn layer<'a, S: Space, L: Logit, W: Element>(
+        &self,
+        shape: Shape,
+        logits: S::Ref<'a, L>,
+        weight: S::Ref<'a, W>,
+    ) -> matmul::Layer<'a, S, L, W> {
+        matmul::Layer::new(shape, self.kind, self.sampling, logits, weight).shard(self.shard_of(shape))
+    }
+
+    /// Logits that get no gradient from these masks are left out of the graph.
+    fn tracked(&self, logits: &Tensor) -> Result<Tensor> {
+        if self.kind == Kind::Argmax { ready(&logits.detach()) } else { ready(logits) }
+    }
+}
+
+/// `x (W∘M)ᵀ`: `x [.., K]`, `weight [N, K]` and `logits [N, K/4, 6]` to `[.., N]`.
+///
+/// # Errors
+/// Shapes, types or devices that do not fit; a weight that has a gradient ([`masked_weight`] serves those); what making
+/// masks or the product may give.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use twofour::mask::{Kind, Sampling};
+/// use twofour_candle::{Engine, ops};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let weight = Tensor::new(&[[1_f32, 2., 3., 4.]], &Device::Cpu)?;
+/// let logits = Var::new(&[[[0_f32, 0.1, 0., 0., 0., 0.]]], &Device::Cpu)?;
+/// let masks = ops::Masks::new(Kind::Hard, Sampling { seed: 1, draw: 0, kappa: 1000.0, tau: 100.0 });
+/// let x = Tensor::new(&[1_f32, 10., 100., 1000.], &Device::Cpu)?;
+/// let y = ops::masked_linear(&x, &weight, &logits, masks, &Engine::default())?;
+/// assert_eq!(y.to_vec1::<f32>()?, [301.0]);
+/// assert_eq!(y.backward()?.get(&logits).unwrap().dims(), [1, 1, 6]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn masked_linear(x: &Tensor, weight: &Tensor, logits: &Tensor, masks: Masks, engine: &Engine) -> Result<Tensor> {
+    let shape = shape_of(weight)?;
+    check_logits(shape, logits)?;
+    same_device([x, weight, logits])?;
+    if weight.track_op() {
+        candle_core::bail!("the weight of a masked linear layer is frozen: detach it, or use ops::masked_weight")
+    }
+    over_tokens(x, weight.dtype(), shape, |x, tokens| {
+        let problem = Problem::new(tokens, shape);
+        let op = linear::Product { masks, problem, engine: engine.clone() };
+        x.apply_op3(&masks.tracked(logits)?, &ready(weight)?, op)
+    })
+}
+
+/// `W∘M`, `[N, K]`, rounded once, for whatever is to be done with it.
+///
+/// # Errors
+/// As [`masked_linear`], but the weight may have a gradient: `G∘M` for `G` that of `W∘M`.
+pub fn masked_weight(weight: &Tensor, logits: &Tensor, masks: Masks) -> Result<Tensor> {
+    let shape = shape_of(weight)?;
+    check_logits(shape, logits)?;
+    same_device([weight, logits, logits])?;
+    ready(weight)?.apply_op2(&masks.tracked(logits)?, weight::MaskedWeight { masks, shape })
+}
+
+/// The packed codes of masks that are drawn of `logits [N, K/4, 6]`, `u8 [⌈N·K/8⌉]`: two groups a byte, the even one in
+/// the low half. A group without a choice (its logits have no finite maximum) has a code that is none of the six.
+///
+/// # Errors
+/// Logits of another shape or type; what making masks may give.
+pub fn codes(logits: &Tensor, masks: Masks) -> Result<Tensor> {
+    let (rows, groups, patterns) = logits.dims3()?;
+    let shape = Shape::new(rows, groups.saturating_mul(4));
+    shape.check().map_err(wrap)?;
+    if patterns != 6 {
+        candle_core::bail!("logits are {:?}, and must be [N, K/4, 6]", logits.dims())
+    }
+    ready(&logits.detach())?.apply_op1_no_bwd(&codes::Codes { masks, shape })
+}
+
+/// `[N, K]`, checked.
+pub(crate) fn shape_of(weight: &Tensor) -> Result<Shape> {
+    let (rows, cols) = weight.dims2()?;
+    let shape = Shape::new(rows, cols);
+    shape.check().map_err(wrap)?;
+    Ok(shape)
+}
+
+pub(crate) fn check_logits(shape: Shape, logits: &Tensor) -> Result<()> {
+    let expected = [shape.rows, shape.cols / 4, 6];
+    if logits.dims() == expected {
+        return Ok(());
+    }
+    let (rows, cols, got) = (shape.rows, shape.cols, logits.dims());
+    candle_core::bail!("logits are {got:?}, and those of a weight [{rows}, {cols}] must be {expected:?}")
+}
+
+pub(crate) fn same_device(tensors: [&Tensor; 3]) -> Result<()> {
+    let [first, rest @ ..] = tensors;
+    for other in rest {
+        if !first.device().same_device(other.device()) {
+            let (lhs, rhs) = (first.device().location(), other.device().location());
+            return Err(candle_core::Error::DeviceMismatchBinaryOp { lhs, rhs, op: "twofour" }.bt());
+        }
+    }
+    Ok(())
+}
+
+/// Takes leading dimensions of `x [.., K]` for tokens, and gives them to what comes out, `[T, N]`.
+pub(crate) fn over_tokens(
+    x: &Tensor,
+    dtype: candle_core::DType,
+    shape: Shape,
+    product: impl FnOnce(&Tensor, usize) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let Some((&cols, leading)) = x.dims().split_last() else {
+        candle_core::bail!("x is a scalar, and must be [.., {}]", shape.cols)
+    };
+    if cols != shape.cols {
+        candle_core::bail!("x is {:?}, and must be [.., {}] for a weight with that many columns", x.dims(), shape.cols)
+    }
+    if x.dtype() != dtype {
+        let (lhs, rhs) = (x.dtype(), dtype);
+        return Err(candle_core::Error::DTypeMismatchBinaryOp { lhs, rhs, op: "twofour" }.bt());
+    }
+    let tokens = leading.iter().product();
+    let y = product(&ready(&ready(x)?.reshape((tokens, cols))?)?, tokens)?;
+    y.reshape([leading, &[shape.rows]].concat())
+}
