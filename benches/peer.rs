@@ -8,6 +8,7 @@
 //! | word | values |
 //! | --- | --- |
 //! | op | of masks: `forward`, `backward`, `train` (forward, then backward); with `+metrics`: statistics and regulariser too |
+//! | | of logits: `learn-update`, a step of AdamW by a gradient in memory; `learn-train`, `forward`, then the gradient and the step in one pass; moments are `f32` |
 //! | | of the masked linear layer: `linear-forward`, which keeps nothing on a GPU; `linear-step`, forward and backward to `X` and to the logits, with the regulariser |
 //! | | of a compressed weight: `sparse-product`, without packing; variant and type of logits do not matter |
 //! | | of a 2:4 weight: `pack-sparse`, dense to values and metadata in CUTLASS's layout for sm_80, from which PyTorch's kernels read; variant, type of logits and tokens do not matter |
@@ -19,7 +20,7 @@
 
 mod common;
 
-use common::{Cache, Result, Timed, compress, mask, matmul, sparse};
+use common::{Cache, Result, Timed, compress, learn, mask, matmul, sparse};
 use std::io::{BufRead, Write};
 use twofour::compress::Layout;
 use twofour::mask::Kind;
@@ -83,6 +84,9 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
         product(sparse::Case { values: weights.into(), tokens, shape }, place)?
     } else if op == "pack-sparse" {
         pack(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
+    } else if let Some(op) = op.strip_prefix("learn-") {
+        let op = named(op, [("update", learn::Op::Update), ("train", learn::Op::Train)])?;
+        steps(learn::Case { op, eight: false, logits, weights, shape }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
         let op = named(op, [("forward", matmul::Op::Forward), ("step", matmul::Op::Step)])?;
         linear(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
@@ -102,6 +106,16 @@ fn masks(case: mask::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
         None => mask::on_cpu(case),
         #[cfg(feature = "cuda")]
         Some(cache) => common::cuda::mask::on_cuda(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err("built without the feature `cuda`".into()),
+    }
+}
+
+fn steps(case: learn::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
+    match place {
+        None => learn::on_cpu(case),
+        #[cfg(feature = "cuda")]
+        Some(cache) => common::cuda::learn::on_cuda(case, cache),
         #[cfg(not(feature = "cuda"))]
         Some(_) => Err("built without the feature `cuda`".into()),
     }

@@ -1,6 +1,7 @@
 //! Timing on the first GPU: runs captured in a graph, so that the host does not matter, between two events.
 
 pub mod compress;
+pub mod learn;
 pub mod mask;
 pub mod matmul;
 pub mod memory;

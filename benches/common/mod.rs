@@ -12,6 +12,7 @@ pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod learn;
 pub mod mask;
 pub mod matmul;
 pub mod sparse;

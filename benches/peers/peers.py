@@ -3,6 +3,7 @@
 
     python benches/peers/peers.py                 # on the CPU, every core
     python benches/peers/peers.py --device cuda   # on the first GPU, operands cold and hot in its cache
+    python benches/peers/peers.py --learn         # a step of AdamW on the logits, and one with its masks; on a GPU too
     python benches/peers/peers.py --linear        # the masked linear layer instead of masks alone; on a GPU too
     python benches/peers/peers.py --sparse        # the product of a compressed weight; on a GPU too
     python benches/peers/peers.py --pack          # compressing a weight that is 2:4; on a GPU too
@@ -30,6 +31,7 @@ from typing import Any
 
 import torch
 
+import torch_learn
 import torch_mask
 import torch_matmul
 import torch_sparse
@@ -63,6 +65,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     family = parser.add_mutually_exclusive_group()
+    family.add_argument("--learn", action="store_true", help="AdamW on the logits, by itself and with masks and gradient")
     family.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
     family.add_argument("--sparse", action="store_true", help="the product of a 2:4 weight, and a dense one beside it")
     family.add_argument("--pack", action="store_true", help="a 2:4 weight to values and metadata")
@@ -75,7 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=90, help="seconds a case, after 5 rounds; default 90")
     parser.add_argument("--shapes", help="such as 2048x4096,4096x4096")
     parser.add_argument("--tokens", help="of the linear layer and the product, such as 16,4096")
-    parser.add_argument("--ops", help="of forward, train, or with --linear of forward, step; default both")
+    parser.add_argument("--ops", help="of forward, train, or with --linear of forward, step, with --learn of update, train; default both")
     parser.add_argument("--kinds", default="soft", help="of soft, hard; default soft")
     parser.add_argument("--types", help="logits:weights, of f32, f16, bf16")
     parser.add_argument("--metrics", action="store_true", help="masks with what MaskLLM logs, and its regulariser")
@@ -93,6 +96,14 @@ def defaults(args: argparse.Namespace) -> dict[str, str]:
     cpu = args.device == "cpu"
     # A PyTorch can be built without it.
     cusparselt = not cpu and torch.backends.cusparselt.is_available()
+    if args.learn:
+        return {
+            "shapes": "1024x1024" if cpu else "4096x4096,4096x14336",
+            "tokens": "0",
+            "ops": "update,train",
+            "types": "f32:f32" if cpu else "f32:f32,f32:bf16",
+            "peers": ",".join(torch_learn.FORMS),
+        }
     if args.linear:
         return {
             "shapes": "1024x1024" if cpu else "4096x4096,14336x4096",
@@ -130,7 +141,7 @@ def defaults(args: argparse.Namespace) -> dict[str, str]:
 
 def cases(args: argparse.Namespace) -> list[Case]:
     found = []
-    family = "linear-" if args.linear else "sparse-" if args.sparse else "pack-" if args.pack else ""
+    family = "learn-" if args.learn else "linear-" if args.linear else "sparse-" if args.sparse else "pack-" if args.pack else ""
     ops = [family + op for op in args.ops.split(",")]
     for shape in args.shapes.split(","):
         rows, cols = (int(side) for side in shape.split("x"))

@@ -24,7 +24,7 @@ KAPPA, TAU, LAMBDA = 100.0, 4.0, 1e-5
 class Case:
     """What is measured: the words of a request to our side, less threads, device and iterations."""
 
-    # Of masks: forward, or train, forward and backward; of the linear layer: linear-forward or linear-step; of a 2:4
+    # Of masks: forward, or train, forward and backward; of logits: learn-update or learn-train; of the linear layer: linear-forward or linear-step; of a 2:4
     # weight: sparse-product, or pack-sparse, which makes what the product reads.
     op: str
     kind: str  # soft or hard
@@ -38,6 +38,10 @@ class Case:
     @property
     def weight_count(self) -> int:
         return self.rows * self.cols
+
+    @property
+    def is_learn(self) -> bool:
+        return self.op.startswith("learn-")
 
     @property
     def is_linear(self) -> bool:
@@ -66,6 +70,9 @@ class Case:
             return (self.weight_count + self.weight_count // 2) * weights + codes
         if self.is_linear:  # the dense product
             return (self.weight_count + self.tokens * (self.rows + self.cols)) * weights
+        if self.is_learn:  # logits and two moments, read and written, and their gradient or what it is made of
+            gate = self.weight_count * 6 // 4 * (2 * logits + 4 * 4 + 4)
+            return gate + (self.weight_count * 4 * weights if self.op == "learn-train" else 0)
         forward = self.weight_count * 6 // 4 * logits + self.weight_count * 2 * weights
         return forward if self.op == "forward" else 2 * forward + self.weight_count * 6
 

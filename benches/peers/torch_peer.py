@@ -6,6 +6,7 @@ import time
 
 import torch
 
+import torch_learn
 import torch_mask
 import torch_matmul
 import torch_pack
@@ -18,7 +19,12 @@ COLD_BYTES = 192 << 20
 
 class Peer:
     def __init__(self, name: str, case: Case, device: str) -> None:
-        families = [(case.is_linear, torch_matmul), (case.is_sparse, torch_sparse), (case.is_pack, torch_pack)]
+        families = [
+            (case.is_learn, torch_learn),
+            (case.is_linear, torch_matmul),
+            (case.is_sparse, torch_sparse),
+            (case.is_pack, torch_pack),
+        ]
         module = next((module for holds, module in families if holds), torch_mask)
         self.case, self.device, self.run = case, device, module.run
         self.form = module.FORMS[name]()

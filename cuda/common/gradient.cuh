@@ -1,5 +1,6 @@
 // From the gradient of a group's masked weights to the gradient of its logits (src/mask/mod.rs has the formulas). Shared
-// by the kernels that have the former in memory and those that have it in registers.
+// by the kernels that have the former in memory and those that have it in registers, and by those that write the latter
+// and those that use it up.
 #pragma once
 
 #include "common/sample.cuh"
@@ -14,32 +15,55 @@ struct Differentiation {
 };
 static_assert(sizeof(Differentiation) == 112, "Differentiation in src/mask/launch.rs");
 
-// `group` is the global number, `g` the gradient of the masked weights. Straight-through: the gradient of a hard mask is
-// the soft mask's. The regulariser sees the mask that was used. `weight_gradient` is g times that mask.
-template <bool hard>
-TWOFOUR_DEVICE void differentiate(const Differentiation& by, const u32x2* lines, u64 group, const float* logits,
-                                  const float* w, const float* g, float* logit_gradient, float* weight_gradient) {
-  float z[6], e[6], soft[4], used[4];
-  noisy_scores(by.sampling, lines, group, logits, z);
+// A group's masks, as the gradient needs them.
+struct Masks {
+  float e[6];     // unnormalised weights of the patterns
+  float inverse;  // 1 / their sum, which is the largest y
+  float soft[4];
+  u32 index;  // of the hard one
+};
+
+// `group` is the global number.
+TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 group, const float* logits) {
+  Masks masks;
+  float z[6];
+  noisy_scores(sampling, lines, group, logits, z);
   const float top = largest(z);
-  exponentials(z, top, by.sampling.scale, e);
-  const float inverse = soft_mask(e, soft);
-  const u32 index = choose(z, top);
-  if constexpr (hard) {
-    hard_mask(index, used);
-    keep(index, g, weight_gradient);
-  } else {
-    TWOFOUR_UNROLL
-    for (int j = 0; j < 4; ++j) used[j] = soft[j], weight_gradient[j] = g[j] * soft[j];
-  }
+  exponentials(z, top, sampling.scale, masks.e);
+  masks.inverse = soft_mask(masks.e, masks.soft);
+  masks.index = choose(z, top);
+  return masks;
+}
+
+// `g` is the gradient of the masked weights, `used` the mask that they were masked with: the regulariser sees it.
+// Straight-through: otherwise the gradient of a hard mask is the soft mask's.
+TWOFOUR_DEVICE void logit_gradients(const Differentiation& by, const Masks& masks, const float (&used)[4],
+                                    const float* w, const float* g, float* logit_gradient) {
+  const float(&soft)[4] = masks.soft;
   float d[4], u[6];
   TWOFOUR_UNROLL
   for (int j = 0; j < 4; ++j) d[j] = w[j] * fma(by.minus_2_lambda * w[j], used[j], g[j]);
   pair_sums(d, u);
   const float mean = fma(d[0], soft[0], d[1] * soft[1]) + fma(d[2], soft[2], d[3] * soft[3]);
-  const float scale = by.logit_scale * inverse;
+  const float scale = by.logit_scale * masks.inverse;
   TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) logit_gradient[i] = (e[i] * scale) * (u[i] - mean);
+  for (int i = 0; i < 6; ++i) logit_gradient[i] = (masks.e[i] * scale) * (u[i] - mean);
+}
+
+// Both gradients; `weight_gradient` is g times the mask that was used.
+template <bool hard>
+TWOFOUR_DEVICE void differentiate(const Differentiation& by, const u32x2* lines, u64 group, const float* logits,
+                                  const float* w, const float* g, float* logit_gradient, float* weight_gradient) {
+  const Masks masks = masks_of(by.sampling, lines, group, logits);
+  float used[4];
+  if constexpr (hard) {
+    hard_mask(masks.index, used);
+    keep(masks.index, g, weight_gradient);
+  } else {
+    TWOFOUR_UNROLL
+    for (int j = 0; j < 4; ++j) used[j] = masks.soft[j], weight_gradient[j] = g[j] * masks.soft[j];
+  }
+  logit_gradients(by, masks, used, w, g, logit_gradient);
 }
 
 }  // namespace twofour

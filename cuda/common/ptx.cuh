@@ -143,7 +143,9 @@ TWOFOUR_PTX_1(absolute, float, "f", float, "f", "abs.f32")
 TWOFOUR_PTX_3(fma, float, "f", float, "f", "fma.rn.f32")
 TWOFOUR_PTX_3(fma, double, "d", double, "d", "fma.rn.f64")
 TWOFOUR_PTX_2(divide, float, "f", float, "f", "div.rn.f32")
+TWOFOUR_PTX_2(divide, double, "d", double, "d", "div.rn.f64")
 TWOFOUR_PTX_1(square_root, float, "f", float, "f", "sqrt.rn.f32")
+TWOFOUR_PTX_1(square_root, double, "d", double, "d", "sqrt.rn.f64")
 
 // [9.7.3 min, max] NaN if either is NaN, and -0 < +0.
 TWOFOUR_PTX_2(min_nan, float, "f", float, "f", "min.NaN.f32")

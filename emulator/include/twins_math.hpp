@@ -35,7 +35,9 @@ TWOFOUR_DEVICE u32 byte_permute(u32 lo, u32 hi, u32 selector) {
 TWOFOUR_DEVICE float fma(float a, float b, float c) { return std::fma(a, b, c); }
 TWOFOUR_DEVICE double fma(double a, double b, double c) { return std::fma(a, b, c); }
 TWOFOUR_DEVICE float divide(float a, float b) { return a / b; }
+TWOFOUR_DEVICE double divide(double a, double b) { return a / b; }
 TWOFOUR_DEVICE float square_root(float x) { return std::sqrt(x); }
+TWOFOUR_DEVICE double square_root(double x) { return std::sqrt(x); }
 
 constexpr u32 kNan = 0x7fffffff;  // the NaN that the hardware makes
 

@@ -59,6 +59,8 @@ TWOFOUR_KERNEL(twofour_test_math, MathArgs, 256, 1) {
   const float x = float_of(a), y = float_of(b), z = float_of(c);
   const u64 wide = mul_wide(a, b);
   const double large = fma(double_of(u64(a) << 32 | b), 3.0, double_of(u64(c) << 32));
+  const double ratio = divide(double_of(u64(a) << 32 | b), double_of(u64(c) << 32 | a));
+  const double root = square_root(double_of(u64(a) << 32 | b));
   const u32 results[kResults] = {u32(wide),
                                  u32(wide >> 32),
                                  mul_hi(a, b),
@@ -76,7 +78,11 @@ TWOFOUR_KERNEL(twofour_test_math, MathArgs, 256, 1) {
                                  u32(bits_of(large)),
                                  u32(bits_of(large) >> 32),
                                  bits_of(x * y + z),
-                                 bits_of(absolute(x))};
+                                 bits_of(absolute(x)),
+                                 u32(bits_of(ratio)),
+                                 u32(bits_of(ratio) >> 32),
+                                 u32(bits_of(root)),
+                                 u32(bits_of(root) >> 32)};
   for (u32 r = 0; r < kResults; ++r) store(args.results + i * kResults + r, results[r]);
 }
 

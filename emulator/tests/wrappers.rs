@@ -114,6 +114,8 @@ fn math(a: u32, b: u32, c: u32) -> Vec<(&'static str, u32, u32)> {
     let (x, y, z) = (f32::from_bits(a), f32::from_bits(b), f32::from_bits(c));
     let wide = u64::from(a) * u64::from(b);
     let large = f64::from_bits(u64::from(a) << 32 | u64::from(b)).mul_add(3.0, f64::from_bits(u64::from(c) << 32));
+    let ratio = f64::from_bits(u64::from(a) << 32 | u64::from(b)) / f64::from_bits(u64::from(c) << 32 | u64::from(a));
+    let root = f64::from_bits(u64::from(a) << 32 | u64::from(b)).sqrt();
     let extreme = |pick: fn(f32, f32) -> f32, zeros: fn(u32, u32) -> u32| match (x, y) {
         _ if x.is_nan() || y.is_nan() => 0x7fff_ffff,
         _ if x == 0.0 && y == 0.0 => zeros(a, b),
@@ -138,6 +140,10 @@ fn math(a: u32, b: u32, c: u32) -> Vec<(&'static str, u32, u32)> {
         ("fma f64 high", (large.to_bits() >> 32) as u32, 0),
         ("two roundings", (x * y + z).to_bits(), 0),
         ("absolute", x.abs().to_bits(), 0),
+        ("divide f64 low", ratio.to_bits() as u32, 0),
+        ("divide f64 high", (ratio.to_bits() >> 32) as u32, 0),
+        ("square_root f64 low", root.to_bits() as u32, 0),
+        ("square_root f64 high", (root.to_bits() >> 32) as u32, 0),
     ]
 }
 

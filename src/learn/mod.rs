@@ -91,9 +91,12 @@ use crate::space::{Operand, Space};
 mod adamw;
 mod clip;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub(crate) mod eight;
 mod fused;
 mod initial;
+pub mod launch;
 mod recipe;
 mod schedule;
 mod state;

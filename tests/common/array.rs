@@ -17,6 +17,7 @@ impl<T: Pod> Array<T> {
         Self { buffer, elements: values.len(), of: std::marker::PhantomData }
     }
 
+    #[allow(dead_code, reason = "not every suite does")]
     pub(crate) fn output(name: &str, elements: usize) -> Self {
         let buffer = Buffer::output::<u8>(name, elements * size_of::<T>()).unwrap();
         Self { buffer, elements, of: std::marker::PhantomData }

@@ -155,6 +155,7 @@ fn needed(kernel: &str) -> &'static [&'static str] {
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.
 /// `twofour_compress_..`: a patch of 4096 groups a block of 256 threads; the count takes in what only ragged rows need.
 /// `twofour_select_score_<weights>`: 32 bytes of the weight a turn.
+/// `twofour_learn_..`: a warp takes 64 groups a turn; the count takes in what only the last, short unit needs.
 /// `twofour_matmul_small_<source>_.._<tokens>`: four groups a step, and as many steps as the loop is unrolled to.
 fn groups_a_turn(kernel: &str) -> Option<u32> {
     if let Some(small) = kernel.strip_prefix("twofour_matmul_small_") {
@@ -166,6 +167,9 @@ fn groups_a_turn(kernel: &str) -> Option<u32> {
     }
     if kernel.starts_with("twofour_compress_") {
         return Some(4096 / 256);
+    }
+    if kernel.starts_with("twofour_learn_") && !kernel.ends_with("_finish") && !kernel.ends_with("_clip") {
+        return Some(2);
     }
     if let Some(weights) = kernel.strip_prefix("twofour_select_score_") {
         return Some(if weights == "f32" { 2 } else { 4 });

@@ -1,0 +1,531 @@
+// What a training step adds (src/learn/mod.rs is the contract): logits at the start, the gradient's norm, and a step of
+// AdamW on the logits, by a gradient in memory or by one that is made from the masked weight's in registers and never
+// reaches memory.
+//
+// A warp walks over units of 64 groups (common/unit.cuh), which are the blocks of 8-bit moments. By a gradient in memory
+// a step's results are the same bits as the CPU executor's.
+//
+// Symbols: twofour_learn_initial_{logits}, twofour_learn_prior_{logits};
+//          twofour_learn_update_{logits}_{moments} steps by a gradient in memory;
+//          twofour_learn_fused_{logits}_{moments}_{weights}_{gradient} makes the gradient, and steps by it or measures it;
+//          twofour_learn_norm measures a gradient in memory;
+//          twofour_learn_finish adds up the blocks' shares, twofour_learn_clip makes the factor of a norm.
+
+#include "common/adamw.cuh"
+#include "common/gradient.cuh"
+#include "common/unit.cuh"
+#include "common/walk.cuh"
+
+namespace twofour {
+
+// Moments in 8 bits, as a type in symbols and templates.
+struct u8x384 {};
+
+// Sums over groups, of a block or of all. The layout of `Statistics` in src/learn/mod.rs.
+struct Statistics {
+  double gradient_squares;
+  double kept_energy;
+  double confidence;
+  u64 moved;
+  u64 skipped;
+  u64 groups;
+
+  TWOFOUR_DEVICE void add(const Statistics& other) {
+    gradient_squares += other.gradient_squares;
+    kept_energy += other.kept_energy;
+    confidence += other.confidence;
+    moved += other.moved;
+    skipped += other.skipped;
+    groups += other.groups;
+  }
+};
+
+// What steps have in common.
+struct Step {
+  void* logits;
+  void* first;  // moments; null: nothing is updated
+  void* second;
+  float* scales;           // of 8-bit moments: two a unit
+  const float* factor;     // null: 1
+  Statistics* statistics;  // null, or [0] for twofour_learn_finish and [1 + block] for the blocks
+  double* norm_squares;    // null, or as above
+  Walk walk;
+  u64 draw;
+  RoundKeys logit_keys;   // of the rounding of bf16 logits
+  RoundKeys moment_keys;  // of that of 8-bit moments
+  AdamW by;
+};
+static_assert(sizeof(Step) == 296, "Step in src/learn/launch.rs");
+
+struct LearnUpdateArgs {
+  Step step;
+  float* gradient;
+  float scale;
+  u32 zero;  // 1: the gradient is overwritten with zeros
+};
+static_assert(sizeof(LearnUpdateArgs) == 312, "UpdateArgs in src/learn/launch.rs");
+
+struct LearnFusedArgs {
+  Step step;
+  const void* weight;
+  const void* gradient;  // of the masked weight
+  Differentiation differentiation;
+  u32 hard;
+  u32 unused;
+};
+static_assert(sizeof(LearnFusedArgs) == 432, "FusedArgs in src/learn/launch.rs");
+
+// ---- sums -------------------------------------------------------------------------------------------------
+
+// What a thread adds up.
+struct Sums {
+  double gradient_squares = 0;
+  double kept_energy = 0;
+  double confidence = 0;
+  u32 moved = 0;
+  u32 skipped = 0;
+  u32 groups = 0;
+};
+
+// Adds the threads' sums and writes the block's share. By all threads of the block.
+TWOFOUR_DEVICE void add_up(const Sums& sums, Statistics* statistics, double* norm_squares) {
+  TWOFOUR_SHARED Statistics of_warps[kWarps];
+  Statistics total = {sums.gradient_squares, sums.kept_energy, sums.confidence, sums.moved, sums.skipped, sums.groups};
+  for (u32 delta = kWarpSize / 2; delta > 0; delta /= 2) {
+    total.add({shuffle_down(total.gradient_squares, delta), shuffle_down(total.kept_energy, delta),
+               shuffle_down(total.confidence, delta), shuffle_down(total.moved, delta),
+               shuffle_down(total.skipped, delta), shuffle_down(total.groups, delta)});
+  }
+  if (lane() == 0) of_warps[warp()] = total;
+  sync_threads();
+  if (thread_index() != 0) return;
+  for (u32 w = 1; w < kWarps; ++w) total.add(of_warps[w]);
+  if (statistics) store(statistics + 1 + block_index(), total);
+  if (norm_squares) store(norm_squares + 1 + block_index(), total.gradient_squares);
+}
+
+// Bit i: group i of the lane is there and its gradient is not wild. Adds the squares of those.
+TWOFOUR_DEVICE u32 measure(const Unit& unit, const float (&g)[kLane], Sums& sums) {
+  u32 tame = 0;
+  float squares[kLaneGroups];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < int(kLaneGroups); ++i) {
+    squares[i] = sum_of_squares(g + 6 * i);
+    const bool is_tame = unit.has(i) && squares[i] < float_of(kWildBits);
+    tame |= u32(is_tame) << i;
+    sums.gradient_squares += is_tame ? double(squares[i]) : 0.0;
+  }
+  return tame;
+}
+
+// ---- a step -----------------------------------------------------------------------------------------------
+
+TWOFOUR_DEVICE u32x4 random_bits(const RoundKeys& keys, u64 group, u64 draw) {
+  return philox(keys, {u32(group), u32(group >> 32), u32(draw), u32(draw >> 32)});
+}
+
+// One of the three ten-bit fields of a word.
+TWOFOUR_DEVICE u32 field(u32 word, int number) { return word >> (2 + 10 * number) & 1023; }
+
+// The largest of the warp's, by all its lanes.
+TWOFOUR_DEVICE float largest_of_warp(float x) {
+  TWOFOUR_UNROLL
+  for (u32 mask = kWarpSize / 2; mask > 0; mask /= 2) x = max_nan(x, shuffle_xor(x, mask));
+  return x;
+}
+
+// Moments of f32.
+struct WideMoments {
+  float first[kLane];
+  float second[kLane];
+
+  TWOFOUR_DEVICE WideMoments(const Step& step, const Unit& unit) {
+    read_own<f32>(unit, step.first, first);
+    read_own<f32>(unit, step.second, second);
+  }
+  // Updates a logit's, if it is to be, and gives the second one's root.
+  TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken) {
+    first[i] = taken ? first_moment(by, first[i], g) : first[i];
+    second[i] = taken ? second_moment(by, second[i], g) : second[i];
+    return square_root(second[i]);
+  }
+  TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&)[kLaneGroups], Staging& staging) const {
+    write_own(unit, static_cast<float*>(step.first), staging, first);
+    write_own(unit, static_cast<float*>(step.second), staging, second);
+  }
+};
+
+// Moments of 8 bits; `second` is the root once it has been updated.
+struct NarrowMoments {
+  float first[kLane];
+  float second[kLane];
+
+  TWOFOUR_DEVICE NarrowMoments(const Step& step, const Unit& unit) {
+    u32 of_first[3], of_second[3];
+    read_own_codes(unit, static_cast<const u8*>(step.first), of_first);
+    read_own_codes(unit, static_cast<const u8*>(step.second), of_second);
+    const u64 at = unit.first / kUnitGroups * 2;
+    const float first_step = FirstCode::step(load(step.scales + at));
+    const float second_step = SecondCode::step(load(step.scales + at + 1));
+    TWOFOUR_UNROLL
+    for (int i = 0; i < kLane; ++i) {
+      first[i] = decode_first(of_first[i / 4] >> (8 * (i % 4)) & 255, first_step);
+      second[i] = decode_second(of_second[i / 4] >> (8 * (i % 4)) & 255, second_step);
+    }
+  }
+  TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken) {
+    first[i] = taken ? first_moment(by, first[i], g) : first[i];
+    second[i] = square_root(taken ? second_moment(by, second[i], g) : second[i]);
+    return second[i];
+  }
+  TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups],
+                            Staging& staging) const {
+    float top[2] = {0, 0};
+    TWOFOUR_UNROLL
+    for (int i = 0; i < kLane; ++i) top[0] = max_nan(top[0], absolute(first[i])), top[1] = max_nan(top[1], second[i]);
+    TWOFOUR_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      const float largest = largest_of_warp(top[k]);
+      top[k] = largest < float_of(kNothingBits) ? 0.0f : largest;
+    }
+    const float inverse_first = top[0] == 0.0f ? 0.0f : FirstCode::inverse(top[0]);
+    const float inverse_second = top[1] == 0.0f ? 0.0f : SecondCode::inverse(top[1]);
+    u32 of_first[3] = {}, of_second[3] = {};
+    TWOFOUR_UNROLL
+    for (int group = 0; group < int(kLaneGroups); ++group) {
+      const u32x4 random = random_bits(step.moment_keys, global[group], step.draw);
+      const u32 words[4] = {random.x, random.y, random.z, random.w};
+      TWOFOUR_UNROLL
+      for (int k = 0; k < 6; ++k) {
+        const int i = 6 * group + k;
+        of_first[i / 4] |= encode_first(first[i], inverse_first, field(words[k / 3], k % 3)) << (8 * (i % 4));
+        of_second[i / 4] |= encode_second(second[i], inverse_second, field(words[2 + k / 3], k % 3)) << (8 * (i % 4));
+      }
+    }
+    write_own_codes(unit, static_cast<u8*>(step.first), staging, of_first);
+    write_own_codes(unit, static_cast<u8*>(step.second), staging, of_second);
+    const u64 at = unit.first / kUnitGroups * 2;
+    if (lane() < 2) store(step.scales + at + lane(), lane() == 0 ? top[0] : top[1]);
+  }
+};
+
+template <typename S>
+struct MomentsOf;
+template <>
+struct MomentsOf<f32> {
+  using Type = WideMoments;
+};
+template <>
+struct MomentsOf<u8x384> {
+  using Type = NarrowMoments;
+};
+
+// Rounds a lane's logits to what memory holds, as floats still.
+TWOFOUR_DEVICE void round_logits(const Step&, const u64 (&)[kLaneGroups], float (&)[kLane], f32) {}
+TWOFOUR_DEVICE void round_logits(const Step& step, const u64 (&global)[kLaneGroups], float (&x)[kLane], bf16) {
+  TWOFOUR_UNROLL
+  for (int group = 0; group < int(kLaneGroups); ++group) {
+    const u32x4 random = random_bits(step.logit_keys, global[group], step.draw);
+    const u32 words[3] = {random.x, random.y, random.z};
+    TWOFOUR_UNROLL
+    for (int k = 0; k < 6; ++k) {
+      float& logit = x[6 * group + k];
+      logit = round_to_bf16(logit, k % 2 ? words[k / 2] >> 16 : words[k / 2] & 0xffff);
+    }
+  }
+}
+
+// The pattern of the largest logit; kNoPattern where none is.
+TWOFOUR_DEVICE u32 argmax(const float* logits) {
+  const float z[6] = {logits[0], logits[1], logits[2], logits[3], logits[4], logits[5]};
+  return choose(z, largest(z));
+}
+
+// Steps a unit's logits by the gradient `g`, those groups that have their bit in `taken`. By all lanes of a warp.
+template <typename L, typename S>
+TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups],
+                              float (&logits)[kLane], const float (&g)[kLane], u32 taken, float factor,
+                              Staging& staging, Sums& sums) {
+  // A unit that nothing is known of stays as it is, its scales too.
+  if (!any(taken != 0)) return;
+  typename MomentsOf<S>::Type moments(step, unit);
+  float after[kLane];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < kLane; ++i) {
+    const float root = moments.update(step.by, i, factor * g[i], taken >> (i / 6) & 1);
+    after[i] = stepped(step.by, logits[i], moments.first[i], root);
+  }
+  moments.write(step, unit, global, staging);
+  round_logits(step, global, after, L{});
+  TWOFOUR_UNROLL
+  for (int i = 0; i < kLane; ++i) after[i] = taken >> (i / 6) & 1 ? after[i] : logits[i];
+  write_own(unit, static_cast<L*>(step.logits), staging, after);
+  if (step.statistics) {
+    TWOFOUR_UNROLL
+    for (int i = 0; i < int(kLaneGroups); ++i) sums.moved += argmax(after + 6 * i) != argmax(logits + 6 * i);
+  }
+}
+
+// A factor outside [0, 1], NaN among them, is none: nothing is stepped.
+TWOFOUR_DEVICE float clip_factor(const float* factor) { return factor ? load(factor) : 1.0f; }
+TWOFOUR_DEVICE bool is_factor(float factor) { return factor >= 0.0f && factor <= 1.0f; }
+
+// ---- the walk ---------------------------------------------------------------------------------------------
+
+// Calls of_unit(unit, global numbers of the lane's groups) for each of this warp's units.
+template <typename OfUnit>
+TWOFOUR_DEVICE void for_each_unit(const Walk& walk, OfUnit of_unit) {
+  const u64 units = (walk.groups + kUnitGroups - 1) / kUnitGroups;
+  const u64 warps = u64(block_count()) * kWarps;
+  u64 number = u64(block_index()) * kWarps + warp();
+  Place place(walk, number * kUnitGroups + lane() * kLaneGroups);
+  TWOFOUR_NO_UNROLL
+  for (; number < units; number += warps) {
+    Place next = place;
+    next.next(walk);
+    const u64 global[kLaneGroups] = {place.global, next.global};
+    of_unit(Unit(number, walk.groups), global);
+    place.step(walk);
+  }
+}
+
+template <typename L, typename S>
+TWOFOUR_DEVICE void update_kernel(const LearnUpdateArgs& args) {
+  TWOFOUR_SHARED Staging staging[kWarps];
+  Staging& own = staging[warp()];
+  const float factor = clip_factor(args.step.factor);
+  Sums sums;
+  for_each_unit(args.step.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
+    float logits[kLane], g[kLane];
+    read_own<f32>(unit, args.gradient, g);
+    read_own<L>(unit, args.step.logits, logits);
+    TWOFOUR_UNROLL
+    for (int i = 0; i < kLane; ++i) g[i] *= args.scale;
+    const u32 taken = is_factor(factor) ? measure(unit, g, sums) : (measure(unit, g, sums), 0);
+    take_step<L, S>(args.step, unit, global, logits, g, taken, factor, own, sums);
+    sums.groups += unit.groups;
+    sums.skipped += unit.groups - popcount(taken);
+    if (args.zero) {
+      const float zeros[kLane] = {};
+      write_own(unit, args.gradient, own, zeros);
+    }
+  });
+  if (args.step.statistics || args.step.norm_squares) add_up(sums, args.step.statistics, args.step.norm_squares);
+}
+
+// The gradients of a lane's logits, and what the statistics want of its masks.
+template <typename W, typename G>
+TWOFOUR_DEVICE void make_gradient(const LearnFusedArgs& args, const u32x2* lines, const Unit& unit,
+                                  const u64 (&global)[kLaneGroups], const float (&logits)[kLane], float (&g)[kLane],
+                                  float (&confidence)[kLaneGroups], float (&kept)[kLaneGroups]) {
+  float w[4 * kLaneGroups], of_masked[4 * kLaneGroups];
+  read_weights<W>(unit, args.weight, w);
+  read_weights<G>(unit, args.gradient, of_masked);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < int(kLaneGroups); ++i) {
+    const Masks masks = masks_of(args.differentiation.sampling, lines, global[i], logits + 6 * i);
+    float used[4];
+    hard_mask(masks.index, used);
+    TWOFOUR_UNROLL
+    for (int j = 0; j < 4; ++j) used[j] = args.hard ? used[j] : masks.soft[j];
+    logit_gradients(args.differentiation, masks, used, w + 4 * i, of_masked + 4 * i, g + 6 * i);
+    confidence[i] = masks.inverse;
+    kept[i] = 0;
+    TWOFOUR_UNROLL
+    for (int j = 0; j < 4; ++j) kept[i] = fma(w[4 * i + j] * used[j], w[4 * i + j] * used[j], kept[i]);
+  }
+}
+
+template <typename L, typename S, typename W, typename G>
+TWOFOUR_DEVICE void fused_kernel(const LearnFusedArgs& args) {
+  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
+  TWOFOUR_SHARED Staging staging[kWarps];
+  Staging& own = staging[warp()];
+  load_gumbel_lines(lines);
+  const float factor = clip_factor(args.step.factor);
+  Sums sums;
+  for_each_unit(args.step.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
+    float logits[kLane], g[kLane], confidence[kLaneGroups], kept[kLaneGroups];
+    read_own<L>(unit, args.step.logits, logits);
+    make_gradient<W, G>(args, lines, unit, global, logits, g, confidence, kept);
+    const u32 tame = measure(unit, g, sums);
+    const u32 taken = is_factor(factor) ? tame : 0;
+    if (args.step.statistics) {
+      TWOFOUR_UNROLL
+      for (int i = 0; i < int(kLaneGroups); ++i) {
+        sums.confidence += taken >> i & 1 ? double(confidence[i]) : 0.0;
+        sums.kept_energy += taken >> i & 1 ? double(kept[i]) : 0.0;
+      }
+      sums.groups += unit.groups;
+      sums.skipped += unit.groups - popcount(taken);
+    }
+    if (!args.step.first) return;
+    take_step<L, S>(args.step, unit, global, logits, g, taken, factor, own, sums);
+  });
+  if (args.step.statistics || args.step.norm_squares) add_up(sums, args.step.statistics, args.step.norm_squares);
+}
+
+// ---- logits at the start ----------------------------------------------------------------------------------
+
+struct LearnPriorArgs {
+  void* logits;
+  const u8* codes;  // null, for the start alone: no prior
+  Walk walk;
+  RoundKeys keys;
+  float spread;  // what one step of the sum of halves is worth
+  float shift;   // what a position in common beyond the first is worth
+};
+static_assert(sizeof(LearnPriorArgs) == 144, "PriorArgs in src/learn/launch.rs");
+
+// How many positions each pattern has in common with the one that the code stands for, less one; NaN if for none.
+TWOFOUR_DEVICE void likeness(u32 code, float (&x)[6]) {
+  const u32 lower = code & 3, upper = code >> 2, kept = 1u << lower | 1u << upper;
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) {
+    x[i] = lower < upper ? float(i32(popcount(pattern_bits(i) & kept)) - 1) : not_a_number();
+  }
+}
+
+TWOFOUR_DEVICE float to_nearest(float x, f32) { return x; }
+TWOFOUR_DEVICE float to_nearest(float x, bf16) { return to_float(to_bf16(x)); }
+
+// The likenesses of a lane's two groups, whose codes share a byte.
+TWOFOUR_DEVICE void read_likeness(const Unit& unit, const u8* codes, float (&x)[kLane]) {
+  const u32 packed = unit.has(0) ? load(codes + unit.group / 2) : 0;
+  TWOFOUR_UNROLL
+  for (int group = 0; group < int(kLaneGroups); ++group) {
+    float of_group[6];
+    likeness(packed >> (4 * group) & 15, of_group);
+    TWOFOUR_UNROLL
+    for (int k = 0; k < 6; ++k) x[6 * group + k] = of_group[k];
+  }
+}
+
+template <typename L>
+TWOFOUR_DEVICE void initial_kernel(const LearnPriorArgs& args) {
+  TWOFOUR_SHARED Staging staging[kWarps];
+  for_each_unit(args.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
+    float x[kLane] = {}, logits[kLane];
+    if (args.codes) read_likeness(unit, args.codes, x);
+    TWOFOUR_UNROLL
+    for (int i = 0; i < kLane; ++i) {
+      const u32x4 random = random_bits(args.keys, global[i / 6], i % 6);
+      const u32 words[4] = {random.x, random.y, random.z, random.w};
+      u32 sum = 0;
+      TWOFOUR_UNROLL
+      for (int w = 0; w < 4; ++w) sum += (words[w] & 0xffff) + (words[w] >> 16);
+      const float normal = float(i32(sum) - 262140);
+      logits[i] = to_nearest(fma(args.spread, normal, args.shift * x[i]), L{});
+    }
+    write_own(unit, static_cast<L*>(args.logits), staging[warp()], logits);
+  });
+}
+
+template <typename L>
+TWOFOUR_DEVICE void prior_kernel(const LearnPriorArgs& args) {
+  TWOFOUR_SHARED Staging staging[kWarps];
+  for_each_unit(args.walk, [&](const Unit& unit, const u64(&)[kLaneGroups]) {
+    float x[kLane], logits[kLane];
+    read_own<L>(unit, args.logits, logits);
+    read_likeness(unit, args.codes, x);
+    TWOFOUR_UNROLL
+    for (int i = 0; i < kLane; ++i) logits[i] = to_nearest(fma(args.shift, x[i], logits[i]), L{});
+    write_own(unit, static_cast<L*>(args.logits), staging[warp()], logits);
+  });
+}
+
+// ---- symbols ----------------------------------------------------------------------------------------------
+
+#define FUSED(L, S, name, W, G)                                                               \
+  TWOFOUR_KERNEL(twofour_learn_fused_##L##_##name##_##W##_##G, LearnFusedArgs, kThreads, 2) { \
+    fused_kernel<L, S, W, G>(args);                                                           \
+  }
+#define STEPS(L, S, name)                                                                                        \
+  TWOFOUR_KERNEL(twofour_learn_update_##L##_##name, LearnUpdateArgs, kThreads, 2) { update_kernel<L, S>(args); } \
+  FUSED(L, S, name, f32, f32)                                                                                    \
+  FUSED(L, S, name, f16, f16)                                                                                    \
+  FUSED(L, S, name, bf16, bf16)                                                                                  \
+  FUSED(L, S, name, f16, f32)                                                                                    \
+  FUSED(L, S, name, bf16, f32)
+#define LOGITS(L)                                                                                     \
+  TWOFOUR_KERNEL(twofour_learn_initial_##L, LearnPriorArgs, kThreads, 4) { initial_kernel<L>(args); } \
+  TWOFOUR_KERNEL(twofour_learn_prior_##L, LearnPriorArgs, kThreads, 4) { prior_kernel<L>(args); }     \
+  STEPS(L, f32, f32)                                                                                  \
+  STEPS(L, u8x384, u8)
+
+LOGITS(f32)
+LOGITS(bf16)
+
+struct LearnNormArgs {
+  const float* gradient;
+  double* norm_squares;
+  u64 groups;
+  float scale;
+  u32 unused;
+};
+
+TWOFOUR_KERNEL(twofour_learn_norm, LearnNormArgs, kThreads, 4) {
+  const u64 units = (args.groups + kUnitGroups - 1) / kUnitGroups;
+  Sums sums;
+  for (u64 number = u64(block_index()) * kWarps + warp(); number < units; number += u64(block_count()) * kWarps) {
+    const Unit unit(number, args.groups);
+    float g[kLane];
+    read_own<f32>(unit, args.gradient, g);
+    TWOFOUR_UNROLL
+    for (int i = 0; i < kLane; ++i) g[i] *= args.scale;
+    measure(unit, g, sums);
+  }
+  add_up(sums, nullptr, args.norm_squares);
+}
+
+struct LearnFinishArgs {
+  Statistics* statistics;  // either may be null
+  double* norm_squares;
+  u64 blocks;
+};
+
+// One block: adds the blocks' shares in a fixed order, so the result depends on the grid alone. Statistics become those
+// of this pass, the norm's squares are added to those that are there.
+TWOFOUR_KERNEL(twofour_learn_finish, LearnFinishArgs, kThreads, 1) {
+  TWOFOUR_SHARED Statistics of_threads[kThreads];
+  TWOFOUR_SHARED double squares_of_threads[kThreads];
+  Statistics total = {};
+  double squares = 0;
+  TWOFOUR_NO_UNROLL
+  for (u64 block = thread_index(); block < args.blocks; block += kThreads) {
+    if (args.statistics) total.add(load(args.statistics + 1 + block));
+    if (args.norm_squares) squares += load(args.norm_squares + 1 + block);
+  }
+  of_threads[thread_index()] = total;
+  squares_of_threads[thread_index()] = squares;
+  sync_threads();
+  if (thread_index() != 0) return;
+  TWOFOUR_NO_UNROLL
+  for (u32 t = 1; t < kThreads; ++t) {
+    total.add(of_threads[t]);
+    squares += squares_of_threads[t];
+  }
+  const u64 stepped = total.groups - total.skipped;
+  total.confidence = stepped ? total.confidence / double(stepped) : 0.0;
+  if (args.statistics) store(args.statistics, total);
+  if (args.norm_squares) store(args.norm_squares, load(args.norm_squares) + squares);
+}
+
+struct LearnClipArgs {
+  double* norm_squares;  // [0] is read, and set to 0
+  float* factor;
+  float* norm;  // null unless asked for
+  double max_norm;
+};
+
+// One thread. A NaN stays one, and no step is taken by it.
+TWOFOUR_KERNEL(twofour_learn_clip, LearnClipArgs, kWarpSize, 1) {
+  if (thread_index() != 0) return;
+  const double norm = square_root(load(args.norm_squares));
+  const double factor = divide(args.max_norm, norm + 1e-6);
+  store(args.factor, factor >= 1.0 ? 1.0f : float(factor));
+  if (args.norm) store(args.norm, float(norm));
+  store(args.norm_squares, 0.0);
+}
+
+}  // namespace twofour
