@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fake::{Child, Scratch};
+use rayon::prelude::*;
 use twofour::device::{self, Compiled, launch::Symbol};
 use twofour::{Error, Result};
 
@@ -285,14 +286,15 @@ fn only_file(root: &Path) -> std::path::PathBuf {
 /// Every kernel compiles for every architecture: needs NVRTC, and no device.
 #[test]
 fn nvrtc_compiles_every_kernel_for_every_architecture() {
-    for module in device::modules() {
-        for (major, minor) in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
-            let Some(compiled) = made(device::compile(module, (major, minor))) else { return };
-            assert!(compiled.arch.starts_with(&format!("sm_{major}{minor}")), "{}", compiled.arch);
-            // An ELF file for the machine 190, EM_CUDA.
-            assert_eq!((&compiled.bytes[..4], compiled.bytes[18]), (&b"\x7fELF"[..], 190), "{module}");
-        }
-    }
+    const ARCHITECTURES: [(u32, u32); 6] = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
+    let all: Vec<_> = device::modules().flat_map(|module| ARCHITECTURES.map(|arch| (module, arch))).collect();
+    // Minutes on one core.
+    all.into_par_iter().for_each(|(module, (major, minor))| {
+        let Some(compiled) = made(device::compile(module, (major, minor))) else { return };
+        assert!(compiled.arch.starts_with(&format!("sm_{major}{minor}")), "{}", compiled.arch);
+        // An ELF file for the machine 190, EM_CUDA.
+        assert_eq!((&compiled.bytes[..4], compiled.bytes[18]), (&b"\x7fELF"[..], 190), "{module}");
+    });
 }
 
 /// Every kernel compiles alone, to a module with nothing else in it: needs NVRTC, and no device.
@@ -304,14 +306,14 @@ fn nvrtc_compiles_every_kernel_alone() {
         let whole_took = start.elapsed();
         let kernels = kernels_in(&whole.bytes);
         assert!(!kernels.is_empty(), "{module}");
-        let mut times = Vec::new();
-        for kernel in &kernels {
+        let times = kernels.par_iter().map(|kernel| {
             let symbol = Symbol { module, name: kernel.clone().leak() };
             let start = Instant::now();
             let alone = made(device::compile_kernel(symbol, (8, 0))).unwrap();
-            times.push(start.elapsed());
             assert_eq!(kernels_in(&alone.bytes), BTreeSet::from([kernel.clone()]), "{module}");
-        }
+            start.elapsed()
+        });
+        let times: Vec<_> = times.collect();
         let (count, sum, most) = (times.len(), times.iter().sum::<Duration>(), times.iter().max().unwrap());
         println!("{module}: the file {whole_took:.2?}; alone {most:.2?} at most, all {count} kernels {sum:.2?}");
 

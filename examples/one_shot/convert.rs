@@ -8,10 +8,13 @@ use twofour::formats::masks::{Fewer, Form, Masks, Plan, Shapes};
 
 /// Converts, and reads back. Whether all is well.
 pub(crate) fn run(args: &Args, path: &Path, model: Option<&Path>) -> Result<bool, Failure> {
-    let shapes = match model {
-        Some(model) => Shapes::of_model(&Model::find(model)?)?,
-        None => Shapes::new(),
-    };
+    let mut read = vec![path.to_owned()];
+    let mut shapes = Shapes::new();
+    if let Some(model) = model {
+        let model = Model::find(model)?;
+        shapes = Shapes::of_model(&model)?;
+        read.extend(output::read(&model));
+    }
     let mut masks = Masks::open(path)?.with_shapes(shapes);
     if args.fill {
         masks = masks.fewer(Fewer::Fill);
@@ -24,7 +27,7 @@ pub(crate) fn run(args: &Args, path: &Path, model: Option<&Path>) -> Result<bool
         return Err(format!("{} is MaskLLM's, which holds no shapes: {usage}", path.display()).into());
     }
     let (form, out) = output::masks(args, path)?;
-    output::check(&[path.to_owned()], std::slice::from_ref(&out))?;
+    output::check(&read, std::slice::from_ref(&out))?;
     let mut plan = Plan::new(form);
     let mut weights = 0;
     for name in masks.names() {

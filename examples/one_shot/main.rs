@@ -27,7 +27,8 @@ type Failure = Box<dyn std::error::Error>;
 /// Makes one-shot 2:4 masks for the linear layers of a model, or converts masks.
 ///
 /// The model is a safetensors file, an index of shards, or a folder with either. Layers are the two-dimensional tensors
-/// of f32, f16 or bf16 named *.weight whose rows are a multiple of 4 long, without embeddings, heads and norms.
+/// of f32, f16 or bf16 named *.weight whose rows are a multiple of 4 long, without embeddings, heads and norms. Rows are
+/// outputs, as torch.nn.Linear has them: transpose the weights of GPT-2's Conv1D before, or groups lie the wrong way.
 ///
 /// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of zeros
 /// and ones), `base6` (safetensors, 0.667 bit a weight).
@@ -44,10 +45,10 @@ struct Args {
     #[arg(long, value_name = "FILE", requires = "model", conflicts_with = "convert")]
     activations: Option<PathBuf>,
     /// SparseGPT: share of the Hessian's mean diagonal that is added to its diagonal
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, conflicts_with = "convert")]
     damping: f64,
     /// SparseGPT: masks of the weights as they are, without update, as MaskLLM takes them for a prior
-    #[arg(long)]
+    #[arg(long, conflicts_with = "convert")]
     as_is: bool,
     /// Only layers of such names, where * stands for anything; embeddings and heads too, if they match
     #[arg(long, value_name = "PATTERN", conflicts_with = "convert")]

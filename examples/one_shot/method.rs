@@ -32,6 +32,9 @@ impl<'a> Chooser<'a> {
             let features = "cargo run --release --features sparsegpt --example one_shot -- …";
             return Err(format!("SparseGPT needs the feature `sparsegpt`, which is off: {features}").into());
         }
+        if args.as_is && method != Method::Sparsegpt {
+            return Err("--as-is is of --method sparsegpt: other methods update no weights".into());
+        }
         match (&args.activations, method) {
             (None, Method::Wanda | Method::Sparsegpt) => {
                 Err("Wanda and SparseGPT choose by a layer's inputs: give --activations FILE".into())

@@ -27,19 +27,29 @@ pub(crate) fn weights(model: &Model, out: &Path, file: &str) -> PathBuf {
     if model.index().is_some() { out.join(file) } else { out.to_owned() }
 }
 
+/// The files that a model is: its tensors', and the index of shards.
+pub(crate) fn read(model: &Model) -> Vec<PathBuf> {
+    model.files().chain(model.index().map(|(name, _)| name)).map(|file| model.path(file)).collect()
+}
+
 /// Refuses to write over what is read, or one thing over another.
 pub(crate) fn check(read: &[PathBuf], written: &[PathBuf]) -> Result<(), Failure> {
     for (i, to) in written.iter().enumerate() {
-        if read.iter().any(|from| is_same(from, to)) {
-            return Err(format!("{} would be written over", to.display()).into());
+        let is_to = |other: &PathBuf| place(other) == place(to);
+        if read.iter().any(is_to) {
+            return Err(format!("{} would be written over: say another place", to.display()).into());
         }
-        if written[..i].contains(to) {
-            return Err(format!("{} would be written twice", to.display()).into());
+        if written[..i].iter().any(is_to) {
+            return Err(format!("{} would be written twice: say another place", to.display()).into());
         }
     }
     Ok(())
 }
 
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+/// One path for all that lead to a file, which need not be there yet.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    path.canonicalize()
+        .or_else(|_| Ok(folder.canonicalize()?.join(path.file_name().unwrap_or_default())))
+        .unwrap_or_else(|_: std::io::Error| path.to_owned())
 }

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Args, path: &Path) -> Result<bool, Failure> {
     let layers = choose::layers(args, &readers)?;
     let chooser = Chooser::new(args)?;
     let (form, out) = output::masks(args, path)?;
-    let mut read: Vec<_> = model.files().map(|file| model.path(file)).collect();
+    let mut read = output::read(&model);
     read.extend(args.activations.clone());
     let to = |file: &str| args.weights.as_deref().map(|to| output::weights(&model, to, file));
     let written: Vec<_> = std::iter::once(out.clone()).chain(model.files().filter_map(to)).collect();

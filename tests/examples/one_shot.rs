@@ -281,6 +281,8 @@ fn shards() {
     assert_eq!(written.iter().filter(|value| **value == 0.0).count(), UP.weights() / 2);
     let over = [folder.to_str().unwrap(), "--weights", folder.to_str().unwrap()];
     is_refused(&over, &["model-00000.safetensors would be written over"]);
+    let index = folder.join("model.safetensors.index.json");
+    is_refused(&[folder.to_str().unwrap(), "--out", index.to_str().unwrap()], &["index.json would be written over"]);
 }
 
 #[test]
@@ -302,6 +304,9 @@ fn conversions() {
         LAYERS.iter().for_each(|(name, shape)| assert_eq!(masks.read(name).unwrap(), by_score(name, *shape, None)));
     }
     is_refused(&["--convert", llm, "--out", llm, name], &["would be written over"]);
+    let before = fs::read(&path).unwrap();
+    is_refused(&["--convert", llm, "--out", name, name], &["model.safetensors would be written over"]);
+    assert_eq!(fs::read(&path).unwrap(), before);
     is_refused(&["--convert", name], &["has no masks"]);
     assert_eq!(run(&["--convert", llm, "--form", "npz"]).status.code(), Some(2));
 
@@ -322,7 +327,8 @@ fn models_that_are_wrong() {
     let path = model("wrong");
     let name = path.to_str().unwrap();
     is_refused(&[name, "--out", name], &["would be written over"]);
-    is_refused(&[name, "--out", "x", "--weights", "x"], &["x would be written twice"]);
+    is_refused(&[name, "--out", "x", "--weights", "./x"], &["x would be written twice"]);
+    is_refused(&[name, "--as-is"], &["--as-is is of --method sparsegpt"]);
     is_refused(&["no-such-model.safetensors"], &["no-such-model.safetensors", "cannot be read"]);
     // NaN weights have no mask, and nothing is left behind.
     let mut values = weight(LAYERS[1].0, UP);

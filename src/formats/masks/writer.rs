@@ -8,6 +8,9 @@ use crate::shape::Shape;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// Bytes of a name in an archive, without what is added to it.
+const MAX_ARCHIVE_NAME: usize = 65_000;
+
 /// What a file of masks will hold.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -54,6 +57,10 @@ impl Plan {
             }
             Form::Patch if name == "__meta__" || name.ends_with(".__shape__") => {
                 refused("the name means something else in a file of PATCH's")
+            }
+            // Zip has 16 bits for a name's length, endings included, and Python ends names at a NUL.
+            Form::MaskLlm | Form::Patch if name.len() > MAX_ARCHIVE_NAME || name.contains('\0') => {
+                refused("the name is too long for an archive of NumPy's or has a NUL: write another form")
             }
             Form::MaskLlm | Form::Patch if !cfg!(feature = "npz") => {
                 refused("twofour was built without the feature `npz`, which writes archives of NumPy's")
@@ -216,10 +223,13 @@ impl Writer<'_> {
             }
             None => return Err(self.wrong(format!("mask `{name}` was not planned"))),
         }
-        if !self.missing.remove(name) {
+        if !self.missing.contains(name) {
             return Err(self.wrong(format!("mask `{name}` was written before")));
         }
-        self.out.put(self.plan.form, name, mask)
+        self.out.put(self.plan.form, name, mask)?;
+        // Only now: a failure that `fill` passes over is a mask that is missing.
+        self.missing.remove(name);
+        Ok(())
     }
 
     fn wrong(&self, problem: String) -> Error {

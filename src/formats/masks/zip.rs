@@ -43,10 +43,7 @@ pub(super) fn members(file: &mut (impl Read + Seek), length: u64) -> Result<Vec<
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         let (member, behind) = entry(rest)?;
-        // Before the data is a header of 30 bytes, and the name again.
-        let header = 30 + member.name.len() as u64;
-        let end = member.start.checked_add(header).and_then(|data| data.checked_add(member.packed));
-        if end.is_none_or(|end| end > directory.start) {
+        if end(&member).is_none_or(|end| end > directory.start) {
             return Err(format!("member `{}` ends behind the members: is the file cut short?", member.name));
         }
         plausible(&member)?;
@@ -56,11 +53,26 @@ pub(super) fn members(file: &mut (impl Read + Seek), length: u64) -> Result<Vec<
     if members.len() as u64 != directory.entries {
         return Err(format!("has {} members, and says that it has {}", members.len(), directory.entries));
     }
+    apart(&mut members)?;
     members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     match members.windows(2).find(|pair| pair[0].name == pair[1].name) {
         Some(pair) => Err(format!("there are two members `{}`", pair[0].name)),
         None => Ok(members),
     }
+}
+
+/// Whether no member lies in another: a few bytes that are many members would inflate to far more than deflate can do.
+fn apart(members: &mut [Member]) -> Result<(), String> {
+    members.sort_unstable_by_key(|member| member.start);
+    match members.windows(2).find(|pair| end(&pair[0]).is_none_or(|end| end > pair[1].start)) {
+        Some(pair) => Err(format!("members `{}` and `{}` overlap", pair[0].name, pair[1].name)),
+        None => Ok(()),
+    }
+}
+
+/// Where a member's data end at the earliest: before them is a header of 30 bytes, and the name again.
+fn end(member: &Member) -> Option<u64> {
+    (30 + member.name.len() as u64).checked_add(member.start)?.checked_add(member.packed)
 }
 
 /// Whether so many bytes can be made of so many.
