@@ -149,6 +149,7 @@ fn versions_and_layers_are_checked() {
         ("twofour-state.version", "other", "no file of a run's state"),
         ("twofour-state.step\":\"3", "twofour-state.step\":\"-3", "no such number"),
         ("twofour-state.seed", "other", "there is no entry `twofour-state.seed`"),
+        ("recipe.steps", "recipe.other", "there is no entry `twofour-state.recipe.steps`"),
         ("linear 100 500 0", "linear 100 500", "which is no schedule"),
         ("linear 100 500 0", "linear 100 500 0 0", "which is no schedule"),
         ("linear 100 500 0", "square 100 500 0", "which is no schedule"),
@@ -190,6 +191,8 @@ fn values_are_checked() {
         );
     }
     assert_eq!([read(0.0, -1.0, 0.0), read(0.0, 0.0, -1.0)].concat(), [false, true, true, false]);
+    // Its square is infinite.
+    assert_eq!(read(f32::MIN, f32::MAX, f32::MAX), [true, false]);
 }
 
 /// 60,000 bad files: none panics, or takes more memory than a small multiple of its size.

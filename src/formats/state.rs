@@ -20,6 +20,9 @@
 //! | `twofour-state.recipe.<field>` | of the [`Recipe`], if there is one; a schedule is `linear FROM TO WARMUP` or `cosine FROM TO WARMUP` |
 //! | `twofour-state.layer.<name>` | `N K` |
 //!
+//! Whoever clips by the last step's norm ([`learn`](crate::learn), "Clipping") has one number more to go on with, the
+//! factor, and keeps it in the caller's JSON.
+//!
 //! ```
 //! use twofour::formats::state::{Moments, Plan, Reader, Run};
 //! use twofour::learn::Recipe;

@@ -107,7 +107,7 @@ impl FusedLinear {
     }
 
     /// Copies of what the optimiser keeps, to be saved beside the logits: `m`, `v`, `[N, K/4, 6]`, and with eight bits
-    /// `scales`.
+    /// `scales`, `[blocks, 2]`.
     ///
     /// # Errors
     /// What copying may give.
@@ -116,14 +116,14 @@ impl FusedLinear {
         let dims = self.shared.logits.dims();
         let mut state = vec![("m", tensor_of(m, dims)?), ("v", tensor_of(v, dims)?)];
         if let Some(scales) = scales {
-            let count = State::<twofour::space::Host>::scales(self.masked.shape());
-            state.push(("scales", tensor_of(scales, &[count])?));
+            let blocks = State::<twofour::space::Host>::scales(self.masked.shape()) / 2;
+            state.push(("scales", tensor_of(scales, &[blocks, 2])?));
         }
         Ok(state)
     }
 
-    /// Puts back what [`state`](Self::state) gave: with the same logits, seed and moments to come, the run goes on as if it
-    /// had not been interrupted.
+    /// Puts back what [`state`](Self::state) gave: with the same logits, seed and moments to come, and with clipping the same
+    /// [`Learner::factor`], the run goes on as if it had not been interrupted.
     ///
     /// # Errors
     /// A tensor that is missing, or is not as [`state`](Self::state) gives it; then nothing is changed.
@@ -220,6 +220,8 @@ impl CustomOp3 for FusedProduct {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Shared { logits, learner, layer, last, steps, .. } = &*self.of;
+        // Before anything is looked at: two threads with a graph each must not both find that no step was made.
+        let mut moments = self.of.moments();
         if steps.load(Ordering::Relaxed) != self.steps {
             candle_core::bail!(
                 "the logits of layer {layer} have moved since this forward pass: a layer that learns by itself goes \
@@ -238,7 +240,7 @@ impl CustomOp3 for FusedProduct {
         // From here on the logits are others, even if a part of the step should fail.
         steps.fetch_add(1, Ordering::Relaxed);
         last.store(adamw.step, Ordering::Relaxed);
-        step.make(&dy, x, &mut self.of.moments())?;
+        step.make(&dy, x, &mut moments)?;
         Ok((dx, None, None))
     }
 }

@@ -50,8 +50,9 @@ pub enum Moments {
 ///
 /// # Clipping
 ///
-/// By the global norm of the **last** step's gradient: that of this step is not known before its last layer, and then the
-/// others have moved. The first step is not clipped. With a plain [`MaskedLinear`](crate::MaskedLinear), gradients are there
+/// By the global norm of the **last** step's gradient, over the layers on one device: that of this step is not known before
+/// its last layer, and then the others have moved. The first step is not clipped. What the last step leaves is a part of the
+/// run: whoever saves it saves [`factor`](Self::factor) too. With a plain [`MaskedLinear`](crate::MaskedLinear), gradients are there
 /// and can be clipped exactly.
 #[derive(Debug, Clone)]
 pub struct Learner {
@@ -76,6 +77,8 @@ pub(crate) struct Clipping {
     /// `f32`: what gradients are multiplied by, and the norm that it came from.
     pub(crate) factor: Storage,
     norm: Storage,
+    /// Whether a step was ended, so that there is a norm.
+    ended: bool,
 }
 
 impl Learner {
@@ -86,7 +89,7 @@ impl Learner {
         Self { sampler: sampler.clone(), moments, max_norm: None, panel_bytes: 16 << 20, shared }
     }
 
-    /// Clips gradients to this norm.
+    /// Clips gradients to this norm. A layer keeps the learner that it is made with: call this before.
     ///
     /// # Errors
     /// A norm that is not positive and finite.
@@ -126,7 +129,7 @@ impl Learner {
     /// What queueing may give.
     pub fn end(&self) -> Result<()> {
         let Some(max_norm) = self.max_norm else { return Ok(()) };
-        for Clipping { squares, factor, norm } in self.clipping().values_mut() {
+        for Clipping { squares, factor, norm, ended } in self.clipping().values_mut() {
             match squares {
                 Storage::Cpu(_) => {
                     let args = cpu::Clip::new(max_norm, host(squares)?, host(factor)?).norm(host(norm)?);
@@ -143,6 +146,7 @@ impl Learner {
                 }
                 _ => return Err(other_memory()),
             }
+            *ended = true;
         }
         Ok(())
     }
@@ -154,9 +158,35 @@ impl Learner {
     /// What reading may give.
     pub fn norm(&self, device: &Device) -> Result<Option<f32>> {
         match self.clipping().get(&device.location()) {
-            Some(clipping) => Ok(Some(crate::array::tensor_of(&clipping.norm, &[1])?.to_vec1::<f32>()?[0])),
-            None => Ok(None),
+            Some(Clipping { norm, ended: true, .. }) => scalar(norm).map(Some),
+            _ => Ok(None),
         }
+    }
+
+    /// What the next step multiplies gradients by on one device, to be saved with a run after [`end`](Self::end); waits for
+    /// the device. `None` before the first step, and without clipping.
+    ///
+    /// # Errors
+    /// What reading may give.
+    pub fn factor(&self, device: &Device) -> Result<Option<f32>> {
+        self.clipping().get(&device.location()).map(|clipping| scalar(&clipping.factor)).transpose()
+    }
+
+    /// Puts back what [`factor`](Self::factor) gave, before the first step of a run that goes on.
+    ///
+    /// # Errors
+    /// A factor that is not from 0 to 1, or a learner that does not clip; then nothing is changed.
+    pub fn set_factor(&self, factor: f32, device: &Device) -> Result<()> {
+        if self.max_norm.is_none() {
+            candle_core::bail!("a learner that does not clip has no factor: call `Learner::clip` first")
+        }
+        if !(0.0..=1.0).contains(&factor) {
+            let (value, must) = (f64::from(factor), "from 0 to 1");
+            return Err(wrap(twofour::Error::Scalar { what: "factor", value, must }));
+        }
+        let clipping = Clipping { factor: copy_of(&Tensor::new(&[factor], device)?)?, ..Clipping::new(device)? };
+        self.clipping().insert(device.location(), clipping);
+        Ok(())
     }
 
     /// What says how masks are drawn.
@@ -208,6 +238,12 @@ impl Clipping {
             squares: zeroed(NORM_SLOTS, DType::F64, device)?,
             factor: copy_of(&Tensor::ones(1, DType::F32, device)?)?,
             norm: zeroed(1, DType::F32, device)?,
+            ended: false,
         })
     }
+}
+
+/// The one element of an array of `f32`.
+fn scalar(storage: &Storage) -> Result<f32> {
+    crate::array::tensor_of(storage, &[])?.to_scalar()
 }

@@ -8,7 +8,7 @@ use twofour::sparse::Factor;
 use twofour::{Shape, Shard, bf16, f16, formats, learn, noise};
 
 use crate::compressed::CompressedLinear;
-use crate::number::{Number, Score, check_types, wrap};
+use crate::number::{Number, Score, check_types, ready, wrap};
 use crate::ops::linear::Product;
 use crate::ops::{self, Masks};
 use crate::sampler::Sampler;
@@ -97,7 +97,8 @@ impl MaskedLinear {
             let (dims, dtype, wanted) = (bias.dims(), bias.dtype().as_str(), weight.dtype().as_str());
             candle_core::bail!("the bias is {dims:?} {dtype}, and must be [{}] {wanted}", shape.rows)
         }
-        let weight = weight.detach().contiguous()?;
+        // Once here: otherwise a view that kernels do not take as it lies would be copied in every pass, or refused.
+        let weight = ready(&weight.detach())?;
         let (bias, sampler) = (bias.cloned(), sampler.clone());
         Ok(Self { weight, bias, logits, shape, layer, shard: None, sampler })
     }

@@ -38,7 +38,7 @@ pub struct Settings {
     /// Temperature τ, positive.
     pub tau: f32,
     /// The coefficient λ of `−λ Σ (W∘M)²`, which each layer adds to the loss; finite. (It enters the logits' gradient, not
-    /// the value of the loss.)
+    /// the value of the loss, and does so in every backward pass: where micro-batches are averaged, divide it by their number.)
     pub regulariser: f32,
 }
 

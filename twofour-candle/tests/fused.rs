@@ -177,6 +177,7 @@ fn clipping_is_by_the_last_steps_norm() -> Result<()> {
         plain.iter().flat_map(|layer| flat(grads.get(layer.logits()).unwrap())).map(|g| f64::from(g).powi(2)).sum();
     assert!(learner.norm(&Device::Cpu)?.is_none());
     sum([fused[0].forward(&x)?, fused[1].forward(&x)?])?.backward()?;
+    assert!(learner.norm(&Device::Cpu)?.is_none(), "the step has not ended");
     learner.end()?;
     let norm = learner.norm(&Device::Cpu)?.unwrap();
     assert!((f64::from(norm) / squares.sqrt() - 1.0).abs() < 1e-6, "{norm} {}", squares.sqrt());
@@ -195,7 +196,7 @@ fn clipping_is_by_the_last_steps_norm() -> Result<()> {
     Ok(())
 }
 
-/// A run that was saved and loaded goes on to the same bits.
+/// A run that was saved and loaded goes on to the same bits, clipping too.
 #[test]
 fn a_state_resumes() -> Result<()> {
     for (moments, logits) in [(Moments::F32, DType::F32), (Moments::Eight, DType::BF16)] {
@@ -209,19 +210,34 @@ fn a_state_resumes() -> Result<()> {
         };
         let fresh = || -> Result<FusedLinear> {
             let sampler = Sampler::new(8);
-            layer(Shape::new(40, 64), [DType::BF16, logits], &sampler).fused(&Learner::new(&sampler, moments))
+            let learner = Learner::new(&sampler, moments).clip(0.25)?;
+            layer(Shape::new(40, 64), [DType::BF16, logits], &sampler).fused(&learner)
         };
         let whole = fresh()?;
         run(&whole, 0..6)?;
         let first = fresh()?;
         run(&first, 0..3)?;
         let (saved, state) = (first.masked().logits().copy()?, first.state()?);
+        let factor = first.learner().factor(&Device::Cpu)?.unwrap();
+        assert!(factor < 1.0, "or it would not be missed");
+        if let Some((_, scales)) = state.get(2) {
+            assert_eq!(scales.dims(), [10, 2]);
+        }
         let second = fresh()?;
         second.masked().logits().set(&saved)?;
         assert!(second.set_state(|name| (name == "m").then(|| state[0].1.clone())).is_err());
         assert!(second.set_state(|_| Some(saved.flatten_all().unwrap())).is_err());
         second.set_state(|name| state.iter().find(|(other, _)| *other == name).map(|(_, tensor)| tensor.clone()))?;
+        assert!(second.learner().factor(&Device::Cpu)?.is_none());
+        for wrong in [-0.5, 1.5, f32::NAN] {
+            assert!(second.learner().set_factor(wrong, &Device::Cpu).is_err());
+        }
+        second.learner().set_factor(factor, &Device::Cpu)?;
         run(&second, 3..6)?;
+        assert_eq!(second.learner().factor(&Device::Cpu)?, whole.learner().factor(&Device::Cpu)?);
+        for ((_, own), (_, other)) in second.state()?.iter().zip(&whole.state()?) {
+            assert_eq!(flat(own), flat(other));
+        }
         assert_eq!(flat(second.masked().logits()), flat(whole.masked().logits()));
         assert_ne!(flat(first.masked().logits()), flat(whole.masked().logits()));
     }
@@ -262,6 +278,7 @@ fn once_a_step() -> Result<()> {
     let other = Learner::new(&Sampler::new(1), Moments::F32);
     assert!(layer(Shape::new(8, 16), [DType::F32; 2], &sampler).fused(&other).is_err());
     assert!(Learner::new(&sampler, Moments::F32).clip(0.0).is_err());
+    assert!(learner.set_factor(0.5, &Device::Cpu).is_err(), "it does not clip");
     let wrong = Moment { adamw: AdamW { rate: -1.0, ..moment(0).adamw }, ..moment(0) };
     assert!(learner.begin(2, &wrong).is_err() && sampler.settings().step == 1);
     Ok(())

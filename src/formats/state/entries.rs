@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 const PREFIX: &str = "twofour-state.";
+const RECIPE: &str = "twofour-state.recipe.";
 const LAYER: &str = "twofour-state.layer.";
 
 type Parsed<T> = std::result::Result<T, String>;
@@ -71,7 +72,8 @@ impl Entries<'_> {
             _ => return Err(format!("has no entry `{PREFIX}version`: it is no file of a run's state")),
         }
         let caller = self.text("caller").ok().map(ToOwned::to_owned);
-        let recipe = if self.text("recipe.steps").is_ok() { Some(self.recipe()?) } else { None };
+        let has_recipe = self.0.keys().any(|key| key.starts_with(RECIPE));
+        let recipe = if has_recipe { Some(self.recipe()?) } else { None };
         Ok(Run { step: self.number("step")?, seed: self.number("seed")?, recipe, caller })
     }
 

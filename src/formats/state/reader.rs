@@ -7,7 +7,12 @@ use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
 use crate::formats::{self, TensorType, wrong};
 use crate::shape::Shape;
+use std::ops::RangeInclusive;
 use std::path::Path;
+
+/// Steps skip gradients whose squares reach 2¹²⁰, so moments' magnitudes and roots stay below 2⁶⁰; that and a rounding.
+/// The square of a larger scale might be infinite, and then a step would make NaN logits of it.
+const LARGEST_SCALE: f32 = (1_u64 << 61) as f32;
 
 /// A file of state. Opening reads and checks the header; a layer is read when it is asked for.
 #[derive(Debug)]
@@ -64,22 +69,22 @@ impl<'a> Reader<'a> {
     /// The moments of a layer.
     ///
     /// # Errors
-    /// [`Error::File`]: there is no such layer, it cannot be read, or its moments are none: not finite, or second ones
-    /// or scales that are negative.
+    /// [`Error::File`]: there is no such layer, it cannot be read, or its moments are none: not finite, second ones or
+    /// scales that are negative, or scales that no step makes.
     pub fn moments(&self, layer: &str) -> Result<Moments<'static>> {
-        let floats = |part: &str, least: f32| -> Result<Vec<f32>> {
+        let floats = |part: &str, range: RangeInclusive<f32>| -> Result<Vec<f32>> {
             let values: Vec<f32> = from_bytes(&self.reader.tensor(&tensor_name(layer, part))?);
-            match values.iter().find(|value| !(value.is_finite() && **value >= least)) {
+            match values.iter().find(|value| !range.contains(*value)) {
                 Some(value) => Err(self.wrong(format!("layer `{layer}`: there is a {value} among `{part}`"))),
                 None => Ok(values),
             }
         };
         let codes = |part| Ok::<_, Error>(self.reader.tensor(&tensor_name(layer, part))?.into_owned());
         if self.known(layer)?.eight {
-            let scales = floats("scales", 0.0)?;
+            let scales = floats("scales", 0.0..=LARGEST_SCALE)?;
             Ok(Moments::Eight { m: codes("m")?.into(), v: codes("v")?.into(), scales: scales.into() })
         } else {
-            Ok(Moments::F32 { m: floats("m", f32::MIN)?.into(), v: floats("v", 0.0)?.into() })
+            Ok(Moments::F32 { m: floats("m", f32::MIN..=f32::MAX)?.into(), v: floats("v", 0.0..=f32::MAX)?.into() })
         }
     }
 
