@@ -100,12 +100,12 @@ impl Settings {
             text: Vec::new(),
             model: None,
             batch: 16,
-            dense: Dense { steps: 1600, rate: 3e-3, warmup: 50 },
+            dense: Dense { steps: 1000, rate: 3e-3, warmup: 50 },
             calibration: 128,
             validation: 512,
             watch: 64,
             points: 20,
-            learn: Learn { memory: Memory::Both, ..learn(350) },
+            learn: Learn { memory: Memory::Both, ..learn(250) },
         };
         match size {
             Size::Mini => Self {
