@@ -184,7 +184,7 @@ pub enum Error {
         /// The source's stem.
         module: &'static str,
         /// The kernel's symbol.
-        name: &'static str,
+        name: String,
         /// Where the loaded code is from.
         origin: String,
     },
@@ -231,6 +231,12 @@ pub enum Error {
         path: &'static str,
         /// Why not.
         because: &'static str,
+    },
+    /// What must be loaded or chosen first is met while the stream is captured into a CUDA graph.
+    #[error("{what} is not ready, and the stream is being captured: prepare the plan, or run the pass once, before that")]
+    Unprepared {
+        /// What is not ready.
+        what: String,
     },
     /// Arguments that their plan was not made for.
     #[error("the plan is for {planned}, but the arguments are {given}: make a plan for them")]

@@ -17,7 +17,7 @@ use sys::CUresult as Status;
 use super::limits::Limits;
 use super::nvrtc::{self, Part};
 use super::{driver_error, images, probe};
-use crate::device::launch::Symbol;
+use super::Symbol;
 use crate::{Error, Result};
 
 /// A context by its address.
@@ -86,14 +86,15 @@ pub fn prepare(stream: &Arc<CudaStream>) -> Result<()> {
     let device = device(stream.context())?;
     device.context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
     for file in images::modules() {
-        let module = device.module(file, Part::File)?;
+        let module = device.module(file, Part::File, None)?;
         load_functions(module.handle)?;
     }
     Ok(())
 }
 
 /// The kernel's function, which must be called with the context current.
-pub(super) fn function(context: &Arc<CudaContext>, symbol: Symbol, shared_bytes: u32) -> Result<sys::CUfunction> {
+pub(super) fn function(stream: &CudaStream, symbol: Symbol, shared_bytes: u32) -> Result<sys::CUfunction> {
+    let context = stream.context();
     let key = (id(context), symbol);
     let known = KERNELS.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
     if let Some(kernel) = known
@@ -104,7 +105,7 @@ pub(super) fn function(context: &Arc<CudaContext>, symbol: Symbol, shared_bytes:
     let device = device(context)?;
     let mut kernel = match known {
         Some(kernel) => kernel,
-        None => Kernel { function: device.function(symbol)?, takes_all_shared: false },
+        None => Kernel { function: device.function(stream, symbol)?, takes_all_shared: false },
     };
     if shared_bytes > Limits::DEFAULT_SHARED_BYTES {
         allow_all_shared(kernel.function, &device.limits)?;
@@ -155,11 +156,14 @@ fn query(context: &CudaContext) -> Result<Limits> {
 }
 
 impl Device {
-    fn function(&self, symbol: Symbol) -> Result<sys::CUfunction> {
-        let module = self.module(symbol.module, Part::Kernel(symbol.name))?;
-        let unknown =
-            || Error::UnknownKernel { module: symbol.module, name: symbol.name, origin: module.origin.clone() };
-        let name = CString::new(symbol.name).map_err(|_| unknown())?;
+    fn function(&self, stream: &CudaStream, symbol: Symbol) -> Result<sys::CUfunction> {
+        let module = self.module(symbol.file(), Part::Kernel(symbol), Some(stream))?;
+        let unknown = || Error::UnknownKernel {
+            module: symbol.file(),
+            name: symbol.name().into(),
+            origin: module.origin.clone(),
+        };
+        let name = CString::new(symbol.name()).map_err(|_| unknown())?;
         // SAFETY: the module is loaded in the context, which is current, and is never unloaded.
         let function = unsafe { result::module::get_function(module.handle, name) };
         function.map_err(|error| match error {
@@ -168,12 +172,19 @@ impl Device {
         })
     }
 
-    /// A module with this part of the file, loaded if there was none; threads that ask at once wait for one loading.
-    fn module(&self, file: &'static str, part: Part) -> Result<Module> {
+    /// A module with this part of the file, loaded if there was none; threads that ask at once wait for one loading. For a
+    /// stream that is being captured, nothing can be loaded.
+    fn module(&self, file: &'static str, part: Part, stream: Option<&CudaStream>) -> Result<Module> {
         let mut modules = locked(&self.modules);
         let known = modules.get(&(file, Part::File)).or_else(|| modules.get(&(file, part)));
         if let Some(module) = known {
             return Ok(module.clone());
+        }
+        if let Some(stream) = stream {
+            let status = stream.capture_status().map_err(driver_error("cuStreamIsCapturing"))?;
+            if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+                return Err(Error::Unprepared { what: format!("a kernel of cuda/{file}.cu") });
+            }
         }
         let module = self.load(file, part)?;
         modules.insert((file, module.part), module.clone());

@@ -61,7 +61,7 @@ pub struct Launch<A> {
 pub(crate) fn load(stream: &CudaStream, symbol: Symbol, shared_bytes: u32) -> crate::Result<()> {
     let context = stream.context();
     context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-    kernels::function(context, symbol, shared_bytes).map(drop)
+    kernels::function(stream, super::Symbol::named(symbol.module, symbol.name), shared_bytes).map(drop)
 }
 
 /// Puts a launch on a stream and returns at once. The kernel is loaded, and compiled where the build has no code for
@@ -86,7 +86,11 @@ pub unsafe fn launch<A: bytemuck::Pod>(stream: &Arc<CudaStream>, launch: &Launch
     }
     let context = stream.context();
     context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-    let function = kernels::function(context, launch.symbol, launch.shared_bytes)?;
+    let function = kernels::function(
+        stream,
+        super::Symbol::named(launch.symbol.module, launch.symbol.name),
+        launch.shared_bytes,
+    )?;
     let mut parameters = [(&raw const launch.args).cast_mut().cast::<c_void>()];
     let [grid, block] = [launch.grid, launch.block].map(<(u32, u32, u32)>::from);
     // SAFETY: `function` is of a module that is never unloaded, in the context just made current, which is the stream's

@@ -21,8 +21,11 @@
 //! | `TWOFOUR_CACHE_DIR` | the cache's folder, instead of `$XDG_CACHE_HOME/twofour` or `~/.cache/twofour` |
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
 
+pub(crate) mod bind;
 pub mod launch;
+mod launcher;
 mod limits;
+mod symbol;
 pub mod walk;
 
 #[cfg(feature = "cuda")]
@@ -38,7 +41,9 @@ pub(crate) mod operand;
 #[cfg(feature = "cuda")]
 pub(crate) mod probe;
 
+pub use launcher::{Args, Launch};
 pub use limits::Limits;
+pub use symbol::Symbol;
 
 #[cfg(feature = "cuda")]
 pub use images::{embedded, modules};

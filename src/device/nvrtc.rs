@@ -14,15 +14,15 @@ use sha2::{Digest, Sha256};
 use self::library::{Failure, Nvrtc, nvrtc};
 use super::cache::{Cache, Key};
 use super::images::{Source, headers, options, source};
-use super::launch::Symbol;
+use super::Symbol;
 use crate::{Error, Result};
 
 /// How much of a kernel file to compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Part {
     File,
-    /// The kernel of this name alone.
-    Kernel(&'static str),
+    /// This kernel alone.
+    Kernel(Symbol),
 }
 
 /// What NVRTC made of a kernel file or of one kernel.
@@ -62,15 +62,15 @@ pub fn compile(module: &str, compute_capability: (u32, u32)) -> Result<Compiled>
 /// # Example
 ///
 /// ```no_run
-/// use twofour::device::{self, launch::Symbol};
+/// use twofour::device::{self, Symbol};
 ///
-/// let symbol = Symbol { module: "mask", name: "twofour_mask_soft_bf16_bf16" };
+/// let symbol = Symbol::new("mask", "soft", &["bf16", "bf16"]);
 /// let compiled = device::compile_kernel(symbol, (8, 0))?;
 /// assert_eq!(compiled.arch, "sm_80");
 /// # Ok::<(), twofour::Error>(())
 /// ```
 pub fn compile_kernel(symbol: Symbol, compute_capability: (u32, u32)) -> Result<Compiled> {
-    compile_with(None, symbol.module, Part::Kernel(symbol.name), compute_capability)
+    compile_with(None, symbol.file(), Part::Kernel(symbol), compute_capability)
 }
 
 /// Either of them through the on-disk cache.
@@ -91,10 +91,11 @@ fn compile_with(cache: Option<&Cache>, module: &str, part: Part, compute_capabil
         match compile_source(nvrtc, source, part, &arch) {
             Ok(bytes) => {
                 let compiled = Compiled { arch, bytes };
-                if let Part::Kernel(name) = part
-                    && !compiled.names(name)
+                if let Part::Kernel(symbol) = part
+                    && !compiled.names(symbol.name())
                 {
-                    return Err(Error::UnknownKernel { module: source.module(), name, origin: compiled.origin() });
+                    let (name, origin) = (symbol.name().into(), compiled.origin());
+                    return Err(Error::UnknownKernel { module: source.module(), name, origin });
                 }
                 if let Some(cache) = cache {
                     cache.put(&key, &compiled.bytes);
@@ -128,8 +129,10 @@ impl Part {
         match self {
             Self::File => Vec::new(),
             // No kernel has a name that is not an identifier, and NVRTC would stumble over the option.
-            Self::Kernel(name) if !is_identifier(name) => vec![define("TWOFOUR_ONLY".into())],
-            Self::Kernel(name) => vec![define("TWOFOUR_ONLY".into()), define(format!("TWOFOUR_WANTED_{name}"))],
+            Self::Kernel(symbol) if !is_identifier(symbol.name()) => vec![define("TWOFOUR_ONLY".into())],
+            Self::Kernel(symbol) => {
+                vec![define("TWOFOUR_ONLY".into()), define(format!("TWOFOUR_WANTED_{}", symbol.name()))]
+            }
         }
     }
 }
@@ -220,10 +223,10 @@ mod tests {
     #[test]
     fn a_kernel_is_chosen_by_macros() {
         assert!(Part::File.options().is_empty());
-        let options = Part::Kernel("twofour_x").options();
+        let options = Part::Kernel(Symbol::new("x", "", &[])).options();
         assert_eq!(options, ["--define-macro=TWOFOUR_ONLY=1", "--define-macro=TWOFOUR_WANTED_twofour_x=1"]);
         for odd in ["x=1 -DTWOFOUR_ONLY", "a\0b", "é"] {
-            assert_eq!(Part::Kernel(odd).options(), ["--define-macro=TWOFOUR_ONLY=1"], "{odd}");
+            assert_eq!(Part::Kernel(Symbol::named("x", odd)).options(), ["--define-macro=TWOFOUR_ONLY=1"], "{odd}");
         }
     }
 

@@ -34,6 +34,7 @@ const DRIVER_SYMBOLS: &[&str] = &[
     "cuFuncGetAttribute",
     "cuFuncSetAttribute",
     "cuLaunchKernel",
+    "cuStreamIsCapturing",
 ];
 
 /// How many CUDA devices there are: at least one.

@@ -1,74 +1,24 @@
-//! The launches of the `mask` kernels as plain data: from checked arguments in bare addresses to symbol, grid and argument
-//! struct. The CUDA executor and the emulator run the same ones. The structs mirror those of `cuda/mask.cu`.
+//! The launches of the `mask` kernels. The structs mirror those of `cuda/mask.cu`.
 
-use super::{Backward, Forward, GradientOf, Kind, Sampling, Statistics};
-use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol, address};
-use crate::device::walk::Walk;
+use super::{Backward, Forward, GradientOf, Kind, Statistics};
+use crate::device::{Launch, Limits, Symbol};
 use crate::element::{DType, Element, Logit};
-#[cfg(doc)]
-use crate::error::Error;
 use crate::error::Result;
-use crate::noise;
-use crate::space::Raw;
+use crate::pass::{Binder, DeviceSpace, Queue};
+use crate::sample::launch::{Differentiation, SamplingArgs};
+use crate::sample::walk::Walk;
+use crate::sample::{Source, resident};
+use crate::shape::Shape;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Blocks a multiprocessor holds at once; more would only load the noise table again.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
-/// The noise' source as kernels read it (`cuda/common/gumbel.cuh`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct NoiseArgs {
-    round_keys: [u32; 20],
-    draw: u64,
-    one_and_half_step: u32,
-    unused: u32,
-}
-
-/// [`Sampling`] as kernels read it (`cuda/common/sample.cuh`).
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct SamplingArgs {
-    noise: NoiseArgs,
-    kappa: f32,
-    scale: f32,
-}
-
-impl SamplingArgs {
-    pub(crate) fn new(sampling: &Sampling) -> Self {
-        let noise = NoiseArgs {
-            round_keys: noise::round_keys(sampling.seed),
-            draw: sampling.draw,
-            one_and_half_step: 0x3f80_0002,
-            unused: 0,
-        };
-        Self { noise, kappa: sampling.kappa, scale: sampling.scale() }
-    }
-}
-
-/// `Differentiation` of `cuda/common/gradient.cuh`: what the gradient to the logits needs besides operands.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct Differentiation {
-    sampling: SamplingArgs,
-    logit_scale: f32,
-    minus_2_lambda: f32,
-}
-const _: () = assert!(size_of::<Differentiation>() == 112);
-
-impl Differentiation {
-    pub(crate) fn new(sampling: &Sampling, regulariser: f32) -> Self {
-        let logit_scale = sampling.logit_scale();
-        Self { sampling: SamplingArgs::new(sampling), logit_scale, minus_2_lambda: -2.0 * regulariser }
-    }
-}
-
 /// `MaskForwardArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct ForwardArgs {
+struct ForwardArgs {
     logits: u64,
     weight: u64,
     masked: u64,
@@ -84,10 +34,21 @@ pub struct ForwardArgs {
 }
 const _: () = assert!(size_of::<ForwardArgs>() == 216);
 
-/// `MaskBackwardArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+/// `MaskFrozenArgs`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct BackwardArgs {
+struct FrozenArgs {
+    weight: u64,
+    codes: u64,
+    masked: u64,
+    groups: u64,
+}
+const _: () = assert!(size_of::<FrozenArgs>() == 32);
+
+/// `MaskBackwardArgs`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct BackwardArgs {
     logits: u64,
     weight: u64,
     gradient: u64,
@@ -101,148 +62,103 @@ pub struct BackwardArgs {
 const _: () = assert!(size_of::<BackwardArgs>() == 200);
 
 /// `MaskStatisticsArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct StatisticsArgs {
+struct StatisticsArgs {
     statistics: u64,
     blocks: u64,
 }
-
-/// A forward pass: one kernel, and a second that adds up the statistics if they are wanted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ForwardLaunch {
-    /// The pass over the weight.
-    pub pass: Launch<ForwardArgs>,
-    /// Adds up the blocks' shares.
-    pub statistics: Option<Launch<StatisticsArgs>>,
-}
+const _: () = assert!(size_of::<StatisticsArgs>() == 16);
 
 /// Groups a thread takes at a time: those whose logits are 48 bytes.
 const fn chunk(logits: DType) -> u64 {
     8 / logits.size() as u64
 }
 
-/// A grid that covers the chunks without more blocks than the device holds.
-fn grid(groups: usize, chunk: u64, blocks: u32) -> [u32; 3] {
-    let wanted = (groups as u64).div_ceil(chunk * u64::from(THREADS));
-    [wanted.clamp(1, u64::from(blocks)) as u32, 1, 1]
+/// Blocks that cover the chunks, and no more than `most`.
+fn blocks(shape: Shape, logits: DType, most: u32) -> u32 {
+    let wanted = (shape.groups() as u64).div_ceil(chunk(logits) * u64::from(THREADS));
+    wanted.clamp(1, u64::from(most)) as u32
 }
 
-impl<L: Logit, W: Element> Forward<'_, Raw, L, W> {
-    /// The launch of this pass on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Forward::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<ForwardLaunch> {
-        self.check()?;
-        let blocks = match self.statistics {
-            Some(_) => Statistics::MAX_BLOCKS,
-            None => limits.multiprocessors.max(1).saturating_mul(BLOCKS_PER_MULTIPROCESSOR),
-        };
-        let grid = grid(self.shape.groups(), chunk(L::DTYPE), blocks);
-        let threads = u64::from(grid[0]) * u64::from(THREADS);
-        let args = ForwardArgs {
-            logits: address("logits", Some(self.logits))?,
-            weight: address("weight", self.weight)?,
-            masked: address("masked", self.masked)?,
-            mask: address("mask", self.mask)?,
-            patterns: address("patterns", self.patterns)?,
-            codes: address("codes", self.codes)?,
-            previous_codes: address("previous_codes", self.previous_codes)?,
-            statistics: address("statistics", self.statistics)?,
-            walk: Walk::new(self.shape, &self.shard, chunk(L::DTYPE), threads)?,
-            sampling: SamplingArgs::new(&self.sampling),
-            kind: match self.kind {
-                Kind::Soft => 0,
-                Kind::Hard => 1,
-                Kind::Argmax => 2,
-            },
-            unused: 0,
-        };
-        let name = forward_symbol(self.kind, self.only_masked(), L::DTYPE, W::DTYPE);
-        let statistics = self.statistics.map(|_| Launch {
-            symbol: Symbol { module: "mask", name: "twofour_mask_statistics" },
-            grid: [1, 1, 1],
-            block: [THREADS, 1, 1],
-            shared_bytes: 0,
-            args: StatisticsArgs { statistics: args.statistics, blocks: u64::from(grid[0]) },
-        });
-        Ok(ForwardLaunch { pass: launch(name, grid, args), statistics })
-    }
+fn most_blocks(limits: &Limits) -> u32 {
+    resident(limits, BLOCKS_PER_MULTIPROCESSOR)
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> Backward<'_, Raw, L, W, G> {
-    /// The launch of this pass on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Backward::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Launch<BackwardArgs>> {
-        self.check()?;
-        let blocks = limits.multiprocessors.max(1).saturating_mul(BLOCKS_PER_MULTIPROCESSOR);
-        let grid = grid(self.shape.groups(), chunk(L::DTYPE), blocks);
-        let threads = u64::from(grid[0]) * u64::from(THREADS);
-        let args = BackwardArgs {
-            logits: address("logits", Some(self.logits))?,
-            weight: address("weight", Some(self.weight))?,
-            gradient: address("gradient", Some(self.gradient))?,
-            logit_gradient: address("logit_gradient", self.logit_gradient)?,
-            weight_gradient: address("weight_gradient", self.weight_gradient)?,
-            walk: Walk::new(self.shape, &self.shard, chunk(L::DTYPE), threads)?,
-            by: Differentiation::new(&self.sampling, self.regulariser),
-            accumulate: u32::from(self.accumulate),
-            unused: 0,
-        };
-        let name = backward_symbol(self.kind, L::DTYPE, W::DTYPE, G::DTYPE);
-        Ok(launch(name, grid, args))
-    }
-}
-
-fn launch<A>(name: &'static str, grid: [u32; 3], args: A) -> Launch<A> {
-    Launch { symbol: Symbol { module: "mask", name }, grid, block: [THREADS, 1, 1], shared_bytes: 0, args }
-}
-
-/// `$prefix` followed by the names of logit and weight types.
-macro_rules! by_types {
-    ($prefix:literal, $logits:expr, $weights:expr) => {
-        match ($logits, $weights) {
-            (DType::Bf16, DType::F32) => concat!($prefix, "_bf16_f32"),
-            (DType::Bf16, DType::F16) => concat!($prefix, "_bf16_f16"),
-            (DType::Bf16, DType::Bf16) => concat!($prefix, "_bf16_bf16"),
-            (_, DType::F32) => concat!($prefix, "_f32_f32"),
-            (_, DType::F16) => concat!($prefix, "_f32_f16"),
-            (_, DType::Bf16) => concat!($prefix, "_f32_bf16"),
+pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
+    pass: &'g mut Forward<'_, S, L, W>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (shape, types, only_masked) = (pass.shape, [L::DTYPE.name(), W::DTYPE.name()], pass.only_masked());
+    let weight = binder.input_if("weight", &pass.weight)?;
+    let masked = binder.output_if("masked", &mut pass.masked)?;
+    let (kind, sampling, logits) = match &pass.source {
+        Source::Sampled { kind, sampling, logits } => (*kind, sampling, binder.input("logits", logits)?.address),
+        Source::Frozen { codes } => {
+            let (codes, groups) = (binder.input("codes", codes)?.address, shape.groups() as u64);
+            // A thread for each two groups, in at most the blocks a grid may have: the kernel steps by the grid.
+            let blocks = groups.div_ceil(2).div_ceil(u64::from(THREADS)).min(1 << 20) as u32;
+            let args = FrozenArgs { weight, codes, masked, groups };
+            queue.launch(Launch::new(Symbol::new("mask", "frozen", &types[1..]), blocks, THREADS, &args));
+            return Ok(());
         }
     };
+    let counts = pass.statistics.is_some();
+    let most = if counts { Statistics::MAX_BLOCKS } else { most_blocks(queue.limits()) };
+    let blocks = blocks(shape, L::DTYPE, most);
+    let statistics = binder.output_if("statistics", &mut pass.statistics)?;
+    let args = ForwardArgs {
+        logits,
+        weight,
+        masked,
+        mask: binder.output_if("mask", &mut pass.mask)?,
+        patterns: binder.output_if("patterns", &mut pass.patterns)?,
+        codes: binder.output_if("codes", &mut pass.codes)?,
+        previous_codes: binder.input_if("previous_codes", &pass.previous_codes)?,
+        statistics,
+        walk: Walk::new(shape, &pass.shard, chunk(L::DTYPE), u64::from(blocks) * u64::from(THREADS))?,
+        sampling: SamplingArgs::new(sampling),
+        kind: match kind {
+            Kind::Soft => 0,
+            Kind::Hard => 1,
+            Kind::Argmax => 2,
+        },
+        unused: 0,
+    };
+    let variant = match kind {
+        Kind::Soft if only_masked => "soft",
+        Kind::Hard if only_masked => "hard",
+        _ => "full",
+    };
+    queue.launch(Launch::new(Symbol::new("mask", variant, &types), blocks, THREADS, &args));
+    if counts {
+        // Adds up the blocks' shares.
+        let args = StatisticsArgs { statistics, blocks: u64::from(blocks) };
+        queue.launch(Launch::new(Symbol::new("mask", "statistics", &[]), 1, THREADS, &args));
+    }
+    Ok(())
 }
 
-fn forward_symbol(kind: Kind, only_masked: bool, logits: DType, weights: DType) -> &'static str {
-    match (kind, only_masked) {
-        (Kind::Soft, true) => by_types!("twofour_mask_soft", logits, weights),
-        (Kind::Hard, true) => by_types!("twofour_mask_hard", logits, weights),
-        _ => by_types!("twofour_mask_full", logits, weights),
-    }
-}
-
-fn backward_symbol(kind: Kind, logits: DType, weights: DType, gradient: DType) -> &'static str {
-    /// With the gradient's type appended, which is the weight's or f32.
-    macro_rules! of_kind {
-        ($prefix:literal) => {
-            match (logits, weights, gradient) {
-                (DType::Bf16, DType::F32, _) => concat!($prefix, "_bf16_f32_f32"),
-                (DType::Bf16, DType::F16, DType::F32) => concat!($prefix, "_bf16_f16_f32"),
-                (DType::Bf16, DType::F16, _) => concat!($prefix, "_bf16_f16_f16"),
-                (DType::Bf16, DType::Bf16, DType::F32) => concat!($prefix, "_bf16_bf16_f32"),
-                (DType::Bf16, DType::Bf16, _) => concat!($prefix, "_bf16_bf16_bf16"),
-                (_, DType::F32, _) => concat!($prefix, "_f32_f32_f32"),
-                (_, DType::F16, DType::F32) => concat!($prefix, "_f32_f16_f32"),
-                (_, DType::F16, _) => concat!($prefix, "_f32_f16_f16"),
-                (_, DType::Bf16, DType::F32) => concat!($prefix, "_f32_bf16_f32"),
-                (_, DType::Bf16, _) => concat!($prefix, "_f32_bf16_bf16"),
-            }
-        };
-    }
-    match kind {
-        Kind::Hard => of_kind!("twofour_mask_backward_hard"),
-        _ => of_kind!("twofour_mask_backward_soft"),
-    }
+pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
+    pass: &'g mut Backward<'_, S, L, W, G>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let blocks = blocks(pass.shape, L::DTYPE, most_blocks(queue.limits()));
+    let args = BackwardArgs {
+        logits: binder.input("logits", &pass.logits)?.address,
+        weight: binder.input("weight", &pass.weight)?.address,
+        gradient: binder.input("gradient", &pass.gradient)?.address,
+        logit_gradient: binder.output_if("logit_gradient", &mut pass.logit_gradient)?,
+        weight_gradient: binder.output_if("weight_gradient", &mut pass.weight_gradient)?,
+        walk: Walk::new(pass.shape, &pass.shard, chunk(L::DTYPE), u64::from(blocks) * u64::from(THREADS))?,
+        by: Differentiation::new(&pass.sampling, pass.regulariser),
+        accumulate: u32::from(pass.accumulate),
+        unused: 0,
+    };
+    let variant = if pass.kind == Kind::Hard { "backward_hard" } else { "backward_soft" };
+    let symbol = Symbol::new("mask", variant, &[L::DTYPE, W::DTYPE, G::DTYPE].map(DType::name));
+    queue.launch(Launch::new(symbol, blocks, THREADS, &args));
+    Ok(())
 }

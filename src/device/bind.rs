@@ -1,0 +1,170 @@
+//! From operands to the addresses that kernels are given, each operand looked at once: where it lives, its boundary, and
+//! the guard that orders the launch after what was queued for it before.
+
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
+
+use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::space::Cuda;
+use crate::space::{Raw, RawSlice, Space};
+
+/// Alignment of operands in bytes: kernels' accesses are 16 bytes wide.
+pub(crate) const ALIGN: u64 = 16;
+
+/// A space of device memory: [`Raw`] addresses, or cudarc's views.
+pub trait DeviceSpace: Space {
+    /// What an address is good for as long as it lives.
+    type Guards<'g>;
+    /// Where an input is.
+    ///
+    /// # Errors
+    /// [`Error::ForeignContext`].
+    #[doc(hidden)]
+    fn address<'g, T>(
+        guards: &mut Self::Guards<'g>,
+        what: &'static str,
+        operand: &'g Self::Ref<'_, T>,
+    ) -> Result<RawSlice<T>>;
+    /// Where an output is.
+    ///
+    /// # Errors
+    /// [`Error::ForeignContext`].
+    #[doc(hidden)]
+    fn address_mut<'g, T>(
+        guards: &mut Self::Guards<'g>,
+        what: &'static str,
+        operand: &'g mut Self::Mut<'_, T>,
+    ) -> Result<RawSlice<T>>;
+}
+
+impl DeviceSpace for Raw {
+    type Guards<'g> = ();
+    fn address<T>((): &mut (), _: &'static str, operand: &RawSlice<T>) -> Result<RawSlice<T>> {
+        Ok(*operand)
+    }
+    fn address_mut<T>((): &mut (), _: &'static str, operand: &mut RawSlice<T>) -> Result<RawSlice<T>> {
+        Ok(*operand)
+    }
+}
+
+/// Turns a pass's operands into addresses. It must live until what reads and writes them is queued.
+pub struct Binder<'g, S: DeviceSpace> {
+    guards: S::Guards<'g>,
+}
+
+impl Binder<'_, Raw> {
+    /// Of addresses that somebody else vouches for.
+    #[must_use]
+    pub const fn bare() -> Self {
+        Self { guards: () }
+    }
+}
+
+impl<'g, S: DeviceSpace> Binder<'g, S> {
+    /// Where an input is.
+    pub(crate) fn input<T>(&mut self, what: &'static str, operand: &'g S::Ref<'_, T>) -> Result<RawSlice<T>> {
+        aligned(what, S::address(&mut self.guards, what, operand)?, ALIGN)
+    }
+
+    /// Where an output is.
+    pub(crate) fn output<T>(&mut self, what: &'static str, operand: &'g mut S::Mut<'_, T>) -> Result<RawSlice<T>> {
+        self.output_on(what, operand, ALIGN)
+    }
+
+    /// Where an output is, on a boundary of so many bytes.
+    pub(crate) fn output_on<T>(
+        &mut self,
+        what: &'static str,
+        operand: &'g mut S::Mut<'_, T>,
+        align: u64,
+    ) -> Result<RawSlice<T>> {
+        aligned(what, S::address_mut(&mut self.guards, what, operand)?, align)
+    }
+
+    /// The address of an input, 0 where there is none.
+    pub(crate) fn input_if<T>(&mut self, what: &'static str, operand: &'g Option<S::Ref<'_, T>>) -> Result<u64> {
+        Ok(operand.as_ref().map(|operand| self.input(what, operand)).transpose()?.map_or(0, |slice| slice.address))
+    }
+
+    /// The address of an output, 0 where there is none.
+    pub(crate) fn output_if<T>(&mut self, what: &'static str, operand: &'g mut Option<S::Mut<'_, T>>) -> Result<u64> {
+        Ok(operand.as_mut().map(|operand| self.output(what, operand)).transpose()?.map_or(0, |slice| slice.address))
+    }
+}
+
+/// An operand on a boundary of so many bytes. One without elements may lie anywhere.
+fn aligned<T>(what: &'static str, slice: RawSlice<T>, align: u64) -> Result<RawSlice<T>> {
+    match slice.elements == 0 || slice.address.is_multiple_of(align) {
+        true => Ok(slice),
+        false => Err(Error::Misaligned { what, address: slice.address, align }),
+    }
+}
+
+/// The guards of operands for work on a stream. A pass has no more operands than fit without an allocation.
+#[cfg(feature = "cuda")]
+pub struct StreamGuards<'g> {
+    stream: &'g Arc<CudaStream>,
+    first: [Option<SyncOnDrop<'g>>; Self::AT_HAND],
+    used: usize,
+    more: Vec<SyncOnDrop<'g>>,
+}
+
+#[cfg(feature = "cuda")]
+impl<'g> StreamGuards<'g> {
+    const AT_HAND: usize = 20;
+
+    fn keep(&mut self, guard: SyncOnDrop<'g>) {
+        match self.first.get_mut(self.used) {
+            Some(free) => *free = Some(guard),
+            None => self.more.push(guard),
+        }
+        self.used += 1;
+    }
+
+    /// Two handles of one device's primary context are the same context.
+    fn check(&self, what: &'static str, owner: &CudaStream) -> Result<()> {
+        match self.stream.context().cu_ctx() == owner.context().cu_ctx() {
+            true => Ok(()),
+            false => Err(Error::ForeignContext { what }),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl<'g> Binder<'g, Cuda> {
+    /// For work on a stream.
+    pub(crate) fn new(stream: &'g Arc<CudaStream>) -> Self {
+        let first = std::array::from_fn(|_| None);
+        Self { guards: StreamGuards { stream, first, used: 0, more: Vec::new() } }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl DeviceSpace for Cuda {
+    type Guards<'g> = StreamGuards<'g>;
+    fn address<'g, T>(
+        guards: &mut StreamGuards<'g>,
+        what: &'static str,
+        operand: &'g cudarc::driver::CudaView<'_, T>,
+    ) -> Result<RawSlice<T>> {
+        guards.check(what, operand.stream())?;
+        let (address, guard) = operand.device_ptr(guards.stream);
+        guards.keep(guard);
+        Ok(RawSlice::new(address, operand.len()))
+    }
+    fn address_mut<'g, T>(
+        guards: &mut StreamGuards<'g>,
+        what: &'static str,
+        operand: &'g mut cudarc::driver::CudaViewMut<'_, T>,
+    ) -> Result<RawSlice<T>> {
+        guards.check(what, operand.stream())?;
+        let elements = operand.len();
+        let (address, guard) = operand.device_ptr_mut(guards.stream);
+        guards.keep(guard);
+        Ok(RawSlice::new(address, elements))
+    }
+}

@@ -1,0 +1,86 @@
+//! What all operations have in common: arguments that are checked once ([`Pass`], [`Checked`]), what a device is given for
+//! them ([`Queue`]), and whoever executes them ([`Executor`]).
+//!
+//! ```text
+//! arguments  →  checks  →  plan  →  launches
+//! ```
+//!
+//! A pass is one operation's argument struct, over any [`Space`](crate::space::Space). `run` of an executor checks it; from
+//! there on [`Checked`] is the proof that lengths and scalars are right, and nobody looks again.
+
+use crate::error::Result;
+use crate::space::{HostSpace, Raw, Space};
+
+mod executor;
+mod queue;
+
+pub use executor::{Executor, Plan};
+pub use queue::{Queue, Work};
+
+pub use crate::device::bind::{Binder, DeviceSpace};
+
+/// The arguments of an operation. For this crate's operations alone: executors run them.
+pub trait Pass<S: Space>: Sized {
+    /// Checks shapes, lengths and scalars. Executors do it first.
+    ///
+    /// # Errors
+    /// Those that the operation's argument struct names.
+    fn check(&self) -> Result<()>;
+
+    /// Computes it on the host, on all threads of rayon's pool.
+    ///
+    /// # Errors
+    /// What only the operands' values show, as the operation's page says.
+    #[doc(hidden)]
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace;
+
+    /// Says what a device is to do, in order.
+    ///
+    /// # Errors
+    /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::ForeignContext`](crate::Error::ForeignContext), and
+    /// [`Error::Overflow`](crate::Error::Overflow) for sizes beyond what kernels count.
+    #[doc(hidden)]
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace;
+}
+
+/// A pass whose arguments have been checked.
+#[derive(Debug)]
+pub struct Checked<P>(P);
+
+impl<P> Checked<P> {
+    /// Checks a pass.
+    ///
+    /// # Errors
+    /// What [`Pass::check`] finds.
+    pub fn new<S: Space>(pass: P) -> Result<Self>
+    where
+        P: Pass<S>,
+    {
+        pass.check()?;
+        Ok(Self(pass))
+    }
+
+    /// A pass made of one that was checked, of parts of its operands.
+    pub(crate) const fn part(pass: P) -> Self {
+        Self(pass)
+    }
+
+    pub(crate) fn into_inner(self) -> P {
+        self.0
+    }
+
+    pub(crate) fn inner(&mut self) -> &mut P {
+        &mut self.0
+    }
+}
+
+impl Queue {
+    /// Adds what another operation does on parts of a checked pass's operands, which are addresses by now.
+    pub(crate) fn pass<P: Pass<Raw>>(&mut self, part: P) -> Result<()> {
+        P::queue(&mut Checked::part(part), &mut Binder::bare(), self)
+    }
+}
