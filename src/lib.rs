@@ -28,6 +28,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod check;
 pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cusparselt;

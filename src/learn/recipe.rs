@@ -1,6 +1,7 @@
 //! A training recipe as a value: what the scalars of a step are.
 
-use super::{AdamW, Schedule, scalar};
+use super::{AdamW, Schedule};
+use crate::check::scalar;
 use crate::error::Result;
 use crate::mask::Sampling;
 

@@ -35,10 +35,11 @@
 //! asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
 //! [`Forward`] on `G` in place of the weight.
 
+use crate::check::{length, sampled, scalar};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Shard};
-use crate::space::{Operand, Space};
+use crate::space::Space;
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -82,7 +83,7 @@ impl Sampling {
 
     pub(crate) fn check(&self) -> Result<()> {
         let Self { kappa, tau, .. } = *self;
-        let scalar = |what, value: f32, must| Err(Error::Scalar { what, value: f64::from(value), must });
+        let scalar = |what, value: f32, must| scalar(what, f64::from(value), must);
         if !(kappa.is_finite() && kappa >= 0.0) {
             return scalar("kappa", kappa, "finite and not negative");
         }
@@ -221,9 +222,7 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
     /// [`Error::Missing`] for an output that needs an input, or if nothing is to be written.
     pub fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        shape.check()?;
-        self.shard.check(shape.rows as u64, shape.cols as u64)?;
-        self.sampling.check()?;
+        sampled(*shape, &self.shard, &self.sampling)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", self.weight.as_ref(), shape.weights())?;
         length("masked", self.masked.as_ref(), shape.weights())?;
@@ -348,12 +347,9 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W,
     /// As [`Forward::check`]; and [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
     pub fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        shape.check()?;
-        self.shard.check(shape.rows as u64, shape.cols as u64)?;
-        self.sampling.check()?;
+        sampled(*shape, &self.shard, &self.sampling)?;
         if !self.regulariser.is_finite() {
-            let value = f64::from(self.regulariser);
-            return Err(Error::Scalar { what: "regulariser", value, must: "finite" });
+            return scalar("regulariser", f64::from(self.regulariser), "finite");
         }
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
@@ -368,13 +364,5 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W,
             return Err(Error::Missing { what: "a gradient", missing: "no output was given to write it to" });
         }
         Ok(())
-    }
-}
-
-/// Checks the length of an operand that may be absent.
-pub(crate) fn length<O: Operand>(what: &'static str, operand: Option<&O>, expected: usize) -> Result<()> {
-    match operand.map(Operand::elements) {
-        Some(got) if got != expected => Err(Error::Length { what, expected: expected as u64, got: got as u64 }),
-        _ => Ok(()),
     }
 }
