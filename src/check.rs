@@ -1,7 +1,7 @@
 //! The checks that operations share. Each is made once a pass, before anything is read or written.
 
 use crate::error::{Error, Result};
-use crate::mask::Sampling;
+use crate::sample::Sampling;
 use crate::shape::{Shape, Shard};
 use crate::space::Operand;
 

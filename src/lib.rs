@@ -42,6 +42,7 @@ pub mod mask;
 pub mod matmul;
 pub mod noise;
 pub mod pattern;
+pub mod sample;
 pub mod select;
 pub mod shape;
 pub mod space;

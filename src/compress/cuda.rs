@@ -14,7 +14,7 @@ use crate::device::launch::launch;
 use crate::device::operand::{input, output};
 use crate::element::{E5m2, Logit};
 use crate::error::Result;
-use crate::mask::{Kind, Sampling};
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{Cuda, Raw, RawSlice};
 

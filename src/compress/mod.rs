@@ -72,7 +72,7 @@
 use crate::check::{length, sampled};
 use crate::element::Logit;
 use crate::error::{Error, Result};
-use crate::mask::{Kind, Sampling};
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
 

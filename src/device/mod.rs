@@ -23,7 +23,6 @@
 
 pub mod launch;
 mod limits;
-pub mod walk;
 
 #[cfg(feature = "cuda")]
 mod cache;

@@ -4,7 +4,7 @@ use super::{Elements, NORM_SLOTS, Statistics, Step, check_sums};
 use crate::check::{length, sampled, scalar};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask::{GradientOf, Kind, Sampling};
+use crate::sample::{GradientOf, Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
 

@@ -3,7 +3,7 @@
 use super::{AdamW, Schedule};
 use crate::check::scalar;
 use crate::error::Result;
-use crate::mask::Sampling;
+use crate::sample::Sampling;
 
 /// All hyper-parameters of a run. A recipe that [checks](Self::check) gives no step an error.
 #[derive(Debug, Clone, PartialEq)]

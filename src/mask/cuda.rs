@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 
-use super::{GradientOf, Kind, Sampling, Statistics};
+use super::Statistics;
 use crate::device;
 use crate::device::launch::launch;
 use crate::device::operand::{input, output};
 use crate::element::{Element, Logit};
 use crate::error::Result;
+use crate::sample::{GradientOf, Kind, Sampling};
 use crate::shape::Shape;
 use crate::space::{Cuda, Raw, RawSlice};
 

@@ -1,69 +1,22 @@
 //! The launches of the `mask` kernels as plain data: from checked arguments in bare addresses to symbol, grid and argument
 //! struct. The CUDA executor and the emulator run the same ones. The structs mirror those of `cuda/mask.cu`.
 
-use super::{Backward, Forward, GradientOf, Kind, Sampling, Statistics};
+use super::{Backward, Forward, Statistics};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::device::walk::Walk;
 use crate::element::{DType, Element, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::noise;
+use crate::sample::launch::{Differentiation, SamplingArgs};
+use crate::sample::walk::Walk;
+use crate::sample::{GradientOf, Kind};
 use crate::space::Raw;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Blocks a multiprocessor holds at once; more would only load the noise table again.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
-
-/// The noise' source as kernels read it (`cuda/common/gumbel.cuh`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct NoiseArgs {
-    round_keys: [u32; 20],
-    draw: u64,
-    one_and_half_step: u32,
-    unused: u32,
-}
-
-/// [`Sampling`] as kernels read it (`cuda/common/sample.cuh`).
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct SamplingArgs {
-    noise: NoiseArgs,
-    kappa: f32,
-    scale: f32,
-}
-
-impl SamplingArgs {
-    pub(crate) fn new(sampling: &Sampling) -> Self {
-        let noise = NoiseArgs {
-            round_keys: noise::round_keys(sampling.seed),
-            draw: sampling.draw,
-            one_and_half_step: 0x3f80_0002,
-            unused: 0,
-        };
-        Self { noise, kappa: sampling.kappa, scale: sampling.scale() }
-    }
-}
-
-/// `Differentiation` of `cuda/common/gradient.cuh`: what the gradient to the logits needs besides operands.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct Differentiation {
-    sampling: SamplingArgs,
-    logit_scale: f32,
-    minus_2_lambda: f32,
-}
-const _: () = assert!(size_of::<Differentiation>() == 112);
-
-impl Differentiation {
-    pub(crate) fn new(sampling: &Sampling, regulariser: f32) -> Self {
-        let logit_scale = sampling.logit_scale();
-        Self { sampling: SamplingArgs::new(sampling), logit_scale, minus_2_lambda: -2.0 * regulariser }
-    }
-}
 
 /// `MaskForwardArgs`.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]

@@ -46,56 +46,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod launch;
 
-/// How a group's scores become its mask; see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A mixture of the six patterns.
-    Soft,
-    /// One pattern, drawn.
-    Hard,
-    /// One pattern, the likeliest.
-    Argmax,
-}
-
-/// What sampling needs besides logits.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Key of the noise, one a run.
-    pub seed: u64,
-    /// Counter of the noise: no two masks of a run share it ([`crate::noise::draw`] makes one).
-    pub draw: u64,
-    /// Logit scale κ, finite and not negative.
-    pub kappa: f32,
-    /// Temperature τ, positive.
-    pub tau: f32,
-}
-
-impl Sampling {
-    /// `log2(e)/τ`: softmax in base two.
-    pub(crate) fn scale(&self) -> f32 {
-        (std::f64::consts::LOG2_E / f64::from(self.tau)) as f32
-    }
-
-    /// `κ/τ`: the gradient's factor.
-    pub(crate) fn logit_scale(&self) -> f32 {
-        (f64::from(self.kappa) / f64::from(self.tau)) as f32
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        let Self { kappa, tau, .. } = *self;
-        let scalar = |what, value: f32, must| scalar(what, f64::from(value), must);
-        if !(kappa.is_finite() && kappa >= 0.0) {
-            return scalar("kappa", kappa, "finite and not negative");
-        }
-        if !(tau.is_finite() && tau > 0.0 && self.scale().is_finite() && self.scale() > 0.0) {
-            return scalar("tau", tau, "positive, finite, and not so small that 1.4427/tau overflows");
-        }
-        if !self.logit_scale().is_finite() {
-            return scalar("kappa / tau", self.logit_scale(), "finite: raise tau or lower kappa");
-        }
-        Ok(())
-    }
-}
+pub use crate::sample::{GradientOf, Kind, Sampling};
 
 /// Sums over the groups of one mask, made in the same pass. The layout is that of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -252,12 +203,6 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
         self.mask.is_some() || self.patterns.is_some() || self.codes.is_some() || self.statistics.is_some()
     }
 }
-
-/// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
-pub trait GradientOf<W: Element>: Element {}
-impl<W: Element> GradientOf<W> for f32 {}
-impl GradientOf<half::f16> for half::f16 {}
-impl GradientOf<half::bf16> for half::bf16 {}
 
 /// Arguments of the backward pass.
 ///

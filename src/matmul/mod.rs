@@ -53,7 +53,8 @@
 use crate::check::length;
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask::{self, Kind, Sampling};
+use crate::mask;
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{Operand, Raw, RawSlice, Space};
 
