@@ -28,29 +28,47 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod check;
+#[cfg(any())]
 pub mod compress;
+#[cfg(any())]
 #[cfg(feature = "cuda")]
 pub mod cusparselt;
+#[doc(hidden)]
+pub mod dense;
+mod cpu;
 pub mod device;
 pub mod element;
 pub mod error;
-#[cfg(feature = "formats")]
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(any())]
 pub mod formats;
+#[cfg(any())]
 pub mod learn;
 pub mod mask;
+#[cfg(any())]
 pub mod matmul;
 pub mod noise;
+pub mod pass;
 pub mod pattern;
+pub mod sample;
+#[cfg(any())]
 pub mod select;
 pub mod shape;
 pub mod space;
+#[cfg(any())]
 pub mod sparse;
 
+pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use element::{DType, E4m3, E5m2, Element, Logit};
 pub use error::{Error, Result};
+#[cfg(feature = "cuda")]
+pub use gpu::{Buffer, Gpu};
 pub use half::{bf16, f16};
+pub use pass::{Executor, Libraries};
 pub use pattern::Pattern;
 pub use shape::{Shape, Shard};
 

@@ -12,9 +12,11 @@ use crate::error::Result;
 use crate::space::{HostSpace, Raw, Space};
 
 mod executor;
+mod libraries;
 mod queue;
 
 pub use executor::{Executor, Plan};
+pub use libraries::Libraries;
 pub use queue::{Queue, Work};
 
 pub use crate::device::bind::{Binder, DeviceSpace};

@@ -3,9 +3,10 @@
 use super::layout::Layout;
 use super::value::{TwoFour, Value, ValueType};
 use super::{Choice, Draw, cpu};
+use crate::check::length;
 use crate::element::Logit;
 use crate::error::Result;
-use crate::mask::{Kind, Sampling, length};
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 
 /// A compressed weight in canonical form: kept values `[N, K/2]` row-major, and a legal code a group, row-major, two a

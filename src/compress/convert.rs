@@ -4,8 +4,8 @@
 use super::cpu::check_codes;
 use super::value::{Flag, Sparsity};
 use super::{illegal, not_two_four};
+use crate::check::length;
 use crate::error::Result;
-use crate::mask::length;
 use crate::pattern::Pattern;
 use crate::shape::Shape;
 use rayon::prelude::*;

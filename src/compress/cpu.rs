@@ -3,9 +3,10 @@
 use super::layout::Layout;
 use super::value::{Sparsity, Value};
 use super::{Choice, Draw, illegal, not_two_four};
+use crate::check::length;
 use crate::element::Logit;
 use crate::error::Result;
-use crate::mask::{self, length};
+use crate::mask;
 use crate::shape::Shape;
 use crate::space::Host;
 use groups::PIECE;

@@ -8,12 +8,13 @@ use cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr, ValidAsZeroBit
 use super::layout::Layout;
 use super::value::{TwoFour, Value};
 use super::{Choice, Draw};
+use crate::check::length;
 use crate::device;
 use crate::device::launch::launch;
 use crate::device::operand::{input, output};
 use crate::element::{E5m2, Logit};
 use crate::error::Result;
-use crate::mask::{Kind, Sampling, length};
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{Cuda, Raw, RawSlice};
 

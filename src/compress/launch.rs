@@ -11,8 +11,8 @@ use crate::element::{DType, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::mask::launch::SamplingArgs;
-use crate::mask::{Kind, Sampling};
+use crate::sample::launch::SamplingArgs;
+use crate::sample::{Kind, Sampling};
 use crate::shape::Shard;
 use crate::space::{Raw, RawSlice};
 use patch::{Arrangement, Patches, Rows, Steps, chunk, patches};

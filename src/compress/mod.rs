@@ -69,9 +69,10 @@
 //! all its values, kept or dense (0 for `i8`, which has none), so that products show it, and is counted in
 //! [`faults`](Pack::faults) if asked. A [`Reorder`] has no values to show it: count there.
 
+use crate::check::{length, sampled};
 use crate::element::Logit;
 use crate::error::{Error, Result};
-use crate::mask::{Kind, Sampling, length};
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
 
@@ -258,8 +259,7 @@ impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
 
 impl<L: crate::space::Operand> Draw<L> {
     fn check(&self, shape: Shape) -> Result<()> {
-        self.shard.check(shape.rows as u64, shape.cols as u64)?;
-        self.sampling.check()?;
+        sampled(shape, &self.shard, &self.sampling)?;
         if self.kind == Kind::Soft {
             let because = "a soft mask keeps a part of every value: use Hard or Argmax";
             return Err(Error::Path { path: "compression from logits", because });

@@ -4,6 +4,7 @@
 //! search found is remembered under both, beside the problem, for all threads and until the process ends. It is plain
 //! data: keep it with the same key elsewhere, and hand it to [`Plan::with_algorithm`](super::Plan::with_algorithm).
 
+use crate::check::scalar;
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -84,7 +85,7 @@ impl Algorithm {
             let count = count(selection)?;
             if id >= count {
                 let must = "below the number of algorithms that the library has for this product";
-                return Err(Error::Scalar { what: "algorithm.id", value: f64::from(id), must });
+                return scalar("algorithm.id", f64::from(id), must);
             }
             selection.set(Attribute::CUSPARSELT_MATMUL_ALG_CONFIG_ID, small("algorithm.id", id)?)?;
         }

@@ -1,5 +1,6 @@
 //! What a plan runs on, and from that to the addresses that the library is called with.
 
+use crate::check::scalar;
 use std::ffi::c_void;
 
 use cudarc::driver::{CudaView, CudaViewMut};
@@ -101,12 +102,12 @@ impl Factors {
         };
         for (what, value) in [("alpha", alpha), ("beta", beta)] {
             if !value.is_finite() {
-                return Err(Error::Scalar { what, value: f64::from(value), must: "finite" });
+                return scalar(what, f64::from(value), "finite");
             }
         }
         if problem.alpha_per_row && beta != 0.0 {
             let must = "0 beside an alpha for each row, where the library ignores it";
-            return Err(Error::Scalar { what: "beta", value: f64::from(beta), must });
+            return scalar("beta", f64::from(beta), must);
         }
         Ok(Self { alpha, alphas, beta })
     }

@@ -5,6 +5,7 @@
 //! it lies, `B` is `Xᵀ`, and `D`, which is `Yᵀ`, it is told to write column-major, which is `Y` row-major.
 
 use super::value::{Types, ValueType};
+use crate::check::scalar;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -135,7 +136,7 @@ impl Problem {
         if self.batches > 1 && self.y().stride() < self.y().span() as u64 {
             let (value, must) =
                 (self.y().stride() as f64, "at least one matrix, for batches of the output not to overlap");
-            return Err(Error::Scalar { what: "output.batch", value, must });
+            return scalar("output.batch", value, must);
         }
         self.check_epilogue()
     }
@@ -143,7 +144,7 @@ impl Problem {
     fn check_epilogue(&self) -> Result<()> {
         let number = |what, value: f32, good: bool, must| match good {
             true => Ok(()),
-            false => Err(Error::Scalar { what, value: f64::from(value), must }),
+            false => scalar(what, f64::from(value), must),
         };
         match self.activation {
             Activation::Identity => Ok(()),
@@ -241,7 +242,7 @@ impl Matrix {
         divisible(what, self.pitch, multiple)?;
         if self.pitch < self.cols {
             let must = "at least as many elements as a row has";
-            return Err(Error::Scalar { what, value: self.pitch as f64, must });
+            return scalar(what, self.pitch as f64, must);
         }
         let most = (1_u64 << 32) / self.value.size() as u64;
         match (self.rows as u64).checked_mul(self.pitch as u64) {
@@ -258,7 +259,7 @@ impl Matrix {
         };
         let bytes = u128::from(self.stride()) * self.value.size() as u128;
         if batches > 1 && !bytes.is_multiple_of(u128::from(ALIGN)) {
-            return Err(Error::Scalar { what, value: self.stride() as f64, must: "a multiple of 16 bytes" });
+            return scalar(what, self.stride() as f64, "a multiple of 16 bytes");
         }
         let (most, all) = (isize::MAX as u128, bytes * batches as u128);
         if i32::try_from(batches).is_err() || all > most {
@@ -278,7 +279,7 @@ pub(super) fn check_structured(value: ValueType, shape: Shape, pitch: Option<usi
 }
 
 fn positive(what: &'static str, value: usize) -> Result<()> {
-    if value > 0 { Ok(()) } else { Err(Error::Scalar { what, value: 0.0, must: "positive" }) }
+    if value > 0 { Ok(()) } else { scalar(what, 0.0, "positive") }
 }
 
 fn divisible(what: &'static str, value: usize, by: usize) -> Result<()> {
@@ -292,7 +293,7 @@ fn divisible(what: &'static str, value: usize, by: usize) -> Result<()> {
         16 => "a multiple of 16 for this format",
         _ => "a multiple of 32 for this format",
     };
-    Err(Error::Scalar { what, value: value as f64, must })
+    scalar(what, value as f64, must)
 }
 
 #[cfg(test)]

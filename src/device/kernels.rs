@@ -72,6 +72,16 @@ pub fn limits(context: &Arc<CudaContext>) -> Result<Limits> {
     Ok(device(context)?.limits)
 }
 
+/// Whether the stream is being captured into a CUDA graph: nothing can be loaded then.
+///
+/// # Errors
+///
+/// What the driver says.
+pub fn is_captured(stream: &CudaStream) -> Result<bool> {
+    let status = stream.capture_status().map_err(driver_error("cuStreamIsCapturing"))?;
+    Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+}
+
 /// Loads every kernel into the stream's context. Afterwards no launch loads anything, which a stream that is being
 /// captured into a CUDA graph does not permit. (A driver older than CUDA 12.4 loads a kernel only when it is first
 /// asked for: there, run once what is to be captured.)
@@ -181,8 +191,7 @@ impl Device {
             return Ok(module.clone());
         }
         if let Some(stream) = stream {
-            let status = stream.capture_status().map_err(driver_error("cuStreamIsCapturing"))?;
-            if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            if is_captured(stream)? {
                 return Err(Error::Unprepared { what: format!("a kernel of cuda/{file}.cu") });
             }
         }

@@ -50,6 +50,12 @@ impl Limits {
         self.compute_capability >= Self::OLDEST
     }
 
+    /// Blocks that the device holds at once, so many a multiprocessor.
+    pub(crate) const fn blocks(&self, per_multiprocessor: u32) -> u32 {
+        let multiprocessors = if self.multiprocessors == 0 { 1 } else { self.multiprocessors };
+        multiprocessors.saturating_mul(per_multiprocessor)
+    }
+
     /// Whether its fastest matrix instructions are `wgmma` or `tcgen05`, which only the libraries use.
     pub(crate) const fn has_faster_instructions(&self) -> bool {
         matches!(self.compute_capability.0, 9..=11)

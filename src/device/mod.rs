@@ -26,7 +26,6 @@ pub mod launch;
 mod launcher;
 mod limits;
 mod symbol;
-pub mod walk;
 
 #[cfg(feature = "cuda")]
 mod cache;
@@ -48,7 +47,7 @@ pub use symbol::Symbol;
 #[cfg(feature = "cuda")]
 pub use images::{embedded, modules};
 #[cfg(feature = "cuda")]
-pub use kernels::{limits, prepare};
+pub use kernels::{is_captured, limits, prepare};
 #[cfg(feature = "cuda")]
 pub use nvrtc::{Compiled, compile, compile_kernel};
 #[cfg(feature = "cuda")]

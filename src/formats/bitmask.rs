@@ -19,9 +19,9 @@ use super::header::{Header, TensorInfo};
 use super::record::{Encoding, WeightInfo};
 use super::source::Source;
 use super::{in_weight, wrong};
+use crate::check::length;
 use crate::compress::{Compressed, Sparsity, Value, not_two_four};
 use crate::error::{Error, Result};
-use crate::mask::length;
 use crate::shape::Shape;
 
 pub(super) const PARTS: [&str; 3] = ["compressed", "bitmask", "shape"];

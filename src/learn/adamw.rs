@@ -1,6 +1,6 @@
 //! AdamW's hyper-parameters of one step, and the scalars that executors make of them.
 
-use super::scalar;
+use crate::check::scalar;
 use crate::error::Result;
 
 /// Hyper-parameters of one step.

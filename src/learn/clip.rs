@@ -1,8 +1,8 @@
 //! Clipping by global norm: the sum of a gradient's squares, and the factor that is made of the sum.
 
-use super::scalar;
+use crate::check::length;
+use crate::check::scalar;
 use crate::error::Result;
-use crate::mask::length;
 use crate::shape::Shape;
 use crate::space::Space;
 
@@ -48,7 +48,7 @@ impl<'a, S: Space> Norm<'a, S> {
 }
 
 pub(super) fn check_scale(scale: f32) -> Result<()> {
-    if scale.is_finite() { Ok(()) } else { super::scalar("scale", f64::from(scale), "finite") }
+    if scale.is_finite() { Ok(()) } else { scalar("scale", f64::from(scale), "finite") }
 }
 
 /// Arguments of the end of clipping: reads the running sum, writes `factor = min(1, max_norm/(√sum + 1e-6))`, made in

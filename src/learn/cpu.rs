@@ -1,12 +1,12 @@
-//! The CPU executor of `learn`: sixteen groups at a time in the lanes of [`crate::mask::cpu`], over pieces that rayon
+//! The CPU executor of `learn`: sixteen groups at a time in the lanes of `crate::sample`, over pieces that rayon
 //! spreads on threads. The gradient is made by the code of the mask's backward pass.
 
 use super::{NORM_SLOTS, Statistics};
 use crate::element::{Element, Logit};
 use crate::error::Result;
-use crate::mask::cpu::{Context, Numbering, PIECE, Rule};
-use crate::mask::{GradientOf, Kind};
 use crate::noise;
+use crate::sample::cpu::{Context, Numbering, PIECE, Rule};
+use crate::sample::{GradientOf, Kind};
 use crate::space::Host;
 use moments::{Eight, Full, Moments};
 use rayon::prelude::*;

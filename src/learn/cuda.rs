@@ -14,7 +14,7 @@ use crate::device::launch::launch;
 use crate::device::operand::{input, output};
 use crate::element::{Element, Logit};
 use crate::error::Result;
-use crate::mask::GradientOf;
+use crate::sample::GradientOf;
 use crate::space::{Cuda, Raw, RawSlice};
 
 /// [`super::Initial`] over a device's memory.

@@ -1,9 +1,10 @@
 //! The step that makes its own gradient, and the pass that only measures it.
 
 use super::{Elements, NORM_SLOTS, Statistics, Step, check_sums};
+use crate::check::{length, sampled, scalar};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask::{GradientOf, Kind, Sampling, length};
+use crate::sample::{GradientOf, Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
 
@@ -178,11 +179,9 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Measure<'a, S, L, W, 
 
 /// What a gradient that is made on the way needs besides operands.
 fn check_sampled(shape: Shape, shard: &Shard, kind: Kind, sampling: &Sampling, regulariser: f32) -> Result<()> {
-    shape.check()?;
-    shard.check(shape.rows as u64, shape.cols as u64)?;
-    sampling.check()?;
+    sampled(shape, shard, sampling)?;
     if !regulariser.is_finite() {
-        return super::scalar("regulariser", f64::from(regulariser), "finite");
+        return scalar("regulariser", f64::from(regulariser), "finite");
     }
     if kind == Kind::Argmax {
         return Err(Error::Missing { what: "a gradient", missing: "argmax masks have none: use Soft or Hard" });

@@ -1,9 +1,9 @@
 //! Logits at the start: normal noise, and a push towards a mask that is known.
 
-use super::scalar;
+use crate::check::length;
+use crate::check::scalar;
 use crate::element::Logit;
 use crate::error::Result;
-use crate::mask::length;
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
 

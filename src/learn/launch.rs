@@ -5,14 +5,14 @@ use super::{Clip, Fused, Gradient, Initial, Measure, Norm, Prior, Rounding, Scal
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::device::walk::Walk;
 use crate::element::{DType, Element, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::mask::launch::Differentiation;
-use crate::mask::{GradientOf, Kind};
 use crate::noise;
+use crate::sample::launch::Differentiation;
+use crate::sample::walk::Walk;
+use crate::sample::{GradientOf, Kind};
 use crate::shape::{Shape, Shard};
 use crate::space::{Raw, RawSlice};
 

@@ -85,7 +85,8 @@
 //! the same bits; sums over groups agree to `f64` rounding, and a gradient made by [`Fused`] is that of
 //! [`mask::Backward`](crate::mask::Backward) on the same executor, to the bit.
 
-use crate::error::{Error, Result};
+use crate::check::length;
+use crate::error::Result;
 use crate::space::{Operand, Space};
 
 mod adamw;
@@ -148,11 +149,6 @@ impl Statistics {
     pub(crate) const MAX_BLOCKS: u32 = 1024;
 }
 
-/// An error of a scalar outside its domain.
-fn scalar<T>(what: &'static str, value: f64, must: &'static str) -> Result<T> {
-    Err(Error::Scalar { what, value, must })
-}
-
 /// Prints an operand as its length, for argument structs whose parts live in any space.
 struct Elements<'o, O>(&'o O);
 
@@ -164,6 +160,6 @@ impl<O: Operand> std::fmt::Debug for Elements<'_, O> {
 
 /// Checks the operands that every form of a step may have.
 fn check_sums<S: Space>(norm: Option<&S::Mut<'_, f64>>, statistics: Option<&S::Mut<'_, Statistics>>) -> Result<()> {
-    crate::mask::length("norm_squares", norm, NORM_SLOTS)?;
-    crate::mask::length("statistics", statistics, Statistics::SLOTS)
+    length("norm_squares", norm, NORM_SLOTS)?;
+    length("statistics", statistics, Statistics::SLOTS)
 }

@@ -1,8 +1,9 @@
 //! A training recipe as a value: what the scalars of a step are.
 
-use super::{AdamW, Schedule, scalar};
+use super::{AdamW, Schedule};
+use crate::check::scalar;
 use crate::error::Result;
-use crate::mask::Sampling;
+use crate::sample::Sampling;
 
 /// All hyper-parameters of a run. A recipe that [checks](Self::check) gives no step an error.
 #[derive(Debug, Clone, PartialEq)]

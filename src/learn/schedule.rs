@@ -1,6 +1,6 @@
 //! A value that changes over a run.
 
-use super::scalar;
+use crate::check::scalar;
 use crate::error::Result;
 
 /// How a value goes from one to another. Progress is `step/steps` with steps from 0, as MaskLLM counts: the last step

@@ -1,8 +1,8 @@
 //! The moments of AdamW: in `f32`, or in eight bits with a scale a block.
 
 use super::Elements;
+use crate::check::length;
 use crate::error::Result;
-use crate::mask::length;
 use crate::shape::Shape;
 use crate::space::Space;
 

@@ -2,9 +2,9 @@
 
 use super::clip::check_scale;
 use super::{AdamW, Elements, State, Statistics, check_sums};
+use crate::check::length;
 use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
-use crate::mask::length;
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
 

@@ -4,47 +4,45 @@
 //! The lane code is compiled a second time for processors with AVX2 and FMA and chosen at run time: without a fused
 //! multiply-add instruction the noise is right but slow.
 
-use super::{GradientOf, Kind, Sampling, Statistics};
+use super::{Backward, Forward, Statistics};
 use crate::element::{Element, Logit};
-use crate::error::Result;
-use crate::shape::{Shape, Shard};
-use crate::space::Host;
-use lanes::{Block, Choice, LANES, Soft};
+use crate::pattern::Pattern;
+use crate::sample::cpu::{Context, PIECE, Rule, piece, pieces_mut};
+use crate::sample::lanes::{self, Block, LANES};
+use crate::sample::{GradientOf, Kind, Source};
+use crate::space::HostSpace;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-pub(crate) mod lanes;
-
-/// [`super::Forward`] over slices.
-pub type Forward<'a, L, W> = super::Forward<'a, Host, L, W>;
-/// [`super::Backward`] over slices.
-pub type Backward<'a, L, W, G> = super::Backward<'a, Host, L, W, G>;
-
-/// Groups of a piece: one task of a thread, one share of the statistics.
-pub(crate) const PIECE: usize = 4096;
-
-/// Samples masks and writes what was asked for, on all threads of rayon's pool.
-///
-/// # Errors
-/// What [`check`](super::Forward::check) finds.
-pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, L, W>) -> Result<()> {
-    args.check()?;
-    let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
-    let statistics = args.statistics;
-    let mut masked = pieces_mut(args.masked, 4 * PIECE);
-    let mut mask = pieces_mut(args.mask, 4 * PIECE);
-    let mut patterns = pieces_mut(args.patterns, PIECE);
-    let mut codes = pieces_mut(args.codes, PIECE / 2);
-    let logits = args.logits.chunks(6 * PIECE);
-    let pieces = logits.enumerate().map(|(i, logits)| ForwardPiece {
+/// Samples masks, or takes those of codes, and writes what was asked for.
+pub(super) fn forward<S: HostSpace, L: Logit, W: Element>(pass: Forward<'_, S, L, W>) {
+    let weight = pass.weight.map(S::slice);
+    let masked = pass.masked.map(S::slice_mut);
+    let (kind, sampling, logits) = match pass.source {
+        Source::Sampled { kind, sampling, logits } => (kind, sampling, S::slice(logits)),
+        Source::Frozen { codes } => {
+            if let (Some(weight), Some(masked)) = (weight, masked) {
+                keep(S::slice(codes), weight, masked);
+            }
+            return;
+        }
+    };
+    let context = Context::new(kind, &sampling, pass.shape, pass.shard);
+    let statistics = pass.statistics.map(S::slice_mut);
+    let previous_codes = pass.previous_codes.map(S::slice);
+    let mut masked = pieces_mut(masked, 4 * PIECE);
+    let mut mask = pieces_mut(pass.mask.map(S::slice_mut), 4 * PIECE);
+    let mut patterns = pieces_mut(pass.patterns.map(S::slice_mut), PIECE);
+    let mut codes = pieces_mut(pass.codes.map(S::slice_mut), PIECE / 2);
+    let pieces = logits.chunks(6 * PIECE).enumerate().map(|(i, logits)| ForwardPiece {
         first: i * PIECE,
         logits,
-        weight: piece(args.weight, i, 4 * PIECE),
+        weight: piece(weight, i, 4 * PIECE),
         masked: masked.next(),
         mask: mask.next(),
         patterns: patterns.next(),
         codes: codes.next(),
-        previous_codes: piece(args.previous_codes, i, PIECE / 2),
+        previous_codes: piece(previous_codes, i, PIECE / 2),
         counts: statistics.is_some(),
     });
     let pieces = pieces.collect::<Vec<_>>();
@@ -52,37 +50,16 @@ pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, L, W>) -> Result<()>
     if let Some([result, ..]) = statistics {
         *result = add_up(&shares);
     }
-    Ok(())
 }
 
-/// The masked weight `W∘M`, `[N, K]`, in a new vector.
-///
-/// # Errors
-/// What [`check`](super::Forward::check) finds.
-pub fn masked_weight<L: Logit, W: Element>(
-    shape: Shape,
-    kind: Kind,
-    sampling: Sampling,
-    logits: &[L],
-    weight: &[W],
-) -> Result<Vec<W>> {
-    let mut masked = vec![W::zeroed(); weight.len()];
-    forward_into(Forward::new(shape, kind, sampling, logits).weight(weight).masked(&mut masked))?;
-    Ok(masked)
-}
-
-/// Takes the gradient of the masked weight to the logits, on all threads of rayon's pool.
-///
-/// # Errors
-/// What [`check`](super::Backward::check) finds.
-pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(args: Backward<'_, L, W, G>) -> Result<()> {
-    args.check()?;
-    let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
-    let rule = Rule::new(&args.sampling, args.regulariser);
-    let mut logit_gradient = pieces_mut(args.logit_gradient, 6 * PIECE);
-    let mut weight_gradient = pieces_mut(args.weight_gradient, 4 * PIECE);
-    let operands =
-        args.logits.chunks(6 * PIECE).zip(args.weight.chunks(4 * PIECE)).zip(args.gradient.chunks(4 * PIECE));
+/// Takes the gradient of the masked weight to the logits.
+pub(super) fn backward<S: HostSpace, L: Logit, W: Element, G: GradientOf<W>>(pass: Backward<'_, S, L, W, G>) {
+    let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
+    let rule = Rule::new(&pass.sampling, pass.regulariser);
+    let mut logit_gradient = pieces_mut(pass.logit_gradient.map(S::slice_mut), 6 * PIECE);
+    let mut weight_gradient = pieces_mut(pass.weight_gradient.map(S::slice_mut), 4 * PIECE);
+    let (logits, weight) = (S::slice(pass.logits).chunks(6 * PIECE), S::slice(pass.weight).chunks(4 * PIECE));
+    let operands = logits.zip(weight).zip(S::slice(pass.gradient).chunks(4 * PIECE));
     let pieces = operands.enumerate().map(|(i, ((logits, weight), gradient))| BackwardPiece {
         first: i * PIECE,
         logits,
@@ -90,116 +67,30 @@ pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(args: Backward<'_, 
         gradient,
         logit_gradient: logit_gradient.next(),
         weight_gradient: weight_gradient.next(),
-        accumulate: args.accumulate,
+        accumulate: pass.accumulate,
     });
     let pieces = pieces.collect::<Vec<_>>();
     pieces.into_par_iter().for_each(|piece| backward_piece(&context, &rule, piece));
-    Ok(())
 }
 
-/// Numbers the groups of a shard as the whole does.
-#[derive(Clone, Copy)]
-pub(crate) struct Numbering {
-    row_groups: usize,
-    shard: Shard,
-}
-
-impl Numbering {
-    pub(crate) fn new(shape: Shape, shard: Shard) -> Self {
-        Self { row_groups: shape.cols / 4, shard }
-    }
-
-    /// The global numbers of `LANES` groups from `first` on; those past the end of the shard are of no consequence.
-    #[inline(always)]
-    pub(crate) fn globals(&self, first: usize) -> [u64; LANES] {
-        let (mut row, mut group) = (first / self.row_groups, first % self.row_groups);
-        let start = self.shard.group(row as u64, group as u64);
-        let mut globals = std::array::from_fn(|lane| start + lane as u64);
-        if group + LANES > self.row_groups {
-            for global in &mut globals {
-                *global = self.shard.group(row as u64, group as u64);
-                group += 1;
-                if group == self.row_groups {
-                    (row, group) = (row + 1, 0);
+/// Writes `W∘M` from codes: `+0` where a weight is dropped, NaN where a code is none of the six.
+fn keep<W: Element>(codes: &[u8], weight: &[W], masked: &mut [W]) {
+    /// Groups of a task: an even number, so that it starts on a byte.
+    const GROUPS: usize = 1 << 14;
+    let tasks = masked.par_chunks_mut(4 * GROUPS).zip(weight.par_chunks(4 * GROUPS)).zip(codes.par_chunks(GROUPS / 2));
+    tasks.for_each(|((masked, weight), codes)| {
+        for (group, (masked, weight)) in masked.chunks_exact_mut(4).zip(weight.chunks_exact(4)).enumerate() {
+            let code = codes[group / 2] >> (4 * (group % 2)) & 15;
+            match Pattern::from_code(code) {
+                Some(pattern) => {
+                    for (position, (masked, weight)) in masked.iter_mut().zip(weight).enumerate() {
+                        *masked = if pattern.bits() >> position & 1 == 1 { *weight } else { W::zeroed() };
+                    }
                 }
+                None => masked.fill(W::from_f32(f32::NAN)),
             }
         }
-        globals
-    }
-}
-
-/// The same for all pieces of a pass.
-pub(crate) struct Context {
-    kind: Kind,
-    round_keys: [u32; 20],
-    draw: u64,
-    kappa: f32,
-    scale: f32,
-    numbering: Numbering,
-}
-
-impl Context {
-    pub(crate) fn new(kind: Kind, sampling: &Sampling, shape: Shape, shard: Shard) -> Self {
-        Self {
-            kind,
-            round_keys: crate::noise::round_keys(sampling.seed),
-            draw: sampling.draw,
-            kappa: sampling.kappa,
-            scale: sampling.scale(),
-            numbering: Numbering::new(shape, shard),
-        }
-    }
-
-    /// Scores of the patterns: noisy, or the logits themselves for `Argmax`.
-    #[inline(always)]
-    fn scores(&self, first: usize, logits: Block<6>) -> Block<6> {
-        let mut z = logits;
-        if self.kind != Kind::Argmax {
-            let noise = lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first));
-            z.mul_add(self.kappa, &noise);
-        }
-        z
-    }
-
-    /// What turns a difference of scores into an exponent of two.
-    #[inline(always)]
-    fn exponent_scale(&self) -> f32 {
-        if self.kind == Kind::Argmax { self.kappa * self.scale } else { self.scale }
-    }
-
-    /// The masks of the groups from `first` on, as a backward pass needs them.
-    #[inline(always)]
-    pub(crate) fn sample(&self, first: usize, logits: Block<6>) -> Sampled {
-        let z = self.scores(first, logits);
-        let top = z.largest();
-        let soft = z.soft_mask(&top, self.scale);
-        Sampled { soft, chosen: (self.kind != Kind::Soft).then(|| z.choose(&top)) }
-    }
-}
-
-/// Masks with what their gradient needs.
-pub(crate) struct Sampled {
-    pub(crate) soft: Soft,
-    /// The patterns of a hard mask.
-    chosen: Option<Choice>,
-}
-
-impl Sampled {
-    /// Masks a block by the mask that was used: product if soft, selection if hard.
-    #[inline(always)]
-    pub(crate) fn apply(&self, block: Block<4>) -> Block<4> {
-        match &self.chosen {
-            Some(chosen) => block.keep(chosen),
-            None => block.times(&self.soft.mask),
-        }
-    }
-
-    /// The gradient of the logits, given that of the masked weight.
-    #[inline(always)]
-    pub(crate) fn logit_gradient(&self, rule: &Rule, weight: &Block<4>, gradient: &Block<4>) -> Block<6> {
-        let of_mask = weight.mask_gradient(gradient, &self.apply(Block::ones()), rule.minus_2_lambda);
-        self.soft.logit_gradient(&of_mask, rule.logit_scale)
-    }
+    });
 }
 
 struct ForwardPiece<'a, L, W> {
@@ -281,18 +172,6 @@ fn add_up(shares: &[Statistics]) -> Statistics {
     total
 }
 
-/// What the gradient needs besides the operands.
-pub(crate) struct Rule {
-    logit_scale: f32,
-    minus_2_lambda: f32,
-}
-
-impl Rule {
-    pub(crate) fn new(sampling: &Sampling, regulariser: f32) -> Self {
-        Self { logit_scale: sampling.logit_scale(), minus_2_lambda: -2.0 * regulariser }
-    }
-}
-
 struct BackwardPiece<'a, L, W, G> {
     first: usize,
     logits: &'a [L],
@@ -326,13 +205,4 @@ fn backward_piece<L: Logit, W: Element, G: Element>(
         }
         of_logits.write(&mut out[range(6)]);
     }
-}
-
-pub(crate) fn piece<T>(whole: Option<&[T]>, index: usize, size: usize) -> Option<&[T]> {
-    whole.map(|whole| &whole[index * size..whole.len().min((index + 1) * size)])
-}
-
-/// The pieces of an output, or nothing for ever.
-pub(crate) fn pieces_mut<T>(whole: Option<&mut [T]>, size: usize) -> impl Iterator<Item = &mut [T]> {
-    whole.into_iter().flat_map(move |whole| whole.chunks_mut(size))
 }

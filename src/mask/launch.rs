@@ -1,13 +1,13 @@
 //! The launches of the `mask` kernels. The structs mirror those of `cuda/mask.cu`.
 
 use super::{Backward, Forward, GradientOf, Kind, Statistics};
-use crate::device::{Launch, Limits, Symbol};
+use crate::device::{Launch, Symbol};
 use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::{Differentiation, SamplingArgs};
 use crate::sample::walk::Walk;
-use crate::sample::{Source, resident};
+use crate::sample::Source;
 use crate::shape::Shape;
 
 /// Threads of a block.
@@ -81,10 +81,6 @@ fn blocks(shape: Shape, logits: DType, most: u32) -> u32 {
     wanted.clamp(1, u64::from(most)) as u32
 }
 
-fn most_blocks(limits: &Limits) -> u32 {
-    resident(limits, BLOCKS_PER_MULTIPROCESSOR)
-}
-
 pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
     pass: &'g mut Forward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
@@ -105,7 +101,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
         }
     };
     let counts = pass.statistics.is_some();
-    let most = if counts { Statistics::MAX_BLOCKS } else { most_blocks(queue.limits()) };
+    let most = if counts { Statistics::MAX_BLOCKS } else { queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR) };
     let blocks = blocks(shape, L::DTYPE, most);
     let statistics = binder.output_if("statistics", &mut pass.statistics)?;
     let args = ForwardArgs {
@@ -145,7 +141,7 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
 ) -> Result<()> {
-    let blocks = blocks(pass.shape, L::DTYPE, most_blocks(queue.limits()));
+    let blocks = blocks(pass.shape, L::DTYPE, queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR));
     let args = BackwardArgs {
         logits: binder.input("logits", &pass.logits)?.address,
         weight: binder.input("weight", &pass.weight)?.address,

@@ -31,70 +31,23 @@
 //!
 //! # Executors
 //!
-//! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory. Both write only what was
-//! asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. Both write only what
+//! was asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
 //! [`Forward`] on `G` in place of the weight.
 
+use crate::check::{length, sampled, scalar};
+use crate::check::{self, length};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::sample::Source;
 use crate::shape::{Shape, Shard};
-use crate::space::{Operand, Space};
+use crate::space::{HostSpace, Input, Output, Space};
 
-pub mod cpu;
-#[cfg(feature = "cuda")]
-pub mod cuda;
-pub mod launch;
+mod cpu;
+mod launch;
 
-/// How a group's scores become its mask; see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A mixture of the six patterns.
-    Soft,
-    /// One pattern, drawn.
-    Hard,
-    /// One pattern, the likeliest.
-    Argmax,
-}
-
-/// What sampling needs besides logits.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Key of the noise, one a run.
-    pub seed: u64,
-    /// Counter of the noise: no two masks of a run share it ([`crate::noise::draw`] makes one).
-    pub draw: u64,
-    /// Logit scale κ, finite and not negative.
-    pub kappa: f32,
-    /// Temperature τ, positive.
-    pub tau: f32,
-}
-
-impl Sampling {
-    /// `log2(e)/τ`: softmax in base two.
-    pub(crate) fn scale(&self) -> f32 {
-        (std::f64::consts::LOG2_E / f64::from(self.tau)) as f32
-    }
-
-    /// `κ/τ`: the gradient's factor.
-    pub(crate) fn logit_scale(&self) -> f32 {
-        (f64::from(self.kappa) / f64::from(self.tau)) as f32
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        let Self { kappa, tau, .. } = *self;
-        let scalar = |what, value: f32, must| Err(Error::Scalar { what, value: f64::from(value), must });
-        if !(kappa.is_finite() && kappa >= 0.0) {
-            return scalar("kappa", kappa, "finite and not negative");
-        }
-        if !(tau.is_finite() && tau > 0.0 && self.scale().is_finite() && self.scale() > 0.0) {
-            return scalar("tau", tau, "positive, finite, and not so small that 1.4427/tau overflows");
-        }
-        if !self.logit_scale().is_finite() {
-            return scalar("kappa / tau", self.logit_scale(), "finite: raise tau or lower kappa");
-        }
-        Ok(())
-    }
-}
+pub use crate::sample::{GradientOf, Kind, Sampling};
 
 /// Sums over the groups of one mask, made in the same pass. The layout is that of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -111,7 +64,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Elements of the array that receives statistics: the first is the result, the rest is work space.
+    /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
     pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
     /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
     pub(crate) const MAX_BLOCKS: u32 = 1024;
@@ -122,32 +75,55 @@ impl Statistics {
 /// Shapes: logits `[N, K/4, 6]`; weight, masked and mask `[N, K]`; patterns `[N, K/4]`; codes ⌈N·K/8⌉ bytes, two groups a
 /// byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand starts
 /// on a 16-byte boundary.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
+/// [`Error::Missing`] for an output that needs an input, or if nothing is to be written.
 #[derive(Debug)]
 pub struct Forward<'a, S: Space, L: Logit, W: Element> {
-    pub(crate) shape: Shape,
-    pub(crate) shard: Shard,
-    pub(crate) kind: Kind,
-    pub(crate) sampling: Sampling,
-    pub(crate) logits: S::Ref<'a, L>,
-    pub(crate) weight: Option<S::Ref<'a, W>>,
-    pub(crate) masked: Option<S::Mut<'a, W>>,
-    pub(crate) mask: Option<S::Mut<'a, W>>,
-    pub(crate) patterns: Option<S::Mut<'a, u8>>,
-    pub(crate) codes: Option<S::Mut<'a, u8>>,
-    pub(crate) previous_codes: Option<S::Ref<'a, u8>>,
-    pub(crate) statistics: Option<S::Mut<'a, Statistics>>,
+    shape: Shape,
+    shard: Shard,
+    source: Source<S::Ref<'a, L>, S::Ref<'a, u8>>,
+    weight: Option<S::Ref<'a, W>>,
+    masked: Option<S::Mut<'a, W>>,
+    mask: Option<S::Mut<'a, W>>,
+    patterns: Option<S::Mut<'a, u8>>,
+    codes: Option<S::Mut<'a, u8>>,
+    previous_codes: Option<S::Ref<'a, u8>>,
+    statistics: Option<S::Mut<'a, Statistics>>,
+}
+
+impl<'a, S: Space, W: Element> Forward<'a, S, f32, W> {
+    /// A mask that no longer changes, given by its codes as [`codes`](Forward::codes) writes them, on a weight. It has the
+    /// masked weight for its only output. Any code but the six of [`Pattern`](crate::Pattern) makes its group NaN.
+    #[must_use]
+    pub fn frozen(
+        shape: Shape,
+        codes: impl Input<'a, Space = S, Element = u8>,
+        weight: impl Input<'a, Space = S, Element = W>,
+    ) -> Self {
+        Self::of(shape, Source::Frozen { codes: codes.input() }).weight(weight)
+    }
 }
 
 impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
     /// A forward pass that as yet writes nothing.
     #[must_use]
-    pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: S::Ref<'a, L>) -> Self {
+    pub fn new(
+        shape: Shape,
+        kind: Kind,
+        sampling: Sampling,
+        logits: impl Input<'a, Space = S, Element = L>,
+    ) -> Self {
+        Self::of(shape, Source::Sampled { kind, sampling, logits: logits.input() })
+    }
+
+    /// With logits or codes as they come.
+    pub(crate) fn of(shape: Shape, source: Source<S::Ref<'a, L>, S::Ref<'a, u8>>) -> Self {
         Self {
             shape,
             shard: Shard::whole(shape.cols as u64),
-            kind,
-            sampling,
-            logits,
+            source,
             weight: None,
             masked: None,
             mask: None,
@@ -167,64 +143,80 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
 
     /// Reads the weight `W`.
     #[must_use]
-    pub fn weight(mut self, weight: S::Ref<'a, W>) -> Self {
-        self.weight = Some(weight);
+    pub fn weight(mut self, weight: impl Input<'a, Space = S, Element = W>) -> Self {
+        self.weight = Some(weight.input());
         self
     }
 
     /// Writes `W∘M`; needs the weight.
     #[must_use]
-    pub fn masked(mut self, masked: S::Mut<'a, W>) -> Self {
-        self.masked = Some(masked);
+    pub fn masked(mut self, masked: impl Output<'a, Space = S, Element = W>) -> Self {
+        self.masked = Some(masked.output());
         self
     }
 
     /// Writes `M`.
     #[must_use]
-    pub fn mask(mut self, mask: S::Mut<'a, W>) -> Self {
-        self.mask = Some(mask);
+    pub fn mask(mut self, mask: impl Output<'a, Space = S, Element = W>) -> Self {
+        self.mask = Some(mask.output());
         self
     }
 
     /// Writes a byte a group: the index 0 to 5 of the pattern with the largest score (for `Soft` too).
     #[must_use]
-    pub fn patterns(mut self, patterns: S::Mut<'a, u8>) -> Self {
-        self.patterns = Some(patterns);
+    pub fn patterns(mut self, patterns: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.patterns = Some(patterns.output());
         self
     }
 
     /// Writes the packed codes of the same patterns.
     #[must_use]
-    pub fn codes(mut self, codes: S::Mut<'a, u8>) -> Self {
-        self.codes = Some(codes);
+    pub fn codes(mut self, codes: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.codes = Some(codes.output());
         self
     }
 
-    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as work space.
+    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as workspace.
     #[must_use]
-    pub fn statistics(mut self, statistics: S::Mut<'a, Statistics>) -> Self {
-        self.statistics = Some(statistics);
+    pub fn statistics(mut self, statistics: impl Output<'a, Space = S, Element = Statistics>) -> Self {
+        self.statistics = Some(statistics.output());
         self
     }
 
     /// Reads the packed codes that [`Statistics::moved`] compares with.
     #[must_use]
-    pub fn previous_codes(mut self, codes: S::Ref<'a, u8>) -> Self {
-        self.previous_codes = Some(codes);
+    pub fn previous_codes(mut self, codes: impl Input<'a, Space = S, Element = u8>) -> Self {
+        self.previous_codes = Some(codes.input());
         self
     }
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
-    /// [`Error::Missing`] for an output that needs an input, or if nothing is to be written.
-    pub fn check(&self) -> Result<()> {
+    /// Whether the masked weight is all that is written.
+    fn only_masked(&self) -> bool {
+        self.masked.is_some() && !self.wants_more()
+    }
+
+    fn wants_more(&self) -> bool {
+        self.mask.is_some() || self.patterns.is_some() || self.codes.is_some() || self.statistics.is_some()
+    }
+}
+
+impl<S: Space, L: Logit, W: Element> Pass<S> for Forward<'_, S, L, W> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        shape.check()?;
-        self.shard.check(shape.rows as u64, shape.cols as u64)?;
-        self.sampling.check()?;
-        length("logits", Some(&self.logits), shape.logits())?;
+        match &self.source {
+            Source::Sampled { sampling, logits, .. } => {
+                check::sampled(*shape, &self.shard, sampling)?;
+                length("logits", Some(logits), shape.logits())?;
+            }
+            Source::Frozen { codes } => {
+                shape.check()?;
+                length("codes", Some(codes), shape.packed_codes())?;
+                if self.wants_more() {
+                    let missing = "a frozen mask gives the masked weight alone: its codes are there";
+                    return Err(Error::Missing { what: "a mask", missing });
+                }
+            }
+        }
         length("weight", self.weight.as_ref(), shape.weights())?;
         length("masked", self.masked.as_ref(), shape.weights())?;
         length("mask", self.mask.as_ref(), shape.weights())?;
@@ -244,39 +236,42 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
         Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" })
     }
 
-    /// Whether the masked weight is all that is written.
-    pub(crate) fn only_masked(&self) -> bool {
-        self.masked.is_some() && !self.wants_more()
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::forward(pass.into_inner());
+        Ok(())
     }
 
-    fn wants_more(&self) -> bool {
-        self.mask.is_some() || self.patterns.is_some() || self.codes.is_some() || self.statistics.is_some()
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::forward(pass.inner(), binder, queue)
     }
 }
-
-/// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
-pub trait GradientOf<W: Element>: Element {}
-impl<W: Element> GradientOf<W> for f32 {}
-impl GradientOf<half::f16> for half::f16 {}
-impl GradientOf<half::bf16> for half::bf16 {}
 
 /// Arguments of the backward pass.
 ///
 /// Shapes: logits and their gradient `[N, K/4, 6]`; weight, gradient and weight gradient `[N, K]`. Sampling, shard and
 /// kind must be those of the forward pass.
+///
+/// # Errors
+/// When run: as [`Forward`]; and [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
 #[derive(Debug)]
 pub struct Backward<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
-    pub(crate) shape: Shape,
-    pub(crate) shard: Shard,
-    pub(crate) kind: Kind,
-    pub(crate) sampling: Sampling,
-    pub(crate) logits: S::Ref<'a, L>,
-    pub(crate) weight: S::Ref<'a, W>,
-    pub(crate) gradient: S::Ref<'a, G>,
-    pub(crate) regulariser: f32,
-    pub(crate) accumulate: bool,
-    pub(crate) logit_gradient: Option<S::Mut<'a, f32>>,
-    pub(crate) weight_gradient: Option<S::Mut<'a, G>>,
+    shape: Shape,
+    shard: Shard,
+    kind: Kind,
+    sampling: Sampling,
+    logits: S::Ref<'a, L>,
+    weight: S::Ref<'a, W>,
+    gradient: S::Ref<'a, G>,
+    regulariser: f32,
+    accumulate: bool,
+    logit_gradient: Option<S::Mut<'a, f32>>,
+    weight_gradient: Option<S::Mut<'a, G>>,
 }
 
 impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W, G> {
@@ -286,18 +281,18 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W,
         shape: Shape,
         kind: Kind,
         sampling: Sampling,
-        logits: S::Ref<'a, L>,
-        weight: S::Ref<'a, W>,
-        gradient: S::Ref<'a, G>,
+        logits: impl Input<'a, Space = S, Element = L>,
+        weight: impl Input<'a, Space = S, Element = W>,
+        gradient: impl Input<'a, Space = S, Element = G>,
     ) -> Self {
         Self {
             shape,
             shard: Shard::whole(shape.cols as u64),
             kind,
             sampling,
-            logits,
-            weight,
-            gradient,
+            logits: logits.input(),
+            weight: weight.input(),
+            gradient: gradient.input(),
             regulariser: 0.0,
             accumulate: false,
             logit_gradient: None,
@@ -321,60 +316,57 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W,
 
     /// Overwrites `logit_gradient` with `dL/dlogits`.
     #[must_use]
-    pub fn logit_gradient(mut self, logit_gradient: S::Mut<'a, f32>) -> Self {
-        self.logit_gradient = Some(logit_gradient);
+    pub fn logit_gradient(mut self, logit_gradient: impl Output<'a, Space = S, Element = f32>) -> Self {
+        self.logit_gradient = Some(logit_gradient.output());
         self.accumulate = false;
         self
     }
 
     /// Adds `dL/dlogits` to `logit_gradient`.
     #[must_use]
-    pub fn accumulate_logit_gradient(mut self, logit_gradient: S::Mut<'a, f32>) -> Self {
-        self.logit_gradient = Some(logit_gradient);
+    pub fn accumulate_logit_gradient(mut self, logit_gradient: impl Output<'a, Space = S, Element = f32>) -> Self {
+        self.logit_gradient = Some(logit_gradient.output());
         self.accumulate = true;
         self
     }
 
     /// Overwrites `weight_gradient` with `G∘M`, for those who train the weight (the regulariser is not in it).
     #[must_use]
-    pub fn weight_gradient(mut self, weight_gradient: S::Mut<'a, G>) -> Self {
-        self.weight_gradient = Some(weight_gradient);
+    pub fn weight_gradient(mut self, weight_gradient: impl Output<'a, Space = S, Element = G>) -> Self {
+        self.weight_gradient = Some(weight_gradient.output());
         self
     }
+}
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// As [`Forward::check`]; and [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> Pass<S> for Backward<'_, S, L, W, G> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        shape.check()?;
-        self.shard.check(shape.rows as u64, shape.cols as u64)?;
-        self.sampling.check()?;
-        if !self.regulariser.is_finite() {
-            let value = f64::from(self.regulariser);
-            return Err(Error::Scalar { what: "regulariser", value, must: "finite" });
-        }
+        check::sampled(*shape, &self.shard, &self.sampling)?;
+        check::regulariser(self.regulariser)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;
         length("logit_gradient", self.logit_gradient.as_ref(), shape.logits())?;
         length("weight_gradient", self.weight_gradient.as_ref(), shape.weights())?;
-        if self.kind == Kind::Argmax {
-            let missing = "argmax masks have none: use Soft or Hard (Forward on G gives G∘M for any kind)";
-            return Err(Error::Missing { what: "a gradient", missing });
-        }
+        check::has_gradient(self.kind)?;
         if self.logit_gradient.is_none() && self.weight_gradient.is_none() {
             return Err(Error::Missing { what: "a gradient", missing: "no output was given to write it to" });
         }
         Ok(())
     }
-}
 
-/// Checks the length of an operand that may be absent.
-pub(crate) fn length<O: Operand>(what: &'static str, operand: Option<&O>, expected: usize) -> Result<()> {
-    match operand.map(Operand::elements) {
-        Some(got) if got != expected => Err(Error::Length { what, expected: expected as u64, got: got as u64 }),
-        _ => Ok(()),
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::backward(pass.into_inner());
+        Ok(())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::backward(pass.inner(), binder, queue)
     }
 }

@@ -50,9 +50,11 @@
 //!
 //! [`cpu`] and, with the feature of its name, `cuda` take the same arguments in their own memory. The CPU's needs no plan.
 
+use crate::check::length;
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask::{self, Kind, Sampling, length};
+use crate::mask;
+use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{Operand, Raw, RawSlice, Space};
 

@@ -9,7 +9,7 @@ use super::{Problem, small};
 use crate::device::Limits;
 use crate::element::{DType, Element, Logit};
 use crate::error::{Error, Result, path_error};
-use crate::mask::Kind;
+use crate::sample::Kind;
 use table::default_panel_rows;
 
 mod table;

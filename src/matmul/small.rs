@@ -15,12 +15,14 @@
 //! a mask (see [`crate::mask`]), or whose code is none of the six, is NaN.
 
 use super::Problem;
+use crate::check::scalar;
 use crate::device::Limits;
 use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::mask::launch::SamplingArgs;
-use crate::mask::{self, Kind, Sampling};
+use crate::mask;
+use crate::sample::launch::SamplingArgs;
+use crate::sample::{Kind, Sampling};
 use crate::shape::Shard;
 use crate::space::{Raw, RawSlice};
 use bytemuck::Zeroable;
@@ -202,10 +204,10 @@ impl Small {
             mask.shard(self.shard).weight(weights).masked(weights).check()?;
         }
         if tokens > MAX_TOKENS {
-            return Err(Error::Scalar { what: "tokens", value: tokens as f64, must: "at most 128" });
+            return scalar("tokens", tokens as f64, "at most 128");
         }
         if !(1..=MAX_SPLITS).contains(&self.splits) {
-            return Err(Error::Scalar { what: "splits", value: f64::from(self.splits), must: "from 1 to 65535" });
+            return scalar("splits", f64::from(self.splits), "from 1 to 65535");
         }
         check_sizes(self.problem)
     }

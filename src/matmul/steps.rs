@@ -10,8 +10,10 @@ use crate::element::{Element, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::mask::launch::{BackwardArgs, Differentiation, ForwardArgs};
-use crate::mask::{self, Kind};
+use crate::mask;
+use crate::mask::launch::{BackwardArgs, ForwardArgs};
+use crate::sample::Kind;
+use crate::sample::launch::Differentiation;
 use crate::shape::{Shape, Shard};
 use crate::space::{Raw, RawSlice};
 
@@ -224,8 +226,8 @@ mod tests {
     use super::*;
     use crate::device::Limits;
     use crate::error::Error;
-    use crate::mask::{Kind, Sampling};
     use crate::matmul::{Keep, Masks, Problem};
+    use crate::sample::{Kind, Sampling};
 
     /// Operands at addresses that tell them apart.
     fn at(address: u64, elements: usize) -> RawSlice {

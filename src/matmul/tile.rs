@@ -5,8 +5,8 @@ use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol};
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::mask::Kind;
-use crate::mask::launch::Differentiation;
+use crate::sample::Kind;
+use crate::sample::launch::Differentiation;
 use crate::shape::{Shape, Shard};
 
 /// Rows and columns of C a block makes.

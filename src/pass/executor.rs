@@ -1,6 +1,6 @@
 //! Who runs passes.
 
-use super::{Pass, Queue};
+use super::{Libraries, Pass, Queue};
 use crate::device::Limits;
 use crate::error::Result;
 use crate::space::{Plain, Space};

@@ -1,8 +1,8 @@
 //! What activations say of a weight's columns: arguments and checks.
 
+use crate::check::length;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::mask::length;
 use crate::shape::Shape;
 use crate::space::Space;
 

@@ -1,8 +1,8 @@
 //! From a Hessian to what SparseGPT's sweep reads: the upper Cholesky factor of its inverse.
 
 use super::activations::square;
+use crate::check::{length, scalar};
 use crate::error::{Error, Result};
-use crate::mask::length;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{self as llt, LltError, LltRegularization};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
@@ -42,7 +42,7 @@ impl Factor {
     pub fn new(cols: usize, hessian: &[f32], damping: f64) -> Result<Self> {
         length("hessian", Some(&hessian), square("the Hessian", cols)?)?;
         if !(damping.is_finite() && damping >= 0.0) {
-            return Err(Error::Scalar { what: "damping", value: damping, must: "finite and not negative" });
+            return scalar("damping", damping, "finite and not negative");
         }
         if cols == 0 {
             return Ok(Self { cols, upper: Vec::new(), scale: Vec::new() });
@@ -86,7 +86,7 @@ fn finite(what: &'static str, values: &[f32]) -> Result<()> {
     match values.par_iter().find_first(|value| !value.is_finite()) {
         Some(&value) => {
             let must = "finite: look for NaN and overflow in the activations, or rescale them";
-            Err(Error::Scalar { what, value: f64::from(value), must })
+            scalar(what, f64::from(value), must)
         }
         None => Ok(()),
     }

@@ -6,9 +6,9 @@ use super::sweep::BLOCK;
 use super::{ByScore, Kept, Squares, Sweep};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::device::walk::Walk;
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
+use crate::sample::walk::Walk;
 use crate::space::Raw;
 
 /// Threads of a block, and warps.

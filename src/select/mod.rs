@@ -54,9 +54,9 @@
 //! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Factor` is made on the CPU
 //! (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
 
+use crate::check::length;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::mask::length;
 use crate::shape::Shape;
 use crate::space::Space;
 

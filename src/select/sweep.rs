@@ -1,9 +1,9 @@
 //! SparseGPT's pass over a weight: arguments and checks.
 
 use super::activations::square;
+use crate::check::length;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::mask::length;
 use crate::shape::Shape;
 use crate::space::Space;
 

@@ -71,7 +71,7 @@ pub fn multiply<T: Factor>(
     let problem = crate::matmul::Problem::new(tokens, weight.shape);
     // Before anything is allocated.
     problem.check()?;
-    crate::mask::length("x", Some(&x), problem.inputs())?;
+    crate::check::length("x", Some(&x), problem.inputs())?;
     let mut y = vec![bytemuck::Zeroable::zeroed(); problem.outputs()];
     let args = Multiply::new(weight, tokens, x, &mut y);
     multiply_into(match bias {

@@ -24,6 +24,7 @@
 //! - A dropped weight has no term: NaN or infinity in `X` reaches an element of `Y` only through a *kept* weight, be it
 //!   zero. A dense product of the decompressed weight has `0 · NaN` there, and differs.
 
+use crate::check::scalar;
 use crate::compress::ValueType;
 use crate::device::Limits;
 use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
@@ -224,8 +225,8 @@ fn other_type() -> Error {
 fn check_splits(splits: u32, least: u32) -> Result<()> {
     match splits {
         _ if (least..=MAX_SPLITS).contains(&splits) => Ok(()),
-        _ if least > 1 => Err(Error::Scalar { what: "splits", value: splits.into(), must: "from 2 to 65535" }),
-        _ => Err(Error::Scalar { what: "splits", value: splits.into(), must: "from 1 to 65535" }),
+        _ if least > 1 => scalar("splits", splits.into(), "from 2 to 65535"),
+        _ => scalar("splits", splits.into(), "from 1 to 65535"),
     }
 }
 

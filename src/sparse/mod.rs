@@ -50,11 +50,11 @@
 //! takes any layout, and refuses codes that are not legal; a device reads codes as they are, and what comes of illegal
 //! ones is unspecified.
 
+use crate::check::length;
 use crate::compress::Layout;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::mask::length;
 use crate::matmul::Problem;
 use crate::shape::Shape;
 use crate::space::Space;

@@ -4,10 +4,10 @@
 //! Six groups are three bytes of codes and two packed ones, so both ways go through a table a byte: three half bytes
 //! of codes index 4096 packed bytes, and a packed byte indexes 256 times three half bytes.
 
+use crate::check::length;
 use crate::compress::Sparsity;
 use crate::compress::cpu::check_codes;
 use crate::error::{Error, Result};
-use crate::mask::length;
 use crate::pattern::{Pattern, code_at};
 use crate::shape::Shape;
 

@@ -2,10 +2,10 @@
 
 use super::bits::{Flags, Packer, bits_of_codes};
 use super::{Fewer, base6};
+use crate::check::length;
 use crate::compress::cpu::check_codes;
 use crate::compress::{Flag, Sparsity, convert};
 use crate::error::Result;
-use crate::mask::length;
 use crate::shape::Shape;
 
 /// The mask of a weight `[N, K]` that keeps two of every group of four: its shape, and a legal code a group, row-major,

@@ -7,7 +7,7 @@
 use super::State;
 use super::step::Stepping;
 use crate::learn::eight::{First, LEAST, SIGN, Second, inverse};
-use crate::mask::cpu::lanes::{self, Block, LANES};
+use crate::sample::lanes::{self, Block, LANES};
 use std::ops::Range;
 
 /// Both moments of sixteen groups.

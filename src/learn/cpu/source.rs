@@ -1,8 +1,8 @@
 //! Where a step's gradient comes from: memory, or the mask's backward pass.
 
 use crate::element::Element;
-use crate::mask::cpu::lanes::{Block, LANES, Lane};
-use crate::mask::cpu::{Context, Rule};
+use crate::sample::cpu::{Context, Rule};
+use crate::sample::lanes::{Block, LANES, Lane};
 use multiversion::multiversion;
 use std::ops::Range;
 

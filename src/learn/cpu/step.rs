@@ -8,8 +8,8 @@ use super::source::Source;
 use super::{State, Step};
 use crate::element::{DType, Logit};
 use crate::learn::{ROUNDING_LOGITS, ROUNDING_MOMENTS, Scalars, Statistics, TOO_LARGE};
-use crate::mask::cpu::Numbering;
-use crate::mask::cpu::lanes::{self, Block, LANES, Lane};
+use crate::sample::cpu::Numbering;
+use crate::sample::lanes::{self, Block, LANES, Lane};
 use multiversion::multiversion;
 
 /// The same for all pieces of a step.

@@ -3,9 +3,9 @@
 use super::{Choice, Dense, InputPath, Keep, LogitPath, Masks, OutputPath, Plan};
 use crate::device::Limits;
 use crate::element::DType;
-use crate::mask::Kind;
 use crate::matmul::product::Product;
 use crate::matmul::{small, tile};
+use crate::sample::Kind;
 use crate::shape::Shape;
 
 /// Why own kernels are not taken for sizes that they are slow for.

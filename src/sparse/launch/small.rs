@@ -1,6 +1,7 @@
 //! How `cuda/sparse_small.cu` is launched: few tokens.
 
 use super::stage_cols;
+use crate::check::scalar;
 use crate::compress::ValueType;
 use crate::device::Limits;
 use crate::error::{Error, Result};
@@ -55,7 +56,7 @@ pub(super) fn blocks(Problem { tokens, shape }: Problem) -> usize {
 /// What the kernel's offsets hold.
 pub(super) fn check(Problem { tokens, shape }: Problem) -> Result<()> {
     if tokens > MAX_TOKENS {
-        return Err(Error::Scalar { what: "tokens", value: tokens as f64, must: "at most 128" });
+        return scalar("tokens", tokens as f64, "at most 128");
     }
     match shape.cols >> 24 {
         0 => Ok(()),

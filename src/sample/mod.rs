@@ -1,0 +1,88 @@
+//! From logits to a mask: what every op that samples stands on. [`crate::mask`] says what the words mean and what comes
+//! out; here is the sampling itself, on lanes of the CPU and as arguments of kernels.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | how a mask is drawn, and with what scalars | [`Kind`], [`Sampling`] |
+//! | sixteen groups side by side, for the CPU executors | `lanes`, `cpu` |
+//! | the same as kernels read it | [`launch`] |
+//! | how a grid of threads walks over the groups | [`walk`] |
+
+use crate::check::scalar;
+use crate::element::Element;
+use crate::error::Result;
+
+pub(crate) mod cpu;
+pub(crate) mod lanes;
+
+// Arguments of kernels as plain data: for this repository's emulator, not a stable API.
+#[doc(hidden)]
+pub mod launch;
+#[doc(hidden)]
+pub mod walk;
+
+/// How a group's scores become its mask; see [`crate::mask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A mixture of the six patterns.
+    Soft,
+    /// One pattern, drawn.
+    Hard,
+    /// One pattern, the likeliest.
+    Argmax,
+}
+
+/// Where masks come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<L, C> {
+    /// They are made of logits.
+    Sampled { kind: Kind, sampling: Sampling, logits: L },
+    /// They no longer change, and are given by their codes.
+    Frozen { codes: C },
+}
+
+/// What sampling needs besides logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Key of the noise, one a run.
+    pub seed: u64,
+    /// Counter of the noise: no two masks of a run share it ([`crate::noise::draw`] makes one).
+    pub draw: u64,
+    /// Logit scale κ, finite and not negative.
+    pub kappa: f32,
+    /// Temperature τ, positive.
+    pub tau: f32,
+}
+
+impl Sampling {
+    /// `log2(e)/τ`: softmax in base two.
+    pub(crate) fn scale(&self) -> f32 {
+        (std::f64::consts::LOG2_E / f64::from(self.tau)) as f32
+    }
+
+    /// `κ/τ`: the gradient's factor.
+    pub(crate) fn logit_scale(&self) -> f32 {
+        (f64::from(self.kappa) / f64::from(self.tau)) as f32
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { kappa, tau, .. } = *self;
+        let scalar = |what, value: f32, must| scalar(what, f64::from(value), must);
+        if !(kappa.is_finite() && kappa >= 0.0) {
+            return scalar("kappa", kappa, "finite and not negative");
+        }
+        if !(tau.is_finite() && tau > 0.0 && self.scale().is_finite() && self.scale() > 0.0) {
+            return scalar("tau", tau, "positive, finite, and not so small that 1.4427/tau overflows");
+        }
+        if !self.logit_scale().is_finite() {
+            return scalar("kappa / tau", self.logit_scale(), "finite: raise tau or lower kappa");
+        }
+        Ok(())
+    }
+}
+
+/// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
+pub trait GradientOf<W: Element>: Element {}
+impl<W: Element> GradientOf<W> for f32 {}
+impl GradientOf<half::f16> for half::f16 {}
+impl GradientOf<half::bf16> for half::bf16 {}
