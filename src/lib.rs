@@ -32,6 +32,7 @@ mod check;
 pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cusparselt;
+pub mod dense;
 pub mod device;
 pub mod element;
 pub mod error;

@@ -254,9 +254,9 @@ fn blas_error(call: &'static str) -> impl Fn(CublasError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use crate::dense::Problem;
+    use crate::dense::product::Product;
     use crate::element::DType;
-    use crate::matmul::Problem;
-    use crate::matmul::product::Product;
     use crate::shape::Shape;
 
     /// What cuBLASLt would compute from a plan's layouts: `D = op(A)·op(B)`, column-major.

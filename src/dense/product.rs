@@ -1,6 +1,6 @@
 //! The three dense products of a layer as plain data: what they multiply, and how that lies in memory.
 
-use super::Problem;
+use super::{Problem, split};
 use crate::element::DType;
 
 /// A row-major product `C [rows, cols] = A [rows, depth] · B [depth, cols]`, each operand possibly stored as its
@@ -65,6 +65,11 @@ impl Product {
         let a = if self.a_transposed { [depth, rows, a_pitch] } else { [rows, depth, a_pitch] };
         let b = if self.b_transposed { [cols, depth, depth] } else { [depth, cols, cols] };
         [a, b, [rows, cols, cols]]
+    }
+
+    /// What the parts of a split product take of a workspace.
+    pub(crate) fn partial_bytes(&self, splits: u32) -> usize {
+        split::aligned(split::partial_bytes(self.rows.saturating_mul(self.cols), splits))
     }
 
     #[cfg(feature = "cuda")]
