@@ -233,7 +233,9 @@ pub enum Error {
         because: &'static str,
     },
     /// What must be loaded or chosen first is met while the stream is captured into a CUDA graph.
-    #[error("{what} is not ready, and the stream is being captured: prepare the plan, or run the pass once, before that")]
+    #[error(
+        "{what} is not ready, and the stream is being captured: prepare the plan, or run the pass once, before that"
+    )]
     Unprepared {
         /// What is not ready.
         what: String,

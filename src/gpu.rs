@@ -76,7 +76,7 @@ impl Gpu {
                 Work::Kernel(launch) => launch.load(&self.stream)?,
                 Work::Dense(call) => {
                     let stream = Arc::clone(&self.stream);
-                    self.cublaslt()?.prepare(&stream, call)?;
+                    self.cublaslt()?.prepare(&stream, &call.form)?;
                 }
             }
         }

@@ -17,8 +17,8 @@
 //!
 //! [`formats`] reads and writes compressed weights in files.
 //!
-//! An operation is a module: its arguments, checks and documentation, and an executor each in `cpu` and `cuda`. Both take
-//! the same arguments over their own memory, and make the same choices to the bit ([`noise`]).
+//! An operation is a module: its argument structs, checks and documentation. An executor runs them ([`Executor`]): [`Cpu`]
+//! over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]).
 //!
 //! # CUDA
 //!
@@ -31,19 +31,19 @@
 mod check;
 #[cfg(any())]
 pub mod compress;
+mod cpu;
 #[cfg(any())]
 #[cfg(feature = "cuda")]
 pub mod cusparselt;
 #[doc(hidden)]
 pub mod dense;
-mod cpu;
 pub mod device;
 pub mod element;
 pub mod error;
-#[cfg(feature = "cuda")]
-mod gpu;
 #[cfg(any())]
 pub mod formats;
+#[cfg(feature = "cuda")]
+mod gpu;
 #[cfg(any())]
 pub mod learn;
 pub mod mask;

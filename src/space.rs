@@ -71,16 +71,16 @@ impl Space for Host {
 /// A space whose arrays are slices: [`Host`], by another name than itself for code that is written over all spaces.
 pub trait HostSpace: Space {
     /// An input's elements.
-    fn slice<'a, T>(operand: Self::Ref<'a, T>) -> &'a [T];
+    fn slice<'a, T: 'a>(operand: Self::Ref<'a, T>) -> &'a [T];
     /// An output's elements.
-    fn slice_mut<'a, T>(operand: Self::Mut<'a, T>) -> &'a mut [T];
+    fn slice_mut<'a, T: 'a>(operand: Self::Mut<'a, T>) -> &'a mut [T];
 }
 
 impl HostSpace for Host {
-    fn slice<'a, T>(operand: &'a [T]) -> &'a [T] {
+    fn slice<'a, T: 'a>(operand: &'a [T]) -> &'a [T] {
         operand
     }
-    fn slice_mut<'a, T>(operand: &'a mut [T]) -> &'a mut [T] {
+    fn slice_mut<'a, T: 'a>(operand: &'a mut [T]) -> &'a mut [T] {
         operand
     }
 }

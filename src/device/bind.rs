@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
-use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
@@ -104,19 +104,21 @@ fn aligned<T>(what: &'static str, slice: RawSlice<T>, align: u64) -> Result<RawS
     }
 }
 
-/// The guards of operands for work on a stream. A pass has no more operands than fit without an allocation.
+/// Guards that need no allocation: more than any pass has.
+#[cfg(feature = "cuda")]
+const AT_HAND: usize = 20;
+
+/// The guards of operands for work on a stream.
 #[cfg(feature = "cuda")]
 pub struct StreamGuards<'g> {
     stream: &'g Arc<CudaStream>,
-    first: [Option<SyncOnDrop<'g>>; Self::AT_HAND],
+    first: [Option<SyncOnDrop<'g>>; AT_HAND],
     used: usize,
     more: Vec<SyncOnDrop<'g>>,
 }
 
 #[cfg(feature = "cuda")]
 impl<'g> StreamGuards<'g> {
-    const AT_HAND: usize = 20;
-
     fn keep(&mut self, guard: SyncOnDrop<'g>) {
         match self.first.get_mut(self.used) {
             Some(free) => *free = Some(guard),

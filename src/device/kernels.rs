@@ -14,10 +14,10 @@ use sys::CUdevice_attribute as Attribute;
 use sys::CUfunction_attribute as FunctionAttribute;
 use sys::CUresult as Status;
 
+use super::Symbol;
 use super::limits::Limits;
 use super::nvrtc::{self, Part};
 use super::{driver_error, images, probe};
-use super::Symbol;
 use crate::{Error, Result};
 
 /// A context by its address.

@@ -22,8 +22,7 @@
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
 
 pub(crate) mod bind;
-pub mod launch;
-mod launcher;
+mod launch;
 mod limits;
 mod symbol;
 
@@ -36,11 +35,9 @@ mod kernels;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 #[cfg(feature = "cuda")]
-pub(crate) mod operand;
-#[cfg(feature = "cuda")]
 pub(crate) mod probe;
 
-pub use launcher::{Args, Launch};
+pub use launch::{Args, Launch};
 pub use limits::Limits;
 pub use symbol::Symbol;
 

@@ -12,9 +12,9 @@ use std::ffi::{CString, NulError, c_int};
 use sha2::{Digest, Sha256};
 
 use self::library::{Failure, Nvrtc, nvrtc};
+use super::Symbol;
 use super::cache::{Cache, Key};
 use super::images::{Source, headers, options, source};
-use super::Symbol;
 use crate::{Error, Result};
 
 /// How much of a kernel file to compile.

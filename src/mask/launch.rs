@@ -5,9 +5,9 @@ use crate::device::{Launch, Symbol};
 use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
+use crate::sample::Source;
 use crate::sample::launch::{Differentiation, SamplingArgs};
 use crate::sample::walk::Walk;
-use crate::sample::Source;
 use crate::shape::Shape;
 
 /// Threads of a block.

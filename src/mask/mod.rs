@@ -35,7 +35,6 @@
 //! was asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
 //! [`Forward`] on `G` in place of the weight.
 
-use crate::check::{length, sampled, scalar};
 use crate::check::{self, length};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
@@ -109,12 +108,7 @@ impl<'a, S: Space, W: Element> Forward<'a, S, f32, W> {
 impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
     /// A forward pass that as yet writes nothing.
     #[must_use]
-    pub fn new(
-        shape: Shape,
-        kind: Kind,
-        sampling: Sampling,
-        logits: impl Input<'a, Space = S, Element = L>,
-    ) -> Self {
+    pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: impl Input<'a, Space = S, Element = L>) -> Self {
         Self::of(shape, Source::Sampled { kind, sampling, logits: logits.input() })
     }
 

@@ -3,16 +3,14 @@
 //! alone.
 
 use super::{Kept, Source, ToLogits};
+use crate::dense::cpu::{Matrix, multiply};
 use crate::element::{Element, Logit};
 use crate::error::Result;
 use crate::mask;
 use crate::pattern::Pattern;
 use crate::shape::{Shape, Shard};
 use crate::space::Host;
-use product::{Matrix, multiply};
 use rayon::prelude::*;
-
-pub(crate) mod product;
 
 /// [`super::Layer`] over slices.
 pub type Layer<'a, L, W> = super::Layer<'a, Host, L, W>;

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, SyncOnDrop};
 
-use super::cublaslt::ALIGN;
 use super::steps::{Step, rehearse};
 use super::{Kept, Plan, Source, ToLogits};
+use crate::dense::cublaslt::ALIGN;
 use crate::device;
 use crate::device::launch::{launch, load};
 use crate::device::operand::{Bound, input, output};
@@ -24,7 +24,7 @@ use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
 use crate::space::{Cuda, Raw, RawSlice};
 
-pub use super::cublaslt::BlasLt;
+pub use crate::dense::BlasLt;
 
 /// [`super::Layer`] over a device's memory.
 pub type Layer<'a, L, W> = super::Layer<'a, Cuda, L, W>;

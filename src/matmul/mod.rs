@@ -60,15 +60,10 @@ use crate::space::{Operand, Raw, RawSlice, Space};
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
-pub(crate) mod cublaslt;
-#[cfg(feature = "cuda")]
 pub mod cuda;
 pub(crate) mod plan;
-mod problem;
 
 // Kernels' launches as plain data: for this repository's emulator, not a stable API.
-#[doc(hidden)]
-pub mod product;
 #[doc(hidden)]
 pub mod small;
 #[doc(hidden)]
@@ -76,7 +71,7 @@ pub mod steps;
 #[doc(hidden)]
 pub mod tile;
 
-pub use problem::Problem;
+pub use crate::dense::Problem;
 pub use small::MAX_TOKENS as MAX_SAMPLED_TOKENS;
 
 pub use plan::{Choice, Dense, InputPath, Keep, LogitPath, Masks, OutputPath, Plan};

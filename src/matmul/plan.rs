@@ -14,9 +14,6 @@ use table::default_panel_rows;
 
 mod table;
 
-pub(crate) use table::aligned;
-pub(super) use table::partial_bytes;
-
 /// The masks of a layer, as far as a plan is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Masks {

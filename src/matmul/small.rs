@@ -16,6 +16,7 @@
 
 use super::Problem;
 use crate::check::scalar;
+use crate::dense::split;
 use crate::device::Limits;
 use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
 use crate::element::DType;
@@ -149,7 +150,7 @@ pub fn splits(problem: Problem, limits: &Limits) -> u32 {
 /// Bytes of `partial` for this number of splits, saturating: none for one.
 #[must_use]
 pub const fn partial_bytes(problem: Problem, splits: u32) -> usize {
-    if splits > 1 { problem.outputs().saturating_mul(4).saturating_mul(splits as usize) } else { 0 }
+    split::partial_bytes(problem.outputs(), splits)
 }
 
 impl Small {
@@ -256,8 +257,5 @@ fn check_sizes(Problem { shape, .. }: Problem) -> Result<()> {
 
 /// Columns that a grid row takes: whole steps, of all warps where that leaves no grid row without any.
 fn share(cols: usize, splits: usize, block: Block) -> usize {
-    let even = cols.div_ceil(splits);
-    let of_all = even.next_multiple_of(block.stride());
-    let share = if of_all * (splits - 1) < cols { of_all } else { even.next_multiple_of(STEP) };
-    share.max(STEP)
+    split::share_of_warps(cols, splits, block.stride(), STEP)
 }

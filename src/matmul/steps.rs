@@ -1,10 +1,11 @@
 //! The passes as lists of launches: from checked arguments in bare addresses, and a plan, to what is queued one after the
 //! other. The CUDA executor runs such a list, and so does the emulator in tests.
 
-use super::product::Product;
 use super::small::{self, SmallArgs};
-use super::tile::{self, Gradient, LogitsArgs, MaskArgs, SumArgs, TileArgs};
+use super::tile::{self, Gradient, LogitsArgs, MaskArgs};
 use super::{Backward, Dense, Forward, InputPath, Keep, Kept, Layer, LogitPath, Masks, OutputPath, Plan, Source};
+use crate::dense::product::Product;
+use crate::dense::tile::{SumArgs, TileArgs};
 use crate::device::launch::{Launch, Symbol};
 use crate::element::{Element, Logit};
 #[cfg(doc)]

@@ -22,7 +22,7 @@ impl Libraries {
     #[must_use]
     pub fn find() -> Self {
         let cublaslt = crate::device::probe::cublaslt().is_ok();
-        Self { cublaslt, cusparselt: crate::cusparselt::available().is_ok() }
+        Self { cublaslt, cusparselt: false }
     }
 
     /// Those of both.

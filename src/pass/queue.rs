@@ -11,9 +11,6 @@ pub enum Work {
     Kernel(Launch),
     /// A dense product by cuBLASLt.
     Dense(dense::Call),
-    /// The product of a compressed weight by cuSPARSELt.
-    #[cfg(feature = "cuda")]
-    Cusparselt(crate::cusparselt::Call),
 }
 
 /// The works of a pass, in order. A few take no allocation.

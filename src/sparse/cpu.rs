@@ -68,7 +68,7 @@ pub fn multiply<T: Factor>(
     x: &[T],
     bias: Option<&[T::Output]>,
 ) -> Result<Vec<T::Output>> {
-    let problem = crate::matmul::Problem::new(tokens, weight.shape);
+    let problem = crate::dense::Problem::new(tokens, weight.shape);
     // Before anything is allocated.
     problem.check()?;
     crate::check::length("x", Some(&x), problem.inputs())?;

@@ -46,7 +46,7 @@ use crate::error::{Error, Result};
 use crate::matmul::cuda::Binder;
 use crate::space::{Cuda, Raw};
 
-pub use crate::matmul::cuda::BlasLt;
+pub use crate::dense::BlasLt;
 
 /// [`super::Weight`] over a device's memory.
 pub type Weight<'a, T> = super::Weight<'a, Cuda, T>;

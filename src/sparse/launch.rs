@@ -26,10 +26,11 @@
 
 use crate::check::scalar;
 use crate::compress::ValueType;
+use crate::dense::Problem;
+use crate::dense::split;
 use crate::device::Limits;
 use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
 use crate::error::{Error, Result};
-use crate::matmul::Problem;
 
 mod small;
 mod tile;
@@ -121,7 +122,7 @@ pub fn splits(kernel: Kernel, problem: Problem, values: ValueType, limits: &Limi
 /// Bytes of `partial` for this number of splits, saturating: none for one.
 #[must_use]
 pub fn partial_bytes(problem: Problem, splits: u32) -> usize {
-    if splits > 1 { problem.outputs().saturating_mul(4).saturating_mul(splits as usize) } else { 0 }
+    split::partial_bytes(problem.outputs(), splits)
 }
 
 /// The product, or its parts where it is split. A problem without tokens or rows is a grid without blocks.

@@ -19,9 +19,9 @@ use crate::check::length;
 use crate::compress::cuda::{Reorder, Unpack, reorder_into, unpack_into};
 use crate::compress::{Compressed, Layout, ValueType};
 use crate::cusparselt::{self, Bias, Compressor, Device, Handle, Operands, Types, Version};
+use crate::dense::Problem;
 use crate::device::driver_error;
 use crate::error::{Error, Result, path_error};
-use crate::matmul::Problem;
 use crate::matmul::cuda::Binder;
 use crate::shape::Shape;
 

@@ -52,10 +52,10 @@
 
 use crate::check::length;
 use crate::compress::Layout;
+use crate::dense::Problem;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::matmul::Problem;
 use crate::shape::Shape;
 use crate::space::Space;
 

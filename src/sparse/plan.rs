@@ -9,10 +9,10 @@ use std::fmt;
 use super::Factor;
 use super::launch::{self, Kernel};
 use crate::compress::{Layout, ValueType};
+use crate::dense::Problem;
+use crate::dense::split::aligned;
 use crate::device::Limits;
 use crate::error::{Error, Result, path_error};
-use crate::matmul::Problem;
-use crate::matmul::plan::aligned;
 
 mod table;
 

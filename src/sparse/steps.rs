@@ -4,10 +4,10 @@
 use super::launch::{self, Kernel, Operands, SparseArgs, SumArgs};
 use super::{Factor, Form, Multiply, Path, Plan, Weight};
 use crate::compress::{Layout, ValueType};
+use crate::dense::product::{Call, Numbers, Product};
 use crate::device::launch::{Launch, Symbol};
 use crate::element::DType;
 use crate::error::{Error, Result, path_error};
-use crate::matmul::product::{Call, Numbers, Product};
 use crate::space::{Raw, RawSlice};
 pub use unpack::UnpackArgs;
 

@@ -186,7 +186,7 @@ impl<'a, T: Plain> Output<'a> for &'a mut Array<T> {
 
 /// A product in `f32`, one rounding at the end; of integers, one that wraps.
 fn multiply(call: &Call) {
-    match (call.product.operands, call.product.result) {
+    match (call.form.product.operands, call.form.product.result) {
         (DType::I8, _) => multiply_as::<i8, i32, i32>(call, 0, |a, b| i32::from(a) * i32::from(b), i32::wrapping_add, |sum| sum),
         (DType::F32, _) => multiply_floats::<f32, f32>(call),
         (DType::F16, DType::F32) => multiply_floats::<f16, f32>(call),
@@ -199,11 +199,11 @@ fn multiply(call: &Call) {
 fn multiply_floats<T: Float, C: Float>(call: &Call) {
     let bias = call.bias.map(|bias| {
         // SAFETY: the work under test says that there is a buffer of so many elements; a guard page ends the test if not.
-        unsafe { std::slice::from_raw_parts(bias as *const C, call.product.cols) }
+        unsafe { std::slice::from_raw_parts(bias as *const C, call.form.product.cols) }
     });
     let col = std::cell::Cell::new(0);
     multiply_as::<T, C, f32>(call, 0.0, |a, b| a.to_f32() * b.to_f32(), |a, b| a + b, |sum| {
-        let at = col.replace((col.get() + 1) % call.product.cols);
+        let at = col.replace((col.get() + 1) % call.form.product.cols);
         C::from_f32(sum + bias.map_or(0.0, |bias| bias[at].to_f32()))
     });
 }
@@ -217,7 +217,7 @@ fn multiply_as<T: Plain, C: Plain, Sum>(
 ) where
     Sum: Copy,
 {
-    let Product { rows, depth, cols, a_transposed, b_transposed, a_pitch, .. } = call.product;
+    let Product { rows, depth, cols, a_transposed, b_transposed, a_pitch, .. } = call.form.product;
     if rows == 0 || cols == 0 {
         return;
     }

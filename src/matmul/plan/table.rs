@@ -1,10 +1,12 @@
 //! The table of a plan: which way is best where, and what a way takes. Every line says the model behind it.
 
 use super::{Choice, Dense, InputPath, Keep, LogitPath, Masks, OutputPath, Plan};
+use crate::dense::product::Product;
+use crate::dense::split::aligned;
+use crate::dense::tile;
 use crate::device::Limits;
 use crate::element::DType;
-use crate::matmul::product::Product;
-use crate::matmul::{small, tile};
+use crate::matmul::small;
 use crate::sample::Kind;
 use crate::shape::Shape;
 
@@ -109,7 +111,7 @@ impl Plan {
             OutputPath::Codes => self.codes_bytes(),
             OutputPath::Masked(_) => self.masked_bytes(),
         };
-        Choice { path, splits, workspace_bytes: own + partial_bytes(&product, splits), why }
+        Choice { path, splits, workspace_bytes: own + product.partial_bytes(splits), why }
     }
 
     pub(super) fn input_choice(&self, path: InputPath, why: &'static str) -> Choice<InputPath> {
@@ -118,7 +120,7 @@ impl Plan {
             InputPath::Codes => (tile::splits(&product, &self.limits), self.codes_bytes()),
             InputPath::Masked(dense) => (dense_splits(dense, &product, &self.limits), self.masked_bytes()),
         };
-        Choice { path, splits, workspace_bytes: own + partial_bytes(&product, splits), why }
+        Choice { path, splits, workspace_bytes: own + product.partial_bytes(splits), why }
     }
 
     pub(super) fn logit_choice(&self, path: LogitPath, why: &'static str) -> Choice<LogitPath> {
@@ -129,7 +131,7 @@ impl Plan {
         let panel = aligned(
             self.panel_rows.min(self.problem.shape.rows).saturating_mul(self.problem.shape.cols).saturating_mul(4),
         );
-        let bytes = if splits > 1 { partial_bytes(&product, splits) } else { panel };
+        let bytes = if splits > 1 { product.partial_bytes(splits) } else { panel };
         Choice { path, splits, workspace_bytes: bytes, why }
     }
 
@@ -156,17 +158,6 @@ pub(super) fn default_panel_rows(shape: Shape, limits: &Limits) -> usize {
     if rows >= tile::TILE { rows / tile::TILE * tile::TILE } else { (rows / 8 * 8).max(8) }
 }
 
-/// Areas of the work space start on 256 bytes.
-pub(crate) const fn aligned(bytes: usize) -> usize {
-    bytes.saturating_add(255) & !255
-}
-
 fn dense_splits(dense: Dense, product: &Product, limits: &Limits) -> u32 {
     if dense == Dense::Own { tile::splits(product, limits) } else { 1 }
-}
-
-/// What the parts of a split product take.
-pub(in crate::matmul) fn partial_bytes(product: &Product, splits: u32) -> usize {
-    let elements = product.rows.saturating_mul(product.cols);
-    if splits > 1 { aligned(elements.saturating_mul(4).saturating_mul(splits as usize)) } else { 0 }
 }

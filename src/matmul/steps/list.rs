@@ -1,14 +1,15 @@
 //! A list of steps under way: where masks and products go, in the work space or where they are kept.
 
 use super::Step;
+use crate::dense::product::Product;
+use crate::dense::split::aligned;
+use crate::dense::tile::{self, Addresses};
 use crate::device::Limits;
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
-use crate::mask;
-use crate::matmul::plan::{aligned, partial_bytes};
-use crate::matmul::product::Product;
+use crate::mask::Forward;
 use crate::matmul::small::{self, Small};
-use crate::matmul::tile::{self, Addresses};
+use crate::matmul::tile::mask;
 use crate::matmul::{Dense, Kept, Layer, Plan, Problem, Source};
 use crate::space::{Raw, RawSlice};
 
@@ -123,13 +124,13 @@ impl<L: Logit, W: Element> List<L, W> {
 
     pub(super) fn mask(&mut self, codes: u64, masked: u64) {
         let operands = [self.layer.weight.address, codes, masked];
-        self.steps.push(Step::Mask(tile::mask(W::DTYPE, self.layer.shape.groups(), operands)));
+        self.steps.push(Step::Mask(mask(W::DTYPE, self.layer.shape.groups(), operands)));
     }
 
     pub(super) fn sample(&mut self, masked: Option<RawSlice>, codes: Option<RawSlice>) -> Result<()> {
         let Layer { shape, shard, weight, .. } = self.layer;
         let Source::Sampled { kind, sampling, logits } = self.layer.masks else { return Ok(()) };
-        let mut args = mask::Forward::<Raw, L, W>::new(shape, kind, sampling, logits).shard(shard);
+        let mut args = Forward::<Raw, L, W>::new(shape, kind, sampling, logits).shard(shard);
         if let Some(masked) = masked {
             args = args.weight(weight).masked(masked);
         }
@@ -142,7 +143,7 @@ impl<L: Logit, W: Element> List<L, W> {
 
     pub(super) fn small(&mut self, x: u64, y: u64, codes: Option<u64>, splits: u32) -> Result<()> {
         let product = Product::output(Problem::new(self.tokens, self.layer.shape), W::DTYPE);
-        let partial = self.workspace.area(partial_bytes(&product, splits))?;
+        let partial = self.workspace.area(product.partial_bytes(splits))?;
         let source = match (codes, &self.layer.masks) {
             (Some(address), _) => small::Source::Codes { address },
             (None, Source::Sampled { kind, sampling, logits }) => {
@@ -174,7 +175,7 @@ impl<L: Logit, W: Element> List<L, W> {
         codes: Option<u64>,
         splits: u32,
     ) -> Result<()> {
-        let partial = self.workspace.area(partial_bytes(product, splits))?;
+        let partial = self.workspace.area(product.partial_bytes(splits))?;
         self.product_in(dense, product, operands, codes, splits, partial)
     }
 

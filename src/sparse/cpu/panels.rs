@@ -3,7 +3,7 @@
 
 use super::Canonical;
 use crate::compress::ValueType;
-use crate::matmul::cpu::product::{Panel, Panels, multiply_add};
+use crate::dense::cpu::{Panel, Panels, multiply_add};
 use crate::sparse::Factor;
 use std::ops::Range;
 

@@ -3,9 +3,10 @@
 use super::stage_cols;
 use crate::check::scalar;
 use crate::compress::ValueType;
+use crate::dense::Problem;
+use crate::dense::split;
 use crate::device::Limits;
 use crate::error::{Error, Result};
-use crate::matmul::Problem;
 
 /// The most tokens a launch takes.
 pub const MAX_TOKENS: usize = 128;
@@ -68,10 +69,7 @@ pub(super) fn check(Problem { tokens, shape }: Problem) -> Result<()> {
 pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize {
     let (cols, step) = (problem.shape.cols, stage_cols(values));
     let stride = step * (WARPS / row_warps(problem.tokens));
-    let even = cols.div_ceil(splits);
-    let of_all = even.next_multiple_of(stride);
-    let share = if of_all * (splits - 1) < cols { of_all } else { even.next_multiple_of(step) };
-    share.max(step)
+    split::share_of_warps(cols, splits, stride, step)
 }
 
 /// Shares that fill the device. The model, of no measurement yet: time is bytes of weight and tokens that a multiprocessor
@@ -98,9 +96,7 @@ pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> us
         let sums = if parts > 1 { LAUNCH_BYTES + (8 * tokens * shape.rows * parts) as f64 } else { 0.0 };
         of_each / parts as f64 * block_bytes * device + sums
     };
-    let wanted = (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1);
-    // Shares are whole steps, so the last of them may turn out empty.
-    shape.cols.div_ceil(share(problem, values, wanted)).max(1)
+    split::filled(shape.cols, share(problem, values, split::least(most, time)))
 }
 
 pub(super) fn symbol(tokens: usize, values: ValueType) -> Result<&'static str> {

@@ -1,7 +1,7 @@
 //! Dense products through cuBLASLt, with 16-bit operands and an `f32` result where that is wanted, and of `i8` operands,
 //! which cudarc's safe layer does not offer.
 //!
-//! A [`BlasLt`] remembers, for each product it has met, descriptors and the algorithm that the library's heuristic
+//! A [`Cublaslt`] remembers, for each product it has met, descriptors and the algorithm that the library's heuristic
 //! chose. So the heuristic is asked once a product, and a product met before costs one call into the library: no
 //! allocation on the device, no copy, no synchronisation.
 
@@ -17,7 +17,7 @@ use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 
 use descriptor::{Description, Layout, Preference};
 
-use super::product::{Call, Numbers};
+use super::product::{Call, Form, Numbers};
 use crate::device::{driver_error, probe};
 use crate::error::{Error, Result};
 
@@ -28,23 +28,23 @@ pub(crate) const ALIGN: u64 = 16;
 /// Products remembered at most; then it starts anew.
 const MOST_PLANS: usize = 1024;
 
-/// A handle to cuBLASLt, its work space, and the algorithms chosen so far.
+/// A handle to cuBLASLt, its workspace, and the algorithms chosen so far.
 ///
 /// Make one for a device and thread and keep it: making it opens the library and allocates; using it does not. It
-/// serves every stream of its context. Calls on different streams wait for one another through the work space, by
+/// serves every stream of its context. Calls on different streams wait for one another through the workspace, by
 /// cudarc's event tracking; where that is disabled, as capturing a CUDA graph needs, use one handle a stream.
-pub struct BlasLt {
+pub struct Cublaslt {
     // Fields are dropped in this order: what the library made, then its handle.
-    plans: HashMap<Call, Plan>,
+    plans: HashMap<Form, Plan>,
     handle: Handle,
     workspace: CudaSlice<u8>,
 }
 
-impl BlasLt {
-    /// Bytes of the work space of [`BlasLt::new`]: NVIDIA's recommendation for Hopper, ample elsewhere.
+impl Cublaslt {
+    /// Bytes of the workspace of [`Cublaslt::new`]: NVIDIA's recommendation for Hopper, ample elsewhere.
     pub const WORKSPACE_BYTES: usize = 32 << 20;
 
-    /// A handle for the stream's context, with a work space of its own.
+    /// A handle for the stream's context, with a workspace of its own.
     ///
     /// # Errors
     /// [`Error::LibraryUnavailable`] without cuBLASLt, [`Error::Cuda`] if it or the driver refuses, for want of memory
@@ -59,7 +59,7 @@ impl BlasLt {
     /// price of algorithms that need more.
     ///
     /// # Errors
-    /// As [`BlasLt::new`], and [`Error::Misaligned`] unless `workspace` starts on a 16-byte boundary.
+    /// As [`Cublaslt::new`], and [`Error::Misaligned`] unless `workspace` starts on a 16-byte boundary.
     pub fn with_workspace(workspace: CudaSlice<u8>) -> Result<Self> {
         probe::cublaslt()?;
         let stream = workspace.stream();
@@ -75,23 +75,19 @@ impl BlasLt {
 
     /// Checks that the handle serves the stream, and plans a product if it is not: what may fail before anything is
     /// queued.
-    pub(crate) fn prepare_on(&mut self, stream: &CudaStream, call: &Call) -> Result<()> {
+    pub(crate) fn prepare(&mut self, stream: &CudaStream, form: &Form) -> Result<()> {
         if stream.context().cu_ctx() != self.handle.context.cu_ctx() {
-            return Err(Error::ForeignContext { what: "blas" });
+            return Err(Error::ForeignContext { what: "cuBLASLt" });
         }
-        self.plan(call)
-    }
-
-    fn plan(&mut self, call: &Call) -> Result<()> {
-        if call.product.is_empty() || call.product.depth == 0 {
+        if form.product.is_empty() || form.product.depth == 0 {
             return Ok(());
         }
-        if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(call) {
+        if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(form) {
             self.plans.clear();
         }
-        if let Entry::Vacant(vacant) = self.plans.entry(*call) {
+        if let Entry::Vacant(vacant) = self.plans.entry(*form) {
             self.handle.context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-            vacant.insert(Plan::new(self.handle.raw, call, self.workspace.len())?);
+            vacant.insert(Plan::new(self.handle.raw, form, self.workspace.len())?);
         }
         Ok(())
     }
@@ -100,22 +96,17 @@ impl BlasLt {
     ///
     /// # Safety
     /// `a`, `b` and `c` are addresses in the stream's context, on 16-byte boundaries, of as many elements as the
-    /// product says, the last overlapping neither other, and so is `bias` of a value for each column of C, if the call has
+    /// product says, the last overlapping neither other, and so is `bias` of a value for each column of C, if the form has
     /// one; they stay valid, and nothing else touches `c`, until the product has run.
-    pub(crate) unsafe fn multiply(
-        &mut self,
-        stream: &Arc<CudaStream>,
-        call: &Call,
-        [a, b, c]: [u64; 3],
-        bias: Option<u64>,
-    ) -> Result<()> {
-        self.prepare_on(stream, call)?;
-        let product = &call.product;
+    pub(crate) unsafe fn multiply(&mut self, stream: &Arc<CudaStream>, call: &Call) -> Result<()> {
+        let Call { form, a, b, c, bias } = *call;
+        self.prepare(stream, &form)?;
+        let product = &form.product;
         if product.is_empty() {
             return Ok(());
         }
         stream.context().bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
-        let Some(plan) = self.plans.get(call) else {
+        let Some(plan) = self.plans.get(&form) else {
             // Only a sum over nothing is not planned.
             let bytes = product.result_bytes();
             // SAFETY: `c` holds that many bytes, by this function's contract, and zero bits are the number zero.
@@ -124,7 +115,7 @@ impl BlasLt {
         };
         let bytes = self.workspace.len();
         let (workspace, _guard) = self.workspace.device_ptr_mut(stream);
-        // SAFETY: the addresses are good by this function's contract, the work space by the guard, which makes this
+        // SAFETY: the addresses are good by this function's contract, the workspace by the guard, which makes this
         // stream wait for its last use and the next use wait for this stream.
         unsafe { plan.run(self.handle.raw, [a, b, c], bias, (workspace, bytes), stream) }
     }
@@ -170,8 +161,8 @@ struct Plan {
 unsafe impl Send for Plan {}
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, call: &Call, workspace_bytes: usize) -> Result<Self> {
-        let Call { product, numbers, bias } = call;
+    fn new(handle: sys::cublasLtHandle_t, form: &Form, workspace_bytes: usize) -> Result<Self> {
+        let Form { product, numbers, bias } = form;
         let description = Description::new(*numbers)?;
         if *bias {
             description.adds_bias()?;
@@ -198,7 +189,7 @@ impl Plan {
     /// Queues the product.
     ///
     /// # Safety
-    /// As [`BlasLt::multiply`], with the context current; the work space too is good until the product has run, and as
+    /// As [`Cublaslt::multiply`], with the context current; the workspace too is good until the product has run, and as
     /// large as the plan was made for.
     unsafe fn run(
         &self,
@@ -254,9 +245,9 @@ fn blas_error(call: &'static str) -> impl Fn(CublasError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use crate::dense::Problem;
+    use crate::dense::product::Product;
     use crate::element::DType;
-    use crate::matmul::Problem;
-    use crate::matmul::product::Product;
     use crate::shape::Shape;
 
     /// What cuBLASLt would compute from a plan's layouts: `D = op(A)·op(B)`, column-major.

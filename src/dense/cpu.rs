@@ -23,7 +23,7 @@ pub(crate) trait Panels: Sync {
 
 /// A row-major matrix, or its transpose.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
+pub(crate) struct Matrix<'a, T> {
     data: &'a [T],
     stored_cols: usize,
     /// The stored column that is the first.
@@ -32,17 +32,17 @@ pub(super) struct Matrix<'a, T> {
 }
 
 impl<'a, T: Element> Matrix<'a, T> {
-    pub(super) fn new(data: &'a [T], cols: usize) -> Self {
+    pub(crate) fn new(data: &'a [T], cols: usize) -> Self {
         Self { data, stored_cols: cols, first: 0, transposed: false }
     }
 
     /// The columns from `first` on, of a matrix that is not transposed.
-    pub(super) fn starting_at(mut self, first: usize) -> Self {
+    pub(crate) fn starting_at(mut self, first: usize) -> Self {
         self.first += first;
         self
     }
 
-    pub(super) fn transposed(mut self) -> Self {
+    pub(crate) fn transposed(mut self) -> Self {
         self.transposed = !self.transposed;
         self
     }
@@ -83,7 +83,7 @@ impl Panel<'_> {
 }
 
 /// Writes `out [.., cols] = a · b`, where `depth` is the number of columns of `a` and of rows of `b`.
-pub(super) fn multiply<T: Element, O: Element>(
+pub(crate) fn multiply<T: Element, O: Element>(
     depth: usize,
     a: &Matrix<'_, T>,
     b: &Matrix<'_, T>,

@@ -1,6 +1,6 @@
 //! The three dense products of a layer as plain data: what they multiply, and how that lies in memory.
 
-use super::Problem;
+use super::{Problem, split};
 use crate::element::DType;
 
 /// A row-major product `C [rows, cols] = A [rows, depth] · B [depth, cols]`, each operand possibly stored as its
@@ -67,6 +67,11 @@ impl Product {
         [a, b, [rows, cols, cols]]
     }
 
+    /// What the parts of a split product take of a workspace.
+    pub(crate) fn partial_bytes(&self, splits: u32) -> usize {
+        split::aligned(split::partial_bytes(self.rows.saturating_mul(self.cols), splits))
+    }
+
     #[cfg(feature = "cuda")]
     pub(crate) fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0
@@ -78,9 +83,24 @@ impl Product {
     }
 }
 
+/// A product by cuBLASLt, of matrices at these addresses; `c` is overwritten.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Call {
+    /// What it is asked for.
+    pub form: Form,
+    /// Address of A.
+    pub a: u64,
+    /// Address of B.
+    pub b: u64,
+    /// Address of C.
+    pub c: u64,
+    /// Address of a value for each column of C, if the form has a bias.
+    pub bias: Option<u64>,
+}
+
 /// What cuBLASLt is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Call {
+pub struct Form {
     /// Shapes, and how operands lie.
     pub product: Product,
     /// Formats.
@@ -89,7 +109,7 @@ pub struct Call {
     pub bias: bool,
 }
 
-impl From<Product> for Call {
+impl From<Product> for Form {
     fn from(product: Product) -> Self {
         Self { product, numbers: Numbers::Floats, bias: false }
     }

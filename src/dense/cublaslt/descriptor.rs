@@ -1,9 +1,9 @@
 //! cuBLASLt's descriptors, each with its owner. None refers to another, and all are plain memory of the library.
 
 use super::{ALIGN, blas_error};
+use crate::dense::product::Numbers;
 use crate::element::DType;
 use crate::error::Result;
-use crate::matmul::product::Numbers;
 use cudarc::cublaslt::{result, sys};
 use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as PrefAttribute;
