@@ -56,7 +56,7 @@ impl std::fmt::Display for DType {
 }
 
 /// A type of weights, activations and gradients: `f32`, [`struct@f16`] or [`bf16`]. Sealed.
-pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+pub trait Element: sealed::Sealed + crate::space::Plain + PartialEq + std::fmt::Debug + 'static {
     /// The format's name as a value.
     const DTYPE: DType;
     /// Widens exactly.
