@@ -2,7 +2,7 @@
 // AdamW on the logits, by a gradient in memory or by one that is made from the masked weight's in registers and never
 // reaches memory.
 //
-// A warp walks over units of 64 groups (common/unit.cuh), which are the blocks of 8-bit moments. By a gradient in memory
+// A warp walks over units of 64 groups (learn/unit.cuh), which are the blocks of 8-bit moments. By a gradient in memory
 // a step's results are the same bits as the CPU executor's.
 //
 // Symbols: twofour_learn_initial_{logits}, twofour_learn_prior_{logits};
@@ -11,10 +11,10 @@
 //          twofour_learn_norm measures a gradient in memory;
 //          twofour_learn_finish adds up the blocks' shares, twofour_learn_clip makes the factor of a norm.
 
-#include "common/adamw.cuh"
 #include "common/gradient.cuh"
-#include "common/unit.cuh"
 #include "common/walk.cuh"
+#include "learn/adamw.cuh"
+#include "learn/unit.cuh"
 
 namespace twofour {
 
