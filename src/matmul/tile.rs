@@ -1,4 +1,5 @@
-//! Launches of the tile kernels, `cuda/matmul.cu`, as plain data. The structs mirror those there.
+//! Launches of the tile kernels, `cuda/matmul.cu`, and of the mask from codes, as plain data. The structs mirror those
+//! there.
 
 use super::product::Product;
 use crate::device::Limits;
@@ -69,7 +70,7 @@ pub struct SumArgs {
     unused: u32,
 }
 
-/// `MatmulMaskArgs`.
+/// `MaskFrozenArgs` of `cuda/mask_frozen.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct MaskArgs {
@@ -218,25 +219,26 @@ pub(crate) fn sum(product: &Product, partial: u64, sum: u64, splits: u32) -> Lau
     };
     let elements = product.rows as u64 * product.cols as u64;
     let args = SumArgs { partial, sum, elements, splits, unused: 0 };
-    each_run(name, elements.div_ceil(16 / product.result.size() as u64), args)
+    each_run(symbol(name), elements.div_ceil(16 / product.result.size() as u64), args)
 }
 
 /// `W∘M` from a weight and its codes.
 pub(crate) fn mask(dtype: DType, groups: usize, [weight, codes, masked]: [u64; 3]) -> Launch<MaskArgs> {
     let name = match dtype {
-        DType::F32 => "twofour_matmul_mask_f32",
-        DType::F16 => "twofour_matmul_mask_f16",
-        DType::Bf16 => "twofour_matmul_mask_bf16",
+        DType::F32 => "twofour_mask_frozen_f32",
+        DType::F16 => "twofour_mask_frozen_f16",
+        DType::Bf16 => "twofour_mask_frozen_bf16",
     };
     let groups = groups as u64;
-    each_run(name, groups.div_ceil(2), MaskArgs { weight, codes, masked, groups })
+    let symbol = Symbol { module: "mask_frozen", name };
+    each_run(symbol, groups.div_ceil(2), MaskArgs { weight, codes, masked, groups })
 }
 
 /// A thread for each of so many runs, in at most the blocks a grid may have: kernels step by the grid.
-fn each_run<A>(name: &'static str, runs: u64, args: A) -> Launch<A> {
+fn each_run<A>(symbol: Symbol, runs: u64, args: A) -> Launch<A> {
     const THREADS: u32 = 256;
     let blocks = runs.div_ceil(u64::from(THREADS)).min(1 << 20) as u32;
-    Launch { symbol: symbol(name), grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
+    Launch { symbol, grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
 }
 
 const fn symbol(name: &'static str) -> Symbol {
