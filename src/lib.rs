@@ -51,7 +51,7 @@ pub mod sparse;
 
 #[cfg(feature = "cuda")]
 pub use cudarc;
-pub use element::{DType, E4m3, E5m2, Element, Logit};
+pub use element::{DType, E4m3, E5m2, Element, Factor, Float, Logit};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use pattern::Pattern;

@@ -123,9 +123,9 @@ pub(crate) fn launch<A>(
 /// Adds up the parts of a split product.
 pub(crate) fn sum(product: &Product, partial: u64, sum: u64, splits: u32) -> Launch<SumArgs> {
     let name = match product.result {
-        DType::F32 => "twofour_matmul_sum_f32",
         DType::F16 => "twofour_matmul_sum_f16",
         DType::Bf16 => "twofour_matmul_sum_bf16",
+        _ => "twofour_matmul_sum_f32",
     };
     let elements = product.rows as u64 * product.cols as u64;
     let args = SumArgs { partial, sum, elements, splits, unused: 0 };

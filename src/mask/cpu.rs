@@ -5,7 +5,7 @@
 //! multiply-add instruction the noise is right but slow.
 
 use super::Statistics;
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::sample::cpu::{Context, PIECE, Rule, piece, pieces_mut};
 use crate::sample::lanes::{self, Block, LANES};
@@ -24,7 +24,7 @@ pub type Backward<'a, L, W, G> = super::Backward<'a, Host, L, W, G>;
 ///
 /// # Errors
 /// What [`check`](super::Forward::check) finds.
-pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, L, W>) -> Result<()> {
+pub fn forward_into<L: Logit, W: Float>(args: Forward<'_, L, W>) -> Result<()> {
     args.check()?;
     let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
     let statistics = args.statistics;
@@ -56,7 +56,7 @@ pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, L, W>) -> Result<()>
 ///
 /// # Errors
 /// What [`check`](super::Forward::check) finds.
-pub fn masked_weight<L: Logit, W: Element>(
+pub fn masked_weight<L: Logit, W: Float>(
     shape: Shape,
     kind: Kind,
     sampling: Sampling,
@@ -72,7 +72,7 @@ pub fn masked_weight<L: Logit, W: Element>(
 ///
 /// # Errors
 /// What [`check`](super::Backward::check) finds.
-pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(args: Backward<'_, L, W, G>) -> Result<()> {
+pub fn backward_into<L: Logit, W: Float, G: GradientOf<W>>(args: Backward<'_, L, W, G>) -> Result<()> {
     args.check()?;
     let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
     let rule = Rule::new(&args.sampling, args.regulariser);
@@ -119,7 +119,7 @@ impl<L, W> ForwardPiece<'_, L, W> {
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn forward_piece<L: Logit, W: Element>(context: &Context, mut piece: ForwardPiece<'_, L, W>) -> Statistics {
+fn forward_piece<L: Logit, W: Float>(context: &Context, mut piece: ForwardPiece<'_, L, W>) -> Statistics {
     let mut share = Statistics::default();
     let groups = piece.logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
@@ -184,11 +184,7 @@ struct BackwardPiece<'a, L, W, G> {
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn backward_piece<L: Logit, W: Element, G: Element>(
-    context: &Context,
-    rule: &Rule,
-    mut piece: BackwardPiece<'_, L, W, G>,
-) {
+fn backward_piece<L: Logit, W: Float, G: Float>(context: &Context, rule: &Rule, mut piece: BackwardPiece<'_, L, W, G>) {
     let groups = piece.logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);

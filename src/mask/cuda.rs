@@ -9,7 +9,7 @@ use super::Statistics;
 use crate::device;
 use crate::device::launch::launch;
 use crate::device::operand::{input, output};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::sample::{GradientOf, Kind, Sampling};
 use crate::shape::Shape;
@@ -33,7 +33,7 @@ const ABSENT: RawSlice = RawSlice { address: 0, elements: 0 };
 /// # Errors
 /// What [`check`](super::Forward::check) finds, [`Misaligned`](crate::Error::Misaligned), [`ForeignContext`](crate::Error::ForeignContext), and what finding or
 /// launching the kernel may give ([`crate::device`]).
-pub fn forward_into<L: Logit, W: Element>(stream: &Arc<CudaStream>, mut args: Forward<'_, L, W>) -> Result<()> {
+pub fn forward_into<L: Logit, W: Float>(stream: &Arc<CudaStream>, mut args: Forward<'_, L, W>) -> Result<()> {
     args.check()?;
     let (logits, _logits) = input("logits", stream, Some(&args.logits))?;
     let (weight, _weight) = input("weight", stream, args.weight.as_ref())?;
@@ -71,7 +71,7 @@ pub fn forward_into<L: Logit, W: Element>(stream: &Arc<CudaStream>, mut args: Fo
 ///
 /// # Errors
 /// As [`forward_into`].
-pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(
+pub fn backward_into<L: Logit, W: Float, G: GradientOf<W>>(
     stream: &Arc<CudaStream>,
     mut args: Backward<'_, L, W, G>,
 ) -> Result<()> {
@@ -103,7 +103,7 @@ pub fn backward_into<L: Logit, W: Element, G: GradientOf<W>>(
 ///
 /// # Errors
 /// As [`forward_into`], and [`Cuda`](crate::Error::Cuda) if there is no memory.
-pub fn masked_weight<L: Logit + DeviceRepr, W: Element + DeviceRepr>(
+pub fn masked_weight<L: Logit, W: Float>(
     stream: &Arc<CudaStream>,
     shape: Shape,
     kind: Kind,

@@ -4,7 +4,7 @@
 use super::{Backward, Forward, Statistics};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -81,7 +81,7 @@ fn grid(groups: usize, chunk: u64, blocks: u32) -> [u32; 3] {
     [wanted.clamp(1, u64::from(blocks)) as u32, 1, 1]
 }
 
-impl<L: Logit, W: Element> Forward<'_, Raw, L, W> {
+impl<L: Logit, W: Float> Forward<'_, Raw, L, W> {
     /// The launch of this pass on a device with these limits.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl<L: Logit, W: Element> Forward<'_, Raw, L, W> {
     }
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> Backward<'_, Raw, L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> Backward<'_, Raw, L, W, G> {
     /// The launch of this pass on a device with these limits.
     ///
     /// # Errors
@@ -158,12 +158,12 @@ fn launch<A>(name: &'static str, grid: [u32; 3], args: A) -> Launch<A> {
 macro_rules! by_types {
     ($prefix:literal, $logits:expr, $weights:expr) => {
         match ($logits, $weights) {
-            (DType::Bf16, DType::F32) => concat!($prefix, "_bf16_f32"),
             (DType::Bf16, DType::F16) => concat!($prefix, "_bf16_f16"),
             (DType::Bf16, DType::Bf16) => concat!($prefix, "_bf16_bf16"),
-            (_, DType::F32) => concat!($prefix, "_f32_f32"),
+            (DType::Bf16, _) => concat!($prefix, "_bf16_f32"),
             (_, DType::F16) => concat!($prefix, "_f32_f16"),
             (_, DType::Bf16) => concat!($prefix, "_f32_bf16"),
+            _ => concat!($prefix, "_f32_f32"),
         }
     };
 }
@@ -181,16 +181,16 @@ fn backward_symbol(kind: Kind, logits: DType, weights: DType, gradient: DType) -
     macro_rules! of_kind {
         ($prefix:literal) => {
             match (logits, weights, gradient) {
-                (DType::Bf16, DType::F32, _) => concat!($prefix, "_bf16_f32_f32"),
                 (DType::Bf16, DType::F16, DType::F32) => concat!($prefix, "_bf16_f16_f32"),
                 (DType::Bf16, DType::F16, _) => concat!($prefix, "_bf16_f16_f16"),
                 (DType::Bf16, DType::Bf16, DType::F32) => concat!($prefix, "_bf16_bf16_f32"),
                 (DType::Bf16, DType::Bf16, _) => concat!($prefix, "_bf16_bf16_bf16"),
-                (_, DType::F32, _) => concat!($prefix, "_f32_f32_f32"),
+                (DType::Bf16, _, _) => concat!($prefix, "_bf16_f32_f32"),
                 (_, DType::F16, DType::F32) => concat!($prefix, "_f32_f16_f32"),
                 (_, DType::F16, _) => concat!($prefix, "_f32_f16_f16"),
                 (_, DType::Bf16, DType::F32) => concat!($prefix, "_f32_bf16_f32"),
                 (_, DType::Bf16, _) => concat!($prefix, "_f32_bf16_bf16"),
+                _ => concat!($prefix, "_f32_f32_f32"),
             }
         };
     }

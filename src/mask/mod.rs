@@ -36,7 +36,7 @@
 //! [`Forward`] on `G` in place of the weight.
 
 use crate::check::{length, sampled, scalar};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Shard};
 use crate::space::Space;
@@ -75,7 +75,7 @@ impl Statistics {
 /// byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand starts
 /// on a 16-byte boundary.
 #[derive(Debug)]
-pub struct Forward<'a, S: Space, L: Logit, W: Element> {
+pub struct Forward<'a, S: Space, L: Logit, W: Float> {
     pub(crate) shape: Shape,
     pub(crate) shard: Shard,
     pub(crate) kind: Kind,
@@ -90,7 +90,7 @@ pub struct Forward<'a, S: Space, L: Logit, W: Element> {
     pub(crate) statistics: Option<S::Mut<'a, Statistics>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
+impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
     /// A forward pass that as yet writes nothing.
     #[must_use]
     pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: S::Ref<'a, L>) -> Self {
@@ -209,7 +209,7 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
 /// Shapes: logits and their gradient `[N, K/4, 6]`; weight, gradient and weight gradient `[N, K]`. Sampling, shard and
 /// kind must be those of the forward pass.
 #[derive(Debug)]
-pub struct Backward<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+pub struct Backward<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
     pub(crate) shape: Shape,
     pub(crate) shard: Shard,
     pub(crate) kind: Kind,
@@ -223,7 +223,7 @@ pub struct Backward<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
     pub(crate) weight_gradient: Option<S::Mut<'a, G>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W, G> {
+impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Backward<'a, S, L, W, G> {
     /// A backward pass that as yet writes nothing; `gradient` is `dL/d(W∘M)`.
     #[must_use]
     pub fn new(

@@ -4,12 +4,12 @@ use super::array::Array;
 use super::{BackwardCase, Backwarded, ForwardCase, Forwarded};
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
-use twofour::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
+use twofour::cudarc::driver::CudaStream;
 use twofour::device::Limits;
 use twofour::device::launch::Launch;
 use twofour::mask::{self, GradientOf, Statistics, cpu, cuda};
 use twofour::space::Raw;
-use twofour::{Element, Logit, device};
+use twofour::{Float, Logit, device};
 use twofour_emulator::{Kernel, Options, Schedule};
 
 /// Runs cases.
@@ -41,8 +41,8 @@ pub fn gpu() -> Option<Executor> {
 impl Executor {
     pub fn forward<L, W>(&self, case: &ForwardCase<L, W>) -> Forwarded<W>
     where
-        L: Logit + DeviceRepr,
-        W: Element + DeviceRepr + ValidAsZeroBits,
+        L: Logit,
+        W: Float,
     {
         match self {
             Self::Cpu => forward_on_cpu(case),
@@ -53,9 +53,9 @@ impl Executor {
 
     pub fn backward<L, W, G>(&self, case: &BackwardCase<L, W, G>) -> Backwarded<G>
     where
-        L: Logit + DeviceRepr,
-        W: Element + DeviceRepr,
-        G: GradientOf<W> + DeviceRepr + ValidAsZeroBits,
+        L: Logit,
+        W: Float,
+        G: GradientOf<W>,
     {
         match self {
             Self::Cpu => backward_on_cpu(case),
@@ -79,7 +79,7 @@ macro_rules! given {
     };
 }
 
-fn forward_on_cpu<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Forwarded<W> {
+fn forward_on_cpu<L: Logit, W: Float>(case: &ForwardCase<L, W>) -> Forwarded<W> {
     let (shape, wants) = (case.shape, case.wants);
     let mut masked = wants.masked.then(|| poison::<W>(shape.weights()));
     let mut mask = wants.mask.then(|| poison::<W>(shape.weights()));
@@ -94,7 +94,7 @@ fn forward_on_cpu<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Forwarded<W
     Forwarded { masked, mask, patterns, codes, statistics: statistics.map(|all| all[0]) }
 }
 
-fn backward_on_cpu<L: Logit, W: Element, G: GradientOf<W>>(case: &BackwardCase<L, W, G>) -> Backwarded<G> {
+fn backward_on_cpu<L: Logit, W: Float, G: GradientOf<W>>(case: &BackwardCase<L, W, G>) -> Backwarded<G> {
     let mut logit_gradient = case.before.clone().unwrap_or_else(|| poison(case.shape.logits()));
     let mut weight_gradient = poison::<G>(case.shape.weights());
     let args = cpu::Backward::new(case.shape, case.kind, case.sampling, &case.logits, &case.weight, &case.gradient);
@@ -124,7 +124,7 @@ pub fn emulate<A: Pod>(launch: &Launch<A>, schedule: Schedule) {
 pub fn forward_emulated<L, W>(case: &ForwardCase<L, W>, schedule: Schedule, limits: &Limits) -> Forwarded<W>
 where
     L: Logit,
-    W: Element,
+    W: Float,
 {
     let (shape, wants) = (case.shape, case.wants);
     let logits = Array::input("logits", &case.logits);
@@ -157,7 +157,7 @@ where
 pub fn backward_emulated<L, W, G>(case: &BackwardCase<L, W, G>, schedule: Schedule, limits: &Limits) -> Backwarded<G>
 where
     L: Logit,
-    W: Element,
+    W: Float,
     G: GradientOf<W>,
 {
     let logits = Array::input("logits", &case.logits);
@@ -187,8 +187,8 @@ where
 
 fn forward_on_gpu<L, W>(case: &ForwardCase<L, W>, stream: &Arc<CudaStream>) -> Forwarded<W>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
 {
     let (shape, wants) = (case.shape, case.wants);
     let logits = stream.clone_htod(&case.logits).unwrap();
@@ -218,9 +218,9 @@ where
 
 fn backward_on_gpu<L, W, G>(case: &BackwardCase<L, W, G>, stream: &Arc<CudaStream>) -> Backwarded<G>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr,
-    G: GradientOf<W> + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let logits = stream.clone_htod(&case.logits).unwrap();
     let weight = stream.clone_htod(&case.weight).unwrap();
