@@ -6,9 +6,9 @@ use crate::common::{Counts, TestExecutor, convert, for_all, rounding, same};
 use crate::oracle::{self, CODE};
 use rand::Rng;
 use twofour::mask::{GradientOf, Kind};
-use twofour::{Cpu, Element, Logit, Pattern, bf16, f16};
+use twofour::{Cpu, Float, Logit, Pattern, bf16, f16};
 
-fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
+fn forward_case<L: Logit, W: Float>(pass: &Pass) -> ForwardCase<L, W> {
     let mut rng = pass.rng();
     let mut case =
         ForwardCase::new(pass.shape, pass.kind, pass.sampling, &pass.logits(&mut rng), &pass.weights(&mut rng));
@@ -32,13 +32,13 @@ fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
     case
 }
 
-fn check_forward<L: Logit, W: Element>(on: &mut impl TestExecutor, pass: &Pass) {
+fn check_forward<L: Logit, W: Float>(on: &mut impl TestExecutor, pass: &Pass) {
     let case = forward_case::<L, W>(pass);
     compare_forward(&case, &case.run(on));
 }
 
 /// Compares every output that was wanted with the oracle: choices to the bit, soft values within their error.
-fn compare_forward<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forwarded<W>) {
+fn compare_forward<L: Logit, W: Float>(case: &ForwardCase<L, W>, got: &Forwarded<W>) {
     let groups = oracle::groups(case);
     for (g, group) in groups.iter().enumerate() {
         for j in 0..4 {
@@ -74,7 +74,7 @@ fn compare_forward<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forward
 }
 
 /// A value against the oracle's, within the value's own rounding and `slack`.
-fn close<T: Element>(got: T, expected: f64, slack: f64, what: &str) {
+fn close<T: Float>(got: T, expected: f64, slack: f64, what: &str) {
     let got = f64::from(got.to_f32());
     if expected.is_nan() {
         assert!(got.is_nan(), "{what}: {got} for NaN");
@@ -90,7 +90,7 @@ fn close<T: Element>(got: T, expected: f64, slack: f64, what: &str) {
     assert!((got - expected).abs() <= error, "{what}: {got} for {expected}, off by {:e} of {error:e}", got - expected);
 }
 
-fn compare_statistics<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forwarded<W>, groups: &[oracle::Group]) {
+fn compare_statistics<L: Logit, W: Float>(case: &ForwardCase<L, W>, got: &Forwarded<W>, groups: &[oracle::Group]) {
     let Some(statistics) = got.statistics else { return };
     assert_eq!(statistics.groups, groups.len() as u64);
     let code = |group: &oracle::Group| group.chosen.map_or(Pattern::POISON_CODE, |chosen| CODE[chosen]);
@@ -125,7 +125,7 @@ fn forward_of_types(on: &mut impl TestExecutor, pass: &Pass) {
     }
 }
 
-fn backward_case<L: Logit, W: Element, G: GradientOf<W>>(pass: &Pass) -> BackwardCase<L, W, G> {
+fn backward_case<L: Logit, W: Float, G: GradientOf<W>>(pass: &Pass) -> BackwardCase<L, W, G> {
     let mut rng = pass.rng();
     let regulariser = [0.0, 1e-5, 0.3][rng.random_range(0..3)];
     let before = rng.random::<bool>().then(|| normal(&mut rng, pass.shape.logits(), 1.0, &[]));
@@ -142,7 +142,7 @@ fn backward_case<L: Logit, W: Element, G: GradientOf<W>>(pass: &Pass) -> Backwar
     }
 }
 
-fn check_backward<L: Logit, W: Element, G: GradientOf<W>>(on: &mut impl TestExecutor, pass: &Pass) {
+fn check_backward<L: Logit, W: Float, G: GradientOf<W>>(on: &mut impl TestExecutor, pass: &Pass) {
     let case = backward_case::<L, W, G>(pass);
     let got = case.run(on);
     let expected = oracle::logit_gradients(&case);
