@@ -29,7 +29,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod check;
-#[cfg(any())]
 pub mod compress;
 mod cpu;
 #[cfg(any())]
@@ -62,7 +61,7 @@ pub mod sparse;
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use cudarc;
-pub use element::{DType, E4m3, E5m2, Element, Logit};
+pub use element::{DType, E4m3, E5m2, Element, Factor, Float, Logit};
 pub use error::{Error, Result};
 #[cfg(feature = "cuda")]
 pub use gpu::{Buffer, Gpu};

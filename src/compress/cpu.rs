@@ -1,26 +1,20 @@
 //! The CPU executor of `compress`: pieces of groups, or of tiles, on the threads of rayon's pool.
 
 use super::layout::Layout;
-use super::value::{Sparsity, Value};
-use super::{Choice, Draw, illegal, not_two_four};
+use super::value::Sparsity;
+use super::{Choice, Draw, Pack, Reorder, Unpack, illegal, not_two_four};
 use crate::check::length;
-use crate::element::Logit;
+use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::mask;
+use crate::pass::{Checked, Pass};
 use crate::shape::Shape;
-use crate::space::Host;
+use crate::space::{Host, HostSpace};
 use groups::PIECE;
 use rayon::prelude::*;
 
 mod groups;
 mod reorder;
-
-/// [`super::Pack`] over slices.
-pub type Pack<'a, T, L = f32> = super::Pack<'a, Host, T, L>;
-/// [`super::Unpack`] over slices.
-pub type Unpack<'a, T> = super::Unpack<'a, Host, T>;
-/// [`super::Reorder`] over slices.
-pub type Reorder<'a> = super::Reorder<'a, Host>;
 
 /// A group that keeps more values than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +29,13 @@ pub struct Violation {
 
 /// Compresses a dense weight into what was asked for. Where codes are chosen here and not asked for, it allocates
 /// memory for them.
-///
-/// # Errors
-/// What [`check`](super::Pack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) or
-/// [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first such group.
-pub fn pack_into<T: Value, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
-    args.check()?;
-    let Pack { shape, layout, choice, dense, mut values, metadata, codes, masked, faults: _ } = args;
-    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+pub(super) fn pack<S: HostSpace, T: Element, L: Logit>(pass: Pack<'_, S, T, L>) -> Result<()> {
+    let Pack { shape, layout, choice, dense, values, metadata, codes, masked, faults: _ } = pass;
+    let (dense, mut values) = (S::slice(dense), values.map(S::slice_mut));
+    let choice = choice.map(S::slice, S::slice);
+    let [metadata, codes] = [metadata, codes].map(|operand| operand.map(S::slice_mut));
+    let masked = masked.map(S::slice_mut);
+    let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
     let mut own = Vec::new();
     let chosen: &[u8] = if let Choice::Codes(given) = choice {
         check_codes(sparsity, shape, given)?;
@@ -69,18 +62,18 @@ pub fn pack_into<T: Value, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
     if let Some(masked) = masked {
         groups::mask_all(chosen, dense, masked);
     }
-    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, chosen, metadata))
+    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::DTYPE, chosen, metadata))
 }
 
 /// Chooses codes and, in the same pass over the values, writes those that are kept.
-fn choose<T: Value, L: Logit>(
+fn choose<T: Element, L: Logit>(
     shape: Shape,
     choice: &Choice<&[u8], &[L]>,
     dense: &[T],
     codes: &mut [u8],
     values: Option<&mut [T]>,
 ) -> Result<()> {
-    let (sparsity, width) = (T::TYPE.sparsity(), T::TYPE.sparsity().width());
+    let (sparsity, width) = (Sparsity::of(T::DTYPE), Sparsity::of(T::DTYPE).width());
     let bad = match choice {
         Choice::Codes(_) => None,
         Choice::Logits(draw) => {
@@ -99,26 +92,22 @@ fn choose<T: Value, L: Logit>(
 /// The codes of a mask; that of a group that has none is not legal.
 fn sample<L: Logit>(shape: Shape, draw: &Draw<&[L]>, codes: &mut [u8]) -> Result<()> {
     let Draw { logits, kind, sampling, shard } = *draw;
-    let args = mask::cpu::Forward::<L, f32>::new(shape, kind, sampling, logits).shard(shard);
-    mask::cpu::forward_into(args.codes(codes))
+    let pass = mask::Forward::<Host, L, f32>::new(shape, kind, sampling, logits).shard(shard);
+    Pass::execute(Checked::part(pass.codes(codes)))
 }
 
 /// Decompresses: kept values bit for bit, all others `+0.0`. Where metadata is not canonical, it allocates memory for
 /// the codes.
-///
-/// # Errors
-/// What [`check`](super::Unpack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
-/// group.
-pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
-    args.check()?;
-    let Unpack { shape, layout, values, metadata, dense, faults: _ } = args;
-    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+pub(super) fn unpack<S: HostSpace, T: Element>(pass: Unpack<'_, S, T>) -> Result<()> {
+    let Unpack { shape, layout, values, metadata, dense, faults: _ } = pass;
+    let (values, metadata, dense) = (S::slice(values), S::slice(metadata), S::slice_mut(dense));
+    let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
     let mut own = Vec::new();
     let codes = if layout == Layout::Plain {
         metadata
     } else {
         own.resize(sparsity.packed_codes(shape), 0);
-        reorder::to_plain(&layout.map(shape, T::TYPE)?, metadata, &mut own);
+        reorder::to_plain(&layout.map(shape, T::DTYPE)?, metadata, &mut own);
         own.as_slice()
     };
     check_codes(sparsity, shape, codes)?;
@@ -127,14 +116,10 @@ pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
 }
 
 /// Takes metadata from one layout to another. Where neither is canonical, it allocates memory for the codes.
-///
-/// # Errors
-/// What [`check`](super::Reorder::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
-/// group.
-pub fn reorder_into(args: Reorder<'_>) -> Result<()> {
-    args.check()?;
-    let Reorder { shape, value_type, from, to, faults: _ } = args;
-    let sparsity = value_type.sparsity();
+pub(super) fn reorder<S: HostSpace>(pass: Reorder<'_, S>) -> Result<()> {
+    let Reorder { shape, value_type, from, to, faults: _ } = pass;
+    let (from, to) = ((from.0, S::slice(from.1)), (to.0, S::slice_mut(to.1)));
+    let sparsity = Sparsity::of(value_type);
     if from.0 == Layout::Plain {
         check_codes(sparsity, shape, from.1)?;
         return from_plain(sparsity, shape, to.0, value_type, from.1, to.1);
@@ -169,10 +154,10 @@ pub fn check_codes(sparsity: Sparsity, shape: Shape, codes: &[u8]) -> Result<()>
 ///
 /// # Errors
 /// As [`Shape::check`]; [`Error::Length`](crate::Error::Length).
-pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
+pub fn first_violation<T: Element>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
     shape.check()?;
     length("dense", Some(&dense), shape.weights())?;
-    let (width, row_groups) = (T::TYPE.sparsity().width(), T::TYPE.sparsity().row_groups(shape.cols));
+    let (width, row_groups) = (Sparsity::of(T::DTYPE).width(), Sparsity::of(T::DTYPE).row_groups(shape.cols));
     let found = dense
         .par_chunks(width * PIECE)
         .enumerate()
@@ -181,7 +166,7 @@ pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Vio
 }
 
 /// Decompresses a checked canonical form.
-pub(super) fn decompress<T: Value>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
+pub(super) fn decompress<T: Element>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
     groups::spread_all(shape, codes, values, shape.cols / 2, dense);
 }
 
@@ -190,7 +175,7 @@ fn from_plain(
     sparsity: Sparsity,
     shape: Shape,
     layout: Layout,
-    value_type: super::ValueType,
+    value_type: DType,
     codes: &[u8],
     metadata: &mut [u8],
 ) -> Result<()> {

@@ -1,11 +1,12 @@
 //! The launches of the `learn` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
-//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of `cuda/learn.cu`.
+//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of
+//! `cuda/learn.cu` and `cuda/learn_start.cu`.
 
 use super::{Clip, Fused, Gradient, Initial, Measure, Norm, Prior, Rounding, Scalars, State, Statistics, Step, Update};
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -134,6 +135,12 @@ fn launch<A>(name: &'static str, grid: u32, threads: u32, args: A) -> Launch<A> 
     Launch { symbol, grid: [grid, 1, 1], block: [threads, 1, 1], shared_bytes: 0, args }
 }
 
+/// Of `cuda/learn_start.cu`.
+fn launch_start<A>(name: &'static str, grid: u32, args: A) -> Launch<A> {
+    let symbol = Symbol { module: "learn_start", name };
+    Launch { symbol, grid: [grid, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
+}
+
 /// So many blocks that each thread has a chunk, and not more than `most`.
 fn grid(shape: Shape, most: u32) -> u32 {
     let wanted = (shape.groups() as u64).div_ceil(CHUNK * u64::from(THREADS));
@@ -224,7 +231,7 @@ impl<L: Logit> Initial<'_, Raw, L> {
             spread: self.spread(),
             shift: self.shift(),
         };
-        Ok(launch(by_logits!("twofour_learn_initial", L::DTYPE), blocks, THREADS, args))
+        Ok(launch_start(by_logits!("twofour_learn_initial", L::DTYPE), blocks, args))
     }
 }
 
@@ -244,7 +251,7 @@ impl<L: Logit> Prior<'_, Raw, L> {
             spread: 0.0,
             shift: self.strength,
         };
-        Ok(launch(by_logits!("twofour_learn_prior", L::DTYPE), blocks, THREADS, args))
+        Ok(launch_start(by_logits!("twofour_learn_prior", L::DTYPE), blocks, args))
     }
 }
 
@@ -273,7 +280,7 @@ impl<L: Logit> Update<'_, Raw, L> {
     }
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
     /// The launches of this step on a device with these limits.
     ///
     /// # Errors
@@ -298,7 +305,7 @@ impl<L: Logit, W: Element, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
     }
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> Measure<'_, Raw, L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> Measure<'_, Raw, L, W, G> {
     /// The launches of this pass on a device with these limits: those of a step without moments.
     ///
     /// # Errors
@@ -363,11 +370,11 @@ fn fused_symbol(logits: DType, eight: bool, weights: DType, gradient: DType) -> 
     macro_rules! of {
         ($prefix:literal) => {
             match (weights, gradient) {
-                (DType::F32, _) => concat!($prefix, "_f32_f32"),
                 (DType::F16, DType::F32) => concat!($prefix, "_f16_f32"),
                 (DType::F16, _) => concat!($prefix, "_f16_f16"),
                 (DType::Bf16, DType::F32) => concat!($prefix, "_bf16_f32"),
                 (DType::Bf16, _) => concat!($prefix, "_bf16_bf16"),
+                _ => concat!($prefix, "_f32_f32"),
             }
         };
     }

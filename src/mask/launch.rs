@@ -2,7 +2,7 @@
 
 use super::{Backward, Forward, GradientOf, Kind, Statistics};
 use crate::device::{Launch, Symbol};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::Source;
@@ -81,7 +81,7 @@ fn blocks(shape: Shape, logits: DType, most: u32) -> u32 {
     wanted.clamp(1, u64::from(most)) as u32
 }
 
-pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
+pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Forward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -96,7 +96,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
             // A thread for each two groups, in at most the blocks a grid may have: the kernel steps by the grid.
             let blocks = groups.div_ceil(2).div_ceil(u64::from(THREADS)).min(1 << 20) as u32;
             let args = FrozenArgs { weight, codes, masked, groups };
-            queue.launch(Launch::new(Symbol::new("mask", "frozen", &types[1..]), blocks, THREADS, &args));
+            queue.launch(Launch::new(Symbol::new("mask_frozen", "frozen", &types[1..]), blocks, THREADS, &args));
             return Ok(());
         }
     };
@@ -136,7 +136,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
     Ok(())
 }
 
-pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
+pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
     pass: &'g mut Backward<'_, S, L, W, G>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,

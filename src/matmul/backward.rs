@@ -2,7 +2,7 @@
 
 use super::{Layer, Plan, Saved, cpu, launch, nowhere};
 use crate::check::length;
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask;
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
@@ -10,7 +10,7 @@ use crate::sample::Source;
 use crate::space::{HostSpace, Input, Output, Raw, RawSlice, Space};
 
 /// The operands of [`Backward::logit_gradient`].
-pub(super) struct ToLogits<'a, S: Space, W: Element> {
+pub(super) struct ToLogits<'a, S: Space, W: Float> {
     pub(super) x: S::Ref<'a, W>,
     pub(super) logit_gradient: S::Mut<'a, f32>,
     pub(super) accumulate: bool,
@@ -24,7 +24,7 @@ pub(super) struct ToLogits<'a, S: Space, W: Element> {
 /// # Errors
 /// When run: as [`Forward`](super::Forward); and [`Error::Missing`] if nothing is to be written, or for the logits'
 /// gradient of argmax or frozen masks, which have none.
-pub struct Backward<'a, S: Space, L: Logit, W: Element> {
+pub struct Backward<'a, S: Space, L: Logit, W: Float> {
     pub(super) plan: Plan<L, W>,
     pub(super) layer: Layer<'a, S, L, W>,
     pub(super) dy: S::Ref<'a, W>,
@@ -35,7 +35,7 @@ pub struct Backward<'a, S: Space, L: Logit, W: Element> {
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element> Backward<'a, S, L, W> {
+impl<'a, S: Space, L: Logit, W: Float> Backward<'a, S, L, W> {
     /// A backward pass that as yet writes nothing, with memory of the caller's: [`Plan::backward`] takes a
     /// [`Scratch`](super::Scratch) instead.
     #[must_use]
@@ -116,7 +116,7 @@ impl<'a, S: Space, L: Logit, W: Element> Backward<'a, S, L, W> {
     }
 }
 
-impl<S: Space, L: Logit, W: Element> Pass<S> for Backward<'_, S, L, W> {
+impl<S: Space, L: Logit, W: Float> Pass<S> for Backward<'_, S, L, W> {
     fn check(&self) -> Result<()> {
         let problem = self.plan.problem();
         self.layer.check()?;

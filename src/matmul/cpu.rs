@@ -4,7 +4,7 @@
 use super::backward::ToLogits;
 use super::{Backward, Forward, Layer, Saved};
 use crate::dense::cpu::{Matrix, multiply};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::mask;
 use crate::pass::{Checked, Pass};
@@ -16,7 +16,7 @@ use crate::space::{Host, HostSpace};
 const PANEL_BYTES: usize = 4 << 20;
 
 /// Writes `Y = X (W∘M)ᵀ`, and what is to be saved.
-pub(super) fn forward<S: HostSpace, L: Logit, W: Element>(pass: Forward<'_, S, L, W>) -> Result<()> {
+pub(super) fn forward<S: HostSpace, L: Logit, W: Float>(pass: Forward<'_, S, L, W>) -> Result<()> {
     let Shape { rows: n, cols: k } = pass.layer.shape;
     let layer = on_host(pass.layer);
     let mut own = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn forward<S: HostSpace, L: Logit, W: Element>(pass: Forward<'_, S, L
 }
 
 /// Writes the gradients that were asked for.
-pub(super) fn backward<S: HostSpace, L: Logit, W: Element>(pass: Backward<'_, S, L, W>) -> Result<()> {
+pub(super) fn backward<S: HostSpace, L: Logit, W: Float>(pass: Backward<'_, S, L, W>) -> Result<()> {
     let Shape { rows: n, cols: k } = pass.layer.shape;
     let (layer, dy) = (on_host(pass.layer), S::slice(pass.dy));
     if let Some(dx) = pass.dx {
@@ -64,7 +64,7 @@ pub(super) fn backward<S: HostSpace, L: Logit, W: Element>(pass: Backward<'_, S,
 }
 
 /// `G = dYᵀ X`, some rows at a time, and from them the gradient of their logits.
-fn logit_gradient<L: Logit, W: Element>(
+fn logit_gradient<L: Logit, W: Float>(
     layer: &Layer<'_, Host, L, W>,
     tokens: usize,
     dy: &[W],
@@ -97,7 +97,7 @@ fn logit_gradient<L: Logit, W: Element>(
 }
 
 /// A layer's operands as slices.
-fn on_host<S: HostSpace, L: Logit, W: Element>(layer: Layer<'_, S, L, W>) -> Layer<'_, Host, L, W> {
+fn on_host<S: HostSpace, L: Logit, W: Float>(layer: Layer<'_, S, L, W>) -> Layer<'_, Host, L, W> {
     let Layer { shape, shard, source, weight } = layer;
     let source = match source {
         Source::Sampled { kind, sampling, logits } => Source::Sampled { kind, sampling, logits: S::slice(logits) },
@@ -106,13 +106,13 @@ fn on_host<S: HostSpace, L: Logit, W: Element>(layer: Layer<'_, S, L, W>) -> Lay
     Layer { shape, shard, source, weight: S::slice(weight) }
 }
 
-fn allocate<W: Element>(own: &mut Vec<W>, elements: usize) -> &mut [W] {
+fn allocate<W: Float>(own: &mut Vec<W>, elements: usize) -> &mut [W] {
     own.resize(elements, W::zeroed());
     own
 }
 
 /// Writes `W∘M`, and the codes if they are wanted.
-fn make<L: Logit, W: Element>(layer: &Layer<'_, Host, L, W>, masked: &mut [W], codes: Option<&mut [u8]>) -> Result<()> {
+fn make<L: Logit, W: Float>(layer: &Layer<'_, Host, L, W>, masked: &mut [W], codes: Option<&mut [u8]>) -> Result<()> {
     let pass = mask::Forward::<Host, L, W>::of(layer.shape, layer.source).shard(layer.shard);
     let pass = pass.weight(layer.weight).masked(masked);
     Pass::execute(Checked::part(match codes {

@@ -2,7 +2,7 @@
 
 use super::{Keep, Layer, Plan, Saved, cpu, launch};
 use crate::check::length;
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -18,7 +18,7 @@ use crate::space::{HostSpace, Input, Output, Space};
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`] and [`Error::Length`];
 /// [`Error::Missing`] for codes that the masks do not have; [`Error::Unplanned`] for a layer, or for what is saved, that
 /// the plan was not made for. On a device, [`Error::Workspace`] too.
-pub struct Forward<'a, S: Space, L: Logit, W: Element> {
+pub struct Forward<'a, S: Space, L: Logit, W: Float> {
     pub(super) plan: Plan<L, W>,
     pub(super) layer: Layer<'a, S, L, W>,
     pub(super) x: S::Ref<'a, W>,
@@ -29,7 +29,7 @@ pub struct Forward<'a, S: Space, L: Logit, W: Element> {
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
+impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
     /// The plan's tokens, rows of `x`, through the layer, with memory of the caller's: [`Plan::forward`] takes a
     /// [`Scratch`](super::Scratch) instead.
     #[must_use]
@@ -104,7 +104,7 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
     }
 }
 
-impl<S: Space, L: Logit, W: Element> Pass<S> for Forward<'_, S, L, W> {
+impl<S: Space, L: Logit, W: Float> Pass<S> for Forward<'_, S, L, W> {
     fn check(&self) -> Result<()> {
         let problem = self.plan.problem();
         self.layer.check()?;

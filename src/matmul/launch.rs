@@ -5,7 +5,7 @@ use super::backward::ToLogits;
 use super::{Backward, Dense, Forward, InputRoute, Layer, LogitRoute, OutputRoute, Plan, Saved, small};
 use crate::dense::{Product, tile};
 use crate::device::Symbol;
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::mask;
 use crate::pass::{Binder, DeviceSpace, Queue};
@@ -37,7 +37,7 @@ struct LogitsArgs {
 }
 const _: () = assert!(size_of::<LogitsArgs>() == 184);
 
-pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
+pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Forward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -75,7 +75,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
     }
 }
 
-pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element>(
+pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Backward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -112,7 +112,7 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element>(
 }
 
 /// A layer's operands as addresses.
-fn bind<'g, S: DeviceSpace, L: Logit, W: Element>(
+fn bind<'g, S: DeviceSpace, L: Logit, W: Float>(
     layer: &'g Layer<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
 ) -> Result<Layer<'static, Raw, L, W>> {
@@ -134,7 +134,7 @@ fn bind_workspace<'g, S: DeviceSpace>(
     Ok(workspace.unwrap_or(RawSlice::nowhere(0)))
 }
 
-fn input_gradient<L: Logit, W: Element>(
+fn input_gradient<L: Logit, W: Float>(
     mut works: Works<'_, L, W>,
     plan: &Plan<L, W>,
     [dy, dx]: [u64; 2],
@@ -162,7 +162,7 @@ fn input_gradient<L: Logit, W: Element>(
     }
 }
 
-fn logit_gradient<L: Logit, W: Element>(
+fn logit_gradient<L: Logit, W: Float>(
     mut works: Works<'_, L, W>,
     plan: &Plan<L, W>,
     dy: RawSlice<W>,

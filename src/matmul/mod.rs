@@ -80,7 +80,7 @@
 //! route to everything, and works in memory that it allocates.
 
 use crate::check::length;
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask;
 use crate::pass::{Executor, Pass};
@@ -107,14 +107,14 @@ pub use small::MAX_SMALL_TOKENS;
 ///
 /// Shapes: logits `[N, K/4, 6]` or codes `[N·K/8]` (rounded up), weight `[N, K]`.
 #[derive(Debug)]
-pub struct Layer<'a, S: Space, L: Logit, W: Element> {
+pub struct Layer<'a, S: Space, L: Logit, W: Float> {
     shape: Shape,
     shard: Shard,
     source: Source<S::Ref<'a, L>, S::Ref<'a, u8>>,
     weight: S::Ref<'a, W>,
 }
 
-impl<'a, S: Space, W: Element> Layer<'a, S, f32, W> {
+impl<'a, S: Space, W: Float> Layer<'a, S, f32, W> {
     /// The weight under a mask that no longer changes, given by its codes: row-major over the groups, two a byte, low
     /// nibble first, as [`mask::Forward::codes`] writes them. Any code but the six of [`Pattern`](crate::Pattern) makes
     /// its group NaN.
@@ -128,7 +128,7 @@ impl<'a, S: Space, W: Element> Layer<'a, S, f32, W> {
     }
 }
 
-impl<'a, S: Space, L: Logit, W: Element> Layer<'a, S, L, W> {
+impl<'a, S: Space, L: Logit, W: Float> Layer<'a, S, L, W> {
     /// The weight under a mask of this kind.
     #[must_use]
     pub fn sampled(

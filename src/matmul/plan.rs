@@ -11,8 +11,8 @@ use super::MAX_SMALL_TOKENS;
 use super::{Problem, small};
 use crate::check::scalar;
 use crate::device::Limits;
-use crate::element::{DType, Element, Logit};
-use crate::error::{Error, Result, path_error};
+use crate::element::{DType, Float, Logit};
+use crate::error::{Error, Result, unsupported};
 use crate::pass::Libraries;
 use crate::sample::Kind;
 use crate::shape::Shape;
@@ -107,7 +107,7 @@ struct Basis {
 ///
 /// [`Layer::frozen`]: super::Layer::frozen
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Plan<L: Logit, W: Element> {
+pub struct Plan<L: Logit, W: Float> {
     basis: Basis,
     panel_rows: usize,
     output: Choice<OutputRoute>,
@@ -116,17 +116,17 @@ pub struct Plan<L: Logit, W: Element> {
     types: PhantomData<fn() -> (L, W)>,
 }
 
-impl<L: Logit, W: Element> Eq for Plan<L, W> {}
+impl<L: Logit, W: Float> Eq for Plan<L, W> {}
 
 /// What a caller's own choice says instead of a reason.
 const ASKED: &str = "asked for";
 
-impl<L: Logit, W: Element> Plan<L, W> {
+impl<L: Logit, W: Float> Plan<L, W> {
     /// The routes on a device with these limits, by these libraries and this crate's own kernels: what
     /// [`Layer::plan`](super::Layer::plan) asks its executor for.
     ///
     /// # Errors
-    /// As [`Problem::check`]; [`Error::Path`] for codes to be kept of masks that have none to keep, and for `f32` without
+    /// As [`Problem::check`]; [`Error::Unsupported`] for codes to be kept of masks that have none to keep, and for `f32` without
     /// cuBLASLt, as own kernels do not multiply it.
     pub fn new(limits: &Limits, libraries: Libraries, problem: Problem, masks: Masks, keep: Keep) -> Result<Self> {
         problem.check()?;
@@ -137,7 +137,7 @@ impl<L: Logit, W: Element> Plan<L, W> {
         };
         if !fits {
             let because = "only hard and argmax masks have codes that are not there already";
-            return Err(path_error("keeping codes", because));
+            return Err(unsupported("keeping codes", because));
         }
         let basis = Basis { problem, masks, keep, weights: W::DTYPE, limits: *limits, libraries };
         if !libraries.cublaslt {
@@ -157,9 +157,9 @@ impl<L: Logit, W: Element> Plan<L, W> {
     /// Takes another route to `Y`.
     ///
     /// # Errors
-    /// [`Error::Path`] if it is none for these types, sizes, masks or libraries.
+    /// [`Error::Unsupported`] if it is none for these types, sizes, masks or libraries.
     pub fn with_output(mut self, route: OutputRoute) -> Result<Self> {
-        let refuse = |because| Err(path_error("sampling in the product", because));
+        let refuse = |because| Err(unsupported("sampling in the product", because));
         let Basis { problem, masks, keep, .. } = self.basis;
         match route {
             OutputRoute::Sampled => {
@@ -185,14 +185,14 @@ impl<L: Logit, W: Element> Plan<L, W> {
     /// a device.
     ///
     /// # Errors
-    /// [`Error::Scalar`] unless it is from 1 to 65535; [`Error::Path`] where cuBLASLt multiplies.
+    /// [`Error::Scalar`] unless it is from 1 to 65535; [`Error::Unsupported`] where cuBLASLt multiplies.
     pub fn with_output_splits(mut self, splits: u32) -> Result<Self> {
         if !(1..=small::MAX_SPLITS).contains(&splits) {
             return scalar("splits", f64::from(splits), "from 1 to 65535");
         }
         let Choice { route, why, .. } = self.output;
         if route == OutputRoute::Masked(Dense::Cublaslt) {
-            return Err(path_error("splitting the contraction", "cuBLASLt sees to that itself"));
+            return Err(unsupported("splitting the contraction", "cuBLASLt sees to that itself"));
         }
         self.output = self.basis.output_in(route, splits, why);
         Ok(self)
@@ -227,7 +227,7 @@ impl<L: Logit, W: Element> Plan<L, W> {
     /// The same routes, but own kernels where it would be cuBLASLt.
     ///
     /// # Errors
-    /// [`Error::Path`] for `f32`, which own kernels do not multiply.
+    /// [`Error::Unsupported`] for `f32`, which own kernels do not multiply.
     pub fn without_cublaslt(mut self) -> Result<Self> {
         self.basis.needs_16_bits("a product without cuBLASLt")?;
         self.basis.libraries.cublaslt = false;
@@ -323,7 +323,7 @@ impl<L: Logit, W: Element> Plan<L, W> {
 impl Basis {
     fn needs_16_bits(&self, route: &'static str) -> Result<()> {
         match self.weights {
-            DType::F32 => Err(path_error(route, "own kernels multiply f16 and bf16; f32 goes to cuBLASLt")),
+            DType::F32 => Err(unsupported(route, "own kernels multiply f16 and bf16; f32 goes to cuBLASLt")),
             _ => Ok(()),
         }
     }
@@ -332,20 +332,20 @@ impl Basis {
         match dense {
             Dense::Own => self.needs_16_bits("an own dense product"),
             Dense::Cublaslt if self.libraries.cublaslt => Ok(()),
-            Dense::Cublaslt => Err(path_error("a product by cuBLASLt", "the plan was made without that library")),
+            Dense::Cublaslt => Err(unsupported("a product by cuBLASLt", "the plan was made without that library")),
         }
     }
 
     fn needs_codes(&self) -> Result<()> {
         self.needs_16_bits("masking by codes")?;
         match self.masks {
-            Masks::Sampled(Kind::Soft) => Err(path_error("masking by codes", "a soft mask has none")),
+            Masks::Sampled(Kind::Soft) => Err(unsupported("masking by codes", "a soft mask has none")),
             _ => Ok(()),
         }
     }
 }
 
-impl<L: Logit, W: Element> fmt::Display for Plan<L, W> {
+impl<L: Logit, W: Float> fmt::Display for Plan<L, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fn line<R: fmt::Debug>(f: &mut fmt::Formatter<'_>, what: &str, choice: &Choice<R>) -> fmt::Result {
             let Choice { route, splits, workspace_bytes: bytes, why } = choice;

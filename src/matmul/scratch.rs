@@ -1,7 +1,7 @@
 //! What a plan's passes work in, and the passes with it.
 
 use super::{Backward, Forward, Keep, Layer, Masks, Plan, Saved};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::pass::{self, Executor, Queue};
 use crate::sample::{Kind, Sampling, Source};
@@ -10,12 +10,12 @@ use crate::space::{Input, Output, Raw, RawSlice};
 /// What the forward pass leaves for the backward pass ([`Keep`]), and the workspace of both, each where the plan needs it.
 /// It serves a layer from a forward pass to its backward pass; a workspace alone can serve many layers
 /// ([`Forward::workspace`]).
-pub struct Scratch<E: Executor, W: Element> {
+pub struct Scratch<E: Executor, W: Float> {
     saved: Saved<E::Buffer<W>, E::Buffer<u8>>,
     workspace: Option<E::Buffer<u8>>,
 }
 
-impl<E: Executor, W: Element> Scratch<E, W> {
+impl<E: Executor, W: Float> Scratch<E, W> {
     /// `W∘M` as the last forward pass left it, for a plan with [`Keep::Masked`].
     #[must_use]
     pub fn masked(&self) -> Option<&E::Buffer<W>> {
@@ -29,7 +29,7 @@ impl<E: Executor, W: Element> Scratch<E, W> {
     }
 }
 
-impl<L: Logit, W: Element> Plan<L, W> {
+impl<L: Logit, W: Float> Plan<L, W> {
     /// The forward pass of a layer, which leaves in `scratch` what the plan keeps.
     #[must_use]
     pub fn forward<'a, E: Executor>(
@@ -72,7 +72,7 @@ impl<L: Logit, W: Element> Plan<L, W> {
     }
 }
 
-impl<L: Logit, W: Element> pass::Plan for Plan<L, W> {
+impl<L: Logit, W: Float> pass::Plan for Plan<L, W> {
     type Scratch<E: Executor> = Scratch<E, W>;
 
     fn scratch<E: Executor>(&self, on: &E) -> Result<Scratch<E, W>> {

@@ -17,7 +17,7 @@
 use super::{Layer, Problem};
 use crate::dense::split;
 use crate::device::{Launch, Limits, Symbol};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::sample::launch::SamplingArgs;
 use crate::sample::{Kind, Sampling, Source};
@@ -115,7 +115,7 @@ pub(super) fn splits(problem: Problem, limits: &Limits) -> u32 {
 impl Small {
     /// The launch of this product, of a problem that these kernels [take](takes). One without tokens or rows is a grid
     /// without blocks.
-    pub(super) fn launch<L: Logit, W: Element>(&self, layer: &Layer<'_, Raw, L, W>) -> Launch {
+    pub(super) fn launch<L: Logit, W: Float>(&self, layer: &Layer<'_, Raw, L, W>) -> Launch {
         let Problem { tokens, shape } = self.problem;
         let block = Block::new(tokens);
         let mut args = SmallArgs {

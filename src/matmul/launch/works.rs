@@ -3,7 +3,7 @@
 use crate::dense::split::aligned;
 use crate::dense::tile::{self, Addresses};
 use crate::dense::{Call, Product};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask;
 use crate::matmul::small::Small;
@@ -42,14 +42,14 @@ impl Workspace {
 }
 
 /// Works under way, for one product of a layer.
-pub(super) struct Works<'q, L: Logit, W: Element> {
+pub(super) struct Works<'q, L: Logit, W: Float> {
     pub(super) queue: &'q mut Queue,
     pub(super) layer: &'q Layer<'static, Raw, L, W>,
     pub(super) problem: Problem,
     pub(super) workspace: Workspace,
 }
 
-impl<L: Logit, W: Element> Works<'_, L, W> {
+impl<L: Logit, W: Float> Works<'_, L, W> {
     /// Where the codes are: those of a frozen layer, or sampled, to where they are saved or to the workspace. The masked
     /// weight is written on the way if that is to be saved.
     pub(super) fn codes(&mut self, saved: SavedAt<W>) -> Result<u64> {
