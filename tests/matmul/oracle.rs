@@ -2,7 +2,7 @@
 //! scores are not `f64`: they are defined to the bit, as one fma of `f32`.
 
 use crate::case::{Case, Outputs, roundoff};
-use crate::executor::same;
+use crate::common::same;
 use twofour::mask::{Kind, Sampling};
 use twofour::{Float, Logit, noise};
 
@@ -69,14 +69,15 @@ pub(crate) fn compare<L: Logit, W: Float>(case: &Case<L, W>, out: &Outputs<W>, u
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
     let groups = groups(case);
     compare_masked(case, &groups, &out.masked);
-    if let Some(kept) = &out.kept_masked {
-        assert!(kept.len() == n * k && kept.iter().zip(&out.masked).all(|(a, b)| same(*a, *b)), "kept masked weight");
+    if let Some(saved) = &out.saved_masked {
+        assert!(saved.len() == n * k && saved.iter().zip(&out.masked).all(|(a, b)| same(*a, *b)), "saved masked weight");
     }
-    if let Some(kept) = &out.kept_codes {
-        assert_eq!(kept, &case.codes, "kept codes");
+    if let Some(saved) = &out.saved_codes {
+        assert_eq!(saved, &case.codes, "saved codes");
     }
-    let (x, dy, masked) = (Matrix(&case.x, k), Matrix(&case.dy, n), Matrix(&out.masked, k));
+    let (dy, masked) = (Matrix(&case.dy, n), Matrix(&out.masked, k));
     if spec.wants[0] {
+        let x = Matrix(&case.x, k);
         compare_product("y", &out.y, [t, k, n], unit, |t, k| x.at(t, k), |k, n| masked.at(n, k));
     }
     if spec.wants[1] {
