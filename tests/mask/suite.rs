@@ -1,9 +1,11 @@
 //! One property suite: random passes against the oracle, on every executor.
 
-use crate::case::{BackwardCase, ForwardCase, Forwarded, Wants};
+use crate::case::{BackwardCase, ForwardCase, Forwarded, Wants, frozen};
 use crate::common::data::{Pass, normal, passes};
+use crate::common::runs::{each_kernel_has_met_many, wanted};
 use crate::common::{Counts, TestExecutor, convert, for_all, rounding, same};
-use crate::oracle::{self, CODE};
+use crate::oracle::{self, CODE, KEPT};
+use proptest::strategy::Strategy;
 use rand::Rng;
 use twofour::mask::{GradientOf, Kind};
 use twofour::{Cpu, Float, Logit, Pattern, bf16, f16};
@@ -206,4 +208,43 @@ fn forward() {
 #[test]
 fn backward() {
     for_all!(backward_of_types, Counts { cpu: 600, emulator: 500, gpu: 500 }, passes(10));
+}
+
+/// Codes, most of them legal, on weights: selection to the bit.
+fn frozen_holds<W: Float>(on: &mut impl TestExecutor, pass: &Pass) {
+    let mut rng = pass.rng();
+    let legal = rng.random_range(0..16);
+    let mut nibble =
+        || if rng.random_range(0..16) < legal { CODE[rng.random_range(0..6)] } else { rng.random_range(0..16) };
+    let codes: Vec<u8> = (0..pass.shape.packed_codes()).map(|_| nibble() | nibble() << 4).collect();
+    let weight: Vec<W> = convert(&pass.weights(&mut rng));
+    let masked = frozen(on, pass.shape, &codes, &weight);
+    for (at, (got, w)) in masked.iter().zip(&weight).enumerate() {
+        let (group, position) = (at / 4, at % 4);
+        let code = codes[group / 2] >> (4 * (group % 2)) & 15;
+        let expected = match CODE.iter().position(|&legal| legal == code) {
+            Some(pattern) if KEPT[pattern].contains(&position) => *w,
+            Some(_) => W::from_f32(0.0),
+            None => W::from_f32(f32::NAN),
+        };
+        assert!(same(*got, expected), "{on:?}: {got:?} for {expected:?} at {at}, code {code:x}");
+    }
+}
+
+fn frozen_of_types(on: &mut impl TestExecutor, pass: &Pass) {
+    match pass.types {
+        0 => frozen_holds::<f32>(on, pass),
+        1 => frozen_holds::<f16>(on, pass),
+        _ => frozen_holds::<bf16>(on, pass),
+    }
+}
+
+/// The kernels of frozen masks meet as many problems as they did when they were those of `matmul`.
+#[test]
+fn codes() {
+    for types in 0..3 {
+        let of_type = passes(1).prop_map(move |pass| Pass { types, ..pass });
+        for_all!(frozen_of_types, Counts { cpu: 200, emulator: wanted() as u32, gpu: 170 }, of_type);
+    }
+    each_kernel_has_met_many("twofour_mask_frozen_", 3);
 }
