@@ -148,7 +148,8 @@ fn seed(target: u64, round: u64) -> [u8; 32] {
 
 fn each_route(tokens: usize, rows: usize, cols: usize) -> Vec<Spec> {
     let kinds = [Kind::Soft, Kind::Hard];
-    let specs = ROUTES.into_iter().flat_map(|routes| kinds.map(|kind| Spec { routes, ..Spec::new(tokens, rows, cols, kind) }));
+    let specs =
+        ROUTES.into_iter().flat_map(|routes| kinds.map(|kind| Spec { routes, ..Spec::new(tokens, rows, cols, kind) }));
     specs.enumerate().map(|(number, spec)| Spec { seed: (tokens + rows + cols + number) as u64, ..spec }).collect()
 }
 
