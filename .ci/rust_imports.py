@@ -9,7 +9,8 @@ from collections import defaultdict
 TOKEN = re.compile(
     r"""(?P<skip>\s+|//[^\n]*)
     |(?P<comment>/\*)
-    |(?P<text>(?:b|c)?r(?P<hashes>\#*)".*?"(?P=hashes)|(?:b|c)?"(?:\\.|[^"\\])*"|b?'(?:\\u\{\w+\}|\\x..|\\.|[^'\\])'|'\w+)
+    |(?P<text>(?:b|c)?r(?P<hashes>\#*)".*?"(?P=hashes)|(?:b|c)?"(?:\\.|[^"\\])*"
+        |b?'(?:\\u\{\w+\}|\\x..|\\.|[^'\\])'|'\w+)
     |(?P<token>(?:r\#)?[A-Za-z_]\w*|::|\d\w*|.)""",
     re.DOTALL | re.VERBOSE,
 )
