@@ -38,7 +38,7 @@ impl Compressed {
     fn of<W: Number + Factor>(weight: &compress::Compressed<W>, device: &Device) -> Result<Self> {
         let layout = if device.is_cpu() { CodeLayout::Plain } else { CodeLayout::CutlassSm80 };
         let shape = weight.shape();
-        let sizes = layout.sizes(shape, W::DTYPE).map_err(wrap)?;
+        let sizes = layout.sizes(shape, <W as twofour::Element>::DTYPE).map_err(wrap)?;
         // Rows padded as the layout wants them.
         let (mut values, kept) = (zeros::<W>(sizes.values), shape.cols / 2);
         if kept > 0 {
