@@ -3,9 +3,10 @@
 //! Nothing here may panic, whatever the bytes; what can be read must agree with what the file says of it.
 
 use std::borrow::Cow;
-use twofour::compress::Value;
+use twofour::compress::Sparsity;
+
 use twofour::formats::{Encoding, Index, Reader, Weight, bitmask};
-use twofour::{E4m3, E5m2, Shape, bf16, f16};
+use twofour::{E4m3, E5m2, Element, Shape, bf16, f16};
 
 /// Opens a file and reads all of it. Whether it is one, and how many weights could be read.
 pub(crate) fn file(bytes: &[u8]) -> Option<usize> {
@@ -41,7 +42,7 @@ fn agrees(weight: &Weight) {
     let (shape, value_type) = (weight.shape(), weight.value_type());
     let values = weight.value_bytes();
     assert_eq!(values.len(), shape.weights() / 2 * value_type.size());
-    assert_eq!(weight.codes().len(), value_type.sparsity().packed_codes(shape));
+    assert_eq!(weight.codes().len(), Sparsity::of(value_type).packed_codes(shape));
     assert_eq!(weight.decompress_bytes().len(), shape.weights() * value_type.size());
 }
 
@@ -61,8 +62,8 @@ pub(crate) fn parts(bytes: &[u8]) -> Option<bool> {
     })
 }
 
-fn masked<T: Value>(shape: Shape, mask: &[u8], bytes: &[u8]) -> bool {
-    let values: Vec<T> = bytes.chunks_exact(T::TYPE.size()).map(bytemuck::pod_read_unaligned).collect();
+fn masked<T: Element>(shape: Shape, mask: &[u8], bytes: &[u8]) -> bool {
+    let values: Vec<T> = bytes.chunks_exact(T::DTYPE.size()).map(bytemuck::pod_read_unaligned).collect();
     let Ok(weight) = bitmask::from_parts(shape, &values, mask) else { return false };
     let dense = weight.decompress();
     // Position by position, by the format's description.
@@ -80,8 +81,8 @@ fn masked<T: Value>(shape: Shape, mask: &[u8], bytes: &[u8]) -> bool {
         }
     }
     assert!(next.next().is_none());
-    let groups = weight.value_type().sparsity().row_groups(shape.cols);
-    let legal = |code: Option<u8>| code.is_some_and(|code| weight.value_type().sparsity().is_legal(code));
+    let groups = Sparsity::of(weight.value_type()).row_groups(shape.cols);
+    let legal = |code: Option<u8>| code.is_some_and(|code| Sparsity::of(weight.value_type()).is_legal(code));
     assert!((0..shape.rows).all(|row| (0..groups).all(|group| legal(weight.code(row, group)))));
     true
 }

@@ -268,7 +268,7 @@ pub enum Error {
     },
     /// Values were asked for in a type that they are not of.
     #[error("its values are {held}, and {asked} was asked for: ask for {held}")]
-    ValueType {
+    DType {
         /// The type they are of.
         held: &'static str,
         /// The type asked for.

@@ -63,7 +63,7 @@ pub mod sparse;
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use cudarc;
-pub use element::{DType, E4m3, E5m2, Element, Logit};
+pub use element::{DType, E4m3, E5m2, Element, Factor, Float, Logit};
 pub use error::{Error, Result};
 #[cfg(feature = "cuda")]
 pub use gpu::{Buffer, Gpu};

@@ -15,7 +15,7 @@ mod run;
 use mutate::Mutator;
 use run::{Layer, STEPS, Training};
 use std::path::Path;
-use twofour::compress::Value;
+
 use twofour::formats::state::{Moments, Plan, Reader, Run};
 use twofour::learn::{Recipe, Schedule};
 use twofour::{DType, Error, Logit, Shape, bf16};
@@ -49,7 +49,7 @@ fn a_weight_takes<L: Logit>(eight: bool, bytes: f64) {
 }
 
 /// A run, and one that is saved half way, dropped, and loaded.
-fn a_run_goes_on_to_the_bit<L: Logit + Value>(eight: bool) {
+fn a_run_goes_on_to_the_bit<L: Logit>(eight: bool) {
     let mut whole = Training::<L>::new(eight);
     whole.steps(0..STEPS);
     let mut first = Training::<L>::new(eight);

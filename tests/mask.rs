@@ -11,16 +11,12 @@ use common::oracle::{self, CODE};
 use common::{BackwardCase, ForwardCase, Forwarded, Wants, convert, rounding, same};
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use rand::Rng;
-use twofour::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+
 use twofour::mask::{GradientOf, Kind};
-use twofour::{Element, Logit, Pattern, bf16, f16};
+use twofour::{Float, Logit, Pattern, bf16, f16};
 use twofour_emulator::Schedule;
 
-/// An element that the executors of all spaces take.
-trait OnDevice: Element + DeviceRepr + ValidAsZeroBits {}
-impl<T: Element + DeviceRepr + ValidAsZeroBits> OnDevice for T {}
-
-fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
+fn forward_case<L: Logit, W: Float>(pass: &Pass) -> ForwardCase<L, W> {
     let mut rng = pass.rng();
     let mut case =
         ForwardCase::new(pass.shape, pass.kind, pass.sampling, &pass.logits(&mut rng), &pass.weights(&mut rng));
@@ -44,13 +40,13 @@ fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
     case
 }
 
-fn check_forward<L: Logit + OnDevice, W: OnDevice>(executor: &Executor, pass: &Pass) {
+fn check_forward<L: Logit, W: Float>(executor: &Executor, pass: &Pass) {
     let case = forward_case::<L, W>(pass);
     compare_forward(&case, &executor.forward(&case));
 }
 
 /// Compares every output that was wanted with the oracle: choices to the bit, soft values within their error.
-fn compare_forward<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forwarded<W>) {
+fn compare_forward<L: Logit, W: Float>(case: &ForwardCase<L, W>, got: &Forwarded<W>) {
     let groups = oracle::groups(case);
     for (g, group) in groups.iter().enumerate() {
         for j in 0..4 {
@@ -86,7 +82,7 @@ fn compare_forward<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forward
 }
 
 /// A value against the oracle's, within the value's own rounding and `slack`.
-fn close<T: Element>(got: T, expected: f64, slack: f64, what: &str) {
+fn close<T: Float>(got: T, expected: f64, slack: f64, what: &str) {
     let got = f64::from(got.to_f32());
     if expected.is_nan() {
         assert!(got.is_nan(), "{what}: {got} for NaN");
@@ -102,7 +98,7 @@ fn close<T: Element>(got: T, expected: f64, slack: f64, what: &str) {
     assert!((got - expected).abs() <= error, "{what}: {got} for {expected}, off by {:e} of {error:e}", got - expected);
 }
 
-fn compare_statistics<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forwarded<W>, groups: &[oracle::Group]) {
+fn compare_statistics<L: Logit, W: Float>(case: &ForwardCase<L, W>, got: &Forwarded<W>, groups: &[oracle::Group]) {
     let Some(statistics) = got.statistics else { return };
     assert_eq!(statistics.groups, groups.len() as u64);
     let code = |group: &oracle::Group| group.chosen.map_or(Pattern::POISON_CODE, |chosen| CODE[chosen]);
@@ -137,7 +133,7 @@ fn forward_of_types(executor: &Executor, pass: &Pass) {
     }
 }
 
-fn backward_case<L: Logit, W: Element, G: GradientOf<W>>(pass: &Pass) -> BackwardCase<L, W, G> {
+fn backward_case<L: Logit, W: Float, G: GradientOf<W>>(pass: &Pass) -> BackwardCase<L, W, G> {
     let mut rng = pass.rng();
     let regulariser = [0.0, 1e-5, 0.3][rng.random_range(0..3)];
     let before = rng.random::<bool>().then(|| normal(&mut rng, pass.shape.logits(), 1.0, &[]));
@@ -156,9 +152,9 @@ fn backward_case<L: Logit, W: Element, G: GradientOf<W>>(pass: &Pass) -> Backwar
 
 fn check_backward<L, W, G>(executor: &Executor, pass: &Pass)
 where
-    L: Logit + OnDevice,
-    W: OnDevice,
-    G: GradientOf<W> + OnDevice,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let case = backward_case::<L, W, G>(pass);
     let got = executor.backward(&case);

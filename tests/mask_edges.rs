@@ -184,7 +184,7 @@ fn long_walks_end_where_they_should() {
     }
 }
 
-fn agree<L: twofour::Logit + twofour::cudarc::driver::DeviceRepr>(case: &ForwardCase<L, f32>) {
+fn agree<L: twofour::Logit>(case: &ForwardCase<L, f32>) {
     let expected = Executor::Cpu.forward(case);
     for executor in &executors()[1..] {
         let got = executor.forward(case);

@@ -3,9 +3,9 @@
 use crate::number::Number;
 use crate::{Args, Failure};
 use std::collections::BTreeMap;
-use twofour::Shape;
-use twofour::compress::{Compressed, ValueType};
+use twofour::compress::{Compressed, Sparsity};
 use twofour::formats::{Reader, TensorInfo, TensorType};
+use twofour::{DType, Shape};
 
 /// Parts of names of what is better left dense: it is looked up and not multiplied, or decides over every token.
 const LEFT_DENSE: [&str; 10] =
@@ -13,7 +13,7 @@ const LEFT_DENSE: [&str; 10] =
 
 /// The layers to compress, by name.
 pub(crate) struct Layers {
-    layers: BTreeMap<String, (Shape, ValueType)>,
+    layers: BTreeMap<String, (Shape, DType)>,
     /// Where their masks come from, if they are given.
     codes: Option<Reader<'static>>,
 }
@@ -50,7 +50,7 @@ impl Layers {
     }
 
     /// Shape and type of a layer that is to be compressed.
-    pub(crate) fn get(&self, name: &str) -> Option<(Shape, ValueType)> {
+    pub(crate) fn get(&self, name: &str) -> Option<(Shape, DType)> {
         self.layers.get(name).copied()
     }
 
@@ -62,7 +62,7 @@ impl Layers {
                 .map_err(|e| format!("the codes given for {name} do not fit it: {e}").into())
         };
         match given.weight_info(name) {
-            Some(info) if info.shape() != shape || info.value_type().sparsity() != T::TYPE.sparsity() => {
+            Some(info) if info.shape() != shape || Sparsity::of(info.value_type()) != Sparsity::of(T::DTYPE) => {
                 let (rows, cols) = (info.shape().rows, info.shape().cols);
                 Err(format!("the codes given for {name} are of {} {rows} x {cols}", info.value_type()).into())
             }
@@ -73,9 +73,9 @@ impl Layers {
 }
 
 /// A tensor that has groups, and values that magnitudes can be taken of.
-fn compressible(tensor: &TensorInfo) -> Option<(Shape, ValueType)> {
+fn compressible(tensor: &TensorInfo) -> Option<(Shape, DType)> {
     let &[rows, cols] = tensor.shape() else { return None };
-    let value_type = tensor.dtype().value_type().filter(|&value_type| value_type != ValueType::I8)?;
+    let value_type = tensor.dtype().value_type().filter(|&value_type| value_type != DType::I8)?;
     (rows > 0 && cols > 0 && cols % 4 == 0).then_some((Shape::new(rows, cols), value_type))
 }
 

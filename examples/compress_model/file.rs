@@ -6,9 +6,10 @@ use crate::report::{Layer, Report};
 use crate::{Failure, Task};
 use indicatif::ProgressBar;
 use std::path::Path;
-use twofour::Shape;
-use twofour::compress::{ValueType, convert};
+use twofour::compress::Sparsity;
+use twofour::compress::convert;
 use twofour::formats::{Plan, Reader, TensorType, Writer};
+use twofour::{DType, Shape};
 
 /// The tensors of the new file: the sizes of all are known before the first is read.
 pub(crate) fn plan(task: &Task, reader: &Reader<'_>) -> Result<Plan, Failure> {
@@ -66,7 +67,7 @@ pub(crate) fn write(
 }
 
 /// The layer that a tensor is to become.
-fn layer<'t>(task: &'t Task, name: &str) -> Option<(&'t Layers, Shape, ValueType)> {
+fn layer<'t>(task: &'t Task, name: &str) -> Option<(&'t Layers, Shape, DType)> {
     let Task::Compress(layers) = task else { return None };
     layers.get(name).map(|(shape, value_type)| (layers, shape, value_type))
 }
@@ -83,7 +84,7 @@ fn compress<T: Number>(
     file.weight(name, &compressed)?;
     let after = size_of_val(compressed.values()) + compressed.codes().len();
     let kept = energy(compressed.values()) / energy(&dense);
-    Ok(Layer::compressed(name, shape, T::TYPE, (size_of_val(dense.as_slice()), after), kept))
+    Ok(Layer::compressed(name, shape, T::DTYPE, (size_of_val(dense.as_slice()), after), kept))
 }
 
 /// Compares a file that was written, read from the disk, with what it was made from.
@@ -130,7 +131,7 @@ fn is_kept<T: Number>(
 ) -> Result<bool, Failure> {
     let dense = reader.elements::<T>(name)?;
     let found = written.compressed::<T>(name)?;
-    let mask: Vec<bool> = convert::mask_from_codes(T::TYPE.sparsity(), shape, found.codes())?;
+    let mask: Vec<bool> = convert::mask_from_codes(Sparsity::of(T::DTYPE), shape, found.codes())?;
     let decompressed = found.decompress();
     let zero = <T as bytemuck::Zeroable>::zeroed();
     let same = |a: &T, b: &T| bytemuck::bytes_of(a) == bytemuck::bytes_of(b);

@@ -1,10 +1,9 @@
 //! Values as numbers, and a call for each type of them.
 
-use twofour::compress::Value;
-use twofour::{E4m3, E5m2, Element, bf16, f16};
+use twofour::{E4m3, E5m2, Element, Float, bf16, f16};
 
 /// A value that is a number.
-pub(crate) trait Number: Value {
+pub(crate) trait Number: Element {
     fn to_f64(self) -> f64;
 }
 
@@ -18,9 +17,9 @@ macro_rules! number {
     )*};
 }
 number! {
-    f16: Element::to_f32;
-    bf16: Element::to_f32;
-    f32: Element::to_f32;
+    f16: Float::to_f32;
+    bf16: Float::to_f32;
+    f32: Float::to_f32;
     i8: f32::from;
     E4m3: E4m3::to_f32;
     E5m2: E5m2::to_f32;
@@ -30,12 +29,12 @@ number! {
 macro_rules! for_type {
     ($value_type:expr, $function:ident($($argument:expr),*)) => {
         match $value_type {
-            twofour::compress::ValueType::F16 => $function::<twofour::f16>($($argument),*),
-            twofour::compress::ValueType::Bf16 => $function::<twofour::bf16>($($argument),*),
-            twofour::compress::ValueType::F32 => $function::<f32>($($argument),*),
-            twofour::compress::ValueType::I8 => $function::<i8>($($argument),*),
-            twofour::compress::ValueType::E4m3 => $function::<twofour::E4m3>($($argument),*),
-            twofour::compress::ValueType::E5m2 => $function::<twofour::E5m2>($($argument),*),
+            twofour::DType::F16 => $function::<twofour::f16>($($argument),*),
+            twofour::DType::Bf16 => $function::<twofour::bf16>($($argument),*),
+            twofour::DType::F32 => $function::<f32>($($argument),*),
+            twofour::DType::I8 => $function::<i8>($($argument),*),
+            twofour::DType::E4m3 => $function::<twofour::E4m3>($($argument),*),
+            twofour::DType::E5m2 => $function::<twofour::E5m2>($($argument),*),
             other => Err(format!("there are no layers of {other}").into()),
         }
     };

@@ -2,15 +2,15 @@
 
 use crate::output::Output;
 use indicatif::BinaryBytes;
-use twofour::Shape;
-use twofour::compress::{Sparsity, ValueType};
+use twofour::compress::Sparsity;
 use twofour::formats::WeightInfo;
+use twofour::{DType, Shape};
 
 /// A layer that was compressed or decompressed.
 pub(crate) struct Layer {
     name: String,
     shape: Shape,
-    value_type: ValueType,
+    value_type: DType,
     before: usize,
     after: usize,
     /// The sum of squares of kept values over that of all; not known of a layer that was compressed before.
@@ -21,7 +21,7 @@ impl Layer {
     pub(crate) fn compressed(
         name: &str,
         shape: Shape,
-        value_type: ValueType,
+        value_type: DType,
         (before, after): (usize, usize),
         kept: f64,
     ) -> Self {
@@ -34,7 +34,7 @@ impl Layer {
     }
 
     fn cells(&self) -> [String; 7] {
-        let sparsity = match self.value_type.sparsity() {
+        let sparsity = match Sparsity::of(self.value_type) {
             Sparsity::TwoFour => "2:4",
             Sparsity::OneTwo => "1:2",
         };

@@ -88,7 +88,7 @@ impl Activations {
 }
 
 fn widened<T: Number>(reader: &Reader<'_>, name: &str) -> Result<Vec<f64>, Failure> {
-    Ok(reader.elements::<T>(name)?.into_iter().map(|value| f64::from(twofour::Element::to_f32(value))).collect())
+    Ok(reader.elements::<T>(name)?.into_iter().map(|value| f64::from(twofour::Float::to_f32(value))).collect())
 }
 
 fn norms_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> Result<Vec<f32>, Failure> {

@@ -86,7 +86,7 @@ fn mask(name: &str, shape: Shape, codes: Vec<u8>) -> Result<Mask, Failure> {
 
 #[cfg(feature = "sparsegpt")]
 fn sparsegpt<T: Number>(args: &Args, name: &str, shape: Shape, dense: &[T], hessian: &[f32]) -> Result<Made, Failure> {
-    let factor = twofour::select::Factor::new(shape.cols, hessian, args.damping)
+    let factor = twofour::select::Cholesky::new(shape.cols, hessian, args.damping)
         .map_err(|e| format!("the Hessian of `{name}`: {e}"))?;
     if args.as_is {
         return by_score(name, shape, dense, Some(factor.scale()));

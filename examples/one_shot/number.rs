@@ -1,10 +1,9 @@
 //! Weights as numbers and as bytes, and a call for each type of them.
 
-use twofour::compress::Value;
-use twofour::{Element, bf16, f16};
+use twofour::{Float, bf16, f16};
 
 /// A type of weights that masks are chosen for.
-pub(crate) trait Number: Element + Value {
+pub(crate) trait Number: Float {
     /// As they are in a file: little-endian.
     fn bytes(values: &[Self]) -> Vec<u8>;
 }
@@ -34,6 +33,6 @@ macro_rules! for_type {
 pub(crate) use for_type;
 
 /// The sum of squares.
-pub(crate) fn energy<T: Element>(values: &[T]) -> f64 {
-    values.iter().map(|value| f64::from(Element::to_f32(*value)).powi(2)).sum()
+pub(crate) fn energy<T: Float>(values: &[T]) -> f64 {
+    values.iter().map(|value| f64::from(Float::to_f32(*value)).powi(2)).sum()
 }

@@ -1,10 +1,10 @@
 //! The CPU executor of `compress`: pieces of groups, or of tiles, on the threads of rayon's pool.
 
 use super::layout::Layout;
-use super::value::{Sparsity, Value};
+use super::value::Sparsity;
 use super::{Choice, Draw, illegal, not_two_four};
 use crate::check::length;
-use crate::element::Logit;
+use crate::element::{Element, Logit};
 use crate::error::Result;
 use crate::mask;
 use crate::shape::Shape;
@@ -39,10 +39,10 @@ pub struct Violation {
 /// # Errors
 /// What [`check`](super::Pack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) or
 /// [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first such group.
-pub fn pack_into<T: Value, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
+pub fn pack_into<T: Element, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
     args.check()?;
     let Pack { shape, layout, choice, dense, mut values, metadata, codes, masked, faults: _ } = args;
-    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+    let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
     let mut own = Vec::new();
     let chosen: &[u8] = if let Choice::Codes(given) = choice {
         check_codes(sparsity, shape, given)?;
@@ -69,18 +69,18 @@ pub fn pack_into<T: Value, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
     if let Some(masked) = masked {
         groups::mask_all(chosen, dense, masked);
     }
-    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, chosen, metadata))
+    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::DTYPE, chosen, metadata))
 }
 
 /// Chooses codes and, in the same pass over the values, writes those that are kept.
-fn choose<T: Value, L: Logit>(
+fn choose<T: Element, L: Logit>(
     shape: Shape,
     choice: &Choice<&[u8], &[L]>,
     dense: &[T],
     codes: &mut [u8],
     values: Option<&mut [T]>,
 ) -> Result<()> {
-    let (sparsity, width) = (T::TYPE.sparsity(), T::TYPE.sparsity().width());
+    let (sparsity, width) = (Sparsity::of(T::DTYPE), Sparsity::of(T::DTYPE).width());
     let bad = match choice {
         Choice::Codes(_) => None,
         Choice::Logits(draw) => {
@@ -109,16 +109,16 @@ fn sample<L: Logit>(shape: Shape, draw: &Draw<&[L]>, codes: &mut [u8]) -> Result
 /// # Errors
 /// What [`check`](super::Unpack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
 /// group.
-pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
+pub fn unpack_into<T: Element>(args: Unpack<'_, T>) -> Result<()> {
     args.check()?;
     let Unpack { shape, layout, values, metadata, dense, faults: _ } = args;
-    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+    let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
     let mut own = Vec::new();
     let codes = if layout == Layout::Plain {
         metadata
     } else {
         own.resize(sparsity.packed_codes(shape), 0);
-        reorder::to_plain(&layout.map(shape, T::TYPE)?, metadata, &mut own);
+        reorder::to_plain(&layout.map(shape, T::DTYPE)?, metadata, &mut own);
         own.as_slice()
     };
     check_codes(sparsity, shape, codes)?;
@@ -134,7 +134,7 @@ pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
 pub fn reorder_into(args: Reorder<'_>) -> Result<()> {
     args.check()?;
     let Reorder { shape, value_type, from, to, faults: _ } = args;
-    let sparsity = value_type.sparsity();
+    let sparsity = Sparsity::of(value_type);
     if from.0 == Layout::Plain {
         check_codes(sparsity, shape, from.1)?;
         return from_plain(sparsity, shape, to.0, value_type, from.1, to.1);
@@ -169,10 +169,10 @@ pub fn check_codes(sparsity: Sparsity, shape: Shape, codes: &[u8]) -> Result<()>
 ///
 /// # Errors
 /// As [`Shape::check`]; [`Error::Length`](crate::Error::Length).
-pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
+pub fn first_violation<T: Element>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
     shape.check()?;
     length("dense", Some(&dense), shape.weights())?;
-    let (width, row_groups) = (T::TYPE.sparsity().width(), T::TYPE.sparsity().row_groups(shape.cols));
+    let (width, row_groups) = (Sparsity::of(T::DTYPE).width(), Sparsity::of(T::DTYPE).row_groups(shape.cols));
     let found = dense
         .par_chunks(width * PIECE)
         .enumerate()
@@ -181,7 +181,7 @@ pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Vio
 }
 
 /// Decompresses a checked canonical form.
-pub(super) fn decompress<T: Value>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
+pub(super) fn decompress<T: Element>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
     groups::spread_all(shape, codes, values, shape.cols / 2, dense);
 }
 
@@ -190,7 +190,7 @@ fn from_plain(
     sparsity: Sparsity,
     shape: Shape,
     layout: Layout,
-    value_type: super::ValueType,
+    value_type: crate::element::DType,
     codes: &[u8],
     metadata: &mut [u8],
 ) -> Result<()> {

@@ -1,18 +1,19 @@
 //! The CUDA executor of `compress`. Everything is queued on the caller's stream: the `_into` functions allocate, copy
 //! and wait for nothing, so that they can be captured in a CUDA graph (after [`crate::device::prepare`]).
 
+use crate::compress::Sparsity;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
 
 use super::layout::Layout;
-use super::value::{TwoFour, Value};
+
 use super::{Choice, Draw};
 use crate::check::length;
 use crate::device;
 use crate::device::launch::launch;
 use crate::device::operand::{input, output};
-use crate::element::{E5m2, Logit};
+use crate::element::{Element, Logit};
 use crate::error::Result;
 use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
@@ -25,11 +26,6 @@ pub type Unpack<'a, T> = super::Unpack<'a, Cuda, T>;
 /// [`super::Reorder`] over a device's memory.
 pub type Reorder<'a> = super::Reorder<'a, Cuda>;
 
-// SAFETY: one byte, every value of which is one.
-unsafe impl DeviceRepr for E5m2 {}
-// SAFETY: as above; zero bits are the number zero.
-unsafe impl ValidAsZeroBits for E5m2 {}
-
 /// What a bound operand was when it is not optional.
 const ABSENT: RawSlice = RawSlice { address: 0, elements: 0 };
 
@@ -39,7 +35,7 @@ const ABSENT: RawSlice = RawSlice { address: 0, elements: 0 };
 /// What [`check`](super::Pack::check) finds, [`Misaligned`](crate::Error::Misaligned),
 /// [`ForeignContext`](crate::Error::ForeignContext), and what finding or launching the kernel may give
 /// ([`crate::device`]). A group without a legal code is none: see the [module](super).
-pub fn pack_into<T: Value, L: Logit>(stream: &Arc<CudaStream>, mut args: Pack<'_, T, L>) -> Result<()> {
+pub fn pack_into<T: Element, L: Logit>(stream: &Arc<CudaStream>, mut args: Pack<'_, T, L>) -> Result<()> {
     args.check()?;
     let (given, draw) = match &args.choice {
         Choice::Codes(given) => (Some(given), None),
@@ -75,7 +71,7 @@ pub fn pack_into<T: Value, L: Logit>(stream: &Arc<CudaStream>, mut args: Pack<'_
 ///
 /// # Errors
 /// What [`check`](super::Unpack::check) finds, and as [`pack_into`].
-pub fn unpack_into<T: Value>(stream: &Arc<CudaStream>, mut args: Unpack<'_, T>) -> Result<()> {
+pub fn unpack_into<T: Element>(stream: &Arc<CudaStream>, mut args: Unpack<'_, T>) -> Result<()> {
     args.check()?;
     let (values, _values) = input("values", stream, Some(&args.values))?;
     let (metadata, _metadata) = input("metadata", stream, Some(&args.metadata))?;
@@ -117,7 +113,7 @@ pub struct Compressed<T> {
     codes: CudaSlice<u8>,
 }
 
-impl<T: Value + DeviceRepr> Compressed<T> {
+impl<T: Element> Compressed<T> {
     /// A dense weight under a mask of these codes, in new allocations on `stream`.
     ///
     /// # Errors
@@ -150,10 +146,7 @@ impl<T: Value + DeviceRepr> Compressed<T> {
         sampling: Sampling,
         logits: CudaView<'_, L>,
         dense: CudaView<'_, T>,
-    ) -> Result<Self>
-    where
-        T: TwoFour,
-    {
+    ) -> Result<Self> {
         let shard = Shard::whole(shape.cols as u64);
         Self::pack(stream, shape, dense, Choice::Logits(Draw { logits, kind, sampling, shard }))
     }
@@ -167,7 +160,7 @@ impl<T: Value + DeviceRepr> Compressed<T> {
         // Before anything is allocated.
         shape.check()?;
         length("dense", Some(&dense), shape.weights())?;
-        let (of_values, of_codes) = (shape.weights() / 2, T::TYPE.sparsity().packed_codes(shape));
+        let (of_values, of_codes) = (shape.weights() / 2, Sparsity::of(T::DTYPE).packed_codes(shape));
         let (mut values, mut codes) = (allocate(stream, of_values)?, allocate(stream, of_codes)?);
         let args = Pack::new(shape, dense, choice).values(values.slice_mut(..of_values));
         pack_into(stream, args.codes(codes.slice_mut(..of_codes)))?;
@@ -211,10 +204,10 @@ impl<T: Value + DeviceRepr> Compressed<T> {
     /// # Errors
     /// As [`reorder_into`], and [`Cuda`](crate::Error::Cuda) if there is no memory.
     pub fn metadata(&self, stream: &Arc<CudaStream>, layout: Layout) -> Result<CudaSlice<u8>> {
-        let bytes = layout.sizes(self.shape, T::TYPE)?.metadata;
+        let bytes = layout.sizes(self.shape, T::DTYPE)?.metadata;
         let mut metadata = allocate(stream, bytes)?;
         let to = (layout, metadata.slice_mut(..bytes));
-        reorder_into(stream, Reorder::new(self.shape, T::TYPE, (Layout::Plain, self.codes()), to))?;
+        reorder_into(stream, Reorder::new(self.shape, T::DTYPE, (Layout::Plain, self.codes()), to))?;
         Ok(metadata)
     }
 
@@ -244,7 +237,7 @@ impl<T: Value + DeviceRepr> Compressed<T> {
     /// Packed codes.
     #[must_use]
     pub fn codes(&self) -> CudaView<'_, u8> {
-        self.codes.slice(..T::TYPE.sparsity().packed_codes(self.shape))
+        self.codes.slice(..Sparsity::of(T::DTYPE).packed_codes(self.shape))
     }
 }
 

@@ -70,7 +70,7 @@
 //! [`faults`](Pack::faults) if asked. A [`Reorder`] has no values to show it: count there.
 
 use crate::check::{length, sampled};
-use crate::element::Logit;
+use crate::element::{DType, Element, Logit};
 use crate::error::{Error, Result};
 use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
@@ -87,7 +87,7 @@ mod value;
 
 pub use canonical::Compressed;
 pub use layout::{Evidence, Layout, MinTileK, Sizes};
-pub use value::{Flag, Sparsity, TwoFour, Value, ValueType};
+pub use value::{DTYPES, Flag, Sparsity};
 
 /// Which values [`Pack`] keeps.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +124,7 @@ pub(crate) struct Draw<L> {
 /// metadata as [`Layout::sizes`] says. Padding is overwritten too: values with zeros, metadata with codes E. All
 /// row-major, all outputs overwritten. On a device every operand starts on a 16-byte boundary.
 #[derive(Debug)]
-pub struct Pack<'a, S: Space, T: Value, L: Logit = f32> {
+pub struct Pack<'a, S: Space, T: Element, L: Logit = f32> {
     pub(crate) shape: Shape,
     pub(crate) layout: Layout,
     pub(crate) choice: Choice<S::Ref<'a, u8>, S::Ref<'a, L>>,
@@ -136,7 +136,7 @@ pub struct Pack<'a, S: Space, T: Value, L: Logit = f32> {
     pub(crate) faults: Option<S::Mut<'a, u32>>,
 }
 
-impl<'a, S: Space, T: Value> Pack<'a, S, T> {
+impl<'a, S: Space, T: Element> Pack<'a, S, T> {
     /// Keeps what these codes (canonical) name.
     #[must_use]
     pub fn with_codes(shape: Shape, dense: S::Ref<'a, T>, codes: S::Ref<'a, u8>) -> Self {
@@ -156,7 +156,7 @@ impl<'a, S: Space, T: Value> Pack<'a, S, T> {
     }
 }
 
-impl<'a, S: Space, T: TwoFour, L: Logit> Pack<'a, S, T, L> {
+impl<'a, S: Space, T: Element, L: Logit> Pack<'a, S, T, L> {
     /// Keeps what the mask of these logits keeps: `Hard` or `Argmax`, for a soft one keeps all.
     #[must_use]
     pub fn from_logits(
@@ -181,7 +181,7 @@ impl<'a, S: Space, T: TwoFour, L: Logit> Pack<'a, S, T, L> {
     }
 }
 
-impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
+impl<'a, S: Space, T: Element, L: Logit> Pack<'a, S, T, L> {
     fn new(shape: Shape, dense: S::Ref<'a, T>, choice: Choice<S::Ref<'a, u8>, S::Ref<'a, L>>) -> Self {
         let layout = Layout::Plain;
         Self { shape, layout, choice, dense, values: None, metadata: None, codes: None, masked: None, faults: None }
@@ -234,15 +234,15 @@ impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
     ///
     /// # Errors
     /// As [`Layout::sizes`]; [`Error::Length`]; [`Error::Missing`] if nothing is to be written; with logits
-    /// [`Error::Shard`], [`Error::Scalar`], and [`Error::Path`] for a soft mask.
+    /// [`Error::Shard`], [`Error::Scalar`], and [`Error::Path`] for a soft mask and for `f32`, of which one of two is kept.
     pub fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        let sizes = self.layout.sizes(*shape, T::TYPE)?;
-        let codes = T::TYPE.sparsity().packed_codes(*shape);
+        let sizes = self.layout.sizes(*shape, T::DTYPE)?;
+        let codes = Sparsity::of(T::DTYPE).packed_codes(*shape);
         length("dense", Some(&self.dense), shape.weights())?;
         match &self.choice {
             Choice::Codes(given) => length("codes", Some(given), codes)?,
-            Choice::Logits(draw) => draw.check(*shape)?,
+            Choice::Logits(draw) => draw.check(*shape, T::DTYPE)?,
             Choice::Magnitude | Choice::NonZeros => {}
         }
         length("values", self.values.as_ref(), sizes.values)?;
@@ -258,8 +258,12 @@ impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
 }
 
 impl<L: crate::space::Operand> Draw<L> {
-    fn check(&self, shape: Shape) -> Result<()> {
+    fn check(&self, shape: Shape, dtype: DType) -> Result<()> {
         sampled(shape, &self.shard, &self.sampling)?;
+        if Sparsity::of(dtype) != Sparsity::TwoFour {
+            let because = "logits choose two of four values, and of f32 one of two is kept";
+            return Err(Error::Path { path: "compression from logits", because });
+        }
         if self.kind == Kind::Soft {
             let because = "a soft mask keeps a part of every value: use Hard or Argmax";
             return Err(Error::Path { path: "compression from logits", because });
@@ -273,7 +277,7 @@ impl<L: crate::space::Operand> Draw<L> {
 /// Shapes: dense `[N, K]`; values and metadata as [`Layout::sizes`] says; what their padding holds does not matter.
 /// `dense` is overwritten. On a device every operand starts on a 16-byte boundary.
 #[derive(Debug)]
-pub struct Unpack<'a, S: Space, T: Value> {
+pub struct Unpack<'a, S: Space, T: Element> {
     pub(crate) shape: Shape,
     pub(crate) layout: Layout,
     pub(crate) values: S::Ref<'a, T>,
@@ -282,7 +286,7 @@ pub struct Unpack<'a, S: Space, T: Value> {
     pub(crate) faults: Option<S::Mut<'a, u32>>,
 }
 
-impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
+impl<'a, S: Space, T: Element> Unpack<'a, S, T> {
     /// Of values and metadata in this layout.
     #[must_use]
     pub fn new(
@@ -307,7 +311,7 @@ impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
     /// # Errors
     /// As [`Layout::sizes`]; [`Error::Length`].
     pub fn check(&self) -> Result<()> {
-        let sizes = self.layout.sizes(self.shape, T::TYPE)?;
+        let sizes = self.layout.sizes(self.shape, T::DTYPE)?;
         length("values", Some(&self.values), sizes.values)?;
         length("metadata", Some(&self.metadata), sizes.metadata)?;
         length("dense", Some(&self.dense), self.shape.weights())?;
@@ -323,7 +327,7 @@ impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
 #[derive(Debug)]
 pub struct Reorder<'a, S: Space> {
     pub(crate) shape: Shape,
-    pub(crate) value_type: ValueType,
+    pub(crate) value_type: DType,
     pub(crate) from: (Layout, S::Ref<'a, u8>),
     pub(crate) to: (Layout, S::Mut<'a, u8>),
     pub(crate) faults: Option<S::Mut<'a, u32>>,
@@ -332,12 +336,7 @@ pub struct Reorder<'a, S: Space> {
 impl<'a, S: Space> Reorder<'a, S> {
     /// From one layout to another, for values of this type.
     #[must_use]
-    pub fn new(
-        shape: Shape,
-        value_type: ValueType,
-        from: (Layout, S::Ref<'a, u8>),
-        to: (Layout, S::Mut<'a, u8>),
-    ) -> Self {
+    pub fn new(shape: Shape, value_type: DType, from: (Layout, S::Ref<'a, u8>), to: (Layout, S::Mut<'a, u8>)) -> Self {
         Self { shape, value_type, from, to, faults: None }
     }
 

@@ -1,5 +1,6 @@
 //! The library's compressor by itself, without a product; and the probe that tells what layout it writes.
 
+use crate::element::Element;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::plan::CompressedSize;
 use super::problem::{Matrix, Placement, check_structured};
 use super::result;
 use super::sys::cusparseOperation_t as Operation;
-use super::value::Value;
+
 use crate::device::driver_error;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -62,16 +63,16 @@ impl Compressed {
     }
 }
 
-impl<X: Value> Compressor<X> {
+impl<X: Element> Compressor<X> {
     /// For a weight without gaps, or with `pitch` elements from row to row.
     ///
     /// # Errors
     /// [`Error::Scalar`] or [`Error::Overflow`] for a shape that breaks the library's rules (those of
     /// [`Problem::check`](super::Problem::check)), [`Error::Cuda`] if the library refuses.
     pub fn new(handle: &Handle, shape: Shape, pitch: Option<usize>) -> Result<Self> {
-        check_structured(X::TYPE, shape, pitch)?;
+        check_structured(X::DTYPE, shape, pitch)?;
         handle.bind()?;
-        let described = Matrix::new("weight", X::TYPE, [shape.rows, shape.cols], Placement { pitch, batch: None });
+        let described = Matrix::new("weight", X::DTYPE, [shape.rows, shape.cols], Placement { pitch, batch: None });
         let matrix = MatDescriptor::structured(handle, &described)?;
         let mut size = CompressedSize { bytes: 0, buffer_bytes: 0 };
         let (bytes, buffer) = (&raw mut size.bytes, &raw mut size.buffer_bytes);
@@ -150,7 +151,7 @@ impl<X: Value> Compressor<X> {
             let (expected, got) = (self.elements as u64, dense.len() as u64);
             return Err(Error::Length { what: "weight", expected, got });
         }
-        let values = self.shape.weights() / 2 * X::TYPE.size();
+        let values = self.shape.weights() / 2 * X::DTYPE.size();
         self.handle.bind_for(stream)?;
         let dense = stream.clone_htod(dense).map_err(driver_error("cuMemcpyHtoDAsync"))?;
         let allocate = |bytes: usize| stream.alloc_zeros::<u8>(bytes).map_err(driver_error("cuMemAllocAsync"));

@@ -24,14 +24,14 @@
 //! and in the caller's memory. (The bias is copied into the plan, for the library keeps its address.)
 //!
 //! ```no_run
-//! use twofour::cusparselt::{Bias, Handle, Operands, Plan, Problem, Types, ValueType};
+//! use twofour::cusparselt::{Bias, Handle, Operands, Plan, Problem, Types};
 //! use twofour::{Shape, bf16, device};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stream = device::context(0)?.default_stream();
 //! let handle = Handle::new(stream.context())?;
 //! let (tokens, n, k) = (128, 4096, 4096);
-//! let mut problem = Problem::new(Types::new(ValueType::Bf16, ValueType::Bf16)?, tokens, Shape::new(n, k));
+//! let mut problem = Problem::new(Types::new(DType::Bf16, DType::Bf16)?, tokens, Shape::new(n, k));
 //! problem.bias = Some(Bias::Shared);
 //! let mut plan = Plan::new(&handle, &stream, problem)?;
 //!
@@ -94,7 +94,7 @@ pub use library::Version;
 pub use operands::{Addend, Alpha, Operands};
 pub use plan::{CompressedSize, Plan, Searched};
 pub use problem::{Activation, Bias, Placement, Problem};
-pub use value::{Types, Value, ValueType};
+pub use value::Types;
 
 #[cfg(doc)]
 use crate::error::Error;

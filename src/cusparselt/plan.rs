@@ -1,5 +1,6 @@
 //! A product made ready to run.
 
+use crate::element::{DType, Element};
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::operands::{Addend, Bound, Factors, Operands};
 use super::problem::Problem;
 use super::result;
 use super::sys::cusparseLtMatmulAlgAttribute_t as AlgAttribute;
-use super::value::{Value, ValueType};
+
 use crate::device::driver_error;
 use crate::error::{Error, Result};
 
@@ -128,14 +129,14 @@ impl Plan {
     /// # Errors
     /// [`Error::Unplanned`] for another format; [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`],
     /// [`Error::ForeignContext`] of an operand; [`Error::Cuda`].
-    pub fn compress<X: Value>(
+    pub fn compress<X: Element>(
         &self,
         stream: &Arc<CudaStream>,
         dense: &CudaView<'_, X>,
         compressed: &mut CudaViewMut<'_, u8>,
         buffer: Option<&mut CudaViewMut<'_, u8>>,
     ) -> Result<()> {
-        planned("the weight", self.problem.types.operand(), X::TYPE)?;
+        planned("the weight", self.problem.types.operand(), X::DTYPE)?;
         self.handle.bind_for(stream)?;
         let mut binder = Binder::new(stream);
         let from = binder.input("weight", dense, self.dense_elements())?;
@@ -152,13 +153,13 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::compress`].
-    pub fn check_pruned<X: Value>(
+    pub fn check_pruned<X: Element>(
         &self,
         stream: &Arc<CudaStream>,
         dense: &CudaView<'_, X>,
         verdict: &mut CudaViewMut<'_, i32>,
     ) -> Result<()> {
-        planned("the weight", self.problem.types.operand(), X::TYPE)?;
+        planned("the weight", self.problem.types.operand(), X::DTYPE)?;
         self.handle.bind_for(stream)?;
         let mut binder = Binder::new(stream);
         let from = binder.input("weight", dense, self.dense_elements())? as *const c_void;
@@ -174,12 +175,12 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Missing`] for a plan without a bias; else as [`Plan::compress`].
-    pub fn set_bias<B: Value>(&mut self, stream: &Arc<CudaStream>, bias: &CudaView<'_, B>) -> Result<()> {
+    pub fn set_bias<B: Element>(&mut self, stream: &Arc<CudaStream>, bias: &CudaView<'_, B>) -> Result<()> {
         let elements = self.problem.bias_elements();
         let Some(buffer) = &mut self.bias else {
             return Err(Error::Missing { what: "set_bias", missing: "the plan's problem has no bias" });
         };
-        planned("the bias", self.problem.types.bias(), B::TYPE)?;
+        planned("the bias", self.problem.types.bias(), B::DTYPE)?;
         self.handle.bind_for(stream)?;
         let bytes = buffer.memory.len();
         let mut memory = buffer.memory.as_view_mut();
@@ -201,7 +202,11 @@ impl Plan {
     /// [`Error::Unplanned`] for operands or an α that the plan is not for, [`Error::Missing`] before the bias was set,
     /// [`Error::Scalar`] for an α or β that is not finite, or a β beside an α for each row, which the library would
     /// ignore; else as [`Plan::compress`].
-    pub fn run<X: Value, Y: Value>(&self, stream: &Arc<CudaStream>, mut operands: Operands<'_, X, Y>) -> Result<()> {
+    pub fn run<X: Element, Y: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        mut operands: Operands<'_, X, Y>,
+    ) -> Result<()> {
         let mut binder = Binder::new(stream);
         let bound = self.bind(stream, &mut binder, &mut operands)?;
         let (library, handle, plan) = (self.handle.library(), self.handle.raw(), self.plan.get());
@@ -218,7 +223,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::run`], and [`Error::Scalar`] without iterations. Afterwards the plan is as it was.
-    pub fn search<X: Value, Y: Value>(
+    pub fn search<X: Element, Y: Element>(
         &mut self,
         stream: &Arc<CudaStream>,
         mut operands: Operands<'_, X, Y>,
@@ -283,15 +288,15 @@ impl Plan {
     }
 
     /// Checks the operands and finds their addresses.
-    fn bind<'g, X: Value, Y: Value>(
+    fn bind<'g, X: Element, Y: Element>(
         &'g self,
         stream: &'g Arc<CudaStream>,
         binder: &mut Binder<'g>,
         operands: &'g mut Operands<'_, X, Y>,
     ) -> Result<Bound> {
         let Problem { types, batches, .. } = self.problem;
-        planned("the input", types.operand(), X::TYPE)?;
-        planned("the output", types.result(), Y::TYPE)?;
+        planned("the input", types.operand(), X::DTYPE)?;
+        planned("the output", types.result(), Y::DTYPE)?;
         self.handle.bind_for(stream)?;
         let output_elements = self.problem.y().elements(batches);
         let weight = binder.input("weight", &operands.weight, self.compressed.bytes as u64)?;
@@ -356,7 +361,7 @@ fn compressed_size(handle: &Handle, plan: &PlanObject) -> Result<CompressedSize>
     Ok(size)
 }
 
-fn planned(what: &str, planned: ValueType, given: ValueType) -> Result<()> {
+fn planned(what: &str, planned: DType, given: DType) -> Result<()> {
     if planned == given {
         return Ok(());
     }

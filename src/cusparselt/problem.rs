@@ -4,8 +4,9 @@
 //! `C [T, N]`, and one bias an out feature. The library computes `D = A·B` with the 2:4 matrix on the left: `A` is `W` as
 //! it lies, `B` is `Xᵀ`, and `D`, which is `Yᵀ`, it is told to write column-major, which is `Y` row-major.
 
-use super::value::{Types, ValueType};
+use super::value::Types;
 use crate::check::scalar;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -154,7 +155,7 @@ impl Problem {
             }
             Activation::Gelu { scaling } => {
                 let types = (self.types.operand(), self.types.result());
-                if types != (ValueType::I8, ValueType::I8) {
+                if types != (DType::I8, DType::I8) {
                     return Err(Error::Path { path: "cuSPARSELt with GELU", because: "it goes from i8 to i8 only" });
                 }
                 number("scaling", scaling, scaling.is_finite(), "a finite number")
@@ -196,7 +197,7 @@ impl Problem {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix {
     what: &'static str,
-    pub(super) value: ValueType,
+    pub(super) value: DType,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) pitch: usize,
@@ -204,7 +205,7 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    pub(super) fn new(what: &'static str, value: ValueType, [rows, cols]: [usize; 2], placement: Placement) -> Self {
+    pub(super) fn new(what: &'static str, value: DType, [rows, cols]: [usize; 2], placement: Placement) -> Self {
         Self { what, value, rows, cols, pitch: placement.pitch.unwrap_or(cols), batch: placement.batch }
     }
 
@@ -270,7 +271,7 @@ impl Matrix {
 }
 
 /// The rules for a 2:4 matrix.
-pub(super) fn check_structured(value: ValueType, shape: Shape, pitch: Option<usize>) -> Result<()> {
+pub(super) fn check_structured(value: DType, shape: Shape, pitch: Option<usize>) -> Result<()> {
     let multiple = 2 * ALIGN as usize / value.size();
     divisible("rows of the weight", shape.rows, multiple)?;
     divisible("columns of the weight", shape.cols, multiple)?;

@@ -20,7 +20,8 @@ use super::record::{Encoding, WeightInfo};
 use super::source::Source;
 use super::{in_weight, wrong};
 use crate::check::length;
-use crate::compress::{Compressed, Sparsity, Value, not_two_four};
+use crate::compress::{Compressed, Sparsity, not_two_four};
+use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -85,19 +86,19 @@ pub(super) fn info(source: &Source<'_>, header: &Header, module: &str) -> Result
 /// # Errors
 /// As [`Shape::check`]; [`Error::Length`]; [`Error::NotTwoFour`] with the first group that keeps too many (of
 /// `f32` values, the first group of two).
-pub fn from_parts<T: Value>(shape: Shape, values: &[T], bitmask: &[u8]) -> Result<Compressed<T>> {
+pub fn from_parts<T: Element>(shape: Shape, values: &[T], bitmask: &[u8]) -> Result<Compressed<T>> {
     shape.check()?;
     let row_bytes = shape.cols.div_ceil(8);
     let bytes = shape.rows.checked_mul(row_bytes);
     let overflow = Error::Overflow { what: "bitmask", rows: shape.rows as u64, cols: row_bytes as u64 };
     length("bitmask", Some(&bitmask), bytes.ok_or(overflow)?)?;
-    let groups = groups(T::TYPE.sparsity(), shape, bitmask);
+    let groups = groups(Sparsity::of(T::DTYPE), shape, bitmask);
     // Before anything is allocated: the first bad group, and how many values there must be.
     let mut kept = 0;
     for (group, bits) in groups.clone().enumerate() {
         let count = bits.count_ones();
-        if count as usize > T::TYPE.sparsity().kept() {
-            return Err(not_two_four(T::TYPE.sparsity(), shape, group, count));
+        if count as usize > Sparsity::of(T::DTYPE).kept() {
+            return Err(not_two_four(Sparsity::of(T::DTYPE), shape, group, count));
         }
         kept += count as usize;
     }
@@ -118,8 +119,8 @@ fn groups(sparsity: Sparsity, shape: Shape, bitmask: &[u8]) -> impl Iterator<Ite
 }
 
 /// Values and codes of groups that keep half or less.
-fn fill<T: Value>(shape: Shape, values: &[T], groups: impl Iterator<Item = u8>) -> Result<Compressed<T>> {
-    let sparsity = T::TYPE.sparsity();
+fn fill<T: Element>(shape: Shape, values: &[T], groups: impl Iterator<Item = u8>) -> Result<Compressed<T>> {
+    let sparsity = Sparsity::of(T::DTYPE);
     let mut given = values.iter().copied();
     let mut all = Vec::with_capacity(shape.weights() / 2);
     let mut codes = vec![0; sparsity.packed_codes(shape)];

@@ -1,6 +1,6 @@
 //! The types of tensors in safetensors files.
 
-use crate::compress::ValueType;
+use crate::element::DType;
 
 macro_rules! tensor_types {
     ($($(#[$doc:meta])* $variant:ident, $name:literal, $bits:literal, $value_type:expr;)*) => {
@@ -30,7 +30,7 @@ macro_rules! tensor_types {
 
             /// The type of compressed values, if they can be of this one.
             #[must_use]
-            pub const fn value_type(self) -> Option<ValueType> {
+            pub const fn value_type(self) -> Option<DType> {
                 match self { $(Self::$variant => $value_type,)* }
             }
         }
@@ -49,11 +49,11 @@ tensor_types! {
     /// Bytes.
     U8, "U8", 8, None;
     /// Signed bytes.
-    I8, "I8", 8, Some(ValueType::I8);
+    I8, "I8", 8, Some(DType::I8);
     /// [`E5m2`](crate::E5m2).
-    F8E5m2, "F8_E5M2", 8, Some(ValueType::E5m2);
+    F8E5m2, "F8_E5M2", 8, Some(DType::E5m2);
     /// [`E4m3`](crate::E4m3).
-    F8E4m3, "F8_E4M3", 8, Some(ValueType::E4m3);
+    F8E4m3, "F8_E4M3", 8, Some(DType::E4m3);
     /// Powers of two, OCP MX scales.
     F8E8m0, "F8_E8M0", 8, None;
     /// The 8-bit format of older AMD hardware.
@@ -65,15 +65,15 @@ tensor_types! {
     /// Unsigned 16-bit integers.
     U16, "U16", 16, None;
     /// IEEE binary16.
-    F16, "F16", 16, Some(ValueType::F16);
+    F16, "F16", 16, Some(DType::F16);
     /// The upper half of binary32.
-    Bf16, "BF16", 16, Some(ValueType::Bf16);
+    Bf16, "BF16", 16, Some(DType::Bf16);
     /// 32-bit integers.
     I32, "I32", 32, None;
     /// Unsigned 32-bit integers.
     U32, "U32", 32, None;
     /// IEEE binary32.
-    F32, "F32", 32, Some(ValueType::F32);
+    F32, "F32", 32, Some(DType::F32);
     /// Pairs of binary32.
     C64, "C64", 64, None;
     /// IEEE binary64.
@@ -100,15 +100,16 @@ impl TensorType {
     }
 }
 
-impl From<ValueType> for TensorType {
-    fn from(value_type: ValueType) -> Self {
+impl From<DType> for TensorType {
+    fn from(value_type: DType) -> Self {
         match value_type {
-            ValueType::F16 => Self::F16,
-            ValueType::Bf16 => Self::Bf16,
-            ValueType::F32 => Self::F32,
-            ValueType::I8 => Self::I8,
-            ValueType::E4m3 => Self::F8E4m3,
-            ValueType::E5m2 => Self::F8E5m2,
+            DType::F16 => Self::F16,
+            DType::Bf16 => Self::Bf16,
+            DType::F32 => Self::F32,
+            DType::I8 => Self::I8,
+            DType::E4m3 => Self::F8E4m3,
+            DType::E5m2 => Self::F8E5m2,
+            DType::I32 => Self::I32,
         }
     }
 }

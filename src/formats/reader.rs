@@ -6,7 +6,8 @@ use super::source::Source;
 use super::view::{WeightView, other_type};
 use super::weight::{Weight, from_bytes, of_type};
 use super::{bitmask, in_weight};
-use crate::compress::{Compressed, Value, ValueType};
+use crate::compress::{Compressed, Sparsity};
+use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -90,12 +91,12 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Error::File`]: there is no such tensor, it is of another type, or it cannot be read.
-    pub fn elements<T: Value>(&self, name: &str) -> Result<Vec<T>> {
+    pub fn elements<T: Element>(&self, name: &str) -> Result<Vec<T>> {
         match self.header.tensor(name) {
-            Some(tensor) if tensor.dtype.value_type() != Some(T::TYPE) => Err(self.source.wrong(format!(
+            Some(tensor) if tensor.dtype.value_type() != Some(T::DTYPE) => Err(self.source.wrong(format!(
                 "tensor `{name}` is of type {}, and {} was asked for",
                 tensor.dtype,
-                T::TYPE
+                T::DTYPE
             ))),
             _ => Ok(from_bytes(&self.tensor(name)?)),
         }
@@ -105,12 +106,12 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Error::File`]: there is no such weight, or it cannot be read. [`Error::InWeight`]: it holds values of another
-    /// type ([`Error::ValueType`]), a code that is not legal ([`Error::IllegalCode`]), or a bitmask that is not 2:4
+    /// type ([`Error::DType`]), a code that is not legal ([`Error::IllegalCode`]), or a bitmask that is not 2:4
     /// ([`Error::NotTwoFour`]).
-    pub fn compressed<T: Value>(&self, name: &str) -> Result<Compressed<T>> {
+    pub fn compressed<T: Element>(&self, name: &str) -> Result<Compressed<T>> {
         let info = self.known(name)?;
-        if info.value_type != T::TYPE {
-            return Err(self.in_weight(name, other_type(info.value_type, T::TYPE)));
+        if info.value_type != T::DTYPE {
+            return Err(self.in_weight(name, other_type(info.value_type, T::DTYPE)));
         }
         match info.encoding {
             Encoding::Codes => {
@@ -145,7 +146,8 @@ impl<'a> Reader<'a> {
             return Err(self.in_weight(name, Error::Missing { what: "a view of the weight", missing }));
         }
         let (values, codes) = (self.tensor(&values_name(name))?, self.tensor(&codes_name(name))?);
-        if info.value_type.sparsity().groups(info.shape) % 2 == 1 && codes.last().is_some_and(|last| last >> 4 != 0) {
+        if Sparsity::of(info.value_type).groups(info.shape) % 2 == 1 && codes.last().is_some_and(|last| last >> 4 != 0)
+        {
             let problem = "the unused half of the last byte of its codes is not 0";
             return Err(self.source.wrong(format!("weight `{name}`: {problem}")));
         }

@@ -4,7 +4,8 @@ use super::dtype::TensorType;
 use super::header::{Header, TensorInfo};
 use super::source::Source;
 use super::{RESERVED, VERSION, VERSION_ENTRY, WEIGHT_ENTRY, bitmask, in_weight};
-use crate::compress::{Sparsity, ValueType};
+use crate::compress::{DTYPES, Sparsity};
+use crate::element::DType;
 use crate::error::Result;
 use crate::shape::Shape;
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ pub enum Encoding {
 pub struct WeightInfo {
     pub(super) name: String,
     pub(super) shape: Shape,
-    pub(super) value_type: ValueType,
+    pub(super) value_type: DType,
     pub(super) encoding: Encoding,
 }
 
@@ -44,7 +45,7 @@ impl WeightInfo {
 
     /// The type of its values.
     #[must_use]
-    pub fn value_type(&self) -> ValueType {
+    pub fn value_type(&self) -> DType {
         self.value_type
     }
 
@@ -91,8 +92,8 @@ const fn sparsity_name(sparsity: Sparsity) -> &'static str {
 }
 
 /// The entry of a weight.
-pub(super) fn record(value_type: ValueType, shape: Shape) -> std::result::Result<String, String> {
-    let sparsity = sparsity_name(value_type.sparsity());
+pub(super) fn record(value_type: DType, shape: Shape) -> std::result::Result<String, String> {
+    let sparsity = sparsity_name(Sparsity::of(value_type));
     let record = Record { shape: [shape.rows, shape.cols], dtype: value_type.name(), sparsity, axis: 1 };
     serde_json::to_string(&record).map_err(|e| e.to_string())
 }
@@ -146,10 +147,10 @@ pub(super) fn weights(source: &Source<'_>, header: &Header) -> Result<Vec<Weight
 fn of_record(header: &Header, name: &str, text: &str) -> std::result::Result<WeightInfo, String> {
     let record: Record<'_> = serde_json::from_str(text).map_err(|e| format!("its entry is `{text}`: {e}"))?;
     let Record { shape: [rows, cols], dtype, sparsity, axis } = record;
-    let Some(value_type) = ValueType::ALL.into_iter().find(|value_type| value_type.name() == dtype) else {
+    let Some(value_type) = DTYPES.into_iter().find(|value_type| value_type.name() == dtype) else {
         return Err(format!("there are no values of type `{dtype}`"));
     };
-    let expected = sparsity_name(value_type.sparsity());
+    let expected = sparsity_name(Sparsity::of(value_type));
     if sparsity != expected {
         return Err(format!("{dtype} values are kept {expected}, not `{sparsity}`"));
     }
@@ -157,7 +158,7 @@ fn of_record(header: &Header, name: &str, text: &str) -> std::result::Result<Wei
         return Err(format!("its groups run along axis {axis}, and in version {VERSION} they run along axis 1"));
     }
     let shape = Shape::new(rows, cols);
-    let codes = value_type.sparsity().packed_codes(shape);
+    let codes = Sparsity::of(value_type).packed_codes(shape);
     is(header, &values_name(name), value_type.into(), &[rows, cols / 2])?;
     is(header, &codes_name(name), TensorType::U8, &[codes])?;
     Ok(WeightInfo { name: name.to_owned(), shape, value_type, encoding: Encoding::Codes })

@@ -47,7 +47,7 @@
 
 use super::weight::{from_bytes, to_bytes};
 use super::{TensorType, wrong};
-use crate::compress::Value;
+
 use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
 use crate::learn::Recipe;
@@ -246,7 +246,7 @@ impl Writer<'_, '_> {
     /// # Errors
     /// [`Error::File`]: the layer was not planned, is of another type or size, or was written before; the file cannot be
     /// written.
-    pub fn layer<L: Logit + Value>(&mut self, name: &str, logits: &[L], moments: &Moments<'_>) -> Result<()> {
+    pub fn layer<L: Logit>(&mut self, name: &str, logits: &[L], moments: &Moments<'_>) -> Result<()> {
         let file = "the planned file";
         let Some(info) = self.layers.iter().find(|info| info.name == name) else {
             return Err(wrong(file, format_args!("layer `{name}` was not planned")));

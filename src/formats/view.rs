@@ -1,7 +1,8 @@
 //! A weight where it lies in its file.
 
 use super::weight::from_bytes;
-use crate::compress::{Compressed, Value, ValueType, cpu};
+use crate::compress::{Compressed, Sparsity, cpu};
+use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use std::borrow::Cow;
@@ -11,20 +12,15 @@ use std::borrow::Cow;
 #[derive(Debug, Clone)]
 pub struct WeightView<'a> {
     shape: Shape,
-    value_type: ValueType,
+    value_type: DType,
     values: Cow<'a, [u8]>,
     codes: Cow<'a, [u8]>,
 }
 
 impl<'a> WeightView<'a> {
     /// Of bytes whose lengths have been checked.
-    pub(super) fn new(
-        shape: Shape,
-        value_type: ValueType,
-        values: Cow<'a, [u8]>,
-        codes: Cow<'a, [u8]>,
-    ) -> Result<Self> {
-        cpu::check_codes(value_type.sparsity(), shape, &codes)?;
+    pub(super) fn new(shape: Shape, value_type: DType, values: Cow<'a, [u8]>, codes: Cow<'a, [u8]>) -> Result<Self> {
+        cpu::check_codes(Sparsity::of(value_type), shape, &codes)?;
         Ok(Self { shape, value_type, values, codes })
     }
 
@@ -36,7 +32,7 @@ impl<'a> WeightView<'a> {
 
     /// The type of values.
     #[must_use]
-    pub fn value_type(&self) -> ValueType {
+    pub fn value_type(&self) -> DType {
         self.value_type
     }
 
@@ -55,29 +51,29 @@ impl<'a> WeightView<'a> {
     /// Kept values in place; `None` if they are of another type, do not lie where such values may, or this machine's
     /// order of bytes is another.
     #[must_use]
-    pub fn values<T: Value>(&self) -> Option<&[T]> {
-        let usable = self.value_type == T::TYPE && cfg!(target_endian = "little");
+    pub fn values<T: Element>(&self) -> Option<&[T]> {
+        let usable = self.value_type == T::DTYPE && cfg!(target_endian = "little");
         usable.then(|| bytemuck::try_cast_slice(&self.values).ok()).flatten()
     }
 
     /// A copy.
     ///
     /// # Errors
-    /// [`Error::ValueType`] if values are of another type.
-    pub fn to_compressed<T: Value>(&self) -> Result<Compressed<T>> {
+    /// [`Error::DType`] if values are of another type.
+    pub fn to_compressed<T: Element>(&self) -> Result<Compressed<T>> {
         self.clone().into_compressed()
     }
 
     /// The same without a copy of what was read from disk.
-    pub(super) fn into_compressed<T: Value>(self) -> Result<Compressed<T>> {
-        if self.value_type != T::TYPE {
-            return Err(other_type(self.value_type, T::TYPE));
+    pub(super) fn into_compressed<T: Element>(self) -> Result<Compressed<T>> {
+        if self.value_type != T::DTYPE {
+            return Err(other_type(self.value_type, T::DTYPE));
         }
         Compressed::new(self.shape, from_bytes(&self.values), self.codes.into_owned())
     }
 }
 
 /// The error of reading one type as another.
-pub(super) fn other_type(held: ValueType, asked: ValueType) -> Error {
-    Error::ValueType { held: held.name(), asked: asked.name() }
+pub(super) fn other_type(held: DType, asked: DType) -> Error {
+    Error::DType { held: held.name(), asked: asked.name() }
 }

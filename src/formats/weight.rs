@@ -1,6 +1,7 @@
 //! A compressed weight whose type is known when it is read.
 
-use crate::compress::{Compressed, Value, ValueType};
+use crate::compress::Compressed;
+use crate::element::{DType, Element};
 use crate::shape::Shape;
 use crate::{E4m3, E5m2, bf16, f16};
 use std::borrow::Cow;
@@ -41,12 +42,13 @@ macro_rules! each {
 macro_rules! of_type {
     ($value_type:expr, $make:expr) => {
         match $value_type {
-            ValueType::F16 => $make.map(Weight::F16),
-            ValueType::Bf16 => $make.map(Weight::Bf16),
-            ValueType::F32 => $make.map(Weight::F32),
-            ValueType::I8 => $make.map(Weight::I8),
-            ValueType::E4m3 => $make.map(Weight::E4m3),
-            ValueType::E5m2 => $make.map(Weight::E5m2),
+            DType::F16 => $make.map(Weight::F16),
+            DType::Bf16 => $make.map(Weight::Bf16),
+            DType::F32 => $make.map(Weight::F32),
+            DType::I8 => $make.map(Weight::I8),
+            DType::E4m3 => $make.map(Weight::E4m3),
+            DType::E5m2 => $make.map(Weight::E5m2),
+            other => Err($crate::error::Error::DType { held: other.name(), asked: "a compressed weight" }),
         }
     };
 }
@@ -61,7 +63,7 @@ impl Weight {
 
     /// The type of values.
     #[must_use]
-    pub fn value_type(&self) -> ValueType {
+    pub fn value_type(&self) -> DType {
         each!(self, compressed => compressed.value_type())
     }
 
@@ -85,25 +87,25 @@ impl Weight {
 }
 
 /// Without a second copy, if the bytes happen to lie where values may, as they do with every allocator there is.
-fn dense_bytes<T: Value>(compressed: &Compressed<T>) -> Vec<u8> {
-    let mut bytes = vec![0; compressed.shape().weights() * T::TYPE.size()];
+fn dense_bytes<T: Element>(compressed: &Compressed<T>) -> Vec<u8> {
+    let mut bytes = vec![0; compressed.shape().weights() * T::DTYPE.size()];
     let in_place =
         bytemuck::try_cast_slice_mut(&mut bytes).is_ok_and(|dense| compressed.decompress_into(dense).is_ok());
     if in_place && cfg!(target_endian = "little") { bytes } else { to_bytes(&compressed.decompress()).into_owned() }
 }
 
 /// Little-endian bytes of values.
-pub(super) fn to_bytes<T: Value>(values: &[T]) -> Cow<'_, [u8]> {
+pub(super) fn to_bytes<T: Element>(values: &[T]) -> Cow<'_, [u8]> {
     let bytes = bytemuck::cast_slice(values);
     if cfg!(target_endian = "little") { Cow::Borrowed(bytes) } else { Cow::Owned(swapped::<T>(bytes.to_vec())) }
 }
 
 /// Values of little-endian bytes, which need not lie where values may. Bytes of a last, broken value are left out.
-pub(super) fn from_bytes<T: Value>(bytes: &[u8]) -> Vec<T> {
-    let count = bytes.len() / T::TYPE.size();
+pub(super) fn from_bytes<T: Element>(bytes: &[u8]) -> Vec<T> {
+    let count = bytes.len() / T::DTYPE.size();
     let mut values = vec![T::zeroed(); count];
     let to = bytemuck::cast_slice_mut::<T, u8>(&mut values);
-    to.copy_from_slice(&bytes[..count * T::TYPE.size()]);
+    to.copy_from_slice(&bytes[..count * T::DTYPE.size()]);
     if cfg!(target_endian = "big") {
         let swapped = swapped::<T>(to.to_vec());
         to.copy_from_slice(&swapped);
@@ -111,7 +113,7 @@ pub(super) fn from_bytes<T: Value>(bytes: &[u8]) -> Vec<T> {
     values
 }
 
-fn swapped<T: Value>(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes.chunks_exact_mut(T::TYPE.size()).for_each(<[u8]>::reverse);
+fn swapped<T: Element>(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.chunks_exact_mut(T::DTYPE.size()).for_each(<[u8]>::reverse);
     bytes
 }

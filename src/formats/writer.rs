@@ -7,7 +7,8 @@ use super::header::{self, TensorInfo};
 use super::record::{codes_name, record, values_name};
 use super::weight::{Weight, to_bytes};
 use super::{RESERVED, VERSION, VERSION_ENTRY, WEIGHT_ENTRY, wrong};
-use crate::compress::{Compressed, Value, ValueType};
+use crate::compress::{Compressed, Layout, Sparsity};
+use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use std::path::Path;
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     metadata: BTreeMap<String, String>,
-    weights: BTreeMap<String, (ValueType, Shape)>,
+    weights: BTreeMap<String, (DType, Shape)>,
     tensors: BTreeMap<String, Slot>,
     bytes: u64,
 }
@@ -66,18 +67,18 @@ impl Plan {
     /// A compressed weight with values of a type; `shape` is `[N, K]` of the dense weight.
     ///
     /// # Errors
-    /// As [`Shape::check`]; [`Error::File`]: a name is taken or reserved.
-    pub fn weight(&mut self, name: &str, value_type: ValueType, shape: Shape) -> Result<()> {
-        shape.check()?;
+    /// As [`Layout::check`]; [`Error::File`]: a name is taken or reserved.
+    pub fn weight(&mut self, name: &str, value_type: DType, shape: Shape) -> Result<()> {
+        Layout::Plain.check(shape, value_type)?;
         let (values, codes) = (values_name(name), codes_name(name));
         for name in [name, &values, &codes] {
             self.free(name)?;
         }
         // Both or neither.
         let bytes = (shape.weights() / 2).saturating_mul(value_type.size());
-        self.room(name, (bytes as u64).saturating_add(value_type.sparsity().packed_codes(shape) as u64))?;
+        self.room(name, (bytes as u64).saturating_add(Sparsity::of(value_type).packed_codes(shape) as u64))?;
         self.insert(&values, value_type.into(), &[shape.rows, shape.cols / 2], true)?;
-        self.insert(&codes, TensorType::U8, &[value_type.sparsity().packed_codes(shape)], true)?;
+        self.insert(&codes, TensorType::U8, &[Sparsity::of(value_type).packed_codes(shape)], true)?;
         self.weights.insert(name.to_owned(), (value_type, shape));
         Ok(())
     }
@@ -233,7 +234,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// The same.
-    pub fn weight<T: Value>(&mut self, name: &str, weight: &Compressed<T>) -> Result<()> {
+    pub fn weight<T: Element>(&mut self, name: &str, weight: &Compressed<T>) -> Result<()> {
         self.parts(name, weight.value_type(), weight.shape(), &to_bytes(weight.values()), weight.codes())
     }
 
@@ -245,7 +246,7 @@ impl Writer<'_> {
         self.parts(name, weight.value_type(), weight.shape(), &weight.value_bytes(), weight.codes())
     }
 
-    fn parts(&mut self, name: &str, value_type: ValueType, shape: Shape, values: &[u8], codes: &[u8]) -> Result<()> {
+    fn parts(&mut self, name: &str, value_type: DType, shape: Shape, values: &[u8], codes: &[u8]) -> Result<()> {
         match self.plan.weights.get(name) {
             Some(&planned) if planned == (value_type, shape) => {}
             Some(&(planned, Shape { rows, cols })) => {

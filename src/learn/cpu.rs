@@ -2,7 +2,7 @@
 //! spreads on threads. The gradient is made by the code of the mask's backward pass.
 
 use super::{NORM_SLOTS, Statistics};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::noise;
 use crate::sample::cpu::{Context, Numbering, PIECE, Rule};
@@ -67,7 +67,7 @@ pub fn update_into<L: Logit>(args: Update<'_, L>) -> Result<()> {
 ///
 /// # Errors
 /// What [`check`](super::Fused::check) finds.
-pub fn fused_into<L: Logit, W: Element, G: GradientOf<W>>(args: Fused<'_, L, W, G>) -> Result<()> {
+pub fn fused_into<L: Logit, W: Float, G: GradientOf<W>>(args: Fused<'_, L, W, G>) -> Result<()> {
     args.check()?;
     let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
     let rule = Rule::new(&args.sampling, args.regulariser);
@@ -84,7 +84,7 @@ pub fn fused_into<L: Logit, W: Element, G: GradientOf<W>>(args: Fused<'_, L, W, 
 ///
 /// # Errors
 /// What [`check`](super::Measure::check) finds.
-pub fn measure_into<L: Logit, W: Element, G: GradientOf<W>>(args: Measure<'_, L, W, G>) -> Result<()> {
+pub fn measure_into<L: Logit, W: Float, G: GradientOf<W>>(args: Measure<'_, L, W, G>) -> Result<()> {
     args.check()?;
     let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
     let rule = Rule::new(&args.sampling, args.regulariser);
@@ -131,7 +131,7 @@ pub fn clip_into(args: Clip<'_>) -> Result<()> {
 }
 
 /// The pieces of a gradient that is made on the way.
-fn of_mask<'a, W: Element, G: Element>(
+fn of_mask<'a, W: Float, G: Float>(
     context: &'a Context,
     rule: &'a Rule,
     kind: Kind,

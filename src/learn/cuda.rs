@@ -12,7 +12,7 @@ use super::launch::Pass;
 use crate::device;
 use crate::device::launch::launch;
 use crate::device::operand::{input, output};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::sample::GradientOf;
 use crate::space::{Cuda, Raw, RawSlice};
@@ -130,7 +130,7 @@ pub fn update_into<L: Logit>(stream: &Arc<CudaStream>, mut args: Update<'_, L>) 
 ///
 /// # Errors
 /// As [`initial_into`].
-pub fn fused_into<L: Logit, W: Element, G: GradientOf<W>>(
+pub fn fused_into<L: Logit, W: Float, G: GradientOf<W>>(
     stream: &Arc<CudaStream>,
     mut args: Fused<'_, L, W, G>,
 ) -> Result<()> {
@@ -163,7 +163,7 @@ pub fn fused_into<L: Logit, W: Element, G: GradientOf<W>>(
 ///
 /// # Errors
 /// As [`initial_into`].
-pub fn measure_into<L: Logit, W: Element, G: GradientOf<W>>(
+pub fn measure_into<L: Logit, W: Float, G: GradientOf<W>>(
     stream: &Arc<CudaStream>,
     mut args: Measure<'_, L, W, G>,
 ) -> Result<()> {

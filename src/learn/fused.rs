@@ -2,7 +2,7 @@
 
 use super::{Elements, NORM_SLOTS, Statistics, Step, check_sums};
 use crate::check::{length, sampled, scalar};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::sample::{GradientOf, Kind, Sampling};
 use crate::shape::{Shape, Shard};
@@ -14,7 +14,7 @@ use crate::space::Space;
 /// regulariser mean what they do in [`mask::Backward`](crate::mask::Backward), whose gradient of the logits it is, to
 /// the bit. Stochastic rounding takes the seed and the draw of the sampling. On a device every operand starts on a
 /// 16-byte boundary.
-pub struct Fused<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+pub struct Fused<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
     pub(crate) shape: Shape,
     pub(crate) shard: Shard,
     pub(crate) kind: Kind,
@@ -28,7 +28,7 @@ pub struct Fused<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
     pub(crate) statistics: Option<S::Mut<'a, Statistics>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Fused<'a, S, L, W, G> {
+impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
     /// A step by `gradient`, which is `dL/d(W∘M)`.
     #[must_use]
     pub fn new(
@@ -100,7 +100,7 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Fused<'a, S, L, W, G>
     }
 }
 
-impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> std::fmt::Debug for Fused<'_, S, L, W, G> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> std::fmt::Debug for Fused<'_, S, L, W, G> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fused")
             .field("shape", &self.shape)
@@ -121,7 +121,7 @@ impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> std::fmt::Debug for Fused
 ///
 /// Shapes: logits `[N, K/4, 6]`; weight and gradient `[N, K]`.
 #[derive(Debug)]
-pub struct Measure<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+pub struct Measure<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
     pub(crate) shape: Shape,
     pub(crate) shard: Shard,
     pub(crate) kind: Kind,
@@ -133,7 +133,7 @@ pub struct Measure<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
     pub(crate) norm_squares: S::Mut<'a, f64>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Measure<'a, S, L, W, G> {
+impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Measure<'a, S, L, W, G> {
     /// Adds to the first of [`NORM_SLOTS`] elements, using the others as work space.
     #[must_use]
     pub fn new(

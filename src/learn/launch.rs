@@ -5,7 +5,7 @@ use super::{Clip, Fused, Gradient, Initial, Measure, Norm, Prior, Rounding, Scal
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -273,7 +273,7 @@ impl<L: Logit> Update<'_, Raw, L> {
     }
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
     /// The launches of this step on a device with these limits.
     ///
     /// # Errors
@@ -298,7 +298,7 @@ impl<L: Logit, W: Element, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
     }
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> Measure<'_, Raw, L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> Measure<'_, Raw, L, W, G> {
     /// The launches of this pass on a device with these limits: those of a step without moments.
     ///
     /// # Errors
@@ -363,11 +363,11 @@ fn fused_symbol(logits: DType, eight: bool, weights: DType, gradient: DType) -> 
     macro_rules! of {
         ($prefix:literal) => {
             match (weights, gradient) {
-                (DType::F32, _) => concat!($prefix, "_f32_f32"),
                 (DType::F16, DType::F32) => concat!($prefix, "_f16_f32"),
                 (DType::F16, _) => concat!($prefix, "_f16_f16"),
                 (DType::Bf16, DType::F32) => concat!($prefix, "_bf16_f32"),
                 (DType::Bf16, _) => concat!($prefix, "_bf16_bf16"),
+                _ => concat!($prefix, "_f32_f32"),
             }
         };
     }

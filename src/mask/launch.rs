@@ -2,7 +2,7 @@
 
 use super::{Backward, Forward, GradientOf, Kind, Statistics};
 use crate::device::{Launch, Symbol};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::Source;
@@ -81,7 +81,7 @@ fn blocks(shape: Shape, logits: DType, most: u32) -> u32 {
     wanted.clamp(1, u64::from(most)) as u32
 }
 
-pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
+pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Forward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -136,7 +136,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
     Ok(())
 }
 
-pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
+pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
     pass: &'g mut Backward<'_, S, L, W, G>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,

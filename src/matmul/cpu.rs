@@ -4,7 +4,7 @@
 
 use super::{Kept, Source, ToLogits};
 use crate::dense::cpu::{Matrix, multiply};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::Result;
 use crate::mask;
 use crate::pattern::Pattern;
@@ -26,7 +26,7 @@ const PANEL_BYTES: usize = 4 << 20;
 ///
 /// # Errors
 /// What [`check`](super::Forward::check) finds.
-pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, '_, L, W>) -> Result<()> {
+pub fn forward_into<L: Logit, W: Float>(args: Forward<'_, '_, L, W>) -> Result<()> {
     args.check()?;
     let (n, k) = (args.problem.shape.rows, args.problem.shape.cols);
     let mut own = Vec::new();
@@ -49,7 +49,7 @@ pub fn forward_into<L: Logit, W: Element>(args: Forward<'_, '_, L, W>) -> Result
 ///
 /// # Errors
 /// What [`check`](super::Forward::check) finds.
-pub fn forward<L: Logit, W: Element>(layer: Layer<'_, L, W>, tokens: usize, x: &[W]) -> Result<Vec<W>> {
+pub fn forward<L: Logit, W: Float>(layer: Layer<'_, L, W>, tokens: usize, x: &[W]) -> Result<Vec<W>> {
     let problem = super::Problem::new(tokens, layer.shape);
     problem.check()?;
     let mut y = vec![W::zeroed(); problem.outputs()];
@@ -61,7 +61,7 @@ pub fn forward<L: Logit, W: Element>(layer: Layer<'_, L, W>, tokens: usize, x: &
 ///
 /// # Errors
 /// What [`check`](super::Backward::check) finds.
-pub fn backward_into<L: Logit, W: Element>(args: Backward<'_, '_, L, W>) -> Result<()> {
+pub fn backward_into<L: Logit, W: Float>(args: Backward<'_, '_, L, W>) -> Result<()> {
     args.check()?;
     let (n, k) = (args.problem.shape.rows, args.problem.shape.cols);
     if let Some(dx) = args.dx {
@@ -86,7 +86,7 @@ pub fn backward_into<L: Logit, W: Element>(args: Backward<'_, '_, L, W>) -> Resu
 }
 
 /// `G = dYᵀ X`, some rows at a time, and from them the gradient of their logits.
-fn logit_gradient<L: Logit, W: Element>(
+fn logit_gradient<L: Logit, W: Float>(
     layer: &Layer<'_, L, W>,
     tokens: usize,
     dy: &[W],
@@ -118,13 +118,13 @@ fn logit_gradient<L: Logit, W: Element>(
     Ok(())
 }
 
-fn allocate<W: Element>(own: &mut Vec<W>, elements: usize) -> &mut [W] {
+fn allocate<W: Float>(own: &mut Vec<W>, elements: usize) -> &mut [W] {
     own.resize(elements, W::zeroed());
     own
 }
 
 /// Writes `W∘M`, and the codes if they are wanted.
-fn sample<L: Logit, W: Element>(layer: &Layer<'_, L, W>, masked: &mut [W], codes: Option<&mut [u8]>) -> Result<()> {
+fn sample<L: Logit, W: Float>(layer: &Layer<'_, L, W>, masked: &mut [W], codes: Option<&mut [u8]>) -> Result<()> {
     match layer.masks {
         Source::Frozen { codes } => {
             keep(codes, layer.weight, masked);
@@ -142,7 +142,7 @@ fn sample<L: Logit, W: Element>(layer: &Layer<'_, L, W>, masked: &mut [W], codes
 }
 
 /// Writes `W∘M` from codes: `+0` where a weight is dropped, NaN where a code is none of the six.
-fn keep<W: Element>(codes: &[u8], weight: &[W], masked: &mut [W]) {
+fn keep<W: Float>(codes: &[u8], weight: &[W], masked: &mut [W]) {
     /// Groups of a task: an even number, so that it starts on a byte.
     const GROUPS: usize = 1 << 14;
     let tasks = masked.par_chunks_mut(4 * GROUPS).zip(weight.par_chunks(4 * GROUPS)).zip(codes.par_chunks(GROUPS / 2));

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, SyncOnDrop};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, SyncOnDrop};
 
 use super::steps::{Step, rehearse};
 use super::{Kept, Plan, Source, ToLogits};
@@ -20,7 +20,7 @@ use crate::dense::cublaslt::ALIGN;
 use crate::device;
 use crate::device::launch::{launch, load};
 use crate::device::operand::{Bound, input, output};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::space::{Cuda, Raw, RawSlice};
 
@@ -39,7 +39,7 @@ pub type Backward<'l, 'a, L, W> = super::Backward<'l, 'a, Cuda, L, W>;
 /// What [`steps`](super::Forward::steps) finds, [`Error::ForeignContext`] (of `blas` too), [`Error::Missing`] without a
 /// `blas` that is needed, and what finding or launching kernels and algorithms may give. Unless the driver refuses a launch,
 /// either everything is queued or nothing.
-pub fn forward_into<L: Logit, W: Element>(
+pub fn forward_into<L: Logit, W: Float>(
     stream: &Arc<CudaStream>,
     blas: Option<&mut BlasLt>,
     plan: &Plan,
@@ -75,7 +75,7 @@ pub fn forward_into<L: Logit, W: Element>(
 /// # Errors
 /// As [`forward_into`], and [`Error::Cuda`] if there is no memory, or none to allocate: the driver gives no empty
 /// array.
-pub fn forward<L: Logit, W: Element + DeviceRepr>(
+pub fn forward<L: Logit, W: Float>(
     stream: &Arc<CudaStream>,
     blas: Option<&mut BlasLt>,
     plan: &Plan,
@@ -99,7 +99,7 @@ pub fn forward<L: Logit, W: Element + DeviceRepr>(
 ///
 /// # Errors
 /// As [`forward_into`].
-pub fn backward_into<L: Logit, W: Element>(
+pub fn backward_into<L: Logit, W: Float>(
     stream: &Arc<CudaStream>,
     blas: Option<&mut BlasLt>,
     plan: &Plan,
@@ -143,7 +143,7 @@ pub fn backward_into<L: Logit, W: Element>(
 ///
 /// # Errors
 /// As [`forward_into`], and [`Error::Unplanned`] for other types than the plan's.
-pub fn prepare<L: Logit, W: Element>(stream: &Arc<CudaStream>, blas: Option<&mut BlasLt>, plan: &Plan) -> Result<()> {
+pub fn prepare<L: Logit, W: Float>(stream: &Arc<CudaStream>, blas: Option<&mut BlasLt>, plan: &Plan) -> Result<()> {
     load_steps(stream, blas, &rehearse::<L, W>(plan)?)
 }
 
@@ -207,7 +207,7 @@ impl<'g> Binder<'g> {
         Self { stream, guards: Vec::with_capacity(8) }
     }
 
-    fn layer<L: Logit, W: Element>(&mut self, layer: &'g Layer<'_, L, W>) -> Result<super::Layer<'static, Raw, L, W>> {
+    fn layer<L: Logit, W: Float>(&mut self, layer: &'g Layer<'_, L, W>) -> Result<super::Layer<'static, Raw, L, W>> {
         let super::Layer { shape, shard, ref masks, ref weight } = *layer;
         let masks = match masks {
             Source::Sampled { kind, sampling, logits } => {

@@ -51,7 +51,7 @@
 //! [`cpu`] and, with the feature of its name, `cuda` take the same arguments in their own memory. The CPU's needs no plan.
 
 use crate::check::length;
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask;
 use crate::sample::{Kind, Sampling};
@@ -80,7 +80,7 @@ pub use plan::{Choice, Dense, InputPath, Keep, LogitPath, Masks, OutputPath, Pla
 ///
 /// Shapes: logits `[N, K/4, 6]` or codes `[N·K/8]` (rounded up), weight `[N, K]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Layer<'a, S: Space, L: Logit, W: Element> {
+pub struct Layer<'a, S: Space, L: Logit, W: Float> {
     pub(crate) shape: Shape,
     pub(crate) shard: Shard,
     pub(crate) masks: Source<S::Ref<'a, L>, S::Ref<'a, u8>>,
@@ -94,7 +94,7 @@ pub(crate) enum Source<L, C> {
     Frozen { codes: C },
 }
 
-impl<'a, S: Space, L: Logit, W: Element> Layer<'a, S, L, W> {
+impl<'a, S: Space, L: Logit, W: Float> Layer<'a, S, L, W> {
     /// The weight under a mask of this kind.
     #[must_use]
     pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: S::Ref<'a, L>, weight: S::Ref<'a, W>) -> Self {
@@ -136,7 +136,7 @@ impl<'a, S: Space, L: Logit, W: Element> Layer<'a, S, L, W> {
     }
 }
 
-impl<'a, S: Space, W: Element> Layer<'a, S, f32, W> {
+impl<'a, S: Space, W: Float> Layer<'a, S, f32, W> {
     /// The weight under a mask that no longer changes, given by its codes: row-major over the groups, two a byte, low
     /// nibble first, as [`crate::mask::Forward::codes`] writes them. Any code but the six of [`crate::Pattern`] makes
     /// its group NaN.
@@ -186,7 +186,7 @@ impl<M: Operand, C: Operand> Kept<M, C> {
 ///
 /// Shapes: `x [T, K]`, `y [T, N]`, which is overwritten with `X (W∘M)ᵀ`. On a device every operand starts on a 16-byte
 /// boundary.
-pub struct Forward<'l, 'a, S: Space, L: Logit, W: Element> {
+pub struct Forward<'l, 'a, S: Space, L: Logit, W: Float> {
     pub(crate) layer: Layer<'l, S, L, W>,
     pub(crate) problem: Problem,
     pub(crate) x: S::Ref<'a, W>,
@@ -197,7 +197,7 @@ pub struct Forward<'l, 'a, S: Space, L: Logit, W: Element> {
     pub(crate) workspace: Option<S::Mut<'a, u8>>,
 }
 
-impl<'l, 'a, S: Space, L: Logit, W: Element> Forward<'l, 'a, S, L, W> {
+impl<'l, 'a, S: Space, L: Logit, W: Float> Forward<'l, 'a, S, L, W> {
     /// `tokens` rows of `x` through the layer.
     #[must_use]
     pub fn new(layer: Layer<'l, S, L, W>, tokens: usize, x: S::Ref<'a, W>, y: S::Mut<'a, W>) -> Self {
@@ -280,7 +280,7 @@ impl<'l, 'a, S: Space, L: Logit, W: Element> Forward<'l, 'a, S, L, W> {
 }
 
 /// The operands of [`Backward::logit_gradient`].
-pub(crate) struct ToLogits<'a, S: Space, W: Element> {
+pub(crate) struct ToLogits<'a, S: Space, W: Float> {
     pub(crate) x: S::Ref<'a, W>,
     pub(crate) logit_gradient: S::Mut<'a, f32>,
     pub(crate) accumulate: bool,
@@ -290,7 +290,7 @@ pub(crate) struct ToLogits<'a, S: Space, W: Element> {
 ///
 /// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `logit_gradient [N, K/4, 6]`. The layer must be that of the forward pass. On
 /// a device every operand starts on a 16-byte boundary.
-pub struct Backward<'l, 'a, S: Space, L: Logit, W: Element> {
+pub struct Backward<'l, 'a, S: Space, L: Logit, W: Float> {
     pub(crate) layer: Layer<'l, S, L, W>,
     pub(crate) problem: Problem,
     pub(crate) dy: S::Ref<'a, W>,
@@ -301,7 +301,7 @@ pub struct Backward<'l, 'a, S: Space, L: Logit, W: Element> {
     pub(crate) workspace: Option<S::Mut<'a, u8>>,
 }
 
-impl<'l, 'a, S: Space, L: Logit, W: Element> Backward<'l, 'a, S, L, W> {
+impl<'l, 'a, S: Space, L: Logit, W: Float> Backward<'l, 'a, S, L, W> {
     /// A backward pass that as yet writes nothing.
     #[must_use]
     pub fn new(layer: Layer<'l, S, L, W>, tokens: usize, dy: S::Ref<'a, W>) -> Self {

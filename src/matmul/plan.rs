@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::{Problem, small};
 use crate::device::Limits;
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 use crate::error::{Error, Result, path_error};
 use crate::sample::Kind;
 use table::default_panel_rows;
@@ -109,7 +109,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Problem::check`]; [`Error::Path`] for codes to be kept of masks that have none to keep.
-    pub fn new<L: Logit, W: Element>(limits: &Limits, problem: Problem, masks: Masks, keep: Keep) -> Result<Self> {
+    pub fn new<L: Logit, W: Float>(limits: &Limits, problem: Problem, masks: Masks, keep: Keep) -> Result<Self> {
         problem.check()?;
         let fits = match (keep, masks) {
             (Keep::Codes, Masks::Sampled(kind)) => kind != Kind::Soft,

@@ -7,7 +7,7 @@ use super::{Backward, Dense, Forward, InputPath, Keep, Kept, Layer, LogitPath, M
 use crate::dense::product::Product;
 use crate::dense::tile::{SumArgs, TileArgs};
 use crate::device::launch::{Launch, Symbol};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -65,7 +65,7 @@ impl Step {
 ///
 /// # Errors
 /// As [`Forward::steps`].
-pub fn rehearse<L: Logit, W: Element>(plan: &Plan) -> Result<Vec<Step>> {
+pub fn rehearse<L: Logit, W: Float>(plan: &Plan) -> Result<Vec<Step>> {
     let (problem, (masks, _)) = (plan.problem(), plan.made_for());
     let (tokens, shape) = (problem.tokens, problem.shape);
     let raw = |elements| RawSlice { address: 0, elements };
@@ -93,7 +93,7 @@ pub fn rehearse<L: Logit, W: Element>(plan: &Plan) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-impl<L: Logit, W: Element> Forward<'_, '_, Raw, L, W> {
+impl<L: Logit, W: Float> Forward<'_, '_, Raw, L, W> {
     /// What this pass queues.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl<L: Logit, W: Element> Forward<'_, '_, Raw, L, W> {
     }
 }
 
-impl<L: Logit, W: Element> Backward<'_, '_, Raw, L, W> {
+impl<L: Logit, W: Float> Backward<'_, '_, Raw, L, W> {
     /// What this pass queues.
     ///
     /// # Errors
@@ -226,6 +226,7 @@ impl<L: Logit, W: Element> Backward<'_, '_, Raw, L, W> {
 mod tests {
     use super::*;
     use crate::device::Limits;
+    use crate::element::Element;
     use crate::error::Error;
     use crate::matmul::{Keep, Masks, Problem};
     use crate::sample::{Kind, Sampling};

@@ -83,9 +83,9 @@ pub(crate) fn logit_gradient(gradient: &Gradient) -> Result<Launch<LogitsArgs>> 
 /// `W∘M` from a weight and its codes.
 pub(crate) fn mask(dtype: DType, groups: usize, [weight, codes, masked]: [u64; 3]) -> Launch<MaskArgs> {
     let name = match dtype {
-        DType::F32 => "twofour_matmul_mask_f32",
         DType::F16 => "twofour_matmul_mask_f16",
         DType::Bf16 => "twofour_matmul_mask_bf16",
+        _ => "twofour_matmul_mask_f32",
     };
     let groups = groups as u64;
     each_run(name, groups.div_ceil(2), MaskArgs { weight, codes, masked, groups })

@@ -1,7 +1,7 @@
 //! What activations say of a weight's columns: arguments and checks.
 
 use crate::check::length;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::space::Space;
@@ -19,7 +19,7 @@ pub(crate) const SLAB: usize = RUN * RUNS;
 /// every batch of the calibration data); norms, `sqrt(sums)` after that, are overwritten. The work space is used on a
 /// device alone, which needs [`Squares::workspace_len`] elements of it.
 #[derive(Debug)]
-pub struct Squares<'a, S: Space, X: Element> {
+pub struct Squares<'a, S: Space, X: Float> {
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
     pub(crate) x: S::Ref<'a, X>,
@@ -28,7 +28,7 @@ pub struct Squares<'a, S: Space, X: Element> {
     pub(crate) workspace: Option<S::Mut<'a, f64>>,
 }
 
-impl<'a, S: Space, X: Element> Squares<'a, S, X> {
+impl<'a, S: Space, X: Float> Squares<'a, S, X> {
     /// Of a batch of `tokens` activations with `cols` columns.
     #[must_use]
     pub fn new(tokens: usize, cols: usize, x: S::Ref<'a, X>, sums: S::Mut<'a, f64>) -> Self {
@@ -73,7 +73,7 @@ impl<'a, S: Space, X: Element> Squares<'a, S, X> {
 /// it held counts as the Hessian of the `before` tokens of earlier batches, and with `before` 0 is overwritten. It is
 /// exactly symmetric; with no tokens at all it is zero.
 #[derive(Debug)]
-pub struct Hessian<'a, S: Space, X: Element> {
+pub struct Hessian<'a, S: Space, X: Float> {
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
     pub(crate) x: S::Ref<'a, X>,
@@ -81,7 +81,7 @@ pub struct Hessian<'a, S: Space, X: Element> {
     pub(crate) hessian: S::Mut<'a, f32>,
 }
 
-impl<'a, S: Space, X: Element> Hessian<'a, S, X> {
+impl<'a, S: Space, X: Float> Hessian<'a, S, X> {
     /// Adds a batch of `tokens` activations with `cols` columns to those `before`.
     #[must_use]
     pub fn new(tokens: usize, cols: usize, x: S::Ref<'a, X>, before: u64, hessian: S::Mut<'a, f32>) -> Self {

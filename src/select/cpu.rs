@@ -1,7 +1,7 @@
 //! The CPU executor of `select`: pieces of groups, bands of columns or of rows, on the threads of rayon's pool.
 
 use super::Kept;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::Result;
 use crate::pattern::Pattern;
 use crate::space::Host;
@@ -33,7 +33,7 @@ const LANES: usize = 32;
 ///
 /// # Errors
 /// What [`check`](super::ByScore::check) finds.
-pub fn by_score_into<W: Element>(args: ByScore<'_, W>) -> Result<()> {
+pub fn by_score_into<W: Float>(args: ByScore<'_, W>) -> Result<()> {
     args.check()?;
     let (shape, kept) = (args.shape, args.kept);
     let mut masked = pieces_mut(args.masked, 4 * PIECE);
@@ -78,7 +78,7 @@ struct Piece<'a, W> {
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn choose_piece<W: Element>(mut piece: Piece<'_, W>) -> Kept {
+fn choose_piece<W: Float>(mut piece: Piece<'_, W>) -> Kept {
     let mut share = Kept::default();
     let mut column = piece.column;
     for start in (0..piece.groups).step_by(LANES) {

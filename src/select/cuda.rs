@@ -10,7 +10,7 @@ use super::Kept;
 use crate::device;
 use crate::device::launch::launch;
 use crate::device::operand::{input, output};
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::Result;
 use crate::space::{Cuda, Raw, RawSlice};
 
@@ -35,7 +35,7 @@ const ABSENT: RawSlice = RawSlice { address: 0, elements: 0 };
 /// What [`check`](super::ByScore::check) finds, [`Misaligned`](crate::Error::Misaligned),
 /// [`ForeignContext`](crate::Error::ForeignContext), and what finding or launching the kernel may give
 /// ([`crate::device`]).
-pub fn by_score_into<W: Element>(stream: &Arc<CudaStream>, mut args: ByScore<'_, W>) -> Result<()> {
+pub fn by_score_into<W: Float>(stream: &Arc<CudaStream>, mut args: ByScore<'_, W>) -> Result<()> {
     args.check()?;
     let (weight, _weight) = input("weight", stream, args.weight.as_ref())?;
     let (column_scale, _scale) = input("column_scale", stream, args.column_scale.as_ref())?;
@@ -60,7 +60,7 @@ pub fn by_score_into<W: Element>(stream: &Arc<CudaStream>, mut args: ByScore<'_,
 ///
 /// # Errors
 /// As [`by_score_into`], and [`Workspace`](crate::Error::Workspace) for a work space that is absent or too small.
-pub fn squares_into<X: Element>(stream: &Arc<CudaStream>, mut args: Squares<'_, X>) -> Result<()> {
+pub fn squares_into<X: Float>(stream: &Arc<CudaStream>, mut args: Squares<'_, X>) -> Result<()> {
     args.check()?;
     let (x, _x) = input("x", stream, Some(&args.x))?;
     let (sums, _sums) = output("sums", stream, Some(&mut args.sums))?;
@@ -87,7 +87,7 @@ pub fn squares_into<X: Element>(stream: &Arc<CudaStream>, mut args: Squares<'_, 
 ///
 /// # Errors
 /// As [`squares_into`].
-pub fn sweep_into<W: Element>(stream: &Arc<CudaStream>, mut args: Sweep<'_, W>) -> Result<()> {
+pub fn sweep_into<W: Float>(stream: &Arc<CudaStream>, mut args: Sweep<'_, W>) -> Result<()> {
     args.check()?;
     let (weight, _weight) = input("weight", stream, Some(&args.weight))?;
     let (upper, _upper) = input("upper", stream, Some(&args.upper))?;

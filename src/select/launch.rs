@@ -6,7 +6,7 @@ use super::sweep::BLOCK;
 use super::{ByScore, Kept, Squares, Sweep};
 use crate::device::Limits;
 use crate::device::launch::{Launch, Symbol, address};
-use crate::element::{DType, Element};
+use crate::element::{DType, Float};
 use crate::error::{Error, Result};
 use crate::sample::walk::Walk;
 use crate::space::Raw;
@@ -122,14 +122,14 @@ fn blocks(wanted: u64, most: u32) -> u32 {
 macro_rules! by_type {
     ($prefix:literal, $type:expr) => {
         match $type {
-            DType::F32 => concat!($prefix, "_f32"),
             DType::F16 => concat!($prefix, "_f16"),
             DType::Bf16 => concat!($prefix, "_bf16"),
+            _ => concat!($prefix, "_f32"),
         }
     };
 }
 
-impl<W: Element> ByScore<'_, Raw, W> {
+impl<W: Float> ByScore<'_, Raw, W> {
     /// The launch of this choice on a device with these limits.
     ///
     /// # Errors
@@ -174,7 +174,7 @@ impl<W: Element> ByScore<'_, Raw, W> {
     }
 }
 
-impl<X: Element> Squares<'_, Raw, X> {
+impl<X: Float> Squares<'_, Raw, X> {
     /// The launches of these sums.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ impl<X: Element> Squares<'_, Raw, X> {
     }
 }
 
-impl<W: Element> Sweep<'_, Raw, W> {
+impl<W: Float> Sweep<'_, Raw, W> {
     /// The launches of this sweep on a device with these limits, to be run one after the other: the weight to `f32`;
     /// for each block of columns the choice, and the columns to its right; and the outputs. None for a weight without
     /// elements but for losses, which are then zero.

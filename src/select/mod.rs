@@ -7,8 +7,8 @@
 //! | --- | --- | --- |
 //! | magnitude | `abs(W_ij)` | [`ByScore::magnitude`] |
 //! | Wanda (Sun et al. 2023, arXiv 2306.11695) | `abs(W_ij) · ‖X_j‖₂` | [`Squares`] over the activations; its norms to [`ByScore::scaled`] |
-//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, `Factor`, [`Sweep`] |
-//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | `Factor::scale` to [`ByScore::scaled`] |
+//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, `Cholesky`, [`Sweep`] |
+//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | `Cholesky::scale` to [`ByScore::scaled`] |
 //! | any other | yours | [`ByScore::given`] |
 //!
 //! # What is kept
@@ -51,27 +51,27 @@
 //!
 //! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory and give the same bits, but
 //! for sums over groups ([`Kept`], losses), which agree to `f64` rounding. [`Hessian`] has no `cuda` form: there it is
-//! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Factor` is made on the CPU
+//! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Cholesky` is made on the CPU
 //! (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
 
 use crate::check::length;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::space::Space;
 
 mod activations;
+#[cfg(feature = "sparsegpt")]
+mod cholesky;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-#[cfg(feature = "sparsegpt")]
-mod factor;
 pub mod launch;
 mod sweep;
 
 pub use activations::{Hessian, Squares};
 #[cfg(feature = "sparsegpt")]
-pub use factor::Factor;
+pub use cholesky::Cholesky;
 pub use sweep::Sweep;
 
 /// What a mask keeps of all scores. The layout is that of the device.
@@ -107,7 +107,7 @@ impl Kept {
 /// a byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand
 /// starts on a 16-byte boundary.
 #[derive(Debug)]
-pub struct ByScore<'a, S: Space, W: Element> {
+pub struct ByScore<'a, S: Space, W: Float> {
     pub(crate) shape: Shape,
     pub(crate) weight: Option<S::Ref<'a, W>>,
     pub(crate) column_scale: Option<S::Ref<'a, f32>>,
@@ -118,7 +118,7 @@ pub struct ByScore<'a, S: Space, W: Element> {
     pub(crate) kept: Option<S::Mut<'a, Kept>>,
 }
 
-impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
+impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
     fn new(shape: Shape) -> Self {
         Self {
             shape,
@@ -139,7 +139,7 @@ impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
     }
 
     /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with the norms of [`Squares`], SparseGPT's without update
-    /// with `Factor::scale`.
+    /// with `Cholesky::scale`.
     #[must_use]
     pub fn scaled(shape: Shape, weight: S::Ref<'a, W>, column_scale: S::Ref<'a, f32>) -> Self {
         Self { weight: Some(weight), column_scale: Some(column_scale), ..Self::new(shape) }

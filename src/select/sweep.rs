@@ -2,7 +2,7 @@
 
 use super::activations::square;
 use crate::check::length;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::space::Space;
@@ -13,7 +13,7 @@ pub(crate) const BLOCK: usize = 128;
 /// Arguments of SparseGPT's sweep with weight update; see the [module](super).
 ///
 /// Shapes: weight and updated `[N, K]`; upper `[K, K]`, of which the triangle from the diagonal on is read, and scale
-/// `[K]`, both of a `Factor`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
+/// `[K]`, both of a `Cholesky`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
 /// `[N]`; all row-major. All outputs are overwritten. On a device every operand starts on a 16-byte boundary.
 ///
 /// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
@@ -21,7 +21,7 @@ pub(crate) const BLOCK: usize = 128;
 /// The work space holds the weight in `f32` while it changes: [`Sweep::workspace_len`] elements, needed on a
 /// device; the CPU uses what a few rows take, and allocates that itself.
 #[derive(Debug)]
-pub struct Sweep<'a, S: Space, W: Element> {
+pub struct Sweep<'a, S: Space, W: Float> {
     pub(crate) shape: Shape,
     pub(crate) weight: S::Ref<'a, W>,
     pub(crate) upper: S::Ref<'a, f32>,
@@ -33,7 +33,7 @@ pub struct Sweep<'a, S: Space, W: Element> {
     pub(crate) workspace: Option<S::Mut<'a, f32>>,
 }
 
-impl<'a, S: Space, W: Element> Sweep<'a, S, W> {
+impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
     /// A sweep that as yet writes nothing.
     #[must_use]
     pub fn new(shape: Shape, weight: S::Ref<'a, W>, upper: S::Ref<'a, f32>, scale: S::Ref<'a, f32>) -> Self {

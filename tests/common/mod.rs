@@ -8,7 +8,7 @@ pub mod executor;
 pub mod oracle;
 
 use twofour::mask::{Kind, Sampling, Statistics};
-use twofour::{Element, Logit, Shape, Shard};
+use twofour::{Float, Logit, Shape, Shard};
 
 /// A forward pass with its inputs, and which outputs it wants.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ pub struct Backwarded<G> {
     pub weight_gradient: Vec<G>,
 }
 
-impl<L: Logit, W: Element> ForwardCase<L, W> {
+impl<L: Logit, W: Float> ForwardCase<L, W> {
     /// All outputs of the whole weight.
     pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: &[f32], weight: &[f32]) -> Self {
         Self {
@@ -87,18 +87,18 @@ impl<L: Logit, W: Element> ForwardCase<L, W> {
 }
 
 /// Rounds to another type.
-pub fn convert<T: Element>(values: &[f32]) -> Vec<T> {
+pub fn convert<T: Float>(values: &[f32]) -> Vec<T> {
     values.iter().map(|&value| T::from_f32(value)).collect()
 }
 
 /// Equal bits, or both NaN.
-pub fn same<T: Element>(a: T, b: T) -> bool {
+pub fn same<T: Float>(a: T, b: T) -> bool {
     let (a, b) = (a.to_f32(), b.to_f32());
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
 /// Half a unit in the last place of a type at a value, a little more than its rounding error.
-pub fn rounding<T: Element>(value: f64) -> f64 {
+pub fn rounding<T: Float>(value: f64) -> f64 {
     let (relative, least) = match T::DTYPE {
         twofour::DType::F32 => (2f64.powi(-24), 2f64.powi(-149)),
         twofour::DType::F16 => (2f64.powi(-11), 2f64.powi(-24)),

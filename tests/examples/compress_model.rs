@@ -4,9 +4,9 @@ use super::{example, file};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use twofour::compress::{Compressed, Value, convert};
+use twofour::compress::{Compressed, Sparsity, convert};
 use twofour::formats::{Index, Model, Plan, Reader, TensorType};
-use twofour::{E4m3, Error, Shape, bf16, f16};
+use twofour::{E4m3, Element, Error, Shape, bf16, f16};
 
 fn run(arguments: &[&str]) -> Output {
     example("compress_model").args(arguments).output().unwrap()
@@ -80,7 +80,7 @@ fn compressed(path: &Path) -> Vec<String> {
 }
 
 /// A layer of the new file is what the crate makes of the old one's.
-fn is_compressed<T: Value + PartialEq>(old: &Reader<'_>, new: &Reader<'_>, name: &str) {
+fn is_compressed<T: Element + PartialEq>(old: &Reader<'_>, new: &Reader<'_>, name: &str) {
     let &[rows, cols] = old.tensor_info(name).unwrap().shape() else { panic!("{name}") };
     let dense = old.elements::<T>(name).unwrap();
     let expected = Compressed::by_magnitude(Shape::new(rows, cols), &dense).unwrap();
@@ -187,7 +187,7 @@ fn masks_that_are_given() {
     assert!(succeeds(&arguments).contains("1 layers"));
     assert_eq!(compressed(&out), [LAYERS[1]]);
     let weight = Reader::open(&out).unwrap().compressed::<bf16>(LAYERS[1]).unwrap();
-    let mask: Vec<bool> = convert::mask_from_codes(weight.value_type().sparsity(), shape, weight.codes()).unwrap();
+    let mask: Vec<bool> = convert::mask_from_codes(Sparsity::of(weight.value_type()), shape, weight.codes()).unwrap();
     assert!(mask.iter().enumerate().all(|(i, &kept)| kept == (i % 4 < 2)));
     // What was compressed is a source of codes for the dense model.
     let again = file("compress-again.safetensors");

@@ -15,7 +15,7 @@ fn made<T: Wide>(shape: Shape) -> Compressed<T> {
     let modulus = 1u64 << (8 * size_of::<T>() - 1);
     let dense: Vec<T> =
         (0..shape.weights() as u64).map(|i| T::from_bits(((i * 40503 + 12345) % modulus) as u32)).collect();
-    let sparsity = T::TYPE.sparsity();
+    let sparsity = Sparsity::of(T::DTYPE);
     let code = |group: usize| match sparsity {
         Sparsity::OneTwo => [0x4, 0xe][group * 7 / 3 % 2],
         Sparsity::TwoFour => Pattern::from_index(((group * 5 + 1) % 6) as u8).unwrap().code(),
@@ -37,7 +37,7 @@ const WEIGHTS: [(&str, &str, Shape); 7] = [
 
 fn reads<T: Wide>(reader: &Reader<'_>, name: &str, shape: Shape) {
     let info = reader.weight_info(name).unwrap();
-    assert_eq!((info.name(), info.shape(), info.value_type()), (name, shape, T::TYPE));
+    assert_eq!((info.name(), info.shape(), info.value_type()), (name, shape, T::DTYPE));
     let (read, made) = (reader.compressed::<T>(name).unwrap(), made::<T>(shape));
     assert!(same(read.values(), made.values()), "{name}");
     assert_eq!((read.codes(), read.shape()), (made.codes(), made.shape()), "{name}");

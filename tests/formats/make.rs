@@ -53,7 +53,7 @@ pub(crate) fn one_weight(shape: [u64; 2], values: usize, codes: &[u8]) -> Vec<u8
 pub(crate) fn random<T: Wide>(shape: Shape, seed: u64) -> Compressed<T> {
     let mut rng = StdRng::seed_from_u64(seed);
     let dense = values::<T>(&mut rng, shape.weights());
-    let codes = codes(T::TYPE.sparsity(), shape, &mut rng);
+    let codes = codes(Sparsity::of(T::DTYPE), shape, &mut rng);
     Compressed::with_codes(shape, &dense, &codes).unwrap()
 }
 

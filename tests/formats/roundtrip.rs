@@ -5,7 +5,7 @@ use crate::make;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use std::borrow::Cow;
-use twofour::compress::{Compressed, ValueType};
+use twofour::compress::{Compressed, DTYPES};
 use twofour::formats::{Encoding, Plan, Reader, TensorType};
 use twofour::{Error, Shape, bf16, f16};
 
@@ -20,7 +20,7 @@ fn write<T: Wide>(weight: &Compressed<T>, bias: &[u8]) -> Vec<u8> {
     let mut plan = Plan::new();
     plan.weight("w", weight.value_type(), weight.shape()).unwrap();
     plan.tensor("bias", TensorType::U8, &[bias.len()]).unwrap();
-    let path = make::path(&format!("roundtrip-{}.safetensors", T::TYPE));
+    let path = make::path(&format!("roundtrip-{}.safetensors", T::DTYPE));
     let mut written = Vec::new();
     let saved = plan.save(&path, |file| {
         file.tensor("bias", bias)?;
@@ -41,11 +41,11 @@ fn is_read<T: Wide>(reader: &Reader<'_>, weight: &Compressed<T>, bias: &[u8]) {
     assert_eq!((read.shape(), read.codes()), (weight.shape(), weight.codes()));
     assert!(same(read.values(), weight.values()));
     let any = reader.weight("w").unwrap();
-    assert_eq!((any.shape(), any.value_type(), any.codes()), (weight.shape(), T::TYPE, weight.codes()));
+    assert_eq!((any.shape(), any.value_type(), any.codes()), (weight.shape(), T::DTYPE, weight.codes()));
     assert_eq!(any.value_bytes(), bytemuck::cast_slice::<T, u8>(weight.values()));
     assert_eq!(any.decompress_bytes(), bytemuck::cast_slice::<T, u8>(&weight.decompress()));
     let view = reader.view("w").unwrap();
-    assert_eq!((view.shape(), view.value_type(), view.codes()), (weight.shape(), T::TYPE, weight.codes()));
+    assert_eq!((view.shape(), view.value_type(), view.codes()), (weight.shape(), T::DTYPE, weight.codes()));
     assert!(same(view.to_compressed::<T>().unwrap().values(), weight.values()));
     assert_eq!(*reader.tensor("bias").unwrap(), *bias);
 }
@@ -58,7 +58,7 @@ fn round_trip<T: Wide>(shape: Shape, seed: u64) {
     // Where bytes lie in memory does not matter.
     let shifted = [&[0], bytes.as_slice()].concat();
     is_read(&Reader::from_bytes(&shifted[1..]).unwrap(), &weight, &bias);
-    let path = make::path(&format!("read-{}.safetensors", T::TYPE));
+    let path = make::path(&format!("read-{}.safetensors", T::DTYPE));
     std::fs::write(&path, &bytes).unwrap();
     is_read(&Reader::open(&path).unwrap(), &weight, &bias);
     agrees_with_the_crate(&bytes);
@@ -83,7 +83,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn what_is_written_is_read(kind in 0..6usize, shape in shapes(), seed in any::<u64>()) {
-        for_type!(ValueType::ALL[kind], round_trip(shape, seed));
+        for_type!(DTYPES[kind], round_trip(shape, seed));
     }
 }
 
@@ -148,7 +148,7 @@ fn types_are_those_of_the_crate() {
         safetensors::Dtype::cmp(&a, &b) == std::cmp::Ordering::Less
     });
     assert!(in_order);
-    assert_eq!(TensorType::ALL.iter().filter(|dtype| dtype.value_type().is_some()).count(), ValueType::ALL.len());
+    assert_eq!(TensorType::ALL.iter().filter(|dtype| dtype.value_type().is_some()).count(), DTYPES.len());
 }
 
 /// What one asks for and is not there.
@@ -164,7 +164,7 @@ fn what_is_not_there() {
     let dense = "safetensors bytes: there is no compressed weight `bias`: the tensor of this name is dense";
     assert_eq!(message(reader.weight("bias").unwrap_err()), dense);
     let error = reader.compressed::<bf16>("w").unwrap_err();
-    assert!(matches!(&error, Error::InWeight { error, .. } if matches!(**error, Error::ValueType { .. })), "{error}");
+    assert!(matches!(&error, Error::InWeight { error, .. } if matches!(**error, Error::DType { .. })), "{error}");
     let expected = "safetensors bytes: weight `w`: its values are f16, and bf16 was asked for: ask for f16";
     assert_eq!(message(error), expected);
     assert_eq!(message(Reader::open("/no/such/file").unwrap_err()).split(": ").next(), Some("/no/such/file"));

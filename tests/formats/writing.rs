@@ -2,15 +2,15 @@
 
 use crate::make;
 use std::path::Path;
-use twofour::compress::ValueType;
+
 use twofour::formats::{Plan, Reader, TensorType, Writer};
-use twofour::{Error, Shape, bf16, f16};
+use twofour::{DType, Error, Shape, bf16, f16};
 
 const SHAPE: Shape = Shape::new(4, 8);
 
 fn plan() -> Plan {
     let mut plan = Plan::new();
-    plan.weight("w", ValueType::F16, SHAPE).unwrap();
+    plan.weight("w", DType::F16, SHAPE).unwrap();
     plan.tensor("bias", TensorType::F16, &[4]).unwrap();
     plan
 }
@@ -61,17 +61,17 @@ fn names_that_are_taken() {
     refuses(plan.tensor("bias", TensorType::U8, &[1]), "`bias`");
     refuses(plan.tensor("w", TensorType::U8, &[1]), "`w`");
     refuses(plan.tensor("w.values", TensorType::U8, &[1]), "`w.values`");
-    refuses(plan.weight("w", ValueType::F16, SHAPE), "`w`");
-    refuses(plan.weight("bias", ValueType::F16, SHAPE), "`bias`");
+    refuses(plan.weight("w", DType::F16, SHAPE), "`w`");
+    refuses(plan.weight("bias", DType::F16, SHAPE), "`bias`");
     plan.tensor("v.codes", TensorType::U8, &[1]).unwrap();
-    refuses(plan.weight("v", ValueType::F16, SHAPE), "`v.codes`");
+    refuses(plan.weight("v", DType::F16, SHAPE), "`v.codes`");
     refuses(plan.tensor("__metadata__", TensorType::U8, &[1]), "`__metadata__`");
     refuses(plan.metadata("twofour.version", "2"), "`twofour.version`");
     refuses(plan.tensor("large", TensorType::U8, &[usize::MAX]), "`large`");
     refuses(plan.tensor("larger", TensorType::U8, &[usize::MAX, 4]), "`larger`");
     refuses(plan.tensor("half", TensorType::F4, &[3]), "`half`");
-    assert!(matches!(plan.weight("x", ValueType::F16, Shape::new(4, 6)), Err(Error::NotGrouped { .. })));
-    assert!(matches!(plan.weight("x", ValueType::F16, Shape::new(usize::MAX, 8)), Err(Error::Overflow { .. })));
+    assert!(matches!(plan.weight("x", DType::F16, Shape::new(4, 6)), Err(Error::NotGrouped { .. })));
+    assert!(matches!(plan.weight("x", DType::F16, Shape::new(usize::MAX, 8)), Err(Error::Overflow { .. })));
     // A refused weight leaves nothing behind.
     let names: Vec<_> = plan.tensor_names().collect();
     assert_eq!(names, ["bias", "v.codes", "w.codes", "w.values"]);
@@ -90,7 +90,7 @@ fn files_that_would_be_too_large() {
         plan.tensor(eighth, TensorType::U8, &[1 << 60]).unwrap();
     }
     refuses(plan.tensor("too much", TensorType::U8, &[1 << 60]), "`too much`");
-    refuses(plan.weight("too heavy", ValueType::F32, Shape::new(1 << 27, 1 << 32)), "`too heavy`");
+    refuses(plan.weight("too heavy", DType::F32, Shape::new(1 << 27, 1 << 32)), "`too heavy`");
     assert_eq!((plan.tensor_names().count(), plan.data_bytes()), (7, 7 << 60));
 }
 

@@ -2,10 +2,10 @@
 
 use crate::make;
 use proptest::prelude::*;
-use twofour::compress::{Compressed, ValueType};
+use twofour::compress::Compressed;
 use twofour::formats::masks::{Fewer, Form, Mask, Masks, Plan, Shapes, convert};
 use twofour::formats::{self, Index, Model, TensorType};
-use twofour::{Error, Shape, bf16};
+use twofour::{DType, Error, Shape, bf16};
 
 /// A file of this form in memory.
 fn file(form: Form, masks: &[(String, Mask)]) -> Vec<u8> {
@@ -91,7 +91,7 @@ fn shapes_of_models() {
     })
     .unwrap();
     let mut plan = formats::Plan::new();
-    plan.weight("b.weight", ValueType::Bf16, Shape::new(4, 8)).unwrap();
+    plan.weight("b.weight", DType::Bf16, Shape::new(4, 8)).unwrap();
     plan.save::<Error>(folder.join("m-2.safetensors"), |file| file.weight("b.weight", &compressed)).unwrap();
     let mut index = Index::new();
     index.add("m-1.safetensors", ["a.weight", "a.bias"], 0);

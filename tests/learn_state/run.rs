@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
 use std::path::Path;
-use twofour::compress::Value;
+
 use twofour::formats::state::{Moments, Plan, Reader, Run};
 use twofour::learn::cpu::{self, State, Step};
 use twofour::learn::{NORM_SLOTS, Recipe};
@@ -74,7 +74,7 @@ pub(crate) struct Training<L> {
 
 const NAMES: [&str; 3] = ["up", "mlp.down", "k"];
 
-impl<L: Logit + Value> Training<L> {
+impl<L: Logit> Training<L> {
     pub(crate) fn new(eight: bool) -> Self {
         let shapes = [Shape::new(7, 52), Shape::new(33, 16), Shape::new(1, 4)];
         let layer = |(i, shape)| Layer::new(shape, eight, i as u16);

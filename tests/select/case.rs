@@ -3,13 +3,9 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use twofour::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
-use twofour::select::Kept;
-use twofour::{Element, Shape};
 
-/// An element that the executors of all spaces take.
-pub(crate) trait Number: Element + DeviceRepr + ValidAsZeroBits {}
-impl<T: Element + DeviceRepr + ValidAsZeroBits> Number for T {}
+use twofour::select::Kept;
+use twofour::{Float, Shape};
 
 /// What scores are made of.
 #[derive(Debug, Clone)]
@@ -68,7 +64,7 @@ pub(crate) fn rng(seed: u64) -> StdRng {
 }
 
 /// Normal values, some of them special if asked, some equal to their neighbours.
-pub(crate) fn normal<T: Element>(rng: &mut StdRng, count: usize, special: &[f32]) -> Vec<T> {
+pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, special: &[f32]) -> Vec<T> {
     let mut last = 0.0f32;
     let mut value = || {
         last = match rng.random_range(0..32) {
@@ -95,7 +91,7 @@ fn shape(rng: &mut StdRng) -> Shape {
     Shape::new(rng.random_range(1..8), 4 * groups)
 }
 
-impl<W: Number> ScoreCase<W> {
+impl<W: Float> ScoreCase<W> {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = rng(seed);
         let shape = shape(&mut rng);
@@ -119,7 +115,7 @@ impl<W: Number> ScoreCase<W> {
     }
 }
 
-impl<X: Number> SquaresCase<X> {
+impl<X: Float> SquaresCase<X> {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = rng(seed);
         let tokens = [rng.random_range(0..20), rng.random_range(0..150), rng.random_range(100..400)][seed as usize % 3];
@@ -130,7 +126,7 @@ impl<X: Number> SquaresCase<X> {
     }
 }
 
-impl<W: Number> SweepCase<W> {
+impl<W: Float> SweepCase<W> {
     /// With a factor of the right form, not of any Hessian; `wide` for more columns than a block has.
     pub(crate) fn new(seed: u64, wide: bool) -> Self {
         let mut rng = rng(seed);
@@ -162,12 +158,12 @@ impl<W: Number> SweepCase<W> {
 }
 
 /// Equal bits, or both NaN.
-pub(crate) fn same<T: Element>(a: T, b: T) -> bool {
+pub(crate) fn same<T: Float>(a: T, b: T) -> bool {
     let (a, b) = (a.to_f32(), b.to_f32());
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
-pub(crate) fn all_same<T: Element>(a: &[T], b: &[T], what: &str) {
+pub(crate) fn all_same<T: Float>(a: &[T], b: &[T], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");
     for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
         assert!(same(a, b), "{what}[{i}]: {a:?} for {b:?}");

@@ -1,10 +1,11 @@
 //! The executors: the CPU's, the emulator's, which runs the launches that a device would be given, and the GPU's.
 
 use crate::array::Array;
-use crate::case::{By, Number, ScoreCase, Scored, SquaresCase, SweepCase, Swept};
+use crate::case::{By, ScoreCase, Scored, SquaresCase, SweepCase, Swept};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
+use twofour::Float;
 use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use twofour::device::launch::Launch;
 use twofour::device::{self, Limits};
@@ -60,7 +61,7 @@ impl Executor {
         Self::Emulator(schedule, [SMALL, Limits::H200][number as usize / 3 % 2])
     }
 
-    pub(crate) fn score<W: Number>(&self, case: &ScoreCase<W>) -> Scored<W> {
+    pub(crate) fn score<W: Float>(&self, case: &ScoreCase<W>) -> Scored<W> {
         match self {
             Self::Cpu => score_on_cpu(case),
             Self::Emulator(schedule, limits) => score_emulated(case, *schedule, limits),
@@ -69,7 +70,7 @@ impl Executor {
     }
 
     /// Sums and norms.
-    pub(crate) fn squares<X: Number>(&self, case: &SquaresCase<X>) -> (Vec<f64>, Option<Vec<f32>>) {
+    pub(crate) fn squares<X: Float>(&self, case: &SquaresCase<X>) -> (Vec<f64>, Option<Vec<f32>>) {
         let SquaresCase { tokens, cols, .. } = *case;
         let needed = cpu::Squares::<X>::workspace_len(tokens, cols);
         match self {
@@ -104,7 +105,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn sweep<W: Number>(&self, case: &SweepCase<W>) -> Swept<W> {
+    pub(crate) fn sweep<W: Float>(&self, case: &SweepCase<W>) -> Swept<W> {
         match self {
             Self::Cpu => sweep_on_cpu(case),
             Self::Emulator(schedule, limits) => sweep_emulated(case, *schedule, limits),
@@ -151,7 +152,7 @@ fn parts(by: &By) -> (Option<&[f32]>, Option<&[f32]>) {
     }
 }
 
-fn score_on_cpu<W: Number>(case: &ScoreCase<W>) -> Scored<W> {
+fn score_on_cpu<W: Float>(case: &ScoreCase<W>) -> Scored<W> {
     let (shape, [masked, patterns, codes, kept]) = (case.shape, case.wants);
     let mut masked = masked.then(|| poison::<W>(shape.weights()));
     let mut patterns = patterns.then(|| poison::<u8>(shape.groups()));
@@ -169,7 +170,7 @@ fn score_on_cpu<W: Number>(case: &ScoreCase<W>) -> Scored<W> {
     Scored { masked, patterns, codes, kept: kept.map(|kept| kept[0]) }
 }
 
-fn score_emulated<W: Number>(case: &ScoreCase<W>, schedule: Schedule, limits: &Limits) -> Scored<W> {
+fn score_emulated<W: Float>(case: &ScoreCase<W>, schedule: Schedule, limits: &Limits) -> Scored<W> {
     let (shape, [masked, patterns, codes, kept]) = (case.shape, case.wants);
     let weight = Array::input("weight", &case.weight);
     let (scale, scores) = parts(&case.by);
@@ -198,7 +199,7 @@ fn score_emulated<W: Number>(case: &ScoreCase<W>, schedule: Schedule, limits: &L
     }
 }
 
-fn score_on_gpu<W: Number>(case: &ScoreCase<W>, stream: &Arc<CudaStream>) -> Scored<W> {
+fn score_on_gpu<W: Float>(case: &ScoreCase<W>, stream: &Arc<CudaStream>) -> Scored<W> {
     let (shape, [masked, patterns, codes, kept]) = (case.shape, case.wants);
     let weight = upload(stream, &case.weight);
     let (scale, scores) = parts(&case.by);
@@ -223,7 +224,7 @@ fn score_on_gpu<W: Number>(case: &ScoreCase<W>, stream: &Arc<CudaStream>) -> Sco
     }
 }
 
-fn sweep_on_cpu<W: Number>(case: &SweepCase<W>) -> Swept<W> {
+fn sweep_on_cpu<W: Float>(case: &SweepCase<W>) -> Swept<W> {
     let (shape, [updated, patterns, codes, losses]) = (case.shape, case.wants);
     let mut updated = updated.then(|| poison::<W>(shape.weights()));
     let mut patterns = patterns.then(|| poison::<u8>(shape.groups()));
@@ -236,7 +237,7 @@ fn sweep_on_cpu<W: Number>(case: &SweepCase<W>) -> Swept<W> {
     Swept { updated, patterns, codes, losses }
 }
 
-fn sweep_emulated<W: Number>(case: &SweepCase<W>, schedule: Schedule, limits: &Limits) -> Swept<W> {
+fn sweep_emulated<W: Float>(case: &SweepCase<W>, schedule: Schedule, limits: &Limits) -> Swept<W> {
     let (shape, [updated, patterns, codes, losses]) = (case.shape, case.wants);
     let weight = Array::input("weight", &case.weight);
     let (upper, scale) = (Array::input("upper", &case.upper), Array::input("scale", &case.scale));
@@ -258,7 +259,7 @@ fn sweep_emulated<W: Number>(case: &SweepCase<W>, schedule: Schedule, limits: &L
     }
 }
 
-fn sweep_on_gpu<W: Number>(case: &SweepCase<W>, stream: &Arc<CudaStream>) -> Swept<W> {
+fn sweep_on_gpu<W: Float>(case: &SweepCase<W>, stream: &Arc<CudaStream>) -> Swept<W> {
     let (shape, [updated, patterns, codes, losses]) = (case.shape, case.wants);
     let (weight, upper, scale) =
         (upload(stream, &case.weight), upload(stream, &case.upper), upload(stream, &case.scale));

@@ -1,10 +1,10 @@
 //! The properties, for any executor.
 
-use crate::case::{By, Number, ScoreCase, Scored, SquaresCase, SweepCase, Swept, all_same, close, normal, rng};
+use crate::case::{By, ScoreCase, Scored, SquaresCase, SweepCase, Swept, all_same, close, normal, rng};
 use crate::executor::Executor;
 use crate::oracle;
 use rand::Rng;
-use twofour::{Element, Pattern, Shape, bf16, f16};
+use twofour::{Float, Pattern, Shape, bf16, f16};
 
 const CASES: u64 = 150;
 
@@ -26,13 +26,13 @@ pub(crate) fn the_two_largest_scores_are_kept(executor: &Executor) {
     }
 }
 
-pub(crate) fn check_score<W: Number>(executor: &Executor, seed: u64) {
+pub(crate) fn check_score<W: Float>(executor: &Executor, seed: u64) {
     let case = ScoreCase::<W>::new(seed);
     compare_scored(&case, &executor.score(&case));
 }
 
 /// Every output that was wanted, to the bit, and sums to `f64`'s rounding.
-pub(crate) fn compare_scored<W: Number>(case: &ScoreCase<W>, got: &Scored<W>) {
+pub(crate) fn compare_scored<W: Float>(case: &ScoreCase<W>, got: &Scored<W>) {
     let scores = case.scores();
     let (mut sums, mut counts) = ([0.0, 0.0], [0, 0]);
     for (g, four) in scores.chunks(4).enumerate() {
@@ -87,7 +87,7 @@ pub(crate) fn squares_are_added_up(executor: &Executor) {
 }
 
 /// The CPU against a sum in `f64`; the others against the CPU, to the bit.
-pub(crate) fn check_squares<X: Number>(executor: &Executor, seed: u64) {
+pub(crate) fn check_squares<X: Float>(executor: &Executor, seed: u64) {
     let case = SquaresCase::<X>::new(seed);
     // A GPU has no empty arrays to give.
     if case.tokens == 0 && matches!(executor, Executor::Gpu(_)) {
@@ -123,13 +123,13 @@ pub(crate) fn sweeps_are_the_cpus(executor: &Executor) {
 }
 
 /// Choices and updated weights to the bit.
-pub(crate) fn check_sweep<W: Number>(executor: &Executor, seed: u64, wide: bool) {
+pub(crate) fn check_sweep<W: Float>(executor: &Executor, seed: u64, wide: bool) {
     let case = SweepCase::<W>::new(seed, wide);
     compare_swept(&executor.sweep(&case), &naive(&case), &format!("seed {seed}"));
 }
 
 /// The contract's own words: row by row, each column's error to each column on its right, no blocks.
-pub(crate) fn naive<W: Number>(case: &SweepCase<W>) -> Swept<W> {
+pub(crate) fn naive<W: Float>(case: &SweepCase<W>) -> Swept<W> {
     let (shape, cols) = (case.shape, case.shape.cols);
     let (mut updated, mut patterns) = (Vec::new(), Vec::new());
     let (mut codes, mut losses) = (vec![0; shape.packed_codes()], Vec::new());
@@ -170,7 +170,7 @@ pub(crate) fn naive<W: Number>(case: &SweepCase<W>) -> Swept<W> {
     Swept { updated: Some(updated), patterns: Some(indices), codes: Some(codes), losses: Some(losses) }
 }
 
-fn compare_swept<W: Element>(got: &Swept<W>, expected: &Swept<W>, what: &str) {
+fn compare_swept<W: Float>(got: &Swept<W>, expected: &Swept<W>, what: &str) {
     if let (Some(got), Some(expected)) = (&got.patterns, &expected.patterns) {
         assert_eq!(got, expected, "{what}: patterns");
     }

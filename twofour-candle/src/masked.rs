@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use twofour::compress::{self, Sparsity};
 use twofour::matmul::Problem;
-use twofour::sparse::Factor;
-use twofour::{Shape, Shard, bf16, f16, formats, learn, noise};
+
+use twofour::{Factor, Shape, Shard, bf16, f16, formats, learn, noise};
 
 use crate::compressed::CompressedLinear;
 use crate::number::{Number, Score, check_types, ready, wrap};

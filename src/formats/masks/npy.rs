@@ -13,7 +13,7 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
 /// The types that masks come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Element {
+pub(super) enum Float {
     U8,
     Bool,
     I32,
@@ -22,7 +22,7 @@ pub(super) enum Element {
     Text(u64),
 }
 
-impl Element {
+impl Float {
     /// Of NumPy's name, with byte order and size.
     fn of(descr: &str) -> Result<Self, String> {
         match descr {
@@ -51,7 +51,7 @@ impl Element {
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Array {
-    pub(super) element: Element,
+    pub(super) element: Float,
     pub(super) shape: Vec<u64>,
 }
 
@@ -154,7 +154,7 @@ impl<'t> Literal<'t> {
         if fortran && shape.len() > 1 {
             return Err("the array is in Fortran's order: save `numpy.ascontiguousarray` of it".into());
         }
-        Ok(Array { element: Element::of(descr)?, shape })
+        Ok(Array { element: Float::of(descr)?, shape })
     }
 
     fn eat(&mut self, token: char) -> bool {

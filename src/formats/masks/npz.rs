@@ -1,7 +1,7 @@
 //! NumPy's archives: a member a mask, read as it inflates.
 
 use super::bits::{Flags, Packer};
-use super::npy::{self, Array, Element};
+use super::npy::{self, Array, Float};
 use super::tensors::Failure;
 use super::zip::{self, Member};
 use super::{Fewer, Form, MASK, Mask};
@@ -140,8 +140,8 @@ impl<'a> Archive<'a> {
             let mut sizes = [0; 16];
             data.read_exact(&mut sizes[..bytes as usize]).map_err(broken)?;
             let [rows, cols] = match array.element {
-                Element::I64 => [sized(&sizes[..8]), sized(&sizes[8..])],
-                Element::I32 => [sized(&sizes[..4]), sized(&sizes[4..8])],
+                Float::I64 => [sized(&sizes[..8]), sized(&sizes[8..])],
+                Float::I32 => [sized(&sizes[..4]), sized(&sizes[4..8])],
                 other => return problem(format!("is of {other:?}, and shapes are of I64")),
             };
             let (Some(rows), Some(cols)) = (rows, cols) else {
@@ -161,7 +161,7 @@ impl<'a> Archive<'a> {
         let mut data = opened(&mut near, member).map_err(in_array)?;
         let (array, _) = Array::read(&mut data).map_err(in_array)?;
         Ok(match (array.element, array.shape.as_slice()) {
-            (Element::Bool, &[rows, cols]) => {
+            (Float::Bool, &[rows, cols]) => {
                 let size = |size: u64| usize::try_from(size).ok();
                 size(rows).zip(size(cols)).map(|(rows, cols)| Shape::new(rows, cols))
             }
@@ -178,15 +178,15 @@ impl<'a> Archive<'a> {
             let trusted = member.packed.saturating_mul(TRUSTED).saturating_add(PIECE as u64);
             let memory = usize::try_from(trusted).unwrap_or(usize::MAX);
             match (array.element, array.shape.as_slice()) {
-                (Element::U8, &[bytes]) if bytes == expected => {
+                (Float::U8, &[bytes]) if bytes == expected => {
                     let mut mask = Packer::new(shape, fewer, memory);
                     pieces(data, bytes, |bits| mask.push(bits).map_err(Failure::Error))?;
                     Ok(mask.finish()?)
                 }
-                (Element::U8, &[bytes]) => {
+                (Float::U8, &[bytes]) => {
                     problem(format!("is {bytes} bytes of packed bits, and a mask of {rows} x {cols} takes {expected}"))
                 }
-                (Element::Bool, sizes) if sizes == [weights] || sizes == [rows as u64, cols as u64] => {
+                (Float::Bool, sizes) if sizes == [weights] || sizes == [rows as u64, cols as u64] => {
                     let mut mask = Flags::new(shape, fewer, memory);
                     pieces(data, weights, |bytes| match bytes.iter().find(|byte| **byte > 1) {
                         Some(byte) => problem(format!("holds a bool that is {byte}")),
@@ -207,7 +207,7 @@ impl<'a> Archive<'a> {
             return Ok(None);
         }
         self.open(META, |array, _, data| {
-            let (Element::Text(characters), Some(1)) = (array.element, array.elements()) else {
+            let (Float::Text(characters), Some(1)) = (array.element, array.elements()) else {
                 return problem(format!("is {:?} {:?}, and one text is expected", array.element, array.shape));
             };
             if characters > MAX_TEXT {

@@ -2,7 +2,7 @@
 
 use super::entries::Entries;
 use super::{LayerInfo, Moments, Run, from_bytes, tensor_name};
-use crate::compress::Value;
+
 use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
 use crate::formats::{self, TensorType, wrong};
@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Error::File`]: there is no such layer, its logits are of another type, or it cannot be read.
-    pub fn logits<L: Logit + Value>(&self, layer: &str) -> Result<Vec<L>> {
+    pub fn logits<L: Logit>(&self, layer: &str) -> Result<Vec<L>> {
         self.known(layer)?;
         self.reader.elements(&tensor_name(layer, "logits"))
     }

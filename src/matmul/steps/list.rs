@@ -5,7 +5,7 @@ use crate::dense::product::Product;
 use crate::dense::split::aligned;
 use crate::dense::tile::{self, Addresses};
 use crate::device::Limits;
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask::Forward;
 use crate::matmul::small::{self, Small};
@@ -41,7 +41,7 @@ impl Workspace {
 }
 
 /// Steps under way, for one product of a layer.
-pub(super) struct List<L: Logit, W: Element> {
+pub(super) struct List<L: Logit, W: Float> {
     pub(super) layer: Layer<'static, Raw, L, W>,
     tokens: usize,
     pub(super) limits: Limits,
@@ -49,7 +49,7 @@ pub(super) struct List<L: Logit, W: Element> {
     pub(super) steps: Vec<Step>,
 }
 
-impl<L: Logit, W: Element> List<L, W> {
+impl<L: Logit, W: Float> List<L, W> {
     pub(super) fn new(
         layer: Layer<'_, Raw, L, W>,
         plan: &Plan,

@@ -2,7 +2,7 @@
 
 use super::super::activations::{RUN, RUNS, SLAB};
 use super::{Hessian, Squares};
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::Result;
 use gemm::Parallelism;
 use multiversion::multiversion;
@@ -15,7 +15,7 @@ const STRIP: usize = 256;
 ///
 /// # Errors
 /// What [`check`](super::super::Squares::check) finds.
-pub fn squares_into<X: Element>(args: Squares<'_, X>) -> Result<()> {
+pub fn squares_into<X: Float>(args: Squares<'_, X>) -> Result<()> {
     args.check()?;
     let (cols, x) = (args.cols, args.x);
     let strips = args.sums.par_chunks_mut(STRIP).enumerate();
@@ -30,7 +30,7 @@ pub fn squares_into<X: Element>(args: Squares<'_, X>) -> Result<()> {
 
 /// Adds the squares of the columns from `first` on.
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn add_strip<X: Element>(x: &[X], cols: usize, first: usize, sums: &mut [f64]) {
+fn add_strip<X: Float>(x: &[X], cols: usize, first: usize, sums: &mut [f64]) {
     let width = sums.len();
     let mut token = [0.0; STRIP];
     for slab in x.chunks(SLAB * cols) {
@@ -63,7 +63,7 @@ const BAND: usize = 128;
 ///
 /// # Errors
 /// What [`check`](super::super::Hessian::check) finds.
-pub fn hessian_into<X: Element>(args: Hessian<'_, X>) -> Result<()> {
+pub fn hessian_into<X: Float>(args: Hessian<'_, X>) -> Result<()> {
     args.check()?;
     let Hessian { tokens, cols, x, before, hessian } = args;
     if cols == 0 {

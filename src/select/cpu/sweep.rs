@@ -2,7 +2,7 @@
 
 use super::super::sweep::BLOCK;
 use super::{Sweep, code_of_largest, pack};
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::Result;
 use crate::pattern::Pattern;
 use multiversion::multiversion;
@@ -20,7 +20,7 @@ type Near = [[f32; LANES]; BLOCK];
 ///
 /// # Errors
 /// What [`check`](super::super::Sweep::check) finds.
-pub fn sweep_into<W: Element>(args: Sweep<'_, W>) -> Result<()> {
+pub fn sweep_into<W: Float>(args: Sweep<'_, W>) -> Result<()> {
     args.check()?;
     let Sweep { shape, weight, upper, scale, updated, patterns, codes, losses, .. } = args;
     if shape.weights() == 0 {

@@ -1,7 +1,8 @@
 //! How the tile kernels of `cuda/sparse.cu` are launched: many tokens.
 
 use super::stage_cols;
-use crate::compress::ValueType;
+use crate::element::DType;
+
 use crate::dense::Problem;
 use crate::dense::split;
 use crate::device::Limits;
@@ -13,8 +14,8 @@ pub(super) const THREADS: u32 = 128;
 const STAGES: usize = 3;
 
 /// Three stages, of three tiles of 128 rows by 64 bytes and of codes, one for four kept bytes (`i8`: two).
-pub(super) fn shared_bytes(values: ValueType) -> u32 {
-    let codes = if values == ValueType::I8 { 2048 } else { 1024 };
+pub(super) fn shared_bytes(values: DType) -> u32 {
+    let codes = if values == DType::I8 { 2048 } else { 1024 };
     (STAGES * (3 * TILE * 64 + codes)) as u32
 }
 
@@ -24,21 +25,21 @@ pub(super) fn tiles(Problem { tokens, shape }: Problem) -> usize {
 }
 
 /// What each of so many parts takes of K: whole stages.
-pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize {
+pub(super) fn share(problem: Problem, values: DType, splits: usize) -> usize {
     split::share(problem.shape.cols, splits, stage_cols(values))
 }
 
 /// In how many parts to take K: as [`split::splits`] says.
-pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> usize {
+pub(super) fn splits(problem: Problem, values: DType, limits: &Limits) -> usize {
     let slots = split::slots(limits, shared_bytes(values));
     split::splits(problem.shape.cols, stage_cols(values), [tiles(problem).max(1), slots], problem.outputs())
 }
 
-pub(super) fn symbol(values: ValueType) -> Result<&'static str> {
+pub(super) fn symbol(values: DType) -> Result<&'static str> {
     Ok(match values {
-        ValueType::F16 => "twofour_sparse_tile_f16",
-        ValueType::Bf16 => "twofour_sparse_tile_bf16",
-        ValueType::I8 => "twofour_sparse_tile_i8",
+        DType::F16 => "twofour_sparse_tile_f16",
+        DType::Bf16 => "twofour_sparse_tile_bf16",
+        DType::I8 => "twofour_sparse_tile_i8",
         _ => return Err(super::other_type()),
     })
 }

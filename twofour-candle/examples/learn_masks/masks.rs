@@ -5,10 +5,10 @@ use crate::model::Model;
 use crate::prune::{Masks, host};
 use candle_nn::Linear;
 use std::path::{Path, PathBuf};
-use twofour::bf16;
-use twofour::compress::{Compressed, ValueType};
+use twofour::compress::Compressed;
 use twofour::formats::masks::{Form, Mask, Plan};
 use twofour::formats::{self, TensorType, Weight};
+use twofour::{DType, bf16};
 
 /// Writes the masks of a model's layers beside each other: `<path>.<form>.npz` or `.safetensors` in each of
 /// [`Form::ALL`]; `<path>.codes.safetensors`, packed codes, which the example `compress_model` takes; and
@@ -32,7 +32,7 @@ pub(crate) fn write_masks(path: &Path, model: &Model<Linear>, masks: &Masks) -> 
     let (mut codes, mut compressed) = (formats::Plan::new(), formats::Plan::new());
     for (name, mask, _) in &layers {
         codes.tensor(&format!("{name}.codes"), TensorType::U8, &[mask.codes().len()])?;
-        compressed.weight(name, ValueType::Bf16, mask.shape())?;
+        compressed.weight(name, DType::Bf16, mask.shape())?;
     }
     codes.save(with_suffix(path, "codes.safetensors"), |file| {
         layers.iter().try_for_each(|(name, mask, _)| file.tensor(&format!("{name}.codes"), mask.codes()))

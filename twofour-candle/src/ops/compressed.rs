@@ -7,8 +7,8 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Tensor};
 use twofour::compress::{self, Layout as CodeLayout};
 use twofour::formats;
 use twofour::matmul::Problem;
-use twofour::sparse::{self, Factor};
-use twofour::{Shape, bf16, f16};
+use twofour::sparse;
+use twofour::{Factor, Shape, bf16, f16};
 
 use crate::engine::Engine;
 use crate::number::{Number, elements, owned, ready, wrap, zeros};
@@ -38,7 +38,7 @@ impl Compressed {
     fn of<W: Number + Factor>(weight: &compress::Compressed<W>, device: &Device) -> Result<Self> {
         let layout = if device.is_cpu() { CodeLayout::Plain } else { CodeLayout::CutlassSm80 };
         let shape = weight.shape();
-        let sizes = layout.sizes(shape, W::FORMAT).map_err(wrap)?;
+        let sizes = layout.sizes(shape, <W as twofour::Element>::DTYPE).map_err(wrap)?;
         // Rows padded as the layout wants them.
         let (mut values, kept) = (zeros::<W>(sizes.values), shape.cols / 2);
         if kept > 0 {

@@ -18,13 +18,13 @@ const BAND: usize = 8;
 
 /// The upper triangular `U` with `H⁻¹ = Uᵀ U`, and `1 / U_jj`. All weights that read the same activations share it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Factor {
+pub struct Cholesky {
     cols: usize,
     upper: Vec<f32>,
     scale: Vec<f32>,
 }
 
-impl Factor {
+impl Cholesky {
     /// The usual damping: 1 % of the mean diagonal.
     pub const DAMPING: f64 = 0.01;
 

@@ -1,31 +1,16 @@
-//! The types of a product: of what is multiplied, and of what comes out.
+//! The operands of a product, and what comes out.
 
-use crate::compress::{Value, ValueType};
-use crate::element::{E4m3, Element};
+use super::{E4m3, Element, Float};
 use half::{bf16, f16};
 
-/// A type of weight and activations: [`struct@f16`], [`bf16`], `f32`, `i8` or [`E4m3`]. Sealed.
-pub trait Factor: Value + device::Known + arithmetic::Arithmetic<Self::Output> {
-    /// The format's name as a value.
-    const FORMAT: ValueType = <Self as Value>::TYPE;
+/// A type of weight and activations in a product: [`struct@f16`], [`bf16`], `f32`, `i8` or [`E4m3`]. Sealed.
+pub trait Factor: Element + arithmetic::Arithmetic<Self::Output> {
     /// The type of `Y` and of the bias: the same, but `i32` for `i8` and `f32` for [`E4m3`].
-    type Output: bytemuck::Pod + device::Known + PartialEq + Send + Sync + std::fmt::Debug + 'static;
-}
-
-/// What cuSPARSELt has a name for, where it can be had.
-mod device {
-    #[cfg(feature = "cuda")]
-    pub trait Known: crate::cusparselt::Value {}
-    #[cfg(feature = "cuda")]
-    impl<T: crate::cusparselt::Value> Known for T {}
-    #[cfg(not(feature = "cuda"))]
-    pub trait Known {}
-    #[cfg(not(feature = "cuda"))]
-    impl<T> Known for T {}
+    type Output: Element;
 }
 
 /// What the CPU computes with: `f32`, or `i32` that wraps.
-pub(super) mod arithmetic {
+pub(crate) mod arithmetic {
     pub trait Arithmetic<Y>: Sized {
         /// The type of sums.
         type Sum: bytemuck::Pod + Send + Sync + std::fmt::Debug;
@@ -71,18 +56,18 @@ macro_rules! float {
             }
             #[inline(always)]
             fn bias(bias: $output) -> f32 {
-                Element::to_f32(bias)
+                Float::to_f32(bias)
             }
             #[inline(always)]
             fn finish(sum: f32) -> $output {
-                Element::from_f32(sum)
+                Float::from_f32(sum)
             }
         }
     };
 }
-float!(f16, f16, |from, to| <f16 as Element>::widen(from, to));
-float!(bf16, bf16, |from, to| <bf16 as Element>::widen(from, to));
-float!(f32, f32, |from, to| <f32 as Element>::widen(from, to));
+float!(f16, f16, |from, to| <f16 as Float>::widen(from, to));
+float!(bf16, bf16, |from, to| <bf16 as Float>::widen(from, to));
+float!(f32, f32, |from, to| <f32 as Float>::widen(from, to));
 float!(E4m3, f32, |from, to| to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32()));
 
 impl Factor for i8 {
