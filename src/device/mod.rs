@@ -21,6 +21,8 @@
 //! | `TWOFOUR_CACHE_DIR` | the cache's folder, instead of `$XDG_CACHE_HOME/twofour` or `~/.cache/twofour` |
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
 
+#[cfg(test)]
+pub(crate) mod constants;
 pub mod launch;
 mod limits;
 pub mod walk;

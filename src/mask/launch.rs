@@ -246,3 +246,16 @@ fn backward_symbol(kind: Kind, logits: DType, weights: DType, gradient: DType) -
         _ => of_kind!("twofour_mask_backward_soft"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("mask.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(u64::from(BLOCKS_PER_MULTIPROCESSOR), cuda.constant("kBlocksLean"));
+    }
+}

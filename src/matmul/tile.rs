@@ -15,6 +15,8 @@ pub(crate) const TILE: usize = 128;
 /// Of the contraction in a stage.
 const DEPTH: usize = 32;
 const THREADS: u32 = 128;
+/// Threads of a block that takes runs of elements or groups.
+const RUN_THREADS: u32 = 256;
 /// Four stages of two tiles.
 const RING_BYTES: u32 = 4 * 2 * (TILE * DEPTH * 2) as u32;
 /// Codes of four stages, a byte for eight weights.
@@ -115,7 +117,8 @@ pub(crate) struct Gradient {
 
 /// Blocks that a device holds at once, and tiles that a product has.
 fn slots_and_tiles(product: &Product, limits: &Limits) -> (usize, usize) {
-    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / (RING_BYTES + CODE_BYTES + 1024)).clamp(1, 2);
+    let block_bytes = RING_BYTES + CODE_BYTES + Limits::SYSTEM_SHARED_BYTES;
+    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / block_bytes).clamp(1, 2);
     let slots = (limits.multiprocessors.max(1) * per_multiprocessor) as usize;
     (slots, tiles(product.rows).saturating_mul(tiles(product.cols)).max(1))
 }
@@ -236,9 +239,8 @@ pub(crate) fn mask(dtype: DType, groups: usize, [weight, codes, masked]: [u64; 3
 
 /// A thread for each of so many runs, in at most the blocks a grid may have: kernels step by the grid.
 fn each_run<A>(symbol: Symbol, runs: u64, args: A) -> Launch<A> {
-    const THREADS: u32 = 256;
-    let blocks = runs.div_ceil(u64::from(THREADS)).min(1 << 20) as u32;
-    Launch { symbol, grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
+    let blocks = runs.div_ceil(u64::from(RUN_THREADS)).min(1 << 20) as u32;
+    Launch { symbol, grid: [blocks, 1, 1], block: [RUN_THREADS, 1, 1], shared_bytes: 0, args }
 }
 
 const fn symbol(name: &'static str) -> Symbol {
@@ -279,5 +281,23 @@ fn logits_symbol(kind: Kind, types: [DType; 2]) -> &'static str {
         (_, [DType::Bf16, _]) => "twofour_matmul_logits_soft_bf16_f16",
         (_, [_, DType::Bf16]) => "twofour_matmul_logits_soft_f32_bf16",
         _ => "twofour_matmul_logits_soft_f32_f16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("matmul.cu");
+        assert_eq!(TILE as u64, cuda.constant("kTile"));
+        assert_eq!(DEPTH as u64, cuda.constant("kDepth"));
+        assert_eq!(u64::from(THREADS), cuda.constant("kTileThreads"));
+        assert_eq!(u64::from(RING_BYTES), cuda.constant("kRingBytes"));
+        assert_eq!(u64::from(CODE_BYTES), cuda.constant("kStages") * cuda.constant("kCodeBytes"));
+        assert_eq!(u64::from(RUN_THREADS), cuda.bounds("twofour_matmul_sum_C")[0]);
+        assert_eq!(u64::from(RUN_THREADS), Cuda::read("mask_frozen.cu").bounds("twofour_mask_frozen_W")[0]);
     }
 }

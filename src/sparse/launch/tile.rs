@@ -34,7 +34,8 @@ pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize
 pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> usize {
     const LEAST_STAGES: usize = 8;
     const MOST_BYTES: usize = 64 << 20;
-    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / (shared_bytes(values) + 1024)).clamp(1, 2);
+    let block_bytes = shared_bytes(values) + Limits::SYSTEM_SHARED_BYTES;
+    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / block_bytes).clamp(1, 2);
     let slots = (limits.multiprocessors.max(1) * per_multiprocessor) as usize;
     let tiles = tiles(problem).max(1);
     let bytes = problem.outputs().saturating_mul(4).max(1);
@@ -56,4 +57,24 @@ pub(super) fn symbol(values: ValueType) -> Result<&'static str> {
         ValueType::I8 => "twofour_sparse_tile_i8",
         _ => return Err(super::other_type()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("sparse.cu");
+        assert_eq!(TILE as u64, cuda.constant("kTile"));
+        assert_eq!(u64::from(THREADS), cuda.constant("kTileThreads"));
+        assert_eq!(STAGES as u64, cuda.constant("kSparseStages"));
+        for (values, size) in [(ValueType::F16, 2), (ValueType::I8, 1)] {
+            let given = [("sizeof(T)", size)];
+            let stage = cuda.constant_of("kSparseStageBytes", &given);
+            assert_eq!(u64::from(shared_bytes(values)), cuda.constant("kSparseStages") * stage);
+            assert_eq!(stage_cols(values) as u64, cuda.constant_of("kStageCols", &given));
+        }
+    }
 }
