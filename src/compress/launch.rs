@@ -1,36 +1,34 @@
 //! The launches of the `compress` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
 //! argument struct. The CUDA executor launches them, and so does the emulator in the tests. The structs are those of
-//! `cuda/compress.cu`, `cuda/compress_unpack.cu` and `cuda/common/patch.cuh`.
+//! `cuda/compress.cu`, `cuda/compress_unpack.cu` and `cuda/compress/patch.cuh`.
 
 use super::layout::Layout;
-use super::value::Sparsity;
+use super::value::{Sparsity, Value, ValueType};
 use super::{Choice, Pack, Reorder, Unpack};
 use crate::device::Limits;
 use crate::device::launch::{ALIGN, Launch, Symbol, address, aligned};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::sample::launch::SamplingArgs;
-use crate::sample::{Kind, Sampling};
+use crate::mask::launch::SamplingArgs;
+use crate::mask::{Kind, Sampling};
+use crate::noise;
 use crate::shape::Shard;
 use crate::space::{Raw, RawSlice};
-use patch::{Arrangement, Patches, Rows, Steps, chunk, patches};
+use patch::{Arrangement, PATCH_BITS, Patches, Rows, Steps, chunk, patches};
 
 mod patch;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
-/// Shared memory of a block that samples: the lines of the noise table, and the codes of a patch (`kPatchWords`).
-const NOISE_TABLE_BYTES: u32 = 2688 * 8;
-const PATCH_CODES_BYTES: u32 = 4096;
-/// What the system takes of shared memory for each block.
-const SYSTEM_SHARED_BYTES: u32 = 1024;
+/// Shared memory for the codes of a patch: `kPatchWords`, a word more for each row.
+const PATCH_CODES_BYTES: u32 = 4 * ((1 << PATCH_BITS) / 8 + 512);
 
 /// Blocks with the noise table that a multiprocessor holds at once, by the groups of a chunk (`kBlocksSampled`) and by its
 /// shared memory: more of them would only load it again.
 fn sampled_blocks(chunk: u32, limits: &Limits) -> u32 {
-    const BLOCK_BYTES: u32 = NOISE_TABLE_BYTES + PATCH_CODES_BYTES + SYSTEM_SHARED_BYTES;
+    const BLOCK_BYTES: u32 = noise::TABLE_BYTES + PATCH_CODES_BYTES + Limits::SYSTEM_SHARED_BYTES;
     let by_registers = if chunk == 8 { 3 } else { 4 };
     (limits.shared_bytes_per_multiprocessor / BLOCK_BYTES).clamp(1, by_registers)
 }
@@ -101,23 +99,22 @@ pub struct ReorderArgs {
 const _: () = assert!(size_of::<ReorderArgs>() == 320);
 
 /// A word of NaN; of zeros where there is none.
-const fn poison(value_type: DType) -> u32 {
+const fn poison(value_type: ValueType) -> u32 {
     match value_type {
-        DType::F16 | DType::Bf16 => 0x7fff_7fff,
-        DType::F32 => 0x7fff_ffff,
-        DType::E4m3 | DType::E5m2 => 0x7f7f_7f7f,
-        DType::I8 | DType::I32 => 0,
+        ValueType::F16 | ValueType::Bf16 => 0x7fff_7fff,
+        ValueType::F32 => 0x7fff_ffff,
+        ValueType::E4m3 | ValueType::E5m2 => 0x7f7f_7f7f,
+        ValueType::I8 => 0,
     }
 }
 
 /// What of a value is not its sign.
-const fn magnitude(value_type: DType) -> u32 {
+const fn magnitude(value_type: ValueType) -> u32 {
     match value_type {
-        DType::F16 | DType::Bf16 => 0x7fff,
-        DType::F32 => 0x7fff_ffff,
-        DType::E4m3 | DType::E5m2 => 0x7f,
-        DType::I8 => 0xff,
-        DType::I32 => u32::MAX,
+        ValueType::F16 | ValueType::Bf16 => 0x7fff,
+        ValueType::F32 => 0x7fff_ffff,
+        ValueType::E4m3 | ValueType::E5m2 => 0x7f,
+        ValueType::I8 => 0xff,
     }
 }
 
@@ -129,7 +126,7 @@ fn count(faults: Option<RawSlice>) -> Result<u64> {
 /// Stands where a kernel reads no sampling.
 const NO_SAMPLING: Sampling = Sampling { seed: 0, draw: 0, kappa: 0.0, tau: 1.0 };
 
-impl<T: Element, L: Logit> Pack<'_, Raw, T, L> {
+impl<T: Value, L: Logit> Pack<'_, Raw, T, L> {
     /// The launch of this compression on a device with these limits. A grid without blocks is nothing to do.
     ///
     /// # Errors
@@ -137,7 +134,7 @@ impl<T: Element, L: Logit> Pack<'_, Raw, T, L> {
     pub fn launch(&self, limits: &Limits) -> Result<Launch<PackArgs>> {
         self.check()?;
         let Self { shape, layout, .. } = *self;
-        let map = layout.map(shape, T::DTYPE)?;
+        let map = layout.map(shape, T::TYPE)?;
         let whole = Shard::whole(shape.cols as u64);
         let (logits, sampling, kind, shard) = match &self.choice {
             Choice::Logits(draw) => (Some(draw.logits), draw.sampling, draw.kind, draw.shard),
@@ -145,9 +142,9 @@ impl<T: Element, L: Logit> Pack<'_, Raw, T, L> {
         };
         // Group numbers of a slice of columns jump where its rows end.
         let rows_matter = shard.global_cols != whole.global_cols;
-        let patches = patches(shape, T::DTYPE, &[(layout, &map)], rows_matter)?;
+        let patches = patches(shape, T::TYPE, &[(layout, &map)], rows_matter)?;
         let one_row = layout == Layout::Plain && !rows_matter;
-        let rows = Rows::new(shape, T::DTYPE, layout.sizes(shape, T::DTYPE)?.pitch, one_row);
+        let rows = Rows::new(shape, T::TYPE, layout.sizes(shape, T::TYPE)?.pitch, one_row);
         let logits_pitch = shape.cols / 4 * 6 * L::DTYPE.size();
         let [metadata, codes] = [address("metadata", self.metadata)?, address("codes", self.codes)?];
         let args = PackArgs {
@@ -166,25 +163,25 @@ impl<T: Element, L: Logit> Pack<'_, Raw, T, L> {
             values_pitch: rows.values_pitch,
             first_group: shard.group(0, 0),
             row_groups: shard.global_cols / 4,
-            steps: Steps::new(&patches, chunk(T::DTYPE), &rows),
+            steps: Steps::new(&patches, chunk(T::TYPE), &rows),
             patches,
             by: Arrangement::new(layout, &map, &patches),
             sampling: SamplingArgs::new(&sampling),
             argmax: u32::from(kind == Kind::Argmax),
-            magnitude: magnitude(T::DTYPE),
-            poison: poison(T::DTYPE),
+            magnitude: magnitude(T::TYPE),
+            poison: poison(T::TYPE),
             dense_whole: rows.dense_whole,
             values_whole: rows.values_whole,
             logits_whole: u32::from(one_row || logits_pitch.is_multiple_of(ALIGN as usize)),
         };
         // The noise table is loaded once a block, so that as few blocks as fill the device walk over all patches.
-        let blocks = limits.multiprocessors.max(1).saturating_mul(sampled_blocks(chunk(T::DTYPE), limits));
+        let blocks = limits.multiprocessors.max(1).saturating_mul(sampled_blocks(chunk(T::TYPE), limits));
         let grid = patches.grid(if logits.is_some() { blocks } else { u32::MAX });
-        Ok(launch("compress", pack_symbol(&self.choice, T::DTYPE, L::DTYPE), grid, args))
+        Ok(launch("compress", pack_symbol(&self.choice, T::TYPE, L::DTYPE), grid, args))
     }
 }
 
-impl<T: Element> Unpack<'_, Raw, T> {
+impl<T: Value> Unpack<'_, Raw, T> {
     /// The launch of this decompression on a device with these limits. A grid without blocks is nothing to do.
     ///
     /// # Errors
@@ -192,10 +189,10 @@ impl<T: Element> Unpack<'_, Raw, T> {
     pub fn launch(&self, _limits: &Limits) -> Result<Launch<UnpackArgs>> {
         self.check()?;
         let Self { shape, layout, .. } = *self;
-        let map = layout.map(shape, T::DTYPE)?;
-        let patches = patches(shape, T::DTYPE, &[(layout, &map)], false)?;
-        let pitch = layout.sizes(shape, T::DTYPE)?.pitch;
-        let rows = Rows::new(shape, T::DTYPE, pitch, layout == Layout::Plain);
+        let map = layout.map(shape, T::TYPE)?;
+        let patches = patches(shape, T::TYPE, &[(layout, &map)], false)?;
+        let pitch = layout.sizes(shape, T::TYPE)?.pitch;
+        let rows = Rows::new(shape, T::TYPE, pitch, layout == Layout::Plain);
         let args = UnpackArgs {
             values: address("values", Some(self.values))?,
             metadata: address("metadata", Some(self.metadata))?,
@@ -203,15 +200,15 @@ impl<T: Element> Unpack<'_, Raw, T> {
             faults: count(self.faults)?,
             dense_pitch: rows.dense_pitch,
             values_pitch: rows.values_pitch,
-            steps: Steps::new(&patches, chunk(T::DTYPE), &rows),
+            steps: Steps::new(&patches, chunk(T::TYPE), &rows),
             patches,
             by: Arrangement::new(layout, &map, &patches),
-            poison: poison(T::DTYPE),
+            poison: poison(T::TYPE),
             dense_whole: rows.dense_whole,
             values_whole: rows.values_whole,
             unused: 0,
         };
-        let name = match T::DTYPE.size() {
+        let name = match T::TYPE.size() {
             1 => "twofour_compress_unpack_b8",
             2 => "twofour_compress_unpack_b16",
             _ => "twofour_compress_unpack_b32",
@@ -239,7 +236,7 @@ impl Reorder<'_, Raw> {
             patches,
             from_by: Arrangement::new(from, &from_map, &patches),
             to_by: Arrangement::new(to, &to_map, &patches),
-            two_of_four: u32::from(Sparsity::of(value_type) == Sparsity::TwoFour),
+            two_of_four: u32::from(value_type.sparsity() == Sparsity::TwoFour),
             unused: 0,
         };
         Ok(launch("compress_unpack", "twofour_compress_reorder", patches.grid(u32::MAX), args))
@@ -250,7 +247,7 @@ fn launch<A>(module: &'static str, name: &'static str, grid: [u32; 3], args: A) 
     Launch { symbol: Symbol { module, name }, grid, block: [THREADS, 1, 1], shared_bytes: 0, args }
 }
 
-fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: DType, logits: DType) -> &'static str {
+fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: ValueType, logits: DType) -> &'static str {
     /// `$prefix` followed by the width of values.
     macro_rules! by_width {
         ($prefix:literal) => {
@@ -263,7 +260,7 @@ fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: DType, logits: DType) ->
     }
     match (choice, logits) {
         (Choice::Codes(_), _) => by_width!("twofour_compress_codes"),
-        (Choice::Magnitude, _) if value_type == DType::I8 => "twofour_compress_magnitude_i8",
+        (Choice::Magnitude, _) if value_type == ValueType::I8 => "twofour_compress_magnitude_i8",
         (Choice::Magnitude, _) => by_width!("twofour_compress_magnitude"),
         (Choice::NonZeros, _) => by_width!("twofour_compress_sparse"),
         // Groups of two have no logits.
@@ -271,5 +268,26 @@ fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: DType, logits: DType) ->
         (Choice::Logits(_), DType::Bf16) => "twofour_compress_sampled_bf16_b16",
         (Choice::Logits(_), _) if value_type.size() == 1 => "twofour_compress_sampled_f32_b8",
         (Choice::Logits(_), _) => "twofour_compress_sampled_f32_b16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        for file in ["compress.cu", "compress_unpack.cu"] {
+            let cuda = Cuda::read(file);
+            assert_eq!(u64::from(THREADS), cuda.constant("kPatchThreads"));
+            assert_eq!(u64::from(PATCH_BITS), cuda.constant("kPatchBits"));
+            assert_eq!(u64::from(PATCH_CODES_BYTES), 4 * cuda.constant("kPatchWords"));
+        }
+        let cuda = Cuda::read("compress.cu");
+        for groups in [4, 8] {
+            let blocks = cuda.constant_of("kBlocksSampled", &[("V::groups", groups)]);
+            assert_eq!(u64::from(sampled_blocks(groups as u32, &Limits::H200)), blocks);
+        }
     }
 }

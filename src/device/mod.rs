@@ -23,6 +23,8 @@
 
 pub(crate) mod bind;
 mod launch;
+#[cfg(test)]
+pub(crate) mod constants;
 mod limits;
 mod symbol;
 

@@ -1,5 +1,6 @@
 //! The launches of the `learn` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
-//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of `cuda/learn.cu`.
+//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of
+//! `cuda/learn.cu` and `cuda/learn_start.cu`.
 
 use super::{Clip, Fused, Gradient, Initial, Measure, Norm, Prior, Rounding, Scalars, State, Statistics, Step, Update};
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
@@ -134,6 +135,12 @@ fn launch<A>(name: &'static str, grid: u32, threads: u32, args: A) -> Launch<A> 
     Launch { symbol, grid: [grid, 1, 1], block: [threads, 1, 1], shared_bytes: 0, args }
 }
 
+/// Of `cuda/learn_start.cu`.
+fn launch_start<A>(name: &'static str, grid: u32, args: A) -> Launch<A> {
+    let symbol = Symbol { module: "learn_start", name };
+    Launch { symbol, grid: [grid, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
+}
+
 /// So many blocks that each thread has a chunk, and not more than `most`.
 fn grid(shape: Shape, most: u32) -> u32 {
     let wanted = (shape.groups() as u64).div_ceil(CHUNK * u64::from(THREADS));
@@ -224,7 +231,7 @@ impl<L: Logit> Initial<'_, Raw, L> {
             spread: self.spread(),
             shift: self.shift(),
         };
-        Ok(launch(by_logits!("twofour_learn_initial", L::DTYPE), blocks, THREADS, args))
+        Ok(launch_start(by_logits!("twofour_learn_initial", L::DTYPE), blocks, args))
     }
 }
 
@@ -244,7 +251,7 @@ impl<L: Logit> Prior<'_, Raw, L> {
             spread: 0.0,
             shift: self.strength,
         };
-        Ok(launch(by_logits!("twofour_learn_prior", L::DTYPE), blocks, THREADS, args))
+        Ok(launch_start(by_logits!("twofour_learn_prior", L::DTYPE), blocks, args))
     }
 }
 
@@ -376,5 +383,29 @@ fn fused_symbol(logits: DType, eight: bool, weights: DType, gradient: DType) -> 
         (DType::Bf16, true) => of!("twofour_learn_fused_bf16_u8"),
         (_, false) => of!("twofour_learn_fused_f32_f32"),
         (_, true) => of!("twofour_learn_fused_f32_u8"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let [step, start] = ["learn.cu", "learn_start.cu"].map(Cuda::read);
+        for cuda in [&step, &start] {
+            assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+            assert_eq!(CHUNK, cuda.constant("kLaneGroups"));
+            assert_eq!(State::<'_, Raw>::BLOCK_GROUPS as u64, cuda.constant("kUnitGroups"));
+        }
+        for symbol in ["twofour_learn_update_L_name", "twofour_learn_fused_L_name_W_G"] {
+            assert_eq!(u64::from(STEPS_PER_MULTIPROCESSOR), step.bounds(symbol)[1]);
+        }
+        for symbol in ["twofour_learn_initial_L", "twofour_learn_prior_L"] {
+            assert_eq!(u64::from(STARTS_PER_MULTIPROCESSOR), start.bounds(symbol)[1]);
+        }
+        assert_eq!(u64::from(crate::learn::TOO_LARGE.to_bits()), step.constant("kWildBits"));
+        assert_eq!(u64::from(crate::learn::eight::LEAST.to_bits()), step.constant("kNothingBits"));
     }
 }

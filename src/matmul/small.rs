@@ -259,3 +259,25 @@ fn check_sizes(Problem { shape, .. }: Problem) -> Result<()> {
 fn share(cols: usize, splits: usize, block: Block) -> usize {
     split::share_of_warps(cols, splits, block.stride(), STEP)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("matmul_small.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(WARPS as u64, cuda.constant("kWarps"));
+        assert_eq!(STEP as u64, cuda.constant("kStep"));
+        assert_eq!(BLOCKS_PER_MULTIPROCESSOR as u64, cuda.constant("kBlocks"));
+        for tokens in [16, MAX_TOKENS] {
+            assert!(cuda.has(&format!("TOKENS(bf16, {tokens})")));
+            let Block { rows, split_warps, few } = Block::new(tokens);
+            let given = [("max_tokens", tokens as u64), ("few", u64::from(few))];
+            assert_eq!(rows as u64, cuda.constant_of("rows", &given));
+            assert_eq!(split_warps as u64, cuda.constant_of("split_warps", &given));
+        }
+    }
+}

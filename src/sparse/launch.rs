@@ -1,5 +1,5 @@
 //! Launches of the own sparse kernels as plain data, for the CUDA executor and the emulator alike: `Y [T, N] = X [T, K] Wᵀ`
-//! plus a bias, with `W [N, K]` compressed. The structs mirror those of `cuda/common/sparse.cuh` and `cuda/sparse.cu`.
+//! plus a bias, with `W [N, K]` compressed. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
 //!
 //! | operand | is |
 //! | --- | --- |
@@ -253,5 +253,17 @@ fn small_size(what: &'static str, size: usize) -> Result<u32> {
     match u32::try_from(size) {
         Ok(small) if small < (1 << 31) - 2 * tile::TILE as u32 => Ok(small),
         _ => Err(Error::Overflow { what, rows: size as u64, cols: 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        assert_eq!(STAGE_TOKEN_BYTES as u64, Cuda::read("sparse_small.cu").constant("kTokenBytes"));
+        assert_eq!(u64::from(SUM_THREADS), Cuda::read("sparse.cu").bounds("twofour_sparse_sum_C")[0]);
     }
 }

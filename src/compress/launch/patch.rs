@@ -1,4 +1,4 @@
-//! How blocks share a weight, and a layout, as kernels read it: the host half of `cuda/common/patch.cuh`.
+//! How blocks share a weight, and a layout, as kernels read it: the host half of `cuda/compress/patch.cuh`.
 
 use super::THREADS;
 use crate::compress::Sparsity;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::shape::Shape;
 
 /// Groups of a patch are two to this power.
-const PATCH_BITS: u32 = 12;
+pub(super) const PATCH_BITS: u32 = 12;
 /// Groups of the longest chunk, so of the least row of a patch.
 const CHUNK: u64 = 8;
 /// How patches lie over a weight.
