@@ -15,7 +15,7 @@
 //! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //!
-//! [`formats`] reads and writes compressed weights in files.
+//! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run.
 //!
 //! An operation is a module: its arguments, checks and documentation, and an executor each in `cpu` and `cuda`. Both take
 //! the same arguments over their own memory, and make the same choices to the bit ([`noise`]).
@@ -34,8 +34,6 @@ pub mod cusparselt;
 pub mod device;
 pub mod element;
 pub mod error;
-#[cfg(feature = "formats")]
-pub mod formats;
 pub mod learn;
 pub mod mask;
 pub mod matmul;

@@ -1,0 +1,83 @@
+//! A weight where it lies in its file.
+
+use super::weight::from_bytes;
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+use twofour::Shape;
+use twofour::compress::{Compressed, Value, ValueType, cpu};
+
+/// A weight's values and codes where they lie: borrowed from the bytes that a [`Reader`](super::Reader) was made of (a
+/// mapped file, say), or read from disk. Its codes are legal.
+#[derive(Debug, Clone)]
+pub struct WeightView<'a> {
+    shape: Shape,
+    value_type: ValueType,
+    values: Cow<'a, [u8]>,
+    codes: Cow<'a, [u8]>,
+}
+
+impl<'a> WeightView<'a> {
+    /// Of bytes whose lengths have been checked.
+    pub(super) fn new(
+        shape: Shape,
+        value_type: ValueType,
+        values: Cow<'a, [u8]>,
+        codes: Cow<'a, [u8]>,
+    ) -> Result<Self> {
+        cpu::check_codes(value_type.sparsity(), shape, &codes)?;
+        Ok(Self { shape, value_type, values, codes })
+    }
+
+    /// `[N, K]` of the dense weight.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The type of values.
+    #[must_use]
+    pub fn value_type(&self) -> ValueType {
+        self.value_type
+    }
+
+    /// Packed codes.
+    #[must_use]
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// Kept values `[N, K/2]`, little-endian.
+    #[must_use]
+    pub fn value_bytes(&self) -> &[u8] {
+        &self.values
+    }
+
+    /// Kept values in place; `None` if they are of another type, do not lie where such values may, or this machine's
+    /// order of bytes is another.
+    #[must_use]
+    pub fn values<T: Value>(&self) -> Option<&[T]> {
+        let usable = self.value_type == T::TYPE && cfg!(target_endian = "little");
+        usable.then(|| bytemuck::try_cast_slice(&self.values).ok()).flatten()
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// [`Error::ValueType`] if values are of another type.
+    pub fn to_compressed<T: Value>(&self) -> Result<Compressed<T>> {
+        self.clone().into_compressed()
+    }
+
+    /// The same without a copy of what was read from disk.
+    pub(super) fn into_compressed<T: Value>(self) -> Result<Compressed<T>> {
+        if self.value_type != T::TYPE {
+            return Err(other_type(self.value_type, T::TYPE));
+        }
+        Ok(Compressed::new(self.shape, from_bytes(&self.values), self.codes.into_owned())?)
+    }
+}
+
+/// The error of reading one type as another.
+pub(super) fn other_type(held: ValueType, asked: ValueType) -> Error {
+    Error::ValueType { held: held.name(), asked: asked.name() }
+}
