@@ -1,7 +1,8 @@
 //! The header of a safetensors file, parsed and written.
 //!
-//! Not by the `safetensors` crate: it wants the whole file in memory to look at its header, lets a name that comes
-//! twice pass, and writes only what cannot fail while it is being made.
+//! Not by the `safetensors` crate. With its `Metadata` in place of [`Raw`], `tests/hostile.rs` fails in `greedy_headers`:
+//! 14.7 bytes of memory for a byte of a header, where 12 are promised. And it keeps entries in a hash map, so that the one
+//! of two names that come twice is lost, and a file would be written in another order every time.
 
 use super::dtype::TensorType;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
