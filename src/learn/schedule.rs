@@ -63,9 +63,8 @@ impl Schedule {
         }
     }
 
-    /// Its form (`linear` or `cosine`), where it starts from and goes to, and the steps of its warm-up: what a file of a
-    /// run's state says of it. [`linear`](Self::linear) or [`cosine`](Self::cosine), with [`warmup`](Self::warmup), make the
-    /// same schedule of them again.
+    /// Its form (`linear` or `cosine`), where it starts from and goes to, and the steps of its warm-up: what a file says
+    /// of it. [`linear`](Self::linear) or [`cosine`](Self::cosine), with [`warmup`](Self::warmup), make it again of them.
     #[must_use]
     pub fn parts(&self) -> (&'static str, [f64; 2], u64) {
         let form = match self.form {

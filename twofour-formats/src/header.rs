@@ -1,8 +1,9 @@
 //! The header of a safetensors file, parsed and written.
 //!
 //! Not by the `safetensors` crate. With its `Metadata` in place of [`Raw`] `tests/hostile.rs` fails, in its
-//! `greedy_headers`: 14.7 bytes of memory for a byte of a file, where 12 are promised. Written by it, entries are in the
-//! order of a hash map, another one every time, and `the_same_masks_make_the_same_bytes` of `tests/masks/writing.rs` fails.
+//! `greedy_headers`: 14.7 bytes of memory for a byte of a file, where 12 are promised. Written by it, entries are in
+//! the order of a hash map, another one every time, and `the_same_masks_make_the_same_bytes` of
+//! `tests/masks/writing.rs` fails.
 
 use super::dtype::TensorType;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
