@@ -22,9 +22,9 @@
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
 
 pub(crate) mod bind;
-mod launch;
 #[cfg(test)]
 pub(crate) mod constants;
+mod launch;
 mod limits;
 mod symbol;
 
