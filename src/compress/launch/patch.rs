@@ -1,11 +1,10 @@
 //! How blocks share a weight, and a layout, as kernels read it: the host half of `cuda/compress/patch.cuh`.
 
 use super::THREADS;
-use crate::compress::Sparsity;
 use crate::compress::layout::{Layout, Map};
+use crate::compress::value::Sparsity;
+use crate::device::bind::ALIGN;
 use crate::element::DType;
-
-use crate::device::launch::ALIGN;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -14,7 +13,7 @@ pub(super) const PATCH_BITS: u32 = 12;
 /// Groups of the longest chunk, so of the least row of a patch.
 const CHUNK: u64 = 8;
 /// How patches lie over a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Patches {
     rows: u64,
@@ -55,7 +54,7 @@ impl Patches {
 }
 
 /// From a thread's chunk to its next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Steps {
     dense: u64,
@@ -89,7 +88,7 @@ pub(super) const fn chunk(value_type: DType) -> u32 {
 }
 
 /// A layout as kernels read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Arrangement {
     padded: [u64; 2],
