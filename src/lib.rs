@@ -44,7 +44,6 @@ mod gpu;
 #[cfg(any())]
 pub mod learn;
 pub mod mask;
-#[cfg(any())]
 pub mod matmul;
 pub mod noise;
 pub mod pass;

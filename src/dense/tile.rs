@@ -80,6 +80,11 @@ pub(crate) fn splits(product: &Product, limits: &Limits) -> u32 {
     split::splits(product.depth, DEPTH, [tiles, slots], product.rows.saturating_mul(product.cols)) as u32
 }
 
+/// How many of so many parts have something to do: kernels take no others.
+pub(crate) fn filled(product: &Product, splits: u32) -> u32 {
+    split::filled(product.depth, split::share(product.depth, splits as usize, DEPTH)) as u32
+}
+
 fn tiles(extent: usize) -> usize {
     extent.div_ceil(TILE)
 }
