@@ -31,8 +31,6 @@
 mod check;
 pub mod compress;
 mod cpu;
-#[cfg(any())]
-#[cfg(feature = "cuda")]
 pub mod cusparselt;
 #[doc(hidden)]
 pub mod dense;
