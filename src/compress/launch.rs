@@ -1,5 +1,5 @@
 //! The launches of the `compress` kernels. The structs mirror those of `cuda/compress.cu`, `cuda/compress_unpack.cu` and
-//! `cuda/common/patch.cuh`.
+//! `cuda/compress/patch.cuh`.
 
 use super::layout::Layout;
 use super::value::Sparsity;

@@ -62,6 +62,13 @@ pub struct Statistics {
     pub groups: u64,
 }
 
+// SAFETY: plain numbers, laid out as the device's struct.
+#[cfg(feature = "cuda")]
+unsafe impl cudarc::driver::DeviceRepr for Statistics {}
+// SAFETY: zero bytes are zero sums.
+#[cfg(feature = "cuda")]
+unsafe impl cudarc::driver::ValidAsZeroBits for Statistics {}
+
 impl Statistics {
     /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
     pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;

@@ -1,5 +1,5 @@
 //! What a product queues: kernels of this crate for `Y [T, N] = X [T, K] Wᵀ` plus a bias, with `W [N, K]` compressed, or a
-//! library's product. The structs mirror those of `cuda/common/sparse.cuh` and `cuda/sparse.cu`.
+//! library's product. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
 //!
 //! | operand | is |
 //! | --- | --- |
