@@ -119,7 +119,7 @@ impl Problem {
     /// * GELU goes from `i8` to `i8`; bounds and factors are numbers.
     ///
     /// # Errors
-    /// [`Error::Scalar`] with the field and its value, [`Error::Overflow`], [`Error::Path`].
+    /// [`Error::Scalar`] with the field and its value, [`Error::Overflow`], [`Error::Unsupported`].
     pub fn check(&self) -> Result<()> {
         positive("tokens", self.tokens)?;
         positive("batches", self.batches)?;
@@ -127,7 +127,7 @@ impl Problem {
         check_structured(operand, self.shape, self.weight.pitch)?;
         if operand.size() == 1 && self.input_transposed {
             let because = "operands of 8 bits must have K contiguous: pass X as [T, K]";
-            return Err(Error::Path { path: "cuSPARSELt with a transposed input", because });
+            return Err(Error::Unsupported { what: "cuSPARSELt with a transposed input", because });
         }
         self.x().check()?;
         self.y().check()?;
@@ -156,7 +156,10 @@ impl Problem {
             Activation::Gelu { scaling } => {
                 let types = (self.types.operand(), self.types.result());
                 if types != (DType::I8, DType::I8) {
-                    return Err(Error::Path { path: "cuSPARSELt with GELU", because: "it goes from i8 to i8 only" });
+                    return Err(Error::Unsupported {
+                        what: "cuSPARSELt with GELU",
+                        because: "it goes from i8 to i8 only",
+                    });
                 }
                 number("scaling", scaling, scaling.is_finite(), "a finite number")
             }
@@ -184,6 +187,7 @@ impl Problem {
     }
 
     /// Values of the bias, all batches.
+    #[cfg(feature = "cuda")]
     pub(super) fn bias_elements(&self) -> usize {
         match self.bias {
             None => 0,
@@ -223,6 +227,7 @@ impl Matrix {
     }
 
     /// Elements from the first to the last, for all batches.
+    #[cfg(feature = "cuda")]
     pub(super) fn elements(&self, batches: usize) -> u64 {
         self.stride().saturating_mul(batches as u64 - 1).saturating_add(self.span() as u64)
     }

@@ -1,10 +1,12 @@
 //! The number formats that the library multiplies, and which go together.
 
+#[cfg(feature = "cuda")]
 use super::sys::{cudaDataType_t, cusparseComputeType};
 use crate::element::DType;
 use crate::error::{Error, Result};
 
 /// The library's name of a format.
+#[cfg(feature = "cuda")]
 pub(super) const fn raw(dtype: DType) -> cudaDataType_t {
     match dtype {
         DType::F32 => cudaDataType_t::CUDA_R_32F,
@@ -30,7 +32,7 @@ impl Types {
     /// device has it, the library says when a [`Plan`](super::Plan) is made.
     ///
     /// # Errors
-    /// [`Error::Path`] for any other pair.
+    /// [`Error::Unsupported`] for any other pair.
     pub const fn new(operand: DType, result: DType) -> Result<Self> {
         use DType::{Bf16, E4m3, E5m2, F16, F32, I8, I32};
         let because = match (operand, result) {
@@ -44,7 +46,7 @@ impl Types {
             (I32, _) => "there are no operands in i32",
             (E5m2, _) => "this crate has no products of e5m2",
         };
-        Err(Error::Path { path: "a product of these formats by cuSPARSELt", because })
+        Err(Error::Unsupported { what: "a product of these formats by cuSPARSELt", because })
     }
 
     /// Of weight and input.
@@ -68,6 +70,7 @@ impl Types {
         }
     }
 
+    #[cfg(feature = "cuda")]
     pub(super) const fn compute(self) -> cusparseComputeType {
         match self.operand {
             DType::I8 => cusparseComputeType::CUSPARSE_COMPUTE_32I,

@@ -385,3 +385,27 @@ fn fused_symbol(logits: DType, eight: bool, weights: DType, gradient: DType) -> 
         (_, true) => of!("twofour_learn_fused_f32_u8"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let [step, start] = ["learn.cu", "learn_start.cu"].map(Cuda::read);
+        for cuda in [&step, &start] {
+            assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+            assert_eq!(CHUNK, cuda.constant("kLaneGroups"));
+            assert_eq!(State::<'_, Raw>::BLOCK_GROUPS as u64, cuda.constant("kUnitGroups"));
+        }
+        for symbol in ["twofour_learn_update_L_name", "twofour_learn_fused_L_name_W_G"] {
+            assert_eq!(u64::from(STEPS_PER_MULTIPROCESSOR), step.bounds(symbol)[1]);
+        }
+        for symbol in ["twofour_learn_initial_L", "twofour_learn_prior_L"] {
+            assert_eq!(u64::from(STARTS_PER_MULTIPROCESSOR), start.bounds(symbol)[1]);
+        }
+        assert_eq!(u64::from(crate::learn::TOO_LARGE.to_bits()), step.constant("kWildBits"));
+        assert_eq!(u64::from(crate::learn::eight::LEAST.to_bits()), step.constant("kNothingBits"));
+    }
+}

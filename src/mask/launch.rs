@@ -158,3 +158,16 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>
     queue.launch(Launch::new(symbol, blocks, THREADS, &args));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("mask.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(u64::from(BLOCKS_PER_MULTIPROCESSOR), cuda.constant("kBlocksLean"));
+    }
+}

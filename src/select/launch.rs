@@ -268,3 +268,22 @@ impl<W: Float> Sweep<'_, Raw, W> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+    use crate::select::activations::RUN;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("select.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(u64::from(WARPS), cuda.constant("kWarps"));
+        assert_eq!(BLOCK as u64, cuda.constant("kBlock"));
+        assert_eq!(TILE as u64, cuda.constant("kTile"));
+        assert_eq!(RUN as u64, cuda.constant("kRun"));
+        assert_eq!(SLAB as u64, cuda.constant("kSlab"));
+        assert!(u64::from(SWEEPS_PER_MULTIPROCESSOR) >= cuda.bounds("twofour_select_sweep")[1]);
+    }
+}

@@ -1,6 +1,7 @@
 //! Every error that the arguments of `compress` can give.
 
 use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, cpu};
+use twofour::mask::{Kind, Sampling};
 use twofour::{DType, Error, Shape, f16};
 
 fn what(result: twofour::Result<()>) -> &'static str {
@@ -51,6 +52,31 @@ fn every_length_is_checked() {
     let mut plain = [0; 2];
     let reorder = cpu::Reorder::new(shape, DType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
     assert_eq!(what(cpu::reorder_into(reorder)), "metadata (from)");
+}
+
+#[test]
+fn logits_choose_among_four_values_alone() {
+    let shape = Shape::new(2, 8);
+    let (logits, sampling) = (vec![0.0f32; shape.logits()], Sampling { seed: 1, draw: 0, kappa: 1.0, tau: 1.0 });
+    let refused = |error: Error| matches!(error, Error::Path { path: "compression from logits", because } if because.contains("f32"));
+    let dense = vec![1.0f32; shape.weights()];
+    assert!(refused(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &dense).unwrap_err()));
+    let mut codes = vec![0; shape.weights() / 4];
+    let pack = cpu::Pack::from_logits(shape, Kind::Hard, sampling, logits.as_slice(), &dense).codes(&mut codes);
+    assert!(refused(cpu::pack_into(pack).unwrap_err()));
+    assert!(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &vec![1i8; shape.weights()]).is_ok());
+}
+
+#[test]
+fn sums_are_no_values() {
+    let (shape, sums) = (Shape::new(2, 8), [1i32; 16]);
+    let refused = |error: Error| matches!(error, Error::Layout { dtype: "i32", .. });
+    for layout in Layout::ALL {
+        assert!(!layout.supports(DType::I32), "{layout}");
+        assert!(refused(layout.sizes(Shape::new(256, 256), DType::I32).unwrap_err()), "{layout}");
+    }
+    assert!(refused(Compressed::by_magnitude(shape, &sums).unwrap_err()));
+    assert!(refused(Compressed::new(shape, vec![1i32; 8], vec![0x44; 2]).unwrap_err()));
 }
 
 #[test]

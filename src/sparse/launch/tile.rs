@@ -5,8 +5,7 @@ use crate::element::DType;
 
 use crate::dense::Problem;
 use crate::dense::split;
-use crate::device::Limits;
-use crate::error::Result;
+use crate::device::{Limits, Symbol};
 
 /// Rows of the weight, and tokens, of a block.
 pub(super) const TILE: usize = 128;
@@ -35,11 +34,6 @@ pub(super) fn splits(problem: Problem, values: DType, limits: &Limits) -> usize 
     split::splits(problem.shape.cols, stage_cols(values), [tiles(problem).max(1), slots], problem.outputs())
 }
 
-pub(super) fn symbol(values: DType) -> Result<&'static str> {
-    Ok(match values {
-        DType::F16 => "twofour_sparse_tile_f16",
-        DType::Bf16 => "twofour_sparse_tile_bf16",
-        DType::I8 => "twofour_sparse_tile_i8",
-        _ => return Err(super::other_type()),
-    })
+pub(super) fn symbol(values: DType) -> Symbol {
+    Symbol::new("sparse", "tile", &[values.name()])
 }
