@@ -53,7 +53,6 @@ pub mod noise;
 pub mod pass;
 pub mod pattern;
 pub mod sample;
-#[cfg(any())]
 pub mod select;
 pub mod shape;
 pub mod space;

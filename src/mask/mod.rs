@@ -39,7 +39,7 @@ use crate::check::{self, length};
 use crate::element::{Element, Logit};
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
-use crate::sample::Source;
+use crate::sample::{Source, statistics};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -64,10 +64,9 @@ pub struct Statistics {
 
 impl Statistics {
     /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
-    pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
-    /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
-    pub(crate) const MAX_BLOCKS: u32 = 1024;
+    pub const SLOTS: usize = statistics::SLOTS;
 }
+statistics::on_a_device!(Statistics);
 
 /// Arguments of the forward pass: what is read, and which outputs are wanted.
 ///

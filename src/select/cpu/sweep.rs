@@ -3,8 +3,8 @@
 use super::super::sweep::BLOCK;
 use super::{Sweep, code_of_largest, pack};
 use crate::element::Element;
-use crate::error::Result;
 use crate::pattern::Pattern;
+use crate::space::HostSpace;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -15,19 +15,17 @@ const LANES: usize = 32;
 /// A block's part of the factor in those columns, packed so that it stays in the first-level cache.
 type Near = [[f32; LANES]; BLOCK];
 
-/// Sweeps over a weight, on all threads of rayon's pool; takes memory for some rows in `f32`, and for pattern indices
-/// where only codes are asked for.
-///
-/// # Errors
-/// What [`check`](super::super::Sweep::check) finds.
-pub fn sweep_into<W: Element>(args: Sweep<'_, W>) -> Result<()> {
-    args.check()?;
-    let Sweep { shape, weight, upper, scale, updated, patterns, codes, losses, .. } = args;
+/// Sweeps over a weight.
+pub(in super::super) fn sweep<S: HostSpace, W: Element>(pass: Sweep<'_, S, W>) {
+    let shape = pass.shape;
+    let (weight, upper, scale) = (S::slice(pass.weight), S::slice(pass.upper), S::slice(pass.scale));
+    let (updated, losses) = (pass.updated.map(S::slice_mut), pass.losses.map(S::slice_mut));
+    let (patterns, codes) = (pass.patterns.map(S::slice_mut), pass.codes.map(S::slice_mut));
     if shape.weights() == 0 {
         if let Some(losses) = losses {
             losses.fill(0.0);
         }
-        return Ok(());
+        return;
     }
     let mut own = Vec::new();
     let patterns = match patterns {
@@ -63,7 +61,6 @@ pub fn sweep_into<W: Element>(args: Sweep<'_, W>) -> Result<()> {
             pack(&patterns.iter().map(code).collect::<Vec<_>>(), bytes);
         });
     }
-    Ok(())
 }
 
 struct Factor<'a> {
