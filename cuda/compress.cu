@@ -1,5 +1,5 @@
 // Dense weights to kept values and codes in any layout, in one pass over memory (src/compress/mod.rs is the contract,
-// cuda/common/patch.cuh how blocks share a weight).
+// cuda/compress/patch.cuh how blocks share a weight).
 //
 // A block takes a patch of 4096 groups. A thread takes chunks of it, 32 bytes of dense values each: it finds their
 // codes, writes the 16 bytes that are kept, and leaves the codes in shared memory, from where the block moves them into
@@ -12,9 +12,9 @@
 //          twofour_compress_sampled_{logits}_{values} what logits choose, hard or argmax.
 // Values: b16 (f16, bf16), b8 (e4m3, e5m2, and i8 where magnitudes do not matter), i8, b32 (f32).
 
-#include "common/patch.cuh"
 #include "common/sample.cuh"
 #include "common/vector.cuh"
+#include "compress/patch.cuh"
 
 namespace twofour {
 

@@ -1,11 +1,11 @@
 // Kept values and metadata in any layout back to the dense weight, and metadata from a layout to another
-// (src/compress/mod.rs is the contract, cuda/common/patch.cuh how blocks share a weight).
+// (src/compress/mod.rs is the contract, cuda/compress/patch.cuh how blocks share a weight).
 //
 // A code that is not legal makes its whole group poison, or in another layout 4; both count it.
 //
 // Symbols: twofour_compress_unpack_{b16,b8,b32}, twofour_compress_reorder.
 
-#include "common/patch.cuh"
+#include "compress/patch.cuh"
 
 namespace twofour {
 

@@ -1,44 +1,23 @@
-// What a training step adds (src/learn/mod.rs is the contract): logits at the start, the gradient's norm, and a step of
-// AdamW on the logits, by a gradient in memory or by one that is made from the masked weight's in registers and never
-// reaches memory.
+// What a training step adds (src/learn/mod.rs is the contract): the gradient's norm, and a step of AdamW on the logits, by
+// a gradient in memory or by one that is made from the masked weight's in registers and never reaches memory. Logits at
+// the start are cuda/learn_start.cu.
 //
-// A warp walks over units of 64 groups (common/unit.cuh), which are the blocks of 8-bit moments. By a gradient in memory
+// A warp walks over units of 64 groups (learn/unit.cuh), which are the blocks of 8-bit moments. By a gradient in memory
 // a step's results are the same bits as the CPU executor's.
 //
-// Symbols: twofour_learn_initial_{logits}, twofour_learn_prior_{logits};
-//          twofour_learn_update_{logits}_{moments} steps by a gradient in memory;
+// Symbols: twofour_learn_update_{logits}_{moments} steps by a gradient in memory;
 //          twofour_learn_fused_{logits}_{moments}_{weights}_{gradient} makes the gradient, and steps by it or measures it;
 //          twofour_learn_norm measures a gradient in memory;
 //          twofour_learn_finish adds up the blocks' shares, twofour_learn_clip makes the factor of a norm.
 
-#include "common/adamw.cuh"
 #include "common/gradient.cuh"
-#include "common/unit.cuh"
-#include "common/walk.cuh"
+#include "learn/adamw.cuh"
+#include "learn/sums.cuh"
 
 namespace twofour {
 
 // Moments in 8 bits, as a type in symbols and templates.
 struct u8x384 {};
-
-// Sums over groups, of a block or of all. The layout of `Statistics` in src/learn/mod.rs.
-struct Statistics {
-  double gradient_squares;
-  double kept_energy;
-  double confidence;
-  u64 moved;
-  u64 skipped;
-  u64 groups;
-
-  TWOFOUR_DEVICE void add(const Statistics& other) {
-    gradient_squares += other.gradient_squares;
-    kept_energy += other.kept_energy;
-    confidence += other.confidence;
-    moved += other.moved;
-    skipped += other.skipped;
-    groups += other.groups;
-  }
-};
 
 // What steps have in common.
 struct Step {
@@ -75,54 +54,7 @@ struct LearnFusedArgs {
 };
 static_assert(sizeof(LearnFusedArgs) == 432, "FusedArgs in src/learn/launch.rs");
 
-// ---- sums -------------------------------------------------------------------------------------------------
-
-// What a thread adds up.
-struct Sums {
-  double gradient_squares = 0;
-  double kept_energy = 0;
-  double confidence = 0;
-  u32 moved = 0;
-  u32 skipped = 0;
-  u32 groups = 0;
-};
-
-// Adds the threads' sums and writes the block's share. By all threads of the block.
-TWOFOUR_DEVICE void add_up(const Sums& sums, Statistics* statistics, double* norm_squares) {
-  TWOFOUR_SHARED Statistics of_warps[kWarps];
-  Statistics total = {sums.gradient_squares, sums.kept_energy, sums.confidence, sums.moved, sums.skipped, sums.groups};
-  for (u32 delta = kWarpSize / 2; delta > 0; delta /= 2) {
-    total.add({shuffle_down(total.gradient_squares, delta), shuffle_down(total.kept_energy, delta),
-               shuffle_down(total.confidence, delta), shuffle_down(total.moved, delta),
-               shuffle_down(total.skipped, delta), shuffle_down(total.groups, delta)});
-  }
-  if (lane() == 0) of_warps[warp()] = total;
-  sync_threads();
-  if (thread_index() != 0) return;
-  for (u32 w = 1; w < kWarps; ++w) total.add(of_warps[w]);
-  if (statistics) store(statistics + 1 + block_index(), total);
-  if (norm_squares) store(norm_squares + 1 + block_index(), total.gradient_squares);
-}
-
-// Bit i: group i of the lane is there and its gradient is not wild. Adds the squares of those.
-TWOFOUR_DEVICE u32 measure(const Unit& unit, const float (&g)[kLane], Sums& sums) {
-  u32 tame = 0;
-  float squares[kLaneGroups];
-  TWOFOUR_UNROLL
-  for (int i = 0; i < int(kLaneGroups); ++i) {
-    squares[i] = sum_of_squares(g + 6 * i);
-    const bool is_tame = unit.has(i) && squares[i] < float_of(kWildBits);
-    tame |= u32(is_tame) << i;
-    sums.gradient_squares += is_tame ? double(squares[i]) : 0.0;
-  }
-  return tame;
-}
-
 // ---- a step -----------------------------------------------------------------------------------------------
-
-TWOFOUR_DEVICE u32x4 random_bits(const RoundKeys& keys, u64 group, u64 draw) {
-  return philox(keys, {u32(group), u32(group >> 32), u32(draw), u32(draw >> 32)});
-}
 
 // One of the three ten-bit fields of a word.
 TWOFOUR_DEVICE u32 field(u32 word, int number) { return word >> (2 + 10 * number) & 1023; }
@@ -270,24 +202,7 @@ TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&gl
 TWOFOUR_DEVICE float clip_factor(const float* factor) { return factor ? load(factor) : 1.0f; }
 TWOFOUR_DEVICE bool is_factor(float factor) { return factor >= 0.0f && factor <= 1.0f; }
 
-// ---- the walk ---------------------------------------------------------------------------------------------
-
-// Calls of_unit(unit, global numbers of the lane's groups) for each of this warp's units.
-template <typename OfUnit>
-TWOFOUR_DEVICE void for_each_unit(const Walk& walk, OfUnit of_unit) {
-  const u64 units = (walk.groups + kUnitGroups - 1) / kUnitGroups;
-  const u64 warps = u64(block_count()) * kWarps;
-  u64 number = u64(block_index()) * kWarps + warp();
-  Place place(walk, number * kUnitGroups + lane() * kLaneGroups);
-  TWOFOUR_NO_UNROLL
-  for (; number < units; number += warps) {
-    Place next = place;
-    next.next(walk);
-    const u64 global[kLaneGroups] = {place.global, next.global};
-    of_unit(Unit(number, walk.groups), global);
-    place.step(walk);
-  }
-}
+// ---- kernels ----------------------------------------------------------------------------------------------
 
 template <typename L, typename S>
 TWOFOUR_DEVICE void update_kernel(const LearnUpdateArgs& args) {
@@ -365,75 +280,6 @@ TWOFOUR_DEVICE void fused_kernel(const LearnFusedArgs& args) {
   if (args.step.statistics || args.step.norm_squares) add_up(sums, args.step.statistics, args.step.norm_squares);
 }
 
-// ---- logits at the start ----------------------------------------------------------------------------------
-
-struct LearnPriorArgs {
-  void* logits;
-  const u8* codes;  // null, for the start alone: no prior
-  Walk walk;
-  RoundKeys keys;
-  float spread;  // what one step of the sum of halves is worth
-  float shift;   // what a position in common beyond the first is worth
-};
-static_assert(sizeof(LearnPriorArgs) == 144, "PriorArgs in src/learn/launch.rs");
-
-// How many positions each pattern has in common with the one that the code stands for, less one; NaN if for none.
-TWOFOUR_DEVICE void likeness(u32 code, float (&x)[6]) {
-  const u32 lower = code & 3, upper = code >> 2, kept = 1u << lower | 1u << upper;
-  TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) {
-    x[i] = lower < upper ? float(i32(popcount(pattern_bits(i) & kept)) - 1) : not_a_number();
-  }
-}
-
-TWOFOUR_DEVICE float to_nearest(float x, f32) { return x; }
-TWOFOUR_DEVICE float to_nearest(float x, bf16) { return to_float(to_bf16(x)); }
-
-// The likenesses of a lane's two groups, whose codes share a byte.
-TWOFOUR_DEVICE void read_likeness(const Unit& unit, const u8* codes, float (&x)[kLane]) {
-  const u32 packed = unit.has(0) ? load(codes + unit.group / 2) : 0;
-  TWOFOUR_UNROLL
-  for (int group = 0; group < int(kLaneGroups); ++group) {
-    float of_group[6];
-    likeness(packed >> (4 * group) & 15, of_group);
-    TWOFOUR_UNROLL
-    for (int k = 0; k < 6; ++k) x[6 * group + k] = of_group[k];
-  }
-}
-
-template <typename L>
-TWOFOUR_DEVICE void initial_kernel(const LearnPriorArgs& args) {
-  TWOFOUR_SHARED Staging staging[kWarps];
-  for_each_unit(args.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
-    float x[kLane] = {}, logits[kLane];
-    if (args.codes) read_likeness(unit, args.codes, x);
-    TWOFOUR_UNROLL
-    for (int i = 0; i < kLane; ++i) {
-      const u32x4 random = random_bits(args.keys, global[i / 6], i % 6);
-      const u32 words[4] = {random.x, random.y, random.z, random.w};
-      u32 sum = 0;
-      TWOFOUR_UNROLL
-      for (int w = 0; w < 4; ++w) sum += (words[w] & 0xffff) + (words[w] >> 16);
-      const float normal = float(i32(sum) - 262140);
-      logits[i] = to_nearest(fma(args.spread, normal, args.shift * x[i]), L{});
-    }
-    write_own(unit, static_cast<L*>(args.logits), staging[warp()], logits);
-  });
-}
-
-template <typename L>
-TWOFOUR_DEVICE void prior_kernel(const LearnPriorArgs& args) {
-  TWOFOUR_SHARED Staging staging[kWarps];
-  for_each_unit(args.walk, [&](const Unit& unit, const u64(&)[kLaneGroups]) {
-    float x[kLane], logits[kLane];
-    read_own<L>(unit, args.logits, logits);
-    read_likeness(unit, args.codes, x);
-    TWOFOUR_UNROLL
-    for (int i = 0; i < kLane; ++i) logits[i] = to_nearest(fma(args.shift, x[i], logits[i]), L{});
-    write_own(unit, static_cast<L*>(args.logits), staging[warp()], logits);
-  });
-}
-
 // ---- symbols ----------------------------------------------------------------------------------------------
 
 #define FUSED(L, S, name, W, G)                                                               \
@@ -447,10 +293,8 @@ TWOFOUR_DEVICE void prior_kernel(const LearnPriorArgs& args) {
   FUSED(L, S, name, bf16, bf16)                                                                                  \
   FUSED(L, S, name, f16, f32)                                                                                    \
   FUSED(L, S, name, bf16, f32)
-#define LOGITS(L)                                                                                     \
-  TWOFOUR_KERNEL(twofour_learn_initial_##L, LearnPriorArgs, kThreads, 4) { initial_kernel<L>(args); } \
-  TWOFOUR_KERNEL(twofour_learn_prior_##L, LearnPriorArgs, kThreads, 4) { prior_kernel<L>(args); }     \
-  STEPS(L, f32, f32)                                                                                  \
+#define LOGITS(L)    \
+  STEPS(L, f32, f32) \
   STEPS(L, u8x384, u8)
 
 LOGITS(f32)

@@ -7,13 +7,13 @@
 //   twofour_matmul_logits_{soft,hard}_{logits}_{f16,bf16}
 //                                                    G as above, and from it, in registers, the gradient of the logits
 //   twofour_matmul_sum_{f32,f16,bf16}                adds up what blocks left that share a tile of C
-//   twofour_matmul_mask_{f32,f16,bf16}               the masked weight, from the weight and codes
 //
 // With codes, masks are applied on the way through shared memory: the masked weight is never in global memory. Nor is G,
 // for the logits: it is not even rounded.
 
 #include "common/gradient.cuh"
 #include "common/tile.cuh"
+#include "common/walk.cuh"
 
 namespace twofour {
 
@@ -51,13 +51,6 @@ struct MatmulSumArgs {
   u64 elements;
   u32 splits;
   u32 unused;
-};
-
-struct MatmulMaskArgs {
-  const void* weight;
-  const u8* codes;
-  void* masked;
-  u64 groups;
 };
 
 TWOFOUR_DEVICE u32 tiles(u32 extent) { return (extent + kTile - 1) / kTile; }
@@ -180,14 +173,7 @@ TWOFOUR_DEVICE void logits_kernel(const MatmulLogitsArgs& args) {
   write_logit_gradient<L, W, hard>(args, sums, lines, reinterpret_cast<float*>(ring), tile);
 }
 
-// ---- one pass over memory ---------------------------------------------------------------------------------
-
-// Calls run(i) for every i below `count` that is this thread's.
-template <typename Run>
-TWOFOUR_DEVICE void for_each(u64 count, Run run) {
-  const u64 threads = u64(block_count()) * block_size();
-  for (u64 i = u64(block_index()) * block_size() + thread_index(); i < count; i += threads) run(i);
-}
+// ---- adding up --------------------------------------------------------------------------------------------
 
 // In the order of the splits, whatever order they finished in: the same bits every time. `sum` may be the first part.
 template <typename C, int n, bool whole>
@@ -213,33 +199,6 @@ TWOFOUR_DEVICE void sum_kernel(const MatmulSumArgs& args) {
   else add_up<C, 1, false>(args);
 }
 
-// A group under its code: +0 where it is dropped, NaN if the code is none of the six.
-TWOFOUR_DEVICE void keep_group(u32 code, f32* w) {
-  const bool legal = code % 4 < code / 4;
-  for (u32 j = 0; j < 4; ++j) {
-    const bool kept = code % 4 == j || code / 4 == j;
-    w[j] = !legal ? not_a_number() : kept ? w[j] : 0.0f;
-  }
-}
-
-template <typename W>
-TWOFOUR_DEVICE void mask_kernel(const MatmulMaskArgs& args) {
-  for_each((args.groups + 1) / 2, [&](u64 pair) {
-    const u32 codes = load(args.codes + pair);
-    float w[8];
-    if (2 * pair + 1 < args.groups) {
-      read<true, W>(args.weight, 8 * pair, w);
-      keep_group(codes % 16, w), keep_group(codes / 16, w + 4);
-      write<true, W>(args.masked, 8 * pair, w);
-    } else {
-      float last[4];
-      read<false, W>(args.weight, 8 * pair, last);
-      keep_group(codes % 16, last);
-      write<false, W>(args.masked, 8 * pair, last);
-    }
-  });
-}
-
 // ---- symbols ----------------------------------------------------------------------------------------------
 
 // Two blocks an SM: 255 registers a thread, 64 KiB of shared memory a block.
@@ -262,9 +221,8 @@ constexpr u32 kBlocks = 2;
 #define ALL_LOGITS(L, W)    \
   LOGITS(false, soft, L, W) \
   LOGITS(true, hard, L, W)
-#define PASSES(T)                                                                        \
-  TWOFOUR_KERNEL(twofour_matmul_sum_##T, MatmulSumArgs, 256, 4) { sum_kernel<T>(args); } \
-  TWOFOUR_KERNEL(twofour_matmul_mask_##T, MatmulMaskArgs, 256, 4) { mask_kernel<T>(args); }
+#define SUM(C) \
+  TWOFOUR_KERNEL(twofour_matmul_sum_##C, MatmulSumArgs, 256, 4) { sum_kernel<C>(args); }
 
 PRODUCTS(f16)
 PRODUCTS(bf16)
@@ -272,8 +230,8 @@ ALL_LOGITS(f32, f16)
 ALL_LOGITS(f32, bf16)
 ALL_LOGITS(bf16, f16)
 ALL_LOGITS(bf16, bf16)
-PASSES(f32)
-PASSES(f16)
-PASSES(bf16)
+SUM(f32)
+SUM(f16)
+SUM(bf16)
 
 }  // namespace twofour

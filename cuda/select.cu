@@ -9,8 +9,8 @@
 //          twofour_select_squares_{activations} sums slabs of tokens, twofour_select_norms adds the slabs;
 //          twofour_select_widen_{weights}, _sweep, _make_up and _finish_{weights} are the steps of a sweep.
 
-#include "common/sweep.cuh"
 #include "common/walk.cuh"
+#include "select/sweep.cuh"
 
 namespace twofour {
 

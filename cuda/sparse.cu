@@ -1,4 +1,4 @@
-// The sparse product for many tokens: Y [T, N] = X [T, K] * W^T (+ bias), W compressed (common/sparse.cuh says how,
+// The sparse product for many tokens: Y [T, N] = X [T, K] * W^T (+ bias), W compressed (sparse/product.cuh says how,
 // src/sparse/launch.rs is the contract), made of the vocabulary of common/tile.cuh. C there is the transpose of Y: its
 // rows are those of W, its columns are tokens.
 //
@@ -8,7 +8,7 @@
 // A stage is 64 bytes of kept values of each of 128 rows, a tile of tile.cuh; 128 bytes of each of 128 tokens, two tiles
 // side by side; and the codes. It is worked on by two instructions along K, the first with the first tile of tokens.
 
-#include "common/sparse.cuh"
+#include "sparse/product.cuh"
 
 namespace twofour {
 

@@ -1,4 +1,4 @@
-// The sparse product for few tokens: Y [T, N] = X [T, K] * W^T (+ bias) for T up to 128, W compressed (common/sparse.cuh
+// The sparse product for few tokens: Y [T, N] = X [T, K] * W^T (+ bias) for T up to 128, W compressed (sparse/product.cuh
 // says how, src/sparse/launch.rs is the contract). It reads the weight once, at the speed of memory.
 //
 // A warp takes 32 rows of W at a time along K: a step is 64 bytes of kept values of each of them, 128 bytes of each token
@@ -30,7 +30,7 @@
 //
 // Symbols: twofour_sparse_small_{f16,bf16,i8}_{16,128}, for up to so many tokens.
 
-#include "common/sparse.cuh"
+#include "sparse/product.cuh"
 
 namespace twofour {
 

@@ -40,4 +40,11 @@ struct Place {
   }
 };
 
+// Calls run(i) for every i below `count` that is this thread's.
+template <typename Run>
+TWOFOUR_DEVICE void for_each(u64 count, Run run) {
+  const u64 threads = u64(block_count()) * block_size();
+  for (u64 i = u64(block_index()) * block_size() + thread_index(); i < count; i += threads) run(i);
+}
+
 }  // namespace twofour

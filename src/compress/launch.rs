@@ -1,6 +1,6 @@
 //! The launches of the `compress` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
 //! argument struct. The CUDA executor launches them, and so does the emulator in the tests. The structs are those of
-//! `cuda/compress.cu`, `cuda/compress_unpack.cu` and `cuda/common/patch.cuh`.
+//! `cuda/compress.cu`, `cuda/compress_unpack.cu` and `cuda/compress/patch.cuh`.
 
 use super::layout::Layout;
 use super::value::{Sparsity, Value, ValueType};

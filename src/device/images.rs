@@ -89,6 +89,7 @@ fn runs_on(arch: &str, (major, minor): (u32, u32)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn machine_code_runs_within_its_major() {
@@ -102,16 +103,38 @@ mod tests {
         assert!(!runs_on("100a", (10, 3)) && !runs_on("90a", (10, 0)) && !runs_on("100f", (12, 0)));
     }
 
+    fn includes(source: &Source) -> impl Iterator<Item = &'static str> {
+        source.text.lines().filter_map(|line| line.strip_prefix("#include \"")?.split('"').next())
+    }
+
     /// NVRTC finds a header by the name in the `#include` and no other, from wherever it is included.
     #[test]
     fn headers_are_included_by_their_whole_names() {
         for source in SOURCES {
-            for line in source.text.lines() {
-                let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.split('"').next()) else {
-                    continue;
-                };
+            for name in includes(source) {
                 let known = headers().any(|header| header.name == name) || !name.ends_with(".cuh");
-                assert!(known, "cuda/{}: write the path from cuda/, as common/{name}", source.name);
+                assert!(known, "cuda/{}: write the path from cuda/, as common/ptx.cuh", source.name);
+            }
+        }
+    }
+
+    /// The ops whose kernels include a header, themselves or through another.
+    fn users(header: &str) -> BTreeSet<&'static str> {
+        let direct = SOURCES.iter().filter(|source| includes(source).any(|name| name == header));
+        let ops = direct.map(|source| match source.name.strip_suffix(".cu") {
+            Some(module) => module.split('_').take(1).collect(),
+            None => users(source.name),
+        });
+        ops.flatten().collect()
+    }
+
+    #[test]
+    fn what_one_op_alone_includes_lies_in_its_folder_and_the_rest_in_common() {
+        for header in headers() {
+            let users = users(header.name);
+            match header.name.split('/').next() {
+                Some("common") => assert!(users.len() > 1, "cuda/{} is of {users:?} alone", header.name),
+                op => assert!(users.iter().copied().eq(op), "cuda/{} is of {users:?}", header.name),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The launches of the `learn` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
-//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of `cuda/learn.cu`.
+//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of
+//! `cuda/learn.cu` and `cuda/learn_start.cu`.
 
 use super::{Clip, Fused, Gradient, Initial, Measure, Norm, Prior, Rounding, Scalars, State, Statistics, Step, Update};
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
@@ -134,6 +135,12 @@ fn launch<A>(name: &'static str, grid: u32, threads: u32, args: A) -> Launch<A> 
     Launch { symbol, grid: [grid, 1, 1], block: [threads, 1, 1], shared_bytes: 0, args }
 }
 
+/// Of `cuda/learn_start.cu`.
+fn launch_start<A>(name: &'static str, grid: u32, args: A) -> Launch<A> {
+    let symbol = Symbol { module: "learn_start", name };
+    Launch { symbol, grid: [grid, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
+}
+
 /// So many blocks that each thread has a chunk, and not more than `most`.
 fn grid(shape: Shape, most: u32) -> u32 {
     let wanted = (shape.groups() as u64).div_ceil(CHUNK * u64::from(THREADS));
@@ -224,7 +231,7 @@ impl<L: Logit> Initial<'_, Raw, L> {
             spread: self.spread(),
             shift: self.shift(),
         };
-        Ok(launch(by_logits!("twofour_learn_initial", L::DTYPE), blocks, THREADS, args))
+        Ok(launch_start(by_logits!("twofour_learn_initial", L::DTYPE), blocks, args))
     }
 }
 
@@ -244,7 +251,7 @@ impl<L: Logit> Prior<'_, Raw, L> {
             spread: 0.0,
             shift: self.strength,
         };
-        Ok(launch(by_logits!("twofour_learn_prior", L::DTYPE), blocks, THREADS, args))
+        Ok(launch_start(by_logits!("twofour_learn_prior", L::DTYPE), blocks, args))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Launches of the own sparse kernels as plain data, for the CUDA executor and the emulator alike: `Y [T, N] = X [T, K] Wᵀ`
-//! plus a bias, with `W [N, K]` compressed. The structs mirror those of `cuda/common/sparse.cuh` and `cuda/sparse.cu`.
+//! plus a bias, with `W [N, K]` compressed. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
 //!
 //! | operand | is |
 //! | --- | --- |

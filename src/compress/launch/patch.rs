@@ -1,4 +1,4 @@
-//! How blocks share a weight, and a layout, as kernels read it: the host half of `cuda/common/patch.cuh`.
+//! How blocks share a weight, and a layout, as kernels read it: the host half of `cuda/compress/patch.cuh`.
 
 use super::THREADS;
 use crate::compress::layout::{Layout, Map};

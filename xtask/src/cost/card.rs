@@ -153,6 +153,7 @@ fn needed(kernel: &str) -> &'static [&'static str] {
 }
 
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.
+/// `twofour_mask_frozen_<weights>`: the two groups whose codes share a byte; the count takes in the last one, alone.
 /// `twofour_compress_..`: a patch of 4096 groups a block of 256 threads; the count takes in what only ragged rows need.
 /// `twofour_select_score_<weights>`: 32 bytes of the weight a turn.
 /// `twofour_learn_..`: a warp takes 64 groups a turn; the count takes in what only the last, short unit needs.
@@ -173,6 +174,9 @@ fn groups_a_turn(kernel: &str) -> Option<u32> {
     }
     if let Some(weights) = kernel.strip_prefix("twofour_select_score_") {
         return Some(if weights == "f32" { 2 } else { 4 });
+    }
+    if kernel.starts_with("twofour_mask_frozen_") {
+        return Some(2);
     }
     let words: Vec<&str> = kernel.strip_prefix("twofour_mask_")?.split('_').collect();
     let types = words.iter().rev().take_while(|word| matches!(**word, "f32" | "f16" | "bf16")).count();

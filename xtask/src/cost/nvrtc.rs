@@ -45,18 +45,23 @@ struct Header {
     text: CString,
 }
 
-/// `cuda/common/*.cuh`, by names relative to `cuda`.
+/// `cuda/*/*.cuh`, by names relative to `cuda`.
 fn headers(root: &Path) -> Result<Vec<Header>> {
-    let folder = root.join("cuda/common");
+    let folder = root.join("cuda");
     let mut headers = Vec::new();
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "cuh") {
-            let name = format!("common/{}", path.file_name().unwrap_or_default().display());
-            headers.push(Header { name: CString::new(name)?, text: source(&path)? });
+    for room in files(&folder)?.iter().filter(|path| path.is_dir()) {
+        for path in files(room)?.iter().filter(|path| path.extension().is_some_and(|extension| extension == "cuh")) {
+            let name = path.strip_prefix(&folder)?.display().to_string();
+            headers.push(Header { name: CString::new(name)?, text: source(path)? });
         }
     }
     Ok(headers)
+}
+
+/// What is in a folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let listing = std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    listing.map(|entry| Ok(entry?.path())).collect()
 }
 
 fn source(path: &Path) -> Result<CString> {

@@ -86,6 +86,7 @@ fn groups_follow_the_logits() {
     assert_eq!(groups_a_turn("twofour_mask_hard_full_bf16_f32"), Some(4));
     assert_eq!(groups_a_turn("twofour_mask_backward_soft_f32_bf16_bf16"), Some(2));
     assert_eq!(groups_a_turn("twofour_mask_backward_soft_bf16_f32_f32"), Some(4));
+    assert_eq!(groups_a_turn("twofour_mask_frozen_f32"), Some(2));
     assert_eq!(groups_a_turn("twofour_mask_statistics"), None);
     assert_eq!(groups_a_turn("twofour_matmul_f32_f32"), None);
 }

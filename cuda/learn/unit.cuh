@@ -6,7 +6,9 @@
 // the last one, is read and written number by number.
 #pragma once
 
+#include "common/philox.cuh"
 #include "common/vector.cuh"
+#include "common/walk.cuh"
 
 namespace twofour {
 
@@ -38,6 +40,28 @@ struct Unit {
 
   TWOFOUR_DEVICE bool has(int i) const { return u32(i) < groups; }
 };
+
+// Calls of_unit(unit, global numbers of the lane's groups) for each of this warp's units.
+template <typename OfUnit>
+TWOFOUR_DEVICE void for_each_unit(const Walk& walk, OfUnit of_unit) {
+  const u64 units = (walk.groups + kUnitGroups - 1) / kUnitGroups;
+  const u64 warps = u64(block_count()) * kWarps;
+  u64 number = u64(block_index()) * kWarps + warp();
+  Place place(walk, number * kUnitGroups + lane() * kLaneGroups);
+  TWOFOUR_NO_UNROLL
+  for (; number < units; number += warps) {
+    Place next = place;
+    next.next(walk);
+    const u64 global[kLaneGroups] = {place.global, next.global};
+    of_unit(Unit(number, walk.groups), global);
+    place.step(walk);
+  }
+}
+
+// Random words of a group that is known by its global number.
+TWOFOUR_DEVICE u32x4 random_bits(const RoundKeys& keys, u64 group, u64 draw) {
+  return philox(keys, {u32(group), u32(group >> 32), u32(draw), u32(draw >> 32)});
+}
 
 // n words of this thread's own from memory that it writes later, aligned to as many bytes as a third of them are.
 template <int n>

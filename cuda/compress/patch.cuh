@@ -8,7 +8,7 @@
 // pieces of it.
 #pragma once
 
-#include "common/codes.cuh"
+#include "compress/codes.cuh"
 
 namespace twofour {
 

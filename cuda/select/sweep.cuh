@@ -5,8 +5,8 @@
 // left out; a tile does them, and they change nothing but the sign of a zero, which the outputs do not keep.
 #pragma once
 
-#include "common/choose.cuh"
 #include "common/vector.cuh"
+#include "select/choose.cuh"
 
 namespace twofour {
 
