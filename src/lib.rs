@@ -44,7 +44,6 @@ pub mod error;
 pub mod formats;
 #[cfg(feature = "cuda")]
 mod gpu;
-#[cfg(any())]
 pub mod learn;
 pub mod mask;
 #[cfg(any())]
