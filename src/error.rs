@@ -224,11 +224,11 @@ pub enum Error {
         /// The operand's name.
         what: &'static str,
     },
-    /// A way to a product that does not serve it.
-    #[error("{path} is not possible here: {because}")]
-    Path {
-        /// The way, in words.
-        path: &'static str,
+    /// What was asked for, or a route to it, is not possible for these arguments.
+    #[error("{what} is not possible here: {because}")]
+    Unsupported {
+        /// What was asked for, in words.
+        what: &'static str,
         /// Why not.
         because: &'static str,
     },
@@ -288,7 +288,12 @@ pub enum Error {
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A way that does not serve.
-pub(crate) fn path_error(path: &'static str, because: &'static str) -> Error {
-    Error::Path { path, because }
+/// What is not possible.
+pub(crate) fn unsupported(what: &'static str, because: &'static str) -> Error {
+    Error::Unsupported { what, because }
+}
+
+/// The same, by its former name.
+pub(crate) fn path_error(what: &'static str, because: &'static str) -> Error {
+    unsupported(what, because)
 }

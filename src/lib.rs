@@ -29,7 +29,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod check;
-#[cfg(any())]
 pub mod compress;
 mod cpu;
 #[cfg(any())]

@@ -2,12 +2,15 @@
 
 use super::layout::Layout;
 use super::value::{TwoFour, Value, ValueType};
-use super::{Choice, Draw, cpu};
+use super::{Choice, Draw, Pack, Reorder, cpu};
 use crate::check::length;
+use crate::cpu::Cpu;
 use crate::element::Logit;
 use crate::error::Result;
+use crate::pass::Executor;
 use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
+use crate::space::Host;
 
 /// A compressed weight in canonical form: kept values `[N, K/2]` row-major, and a legal code a group, row-major, two a
 /// byte, the even one in the low half.
@@ -37,7 +40,7 @@ impl<T: Value> Compressed<T> {
     /// A dense weight under a mask of these codes.
     ///
     /// # Errors
-    /// What [`check`](super::Pack::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode).
+    /// As [`Pack`], and [`Error::IllegalCode`](crate::Error::IllegalCode).
     pub fn with_codes(shape: Shape, dense: &[T], codes: &[u8]) -> Result<Self> {
         Self::pack::<f32>(shape, dense, Choice::Codes(codes))
     }
@@ -45,7 +48,7 @@ impl<T: Value> Compressed<T> {
     /// The values of the largest magnitude of each group; see the [module](super).
     ///
     /// # Errors
-    /// What [`check`](super::Pack::check) finds.
+    /// As [`Pack`].
     pub fn by_magnitude(shape: Shape, dense: &[T]) -> Result<Self> {
         Self::pack::<f32>(shape, dense, Choice::Magnitude)
     }
@@ -53,7 +56,7 @@ impl<T: Value> Compressed<T> {
     /// A dense weight that is 2:4 already; see the [module](super) for groups that keep less.
     ///
     /// # Errors
-    /// What [`check`](super::Pack::check) finds, and [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first
+    /// As [`Pack`], and [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first
     /// group that keeps more.
     pub fn from_sparse(shape: Shape, dense: &[T]) -> Result<Self> {
         Self::pack::<f32>(shape, dense, Choice::NonZeros)
@@ -62,7 +65,7 @@ impl<T: Value> Compressed<T> {
     /// What the mask of logits keeps of a dense weight; `Hard` or `Argmax`.
     ///
     /// # Errors
-    /// What [`check`](super::Pack::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode) with the first
+    /// As [`Pack`], and [`Error::IllegalCode`](crate::Error::IllegalCode) with the first
     /// group whose logits have no finite maximum.
     pub fn from_logits<L: Logit>(
         shape: Shape,
@@ -84,7 +87,7 @@ impl<T: Value> Compressed<T> {
         length("dense", Some(&dense), shape.weights())?;
         let mut values = vec![T::zeroed(); shape.weights() / 2];
         let mut codes = vec![0; T::TYPE.sparsity().packed_codes(shape)];
-        cpu::pack_into(cpu::Pack::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
+        Cpu.run(Pack::<Host, T, L>::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
         Ok(Self { shape, values, codes })
     }
 
@@ -99,7 +102,7 @@ impl<T: Value> Compressed<T> {
         length("metadata", Some(&metadata), sizes.metadata)?;
         let mut codes = vec![0; T::TYPE.sparsity().packed_codes(shape)];
         let plain = (Layout::Plain, codes.as_mut_slice());
-        cpu::reorder_into(cpu::Reorder::new(shape, T::TYPE, (layout, metadata), plain))?;
+        Cpu.run(Reorder::new(shape, T::TYPE, (layout, metadata), plain))?;
         let mut tight = Vec::with_capacity(shape.weights() / 2);
         if let Some(pitch) = std::num::NonZeroUsize::new(sizes.pitch) {
             values.chunks(pitch.get()).for_each(|row| tight.extend_from_slice(&row[..shape.cols / 2]));
@@ -137,7 +140,7 @@ impl<T: Value> Compressed<T> {
     /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length).
     pub fn metadata_into(&self, layout: Layout, metadata: &mut [u8]) -> Result<()> {
         let from = (Layout::Plain, self.codes.as_slice());
-        cpu::reorder_into(cpu::Reorder::new(self.shape, T::TYPE, from, (layout, metadata)))
+        Cpu.run(Reorder::new(self.shape, T::TYPE, from, (layout, metadata)))
     }
 
     /// One buffer with the values, rows padded as the layout wants them, and the metadata right behind: what cuSPARSELt

@@ -2,25 +2,19 @@
 
 use super::layout::Layout;
 use super::value::{Sparsity, Value};
-use super::{Choice, Draw, illegal, not_two_four};
+use super::{Choice, Draw, Pack, Reorder, Unpack, illegal, not_two_four};
 use crate::check::length;
 use crate::element::Logit;
 use crate::error::Result;
 use crate::mask;
+use crate::pass::{Checked, Pass};
 use crate::shape::Shape;
-use crate::space::Host;
+use crate::space::{Host, HostSpace};
 use groups::PIECE;
 use rayon::prelude::*;
 
 mod groups;
 mod reorder;
-
-/// [`super::Pack`] over slices.
-pub type Pack<'a, T, L = f32> = super::Pack<'a, Host, T, L>;
-/// [`super::Unpack`] over slices.
-pub type Unpack<'a, T> = super::Unpack<'a, Host, T>;
-/// [`super::Reorder`] over slices.
-pub type Reorder<'a> = super::Reorder<'a, Host>;
 
 /// A group that keeps more values than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,13 +29,12 @@ pub struct Violation {
 
 /// Compresses a dense weight into what was asked for. Where codes are chosen here and not asked for, it allocates
 /// memory for them.
-///
-/// # Errors
-/// What [`check`](super::Pack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) or
-/// [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first such group.
-pub fn pack_into<T: Value, L: Logit>(args: Pack<'_, T, L>) -> Result<()> {
-    args.check()?;
-    let Pack { shape, layout, choice, dense, mut values, metadata, codes, masked, faults: _ } = args;
+pub(super) fn pack<S: HostSpace, T: Value, L: Logit>(pass: Pack<'_, S, T, L>) -> Result<()> {
+    let Pack { shape, layout, choice, dense, values, metadata, codes, masked, faults: _ } = pass;
+    let (dense, mut values) = (S::slice(dense), values.map(S::slice_mut));
+    let choice = choice.map(S::slice, S::slice);
+    let [metadata, codes] = [metadata, codes].map(|operand| operand.map(S::slice_mut));
+    let masked = masked.map(S::slice_mut);
     let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
     let mut own = Vec::new();
     let chosen: &[u8] = if let Choice::Codes(given) = choice {
@@ -99,19 +92,15 @@ fn choose<T: Value, L: Logit>(
 /// The codes of a mask; that of a group that has none is not legal.
 fn sample<L: Logit>(shape: Shape, draw: &Draw<&[L]>, codes: &mut [u8]) -> Result<()> {
     let Draw { logits, kind, sampling, shard } = *draw;
-    let args = mask::cpu::Forward::<L, f32>::new(shape, kind, sampling, logits).shard(shard);
-    mask::cpu::forward_into(args.codes(codes))
+    let pass = mask::Forward::<Host, L, f32>::new(shape, kind, sampling, logits).shard(shard);
+    Pass::execute(Checked::part(pass.codes(codes)))
 }
 
 /// Decompresses: kept values bit for bit, all others `+0.0`. Where metadata is not canonical, it allocates memory for
 /// the codes.
-///
-/// # Errors
-/// What [`check`](super::Unpack::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
-/// group.
-pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
-    args.check()?;
-    let Unpack { shape, layout, values, metadata, dense, faults: _ } = args;
+pub(super) fn unpack<S: HostSpace, T: Value>(pass: Unpack<'_, S, T>) -> Result<()> {
+    let Unpack { shape, layout, values, metadata, dense, faults: _ } = pass;
+    let (values, metadata, dense) = (S::slice(values), S::slice(metadata), S::slice_mut(dense));
     let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
     let mut own = Vec::new();
     let codes = if layout == Layout::Plain {
@@ -127,13 +116,9 @@ pub fn unpack_into<T: Value>(args: Unpack<'_, T>) -> Result<()> {
 }
 
 /// Takes metadata from one layout to another. Where neither is canonical, it allocates memory for the codes.
-///
-/// # Errors
-/// What [`check`](super::Reorder::check) finds; [`Error::IllegalCode`](crate::Error::IllegalCode) with the first such
-/// group.
-pub fn reorder_into(args: Reorder<'_>) -> Result<()> {
-    args.check()?;
-    let Reorder { shape, value_type, from, to, faults: _ } = args;
+pub(super) fn reorder<S: HostSpace>(pass: Reorder<'_, S>) -> Result<()> {
+    let Reorder { shape, value_type, from, to, faults: _ } = pass;
+    let (from, to) = ((from.0, S::slice(from.1)), (to.0, S::slice_mut(to.1)));
     let sparsity = value_type.sparsity();
     if from.0 == Layout::Plain {
         check_codes(sparsity, shape, from.1)?;

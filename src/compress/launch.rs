@@ -1,20 +1,17 @@
-//! The launches of the `compress` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
-//! argument struct. The CUDA executor launches them, and so does the emulator in the tests. The structs are those of
-//! `cuda/compress.cu`, `cuda/compress_unpack.cu` and `cuda/compress/patch.cuh`.
+//! The launches of the `compress` kernels. The structs mirror those of `cuda/compress.cu`, `cuda/compress_unpack.cu` and
+//! `cuda/compress/patch.cuh`.
 
 use super::layout::Layout;
 use super::value::{Sparsity, Value, ValueType};
 use super::{Choice, Pack, Reorder, Unpack};
-use crate::device::Limits;
-use crate::device::launch::{ALIGN, Launch, Symbol, address, aligned};
+use crate::device::bind::ALIGN;
+use crate::device::{Launch, Limits, Symbol};
 use crate::element::{DType, Logit};
-#[cfg(doc)]
-use crate::error::Error;
 use crate::error::Result;
+use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::SamplingArgs;
 use crate::sample::{Kind, Sampling};
 use crate::shape::Shard;
-use crate::space::{Raw, RawSlice};
 use patch::{Arrangement, Patches, Rows, Steps, chunk, patches};
 
 mod patch;
@@ -36,9 +33,9 @@ fn sampled_blocks(chunk: u32, limits: &Limits) -> u32 {
 }
 
 /// `CompressPackArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct PackArgs {
+struct PackArgs {
     dense: u64,
     logits: u64,
     given: u64,
@@ -65,9 +62,9 @@ pub struct PackArgs {
 const _: () = assert!(size_of::<PackArgs>() == 400);
 
 /// `CompressUnpackArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct UnpackArgs {
+struct UnpackArgs {
     values: u64,
     metadata: u64,
     dense: u64,
@@ -85,9 +82,9 @@ pub struct UnpackArgs {
 const _: () = assert!(size_of::<UnpackArgs>() == 240);
 
 /// `CompressReorderArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct ReorderArgs {
+struct ReorderArgs {
     from: u64,
     to: u64,
     faults: u64,
@@ -121,154 +118,137 @@ const fn magnitude(value_type: ValueType) -> u32 {
 }
 
 /// Where groups without a code are counted: by words, unlike all else.
-fn count(faults: Option<RawSlice>) -> Result<u64> {
-    aligned("faults", faults.map_or(0, |faults| faults.address), size_of::<u32>() as u64)
-}
+const COUNT_ALIGN: u64 = size_of::<u32>() as u64;
 
 /// Stands where a kernel reads no sampling.
 const NO_SAMPLING: Sampling = Sampling { seed: 0, draw: 0, kappa: 0.0, tau: 1.0 };
 
-impl<T: Value, L: Logit> Pack<'_, Raw, T, L> {
-    /// The launch of this compression on a device with these limits. A grid without blocks is nothing to do.
-    ///
-    /// # Errors
-    /// What [`Pack::check`] finds, [`Error::Misaligned`], and [`Error::Overflow`] for 2³¹ patches of 4096 groups.
-    pub fn launch(&self, limits: &Limits) -> Result<Launch<PackArgs>> {
-        self.check()?;
-        let Self { shape, layout, .. } = *self;
-        let map = layout.map(shape, T::TYPE)?;
-        let whole = Shard::whole(shape.cols as u64);
-        let (logits, sampling, kind, shard) = match &self.choice {
-            Choice::Logits(draw) => (Some(draw.logits), draw.sampling, draw.kind, draw.shard),
-            _ => (None, NO_SAMPLING, Kind::Hard, whole),
-        };
-        // Group numbers of a slice of columns jump where its rows end.
-        let rows_matter = shard.global_cols != whole.global_cols;
-        let patches = patches(shape, T::TYPE, &[(layout, &map)], rows_matter)?;
-        let one_row = layout == Layout::Plain && !rows_matter;
-        let rows = Rows::new(shape, T::TYPE, layout.sizes(shape, T::TYPE)?.pitch, one_row);
-        let logits_pitch = shape.cols / 4 * 6 * L::DTYPE.size();
-        let [metadata, codes] = [address("metadata", self.metadata)?, address("codes", self.codes)?];
-        let args = PackArgs {
-            dense: address("dense", Some(self.dense))?,
-            logits: address("logits", logits)?,
-            given: match self.choice {
-                Choice::Codes(given) => address("codes", Some(given))?,
-                _ => 0,
-            },
-            values: address("values", self.values)?,
-            metadata,
-            codes,
-            masked: address("masked", self.masked)?,
-            faults: count(self.faults)?,
-            dense_pitch: rows.dense_pitch,
-            values_pitch: rows.values_pitch,
-            first_group: shard.group(0, 0),
-            row_groups: shard.global_cols / 4,
-            steps: Steps::new(&patches, chunk(T::TYPE), &rows),
-            patches,
-            by: Arrangement::new(layout, &map, &patches),
-            sampling: SamplingArgs::new(&sampling),
-            argmax: u32::from(kind == Kind::Argmax),
-            magnitude: magnitude(T::TYPE),
-            poison: poison(T::TYPE),
-            dense_whole: rows.dense_whole,
-            values_whole: rows.values_whole,
-            logits_whole: u32::from(one_row || logits_pitch.is_multiple_of(ALIGN as usize)),
-        };
-        // The noise table is loaded once a block, so that as few blocks as fill the device walk over all patches.
-        let blocks = limits.multiprocessors.max(1).saturating_mul(sampled_blocks(chunk(T::TYPE), limits));
-        let grid = patches.grid(if logits.is_some() { blocks } else { u32::MAX });
-        Ok(launch("compress", pack_symbol(&self.choice, T::TYPE, L::DTYPE), grid, args))
+pub(super) fn pack<'g, S: DeviceSpace, T: Value, L: Logit>(
+    pass: &'g mut Pack<'_, S, T, L>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (shape, layout) = (pass.shape, pass.layout);
+    let symbol = pack_symbol(&pass.choice, T::TYPE, L::DTYPE);
+    let map = layout.map(shape, T::TYPE)?;
+    let whole = Shard::whole(shape.cols as u64);
+    let (logits, sampling, kind, shard) = match &pass.choice {
+        Choice::Logits(draw) => (Some(binder.input("logits", &draw.logits)?), draw.sampling, draw.kind, draw.shard),
+        _ => (None, NO_SAMPLING, Kind::Hard, whole),
+    };
+    // Group numbers of a slice of columns jump where its rows end.
+    let rows_matter = shard.global_cols != whole.global_cols;
+    let patches = patches(shape, T::TYPE, &[(layout, &map)], rows_matter)?;
+    let one_row = layout == Layout::Plain && !rows_matter;
+    let rows = Rows::new(shape, T::TYPE, layout.sizes(shape, T::TYPE)?.pitch, one_row);
+    let logits_pitch = shape.cols / 4 * 6 * L::DTYPE.size();
+    let args = PackArgs {
+        dense: binder.input("dense", &pass.dense)?.address,
+        logits: logits.map_or(0, |logits| logits.address),
+        given: match &pass.choice {
+            Choice::Codes(given) => binder.input("codes", given)?.address,
+            _ => 0,
+        },
+        values: binder.output_if("values", &mut pass.values)?,
+        metadata: binder.output_if("metadata", &mut pass.metadata)?,
+        codes: binder.output_if("codes", &mut pass.codes)?,
+        masked: binder.output_if("masked", &mut pass.masked)?,
+        faults: binder.output_if_on("faults", &mut pass.faults, COUNT_ALIGN)?,
+        dense_pitch: rows.dense_pitch,
+        values_pitch: rows.values_pitch,
+        first_group: shard.group(0, 0),
+        row_groups: shard.global_cols / 4,
+        steps: Steps::new(&patches, chunk(T::TYPE), &rows),
+        patches,
+        by: Arrangement::new(layout, &map, &patches),
+        sampling: SamplingArgs::new(&sampling),
+        argmax: u32::from(kind == Kind::Argmax),
+        magnitude: magnitude(T::TYPE),
+        poison: poison(T::TYPE),
+        dense_whole: rows.dense_whole,
+        values_whole: rows.values_whole,
+        logits_whole: u32::from(one_row || logits_pitch.is_multiple_of(ALIGN as usize)),
+    };
+    // The noise table is loaded once a block, so that as few blocks as fill the device walk over all patches.
+    let blocks = queue.limits().blocks(sampled_blocks(chunk(T::TYPE), queue.limits()));
+    let grid = patches.grid(if logits.is_some() { blocks } else { u32::MAX });
+    queue.launch(Launch::new(symbol, 0, THREADS, &args).grid(grid));
+    Ok(())
+}
+
+pub(super) fn unpack<'g, S: DeviceSpace, T: Value>(
+    pass: &'g mut Unpack<'_, S, T>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (shape, layout) = (pass.shape, pass.layout);
+    let map = layout.map(shape, T::TYPE)?;
+    let patches = patches(shape, T::TYPE, &[(layout, &map)], false)?;
+    let pitch = layout.sizes(shape, T::TYPE)?.pitch;
+    let rows = Rows::new(shape, T::TYPE, pitch, layout == Layout::Plain);
+    let args = UnpackArgs {
+        values: binder.input("values", &pass.values)?.address,
+        metadata: binder.input("metadata", &pass.metadata)?.address,
+        dense: binder.output("dense", &mut pass.dense)?.address,
+        faults: binder.output_if_on("faults", &mut pass.faults, COUNT_ALIGN)?,
+        dense_pitch: rows.dense_pitch,
+        values_pitch: rows.values_pitch,
+        steps: Steps::new(&patches, chunk(T::TYPE), &rows),
+        patches,
+        by: Arrangement::new(layout, &map, &patches),
+        poison: poison(T::TYPE),
+        dense_whole: rows.dense_whole,
+        values_whole: rows.values_whole,
+        unused: 0,
+    };
+    let symbol = Symbol::new("compress_unpack", "unpack", &[width(T::TYPE)]);
+    queue.launch(Launch::new(symbol, 0, THREADS, &args).grid(patches.grid(u32::MAX)));
+    Ok(())
+}
+
+pub(super) fn reorder<'g, S: DeviceSpace>(
+    pass: &'g mut Reorder<'_, S>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (shape, value_type) = (pass.shape, pass.value_type);
+    let [from, to] = [pass.from.0, pass.to.0];
+    let [from_map, to_map] = [from.map(shape, value_type)?, to.map(shape, value_type)?];
+    let patches = patches(shape, value_type, &[(from, &from_map), (to, &to_map)], false)?;
+    let args = ReorderArgs {
+        from: binder.input("metadata (from)", &pass.from.1)?.address,
+        to: binder.output("metadata (to)", &mut pass.to.1)?.address,
+        faults: binder.output_if_on("faults", &mut pass.faults, COUNT_ALIGN)?,
+        steps: Steps::new(&patches, 8, &Rows::NONE),
+        patches,
+        from_by: Arrangement::new(from, &from_map, &patches),
+        to_by: Arrangement::new(to, &to_map, &patches),
+        two_of_four: u32::from(value_type.sparsity() == Sparsity::TwoFour),
+        unused: 0,
+    };
+    let symbol = Symbol::new("compress_unpack", "reorder", &[]);
+    queue.launch(Launch::new(symbol, 0, THREADS, &args).grid(patches.grid(u32::MAX)));
+    Ok(())
+}
+
+/// The type of kernels that do not look at what values are.
+fn width(value_type: ValueType) -> &'static str {
+    match value_type.size() {
+        1 => "b8",
+        2 => "b16",
+        _ => "b32",
     }
 }
 
-impl<T: Value> Unpack<'_, Raw, T> {
-    /// The launch of this decompression on a device with these limits. A grid without blocks is nothing to do.
-    ///
-    /// # Errors
-    /// What [`Unpack::check`] finds, and as [`Pack::launch`].
-    pub fn launch(&self, _limits: &Limits) -> Result<Launch<UnpackArgs>> {
-        self.check()?;
-        let Self { shape, layout, .. } = *self;
-        let map = layout.map(shape, T::TYPE)?;
-        let patches = patches(shape, T::TYPE, &[(layout, &map)], false)?;
-        let pitch = layout.sizes(shape, T::TYPE)?.pitch;
-        let rows = Rows::new(shape, T::TYPE, pitch, layout == Layout::Plain);
-        let args = UnpackArgs {
-            values: address("values", Some(self.values))?,
-            metadata: address("metadata", Some(self.metadata))?,
-            dense: address("dense", Some(self.dense))?,
-            faults: count(self.faults)?,
-            dense_pitch: rows.dense_pitch,
-            values_pitch: rows.values_pitch,
-            steps: Steps::new(&patches, chunk(T::TYPE), &rows),
-            patches,
-            by: Arrangement::new(layout, &map, &patches),
-            poison: poison(T::TYPE),
-            dense_whole: rows.dense_whole,
-            values_whole: rows.values_whole,
-            unused: 0,
-        };
-        let name = match T::TYPE.size() {
-            1 => "twofour_compress_unpack_b8",
-            2 => "twofour_compress_unpack_b16",
-            _ => "twofour_compress_unpack_b32",
-        };
-        Ok(launch("compress_unpack", name, patches.grid(u32::MAX), args))
-    }
-}
-
-impl Reorder<'_, Raw> {
-    /// The launch of this change of layout on a device with these limits. A grid without blocks is nothing to do.
-    ///
-    /// # Errors
-    /// What [`Reorder::check`] finds, and as [`Pack::launch`].
-    pub fn launch(&self, _limits: &Limits) -> Result<Launch<ReorderArgs>> {
-        self.check()?;
-        let Self { shape, value_type, .. } = *self;
-        let [from, to] = [self.from.0, self.to.0];
-        let [from_map, to_map] = [from.map(shape, value_type)?, to.map(shape, value_type)?];
-        let patches = patches(shape, value_type, &[(from, &from_map), (to, &to_map)], false)?;
-        let args = ReorderArgs {
-            from: address("metadata (from)", Some(self.from.1))?,
-            to: address("metadata (to)", Some(self.to.1))?,
-            faults: count(self.faults)?,
-            steps: Steps::new(&patches, 8, &Rows::NONE),
-            patches,
-            from_by: Arrangement::new(from, &from_map, &patches),
-            to_by: Arrangement::new(to, &to_map, &patches),
-            two_of_four: u32::from(value_type.sparsity() == Sparsity::TwoFour),
-            unused: 0,
-        };
-        Ok(launch("compress_unpack", "twofour_compress_reorder", patches.grid(u32::MAX), args))
-    }
-}
-
-fn launch<A>(module: &'static str, name: &'static str, grid: [u32; 3], args: A) -> Launch<A> {
-    Launch { symbol: Symbol { module, name }, grid, block: [THREADS, 1, 1], shared_bytes: 0, args }
-}
-
-fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: ValueType, logits: DType) -> &'static str {
-    /// `$prefix` followed by the width of values.
-    macro_rules! by_width {
-        ($prefix:literal) => {
-            match value_type.size() {
-                1 => concat!($prefix, "_b8"),
-                2 => concat!($prefix, "_b16"),
-                _ => concat!($prefix, "_b32"),
-            }
-        };
-    }
-    match (choice, logits) {
-        (Choice::Codes(_), _) => by_width!("twofour_compress_codes"),
-        (Choice::Magnitude, _) if value_type == ValueType::I8 => "twofour_compress_magnitude_i8",
-        (Choice::Magnitude, _) => by_width!("twofour_compress_magnitude"),
-        (Choice::NonZeros, _) => by_width!("twofour_compress_sparse"),
-        // Groups of two have no logits.
-        (Choice::Logits(_), DType::Bf16) if value_type.size() == 1 => "twofour_compress_sampled_bf16_b8",
-        (Choice::Logits(_), DType::Bf16) => "twofour_compress_sampled_bf16_b16",
-        (Choice::Logits(_), _) if value_type.size() == 1 => "twofour_compress_sampled_f32_b8",
-        (Choice::Logits(_), _) => "twofour_compress_sampled_f32_b16",
+fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: ValueType, logits: DType) -> Symbol {
+    let symbol = |variant, types: &[&str]| Symbol::new("compress", variant, types);
+    let width = width(value_type);
+    match choice {
+        Choice::Codes(_) => symbol("codes", &[width]),
+        // Of two's complement the sign is no bit of its own.
+        Choice::Magnitude if value_type == ValueType::I8 => symbol("magnitude", &[value_type.name()]),
+        Choice::Magnitude => symbol("magnitude", &[width]),
+        Choice::NonZeros => symbol("sparse", &[width]),
+        Choice::Logits(_) => symbol("sampled", &[logits.name(), width]),
     }
 }

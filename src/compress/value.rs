@@ -2,6 +2,7 @@
 
 use crate::element::{DType, E4m3, E5m2};
 use crate::shape::Shape;
+use crate::space::Plain;
 use half::{bf16, f16};
 
 /// How many of how many consecutive values a code keeps: the hardware's choice, by the type of the values.
@@ -169,7 +170,7 @@ mod sealed {
 }
 
 /// A type of values: [`struct@f16`], [`bf16`], `f32`, `i8`, [`E4m3`] or [`E5m2`]. Sealed.
-pub trait Value: sealed::Sealed + bytemuck::Pod + Send + Sync + std::fmt::Debug + 'static {
+pub trait Value: sealed::Sealed + Plain + std::fmt::Debug + 'static {
     /// The format's name as a value.
     const TYPE: ValueType;
 

@@ -92,7 +92,18 @@ impl<'g, S: DeviceSpace> Binder<'g, S> {
 
     /// The address of an output, 0 where there is none.
     pub(crate) fn output_if<T>(&mut self, what: &'static str, operand: &'g mut Option<S::Mut<'_, T>>) -> Result<u64> {
-        Ok(operand.as_mut().map(|operand| self.output(what, operand)).transpose()?.map_or(0, |slice| slice.address))
+        self.output_if_on(what, operand, ALIGN)
+    }
+
+    /// The same, on a boundary of so many bytes.
+    pub(crate) fn output_if_on<T>(
+        &mut self,
+        what: &'static str,
+        operand: &'g mut Option<S::Mut<'_, T>>,
+        align: u64,
+    ) -> Result<u64> {
+        let slice = operand.as_mut().map(|operand| self.output_on(what, operand, align)).transpose()?;
+        Ok(slice.map_or(0, |slice| slice.address))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::THREADS;
 use crate::compress::layout::{Layout, Map};
 use crate::compress::value::ValueType;
-use crate::device::launch::ALIGN;
+use crate::device::bind::ALIGN;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -12,7 +12,7 @@ const PATCH_BITS: u32 = 12;
 /// Groups of the longest chunk, so of the least row of a patch.
 const CHUNK: u64 = 8;
 /// How patches lie over a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Patches {
     rows: u64,
@@ -53,7 +53,7 @@ impl Patches {
 }
 
 /// From a thread's chunk to its next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Steps {
     dense: u64,
@@ -87,7 +87,7 @@ pub(super) const fn chunk(value_type: ValueType) -> u32 {
 }
 
 /// A layout as kernels read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Arrangement {
     padded: [u64; 2],
