@@ -5,6 +5,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::space::Plain;
+
 mod fp8;
 
 pub use fp8::{E4m3, E5m2};
@@ -56,7 +58,7 @@ impl std::fmt::Display for DType {
 }
 
 /// A type of weights, activations and gradients: `f32`, [`struct@f16`] or [`bf16`]. Sealed.
-pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+pub trait Element: sealed::Sealed + Plain + PartialEq + std::fmt::Debug + 'static {
     /// The format's name as a value.
     const DTYPE: DType;
     /// Widens exactly.

@@ -19,7 +19,7 @@ pub use executor::{Executor, Plan};
 pub use libraries::Libraries;
 pub use queue::{Queue, Work};
 
-pub use crate::device::bind::{Binder, DeviceSpace};
+pub use crate::device::bind::{Binder, DeviceSpace, Names};
 
 /// The arguments of an operation. For this crate's operations alone: executors run them.
 pub trait Pass<S: Space>: Sized {

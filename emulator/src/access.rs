@@ -138,7 +138,7 @@ impl Block {
 pub(crate) fn near(region: &Region, address: usize) -> Near {
     let bytes = region.mapping.bytes();
     Near::Buffer {
-        name: region.name.clone(),
+        name: region.name(),
         bytes: (bytes.end - bytes.start) as u64,
         offset: address as i64 - bytes.start as i64,
     }

@@ -53,5 +53,5 @@ pub use element::Element;
 pub use fault::{Access, Fault, Near, Place, Source};
 pub use kernel::{Kernel, kernels};
 pub use launch::{Launch, MAX_SHARED_BYTES, Options, Report, run, unwritten};
-pub use memory::Buffer;
+pub use memory::{Buffer, rename};
 pub use schedule::Schedule;

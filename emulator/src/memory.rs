@@ -1,7 +1,7 @@
 //! Buffers: the emulated GPU's global memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::element::{from_bytes, to_bytes};
 use crate::mapping::Mapping;
@@ -15,9 +15,15 @@ const ALIGN: usize = 16;
 
 /// A buffer's memory and name, shared with the launches that run.
 pub(crate) struct Region {
-    pub(crate) name: String,
+    name: Mutex<String>,
     pub(crate) mapping: Mapping,
     pub(crate) read_only: bool,
+}
+
+impl Region {
+    pub(crate) fn name(&self) -> String {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The live buffers by address.
@@ -26,6 +32,14 @@ static REGIONS: RwLock<BTreeMap<usize, Arc<Region>>> = RwLock::new(BTreeMap::new
 /// The live buffers, lowest address first.
 pub(crate) fn regions() -> Vec<Arc<Region>> {
     REGIONS.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+}
+
+/// Gives the buffer that begins at this address another name, if there is one: what a launch calls it.
+pub fn rename(address: u64, name: &str) {
+    let regions = REGIONS.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(region) = regions.get(&(address as usize)) {
+        name.clone_into(&mut region.name.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// Memory that kernels can reach, with a name for messages, between guard pages.
@@ -74,7 +88,7 @@ impl Buffer {
 
     fn register(name: &str, mapping: Mapping, read_only: bool) -> Result<Buffer, Fault> {
         let start = mapping.bytes().start;
-        let region = Arc::new(Region { name: name.to_owned(), mapping, read_only });
+        let region = Arc::new(Region { name: Mutex::new(name.to_owned()), mapping, read_only });
         REGIONS.write().unwrap_or_else(PoisonError::into_inner).insert(start, Arc::clone(&region));
         Ok(Buffer { region })
     }
@@ -98,10 +112,10 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// The name it was given.
+    /// The name it was given last.
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.region.name
+    pub fn name(&self) -> String {
+        self.region.name()
     }
 
     /// A copy of the contents.

@@ -41,14 +41,28 @@ pub trait DeviceSpace: Space {
     ) -> Result<RawSlice<T>>;
 }
 
+/// What operands are called, by their addresses.
+pub type Names = Vec<(&'static str, u64)>;
+
 impl DeviceSpace for Raw {
-    type Guards<'g> = ();
-    fn address<T>((): &mut (), _: &'static str, operand: &RawSlice<T>) -> Result<RawSlice<T>> {
-        Ok(*operand)
+    type Guards<'g> = Option<&'g mut Names>;
+    fn address<T>(names: &mut Option<&mut Names>, what: &'static str, operand: &RawSlice<T>) -> Result<RawSlice<T>> {
+        note(names, what, *operand)
     }
-    fn address_mut<T>((): &mut (), _: &'static str, operand: &mut RawSlice<T>) -> Result<RawSlice<T>> {
-        Ok(*operand)
+    fn address_mut<T>(
+        names: &mut Option<&mut Names>,
+        what: &'static str,
+        operand: &mut RawSlice<T>,
+    ) -> Result<RawSlice<T>> {
+        note(names, what, *operand)
     }
+}
+
+fn note<T>(names: &mut Option<&mut Names>, what: &'static str, operand: RawSlice<T>) -> Result<RawSlice<T>> {
+    if let Some(names) = names {
+        names.push((what, operand.address));
+    }
+    Ok(operand)
 }
 
 /// Turns a pass's operands into addresses. It must live until what reads and writes them is queued.
@@ -56,11 +70,17 @@ pub struct Binder<'g, S: DeviceSpace> {
     guards: S::Guards<'g>,
 }
 
-impl Binder<'_, Raw> {
+impl<'g> Binder<'g, Raw> {
     /// Of addresses that somebody else vouches for.
     #[must_use]
     pub const fn bare() -> Self {
-        Self { guards: () }
+        Self { guards: None }
+    }
+
+    /// Of such, whose names are noted down, for messages.
+    #[must_use]
+    pub const fn naming(names: &'g mut Names) -> Self {
+        Self { guards: Some(names) }
     }
 }
 

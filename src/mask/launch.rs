@@ -78,7 +78,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
             // A thread for each two groups, in at most the blocks a grid may have: the kernel steps by the grid.
             let blocks = groups.div_ceil(2).div_ceil(u64::from(THREADS)).min(1 << 20) as u32;
             let args = FrozenArgs { weight, codes, masked, groups };
-            queue.launch(Launch::new(Symbol::new("mask", "frozen", &types[1..]), blocks, THREADS, &args));
+            queue.launch(Launch::new(Symbol::new("mask_frozen", "frozen", &types[1..]), blocks, THREADS, &args));
             return Ok(());
         }
     };

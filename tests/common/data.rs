@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use twofour::mask::{Kind, Sampling};
+use twofour::sample::{Kind, Sampling};
 use twofour::{Shape, Shard};
 
-/// A pass without its operands.
+/// A pass over sampled masks, without its operands.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass {
     pub shape: Shape,

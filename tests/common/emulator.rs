@@ -2,21 +2,22 @@
 //! Products by cuBLASLt are done here, naively, at the very addresses that the library would be given.
 
 use super::executor::TestExecutor;
-use std::collections::HashMap;
+use super::runs::ran;
 use std::marker::PhantomData;
-use std::sync::{LazyLock, Mutex};
-use twofour::dense::{Call, Product};
+use std::ops::Range;
 use twofour::device::{Launch, Limits};
-use twofour::pass::{Binder, Checked, Libraries, Pass, Plan, Queue, Work};
+use twofour::pass::{Binder, Checked, Libraries, Names, Pass, Plan, Queue, Work};
 use twofour::space::{Input, Output, Plain, Raw, RawSlice};
-use twofour::{DType, Executor, Float, Result, bf16, f16};
-use twofour_emulator::{Buffer, Kernel, Options, Schedule};
+use twofour::{Executor, Result};
+use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
 
-/// How often each kernel has run in this process.
-pub static RUNS: LazyLock<Mutex<HashMap<String, usize>>> = LazyLock::new(Mutex::default);
+mod product;
 
 /// A device so small that tests' sizes are many steps of its grid.
 pub const SMALL: Limits = Limits { multiprocessors: 1, ..Limits::A100 };
+
+/// What a product by cuBLASLt is counted as ([`super::runs::runs`]).
+pub const CUBLASLT: &str = "cuBLASLt";
 
 /// The kernels compiled as C++.
 #[derive(Debug, Clone)]
@@ -24,23 +25,48 @@ pub struct Emulator {
     pub schedule: Schedule,
     pub limits: Limits,
     pub libraries: Libraries,
+    /// Blocks that run at a time.
+    pub workers: usize,
+    /// Only these blocks of a grid.
+    pub blocks: Option<Range<u64>>,
 }
 
 impl Emulator {
-    /// On this schedule, as a small device.
+    /// Numbers that random cases have: [`Emulator::numbered`].
+    pub const NUMBERS: u64 = 24;
+
+    /// On this schedule, as a small device with cuBLASLt, a block at a time.
     pub fn new(schedule: Schedule) -> Self {
-        Self { schedule, limits: SMALL, libraries: Libraries::CUBLASLT }
+        Self { schedule, limits: SMALL, libraries: Libraries::CUBLASLT, workers: 1, blocks: None }
     }
 
-    /// On any schedule and one of two devices, by a number.
+    /// By a number: on any schedule, three times of four as a small device and else as an H200, two blocks at a time or
+    /// one.
     pub fn numbered(number: u64) -> Self {
         let schedule = [Schedule::RoundRobin, Schedule::Solo(number), Schedule::Random(number)][number as usize % 3];
-        Self { limits: [SMALL, Limits::H200][number as usize / 3 % 2], ..Self::new(schedule) }
+        let limits = [SMALL, SMALL, SMALL, Limits::H200][number as usize / 3 % 4];
+        Self { limits, workers: 1 + number as usize % 2, ..Self::new(schedule) }
+    }
+
+    /// A few that differ much.
+    pub fn several() -> impl Iterator<Item = Self> {
+        [
+            Self::new(Schedule::RoundRobin),
+            Self::new(Schedule::Solo(1)),
+            Self::new(Schedule::Random(2)).limits(Limits::H200),
+        ]
+        .into_iter()
     }
 
     /// With the limits of another device.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// With these libraries.
+    pub fn libraries(mut self, libraries: Libraries) -> Self {
+        self.libraries = libraries;
         self
     }
 
@@ -50,7 +76,7 @@ impl Emulator {
         if launch.grid.contains(&0) {
             return;
         }
-        *RUNS.lock().unwrap().entry(name.to_owned()).or_default() += 1;
+        ran(name);
         assert!(launch.shared_bytes <= self.limits.max_shared_bytes, "{name}");
         let of_emulator = twofour_emulator::Launch {
             kernel: Kernel::find(name).unwrap(),
@@ -59,23 +85,38 @@ impl Emulator {
             shared_bytes: launch.shared_bytes,
             args: launch.args.bytes(),
         };
-        let options = Options { schedule: self.schedule, workers: 1, ..Options::default() };
+        let options = Options { schedule: self.schedule, workers: self.workers, blocks: self.blocks.clone() };
         if let Err(fault) = twofour_emulator::run(&of_emulator, &options) {
             panic!("{name}: {fault}");
         }
     }
+}
 
-    /// What a pass would give a device to do.
-    pub fn works<P: Pass<Raw>>(&self, pass: P) -> Result<Vec<Work>> {
-        let (mut pass, mut queue) = (Checked::new(pass)?, Queue::new(self.limits));
-        P::queue(&mut pass, &mut Binder::bare(), &mut queue)?;
-        Ok(queue.works().copied().collect())
-    }
+/// What a pass gives a device with these limits to do.
+pub fn works<P: Pass<Raw>>(limits: Limits, pass: P) -> Result<Vec<Work>> {
+    named_works(limits, pass, &mut Names::new())
+}
+
+/// The kernels' launches of a pass.
+pub fn launches<P: Pass<Raw>>(limits: Limits, pass: P) -> Result<Vec<Launch>> {
+    let kernel = |work| match work {
+        Work::Kernel(launch) => Some(launch),
+        _ => None,
+    };
+    Ok(works(limits, pass)?.into_iter().filter_map(kernel).collect())
+}
+
+fn named_works<P: Pass<Raw>>(limits: Limits, pass: P, names: &mut Names) -> Result<Vec<Work>> {
+    let (mut pass, mut queue) = (Checked::new(pass)?, Queue::new(limits));
+    P::queue(&mut pass, &mut Binder::naming(names), &mut queue)?;
+    Ok(queue.works().copied().collect())
 }
 
 impl TestExecutor for Emulator {
-    fn has_tensor_cores(&self) -> bool {
-        true
+    const TENSOR_CORES: bool = true;
+
+    fn poisoned<T: Plain>(&self, elements: usize) -> Array<T> {
+        Array::new(Buffer::output::<u8>("output", elements * size_of::<T>()).unwrap(), false)
     }
 }
 
@@ -84,11 +125,17 @@ impl Executor for Emulator {
     type Buffer<T: Plain> = Array<T>;
 
     fn run<P: Pass<Raw>>(&mut self, pass: P) -> Result<()> {
-        for work in self.works(pass)? {
+        let mut names = Names::new();
+        let works = named_works(self.limits, pass, &mut names)?;
+        // So that a fault says which operand it was.
+        names.into_iter().for_each(|(name, address)| rename(address, name));
+        for work in works {
             match work {
                 Work::Kernel(launch) => self.launch(&launch),
-                Work::Dense(call) => multiply(&call),
-                other => panic!("the emulator has no {other:?}"),
+                Work::Dense(call) => {
+                    ran(CUBLASLT);
+                    product::multiply(&call);
+                }
             }
         }
         Ok(())
@@ -108,8 +155,7 @@ impl Executor for Emulator {
 
     /// An input, to which a store is a fault, until it is borrowed as an output.
     fn upload<T: Plain>(&self, values: &[T]) -> Result<Array<T>> {
-        let buffer = Buffer::input("input", bytemuck::cast_slice::<T, u8>(values)).unwrap();
-        Ok(Array { buffer, read_only: true, elements: values.len(), of: PhantomData })
+        Ok(Array::new(Buffer::input::<u8>("input", bytemuck::cast_slice(values)).unwrap(), true))
     }
 
     fn download<T: Plain>(&self, buffer: &Array<T>) -> Result<Vec<T>> {
@@ -126,7 +172,7 @@ impl Executor for Emulator {
 
     /// Full of what no pass may read.
     fn workspace(&self, bytes: usize) -> Result<Option<Array<u8>>> {
-        Ok((bytes > 0).then(|| Array::writable(&vec![0xff; bytes])))
+        Ok((bytes > 0).then(|| self.poisoned(bytes)))
     }
 
     fn prepare<P: Plan>(&mut self, plan: &P) -> Result<()> {
@@ -142,21 +188,25 @@ impl Executor for Emulator {
 }
 
 /// A buffer of the emulator with a type.
+#[derive(Debug)]
 pub struct Array<T> {
     buffer: Buffer,
     read_only: bool,
-    elements: usize,
     of: PhantomData<T>,
 }
 
-impl<T: Plain> Array<T> {
-    fn writable(values: &[T]) -> Self {
-        let buffer = Buffer::in_place("output", bytemuck::cast_slice::<T, u8>(values)).unwrap();
-        Self { buffer, read_only: false, elements: values.len(), of: PhantomData }
+impl<T> Array<T> {
+    fn new(buffer: Buffer, read_only: bool) -> Self {
+        Self { buffer, read_only, of: PhantomData }
     }
 
-    pub fn read(&self) -> Vec<T> {
-        self.buffer.values::<u8>().chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    fn raw(&self) -> RawSlice<T> {
+        RawSlice::new(self.buffer.address(), self.buffer.len() / size_of::<T>())
+    }
+
+    /// So many elements that take memory only where they are touched, and are zero.
+    pub fn reserved(elements: usize) -> Self {
+        Self::new(Buffer::reserve("reserved", elements * size_of::<T>()).unwrap(), false)
     }
 
     /// Sets every byte.
@@ -165,11 +215,31 @@ impl<T: Plain> Array<T> {
     }
 }
 
+impl<T: Plain> Array<T> {
+    fn writable(values: &[T]) -> Self {
+        Self::new(Buffer::in_place::<u8>("output", bytemuck::cast_slice(values)).unwrap(), false)
+    }
+
+    pub fn read(&self) -> Vec<T> {
+        of_bytes(&self.buffer.values::<u8>())
+    }
+
+    /// The last elements.
+    pub fn read_end(&self, elements: usize) -> Vec<T> {
+        let bytes = elements * size_of::<T>();
+        of_bytes(&self.buffer.values_at::<u8>(self.buffer.len() - bytes, bytes))
+    }
+}
+
+fn of_bytes<T: Plain>(bytes: &[u8]) -> Vec<T> {
+    bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+}
+
 impl<'a, T: Plain> Input<'a> for &'a Array<T> {
     type Space = Raw;
     type Element = T;
     fn input(self) -> RawSlice<T> {
-        RawSlice::new(self.buffer.address(), self.elements)
+        self.raw()
     }
 }
 
@@ -180,62 +250,6 @@ impl<'a, T: Plain> Output<'a> for &'a mut Array<T> {
         if self.read_only {
             *self = Self::writable(&self.read());
         }
-        RawSlice::new(self.buffer.address(), self.elements)
-    }
-}
-
-/// A product in `f32`, one rounding at the end; of integers, one that wraps.
-fn multiply(call: &Call) {
-    match (call.form.product.operands, call.form.product.result) {
-        (DType::I8, _) => multiply_as::<i8, i32, i32>(call, 0, |a, b| i32::from(a) * i32::from(b), i32::wrapping_add, |sum| sum),
-        (DType::F32, _) => multiply_floats::<f32, f32>(call),
-        (DType::F16, DType::F32) => multiply_floats::<f16, f32>(call),
-        (DType::F16, _) => multiply_floats::<f16, f16>(call),
-        (_, DType::F32) => multiply_floats::<bf16, f32>(call),
-        _ => multiply_floats::<bf16, bf16>(call),
-    }
-}
-
-fn multiply_floats<T: Float, C: Float>(call: &Call) {
-    let bias = call.bias.map(|bias| {
-        // SAFETY: the work under test says that there is a buffer of so many elements; a guard page ends the test if not.
-        unsafe { std::slice::from_raw_parts(bias as *const C, call.form.product.cols) }
-    });
-    let col = std::cell::Cell::new(0);
-    multiply_as::<T, C, f32>(call, 0.0, |a, b| a.to_f32() * b.to_f32(), |a, b| a + b, |sum| {
-        let at = col.replace((col.get() + 1) % call.form.product.cols);
-        C::from_f32(sum + bias.map_or(0.0, |bias| bias[at].to_f32()))
-    });
-}
-
-fn multiply_as<T: Plain, C: Plain, Sum>(
-    call: &Call,
-    zero: Sum,
-    times: impl Fn(T, T) -> Sum,
-    add: impl Fn(Sum, Sum) -> Sum,
-    finish: impl Fn(Sum) -> C,
-) where
-    Sum: Copy,
-{
-    let Product { rows, depth, cols, a_transposed, b_transposed, a_pitch, .. } = call.form.product;
-    if rows == 0 || cols == 0 {
-        return;
-    }
-    let (a_rows, a_cols) = if a_transposed { (depth, rows) } else { (rows, depth) };
-    let a_elements = if a_rows == 0 { 0 } else { (a_rows - 1) * a_pitch + a_cols };
-    let b_pitch = if b_transposed { depth } else { cols };
-    // SAFETY: the work under test says that there is a buffer of so many elements; a guard page ends the test if not.
-    let a = unsafe { std::slice::from_raw_parts(call.a as *const T, a_elements) };
-    // SAFETY: as above.
-    let b = unsafe { std::slice::from_raw_parts(call.b as *const T, depth * cols) };
-    // SAFETY: as above; it is an output or a part of the workspace, apart from the other two.
-    let c = unsafe { std::slice::from_raw_parts_mut(call.c as *mut C, rows * cols) };
-    for (i, c) in c.iter_mut().enumerate() {
-        let (row, col) = (i / cols, i % cols);
-        let term = |d: usize| {
-            let a = a[if a_transposed { d * a_pitch + row } else { row * a_pitch + d }];
-            times(a, b[if b_transposed { col * b_pitch + d } else { d * b_pitch + col }])
-        };
-        *c = finish((0..depth).map(term).fold(zero, &add));
+        self.raw()
     }
 }

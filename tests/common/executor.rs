@@ -1,37 +1,49 @@
-//! The executors that a property is run on: the CPU, the emulator on any schedule and with any limits, and the GPU where
-//! there is one.
+//! What properties are run on.
 
-use super::emulator::Emulator;
-use twofour::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
-use twofour::{Cpu, Executor, Gpu, device};
-use twofour_emulator::Schedule;
+use twofour::space::Plain;
+use twofour::{Cpu, Executor};
+#[cfg(feature = "cuda")]
+use twofour::{Gpu, device};
 
 /// What tests ask of an executor besides.
-pub trait TestExecutor: Executor {
+pub trait TestExecutor: Executor + std::fmt::Debug {
+    /// Whether sums of 16-bit products are those of tensor cores, which truncate.
+    const TENSOR_CORES: bool;
+
     /// An array of bytes that are a NaN in every type, so that an element that is not written shows.
-    fn poisoned<T: twofour::space::Plain>(&self, elements: usize) -> Self::Buffer<T> {
-        let bytes = vec![0xff_u8; elements * size_of::<T>()];
-        let values: Vec<T> = bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
-        self.upload(&values).unwrap()
+    fn poisoned<T: Plain>(&self, elements: usize) -> Self::Buffer<T> {
+        self.upload(&poison(elements)).unwrap()
     }
 
-    /// Whether sums of 16-bit products are those of tensor cores, which truncate.
-    fn has_tensor_cores(&self) -> bool;
+    /// An output that holds something before: `before` where it is to be added to, else poison.
+    fn started<T: Plain>(&self, before: Option<&Vec<T>>, elements: usize) -> Self::Buffer<T> {
+        before.map_or_else(|| self.poisoned(elements), |before| self.upload(before).unwrap())
+    }
+
+    /// What is in an array that may be absent.
+    fn read<T: Plain>(&self, buffer: Option<&Self::Buffer<T>>) -> Option<Vec<T>> {
+        buffer.map(|buffer| self.download(buffer).unwrap())
+    }
+}
+
+/// Bytes that are a NaN in every type.
+pub fn poison<T: Plain>(elements: usize) -> Vec<T> {
+    let mut values = vec![T::zeroed(); elements];
+    bytemuck::cast_slice_mut::<T, u8>(&mut values).fill(0xff);
+    values
 }
 
 impl TestExecutor for Cpu {
-    fn has_tensor_cores(&self) -> bool {
-        false
-    }
+    const TENSOR_CORES: bool = false;
 }
 
+#[cfg(feature = "cuda")]
 impl TestExecutor for Gpu {
-    fn has_tensor_cores(&self) -> bool {
-        true
-    }
+    const TENSOR_CORES: bool = true;
 }
 
 /// The GPU, or `None` after saying that there is none; fails instead if `TWOFOUR_REQUIRE_GPU=1`.
+#[cfg(feature = "cuda")]
 pub fn gpu() -> Option<Gpu> {
     match device::context(0).and_then(|context| Gpu::new(&context.default_stream())) {
         Ok(gpu) => Some(gpu),
@@ -45,45 +57,13 @@ pub fn gpu() -> Option<Gpu> {
     }
 }
 
-/// A property of cases, written once.
-pub trait Property {
-    /// What it is a property of.
-    type Case: std::fmt::Debug;
-    /// Panics where it does not hold.
-    fn holds<E: TestExecutor>(on: &mut E, case: &Self::Case);
-}
-
-/// How a suite is run.
+/// Random cases of a property, on each executor.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {
-    /// Cases on the CPU.
+    /// On the CPU.
     pub cpu: u32,
-    /// Cases in the emulator, each on another schedule and one of two devices.
+    /// In the emulator.
     pub emulator: u32,
-    /// Cases on the GPU.
+    /// On the GPU.
     pub gpu: u32,
-}
-
-/// Runs a property on random cases, on every executor.
-pub fn on_every_executor<P: Property>(counts: Counts, cases: impl proptest::strategy::Strategy<Value = P::Case>) {
-    super::run(counts.cpu, &cases, |case| P::holds(&mut Cpu, &case));
-    let number = std::cell::Cell::new(0);
-    super::run(counts.emulator, &cases, |case| {
-        P::holds(&mut Emulator::numbered(number.replace(number.get() + 1)), &case);
-    });
-    if let Some(gpu) = gpu() {
-        let gpu = std::cell::RefCell::new(gpu);
-        super::run(counts.gpu, &cases, |case| P::holds(&mut *gpu.borrow_mut(), &case));
-    }
-}
-
-/// Runs a property on one case, on every executor.
-pub fn holds_everywhere<P: Property>(case: &P::Case) {
-    P::holds(&mut Cpu, case);
-    for number in 0..6 {
-        P::holds(&mut Emulator::numbered(number), case);
-    }
-    if let Some(mut gpu) = gpu() {
-        P::holds(&mut gpu, case);
-    }
 }

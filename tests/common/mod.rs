@@ -1,108 +1,86 @@
-//! What the suites share: the executors, cases with their own memory, and a naive oracle in `f64`.
+//! What all suites share: the executors and how properties are run on them, random data, and how numbers are compared.
+//! Nothing here knows an operation.
+//!
+//! A property is a function that is generic over the executor. It is written once, and runs on every one:
+//!
+//! ```ignore
+//! fn doubles<E: TestExecutor>(on: &mut E, values: &Vec<f32>) {
+//!     let (input, mut output) = (on.upload(values).unwrap(), on.poisoned(values.len()));
+//!     on.run(Double::new(E::input(&input), E::output(&mut output))).unwrap();
+//!     assert_eq!(on.download(&output).unwrap(), doubled(values), "{on:?}");
+//! }
+//!
+//! #[test]
+//! fn doubles_random_values() {
+//!     for_all!(doubles, Counts { cpu: 600, emulator: 500, gpu: 500 }, proptest::collection::vec(any::<f32>(), 1..99));
+//! }
+//!
+//! #[test]
+//! fn doubles_nan() {
+//!     everywhere!(doubles, &vec![f32::NAN]);
+//! }
+//! ```
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unused_macros, unused_imports, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-pub(crate) mod array;
 pub mod data;
+pub mod emulator;
 pub mod executor;
-pub mod oracle;
+pub mod number;
+pub mod runs;
 
-use twofour::mask::{Kind, Sampling, Statistics};
-use twofour::{Element, Logit, Shape, Shard};
+pub use data::normal;
+pub use emulator::{Emulator, SMALL};
+#[cfg(feature = "cuda")]
+pub use executor::gpu;
+pub use executor::{Counts, TestExecutor};
+pub use number::{convert, rounding, same};
+pub use runs::run;
 
-/// A forward pass with its inputs, and which outputs it wants.
-#[derive(Debug, Clone)]
-pub struct ForwardCase<L, W> {
-    pub shape: Shape,
-    pub shard: Shard,
-    pub kind: Kind,
-    pub sampling: Sampling,
-    pub logits: Vec<L>,
-    pub weight: Option<Vec<W>>,
-    pub previous_codes: Option<Vec<u8>>,
-    pub wants: Wants,
-}
-
-/// Outputs of a forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wants {
-    pub masked: bool,
-    pub mask: bool,
-    pub patterns: bool,
-    pub codes: bool,
-    pub statistics: bool,
-}
-
-impl Wants {
-    pub const ALL: Self = Self { masked: true, mask: true, patterns: true, codes: true, statistics: true };
-    pub const MASKED: Self = Self { masked: true, mask: false, patterns: false, codes: false, statistics: false };
-}
-
-/// What a forward pass wrote.
-#[derive(Debug, Clone, Default)]
-pub struct Forwarded<W> {
-    pub masked: Option<Vec<W>>,
-    pub mask: Option<Vec<W>>,
-    pub patterns: Option<Vec<u8>>,
-    pub codes: Option<Vec<u8>>,
-    pub statistics: Option<Statistics>,
-}
-
-/// A backward pass with its inputs; both gradients are wanted.
-#[derive(Debug, Clone)]
-pub struct BackwardCase<L, W, G> {
-    pub shape: Shape,
-    pub shard: Shard,
-    pub kind: Kind,
-    pub sampling: Sampling,
-    pub logits: Vec<L>,
-    pub weight: Vec<W>,
-    pub gradient: Vec<G>,
-    pub regulariser: f32,
-    /// What `logit_gradient` holds before, if it is to be added to.
-    pub before: Option<Vec<f32>>,
-}
-
-/// What a backward pass wrote.
-#[derive(Debug, Clone)]
-pub struct Backwarded<G> {
-    pub logit_gradient: Vec<f32>,
-    pub weight_gradient: Vec<G>,
-}
-
-impl<L: Logit, W: Element> ForwardCase<L, W> {
-    /// All outputs of the whole weight.
-    pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: &[f32], weight: &[f32]) -> Self {
-        Self {
-            shape,
-            shard: Shard::whole(shape.cols as u64),
-            kind,
-            sampling,
-            logits: convert(logits),
-            weight: Some(convert(weight)),
-            previous_codes: None,
-            wants: Wants::ALL,
+/// Runs a property, `fn(on: &mut impl TestExecutor, ...)`, on every executor: the CPU, the emulator on several schedules
+/// and devices, and the GPU where there is one. What follows the property is given to it.
+macro_rules! everywhere {
+    ($property:path $(, $given:expr)* $(,)?) => {{
+        $property(&mut twofour::Cpu $(, $given)*);
+        for mut emulator in $crate::common::Emulator::several() {
+            $property(&mut emulator $(, $given)*);
         }
-    }
+        #[cfg(feature = "cuda")]
+        if let Some(mut gpu) = $crate::common::gpu() {
+            $property(&mut gpu $(, $given)*);
+        }
+    }};
 }
+pub(crate) use everywhere;
 
-/// Rounds to another type.
-pub fn convert<T: Element>(values: &[f32]) -> Vec<T> {
-    values.iter().map(|&value| T::from_f32(value)).collect()
+/// Runs a property, `fn(on: &mut impl TestExecutor, case: &Case)`, on random cases: so many on each executor, those of the
+/// emulator each on a schedule of its own. Failures are kept beside the file that says so.
+macro_rules! for_all {
+    ($property:path, $counts:expr, $cases:expr $(,)?) => {{
+        let (counts, cases): ($crate::common::Counts, _) = ($counts, $cases);
+        $crate::common::run(counts.cpu, &cases, |case| $property(&mut twofour::Cpu, &case));
+        $crate::common::run(counts.emulator, &(&cases, 0..$crate::common::Emulator::NUMBERS), |(case, number)| {
+            $property(&mut $crate::common::Emulator::numbered(number), &case);
+        });
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = $crate::common::gpu() {
+            let gpu = std::cell::RefCell::new(gpu);
+            $crate::common::run(counts.gpu, &cases, |case| $property(&mut *gpu.borrow_mut(), &case));
+        }
+    }};
 }
+pub(crate) use for_all;
 
-/// Equal bits, or both NaN.
-pub fn same<T: Element>(a: T, b: T) -> bool {
-    let (a, b) = (a.to_f32(), b.to_f32());
-    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+/// Adds what there is to a pass: `given!(pass, weight: Some(..), masked: None)` calls `pass.weight(..)`.
+macro_rules! given {
+    ($pass:expr, $($method:ident: $operand:expr),* $(,)?) => {{
+        let pass = $pass;
+        $(let pass = match $operand {
+            Some(operand) => pass.$method(operand),
+            None => pass,
+        };)*
+        pass
+    }};
 }
-
-/// Half a unit in the last place of a type at a value, a little more than its rounding error.
-pub fn rounding<T: Element>(value: f64) -> f64 {
-    let (relative, least) = match T::DTYPE {
-        twofour::DType::F32 => (2f64.powi(-24), 2f64.powi(-149)),
-        twofour::DType::F16 => (2f64.powi(-11), 2f64.powi(-24)),
-        _ => (2f64.powi(-8), 2f64.powi(-133)),
-    };
-    value.abs() * relative * 1.0001 + least
-}
+pub(crate) use given;

@@ -1,30 +1,30 @@
 //! `mask` said again, group by group in `f64`, straight from the formulas. Only the scores are not: they are defined to the
 //! bit, as one fma of `f32`.
 
-use super::{BackwardCase, ForwardCase};
+use crate::case::{BackwardCase, ForwardCase};
 use twofour::mask::{GradientOf, Kind, Sampling};
 use twofour::{Element, Logit, noise};
 
 /// Positions kept, by pattern index.
-pub const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
+pub(crate) const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
 /// Hardware codes, by pattern index.
-pub const CODE: [u8; 6] = [4, 8, 12, 9, 13, 14];
+pub(crate) const CODE: [u8; 6] = [4, 8, 12, 9, 13, 14];
 
 /// One group's mask.
 #[derive(Debug, Clone)]
-pub struct Group {
+pub(crate) struct Group {
     /// Softmax over the patterns.
-    pub y: [f64; 6],
-    pub soft: [f64; 4],
+    pub(crate) y: [f64; 6],
+    pub(crate) soft: [f64; 4],
     /// The chosen pattern; none without a finite largest score.
-    pub chosen: Option<usize>,
+    pub(crate) chosen: Option<usize>,
     /// How far rounding may move each `y`, relatively, in units of 2⁻²²: by its exponent, which carries a relative
     /// error, and by the sum's.
-    pub wobble: [f64; 6],
+    pub(crate) wobble: [f64; 6],
 }
 
 impl Group {
-    pub fn new(kind: Kind, sampling: &Sampling, number: u64, logits: [f32; 6]) -> Self {
+    pub(crate) fn new(kind: Kind, sampling: &Sampling, number: u64, logits: [f32; 6]) -> Self {
         let noise = noise::gumbels(sampling.seed, sampling.draw, number);
         let mut z = logits;
         let mut factor = f64::from(sampling.kappa);
@@ -46,7 +46,7 @@ impl Group {
     }
 
     /// The mask as an executor gives it: hard, soft, or NaN.
-    pub fn mask(&self, kind: Kind) -> [f64; 4] {
+    pub(crate) fn mask(&self, kind: Kind) -> [f64; 4] {
         match (kind, self.chosen) {
             (_, None) => [f64::NAN; 4],
             (Kind::Soft, _) => self.soft,
@@ -55,13 +55,13 @@ impl Group {
     }
 
     /// A bound on the error of a soft mask's value.
-    pub fn mask_error(&self, j: usize) -> f64 {
+    pub(crate) fn mask_error(&self, j: usize) -> f64 {
         let of = |i: usize| if self.y[i] > 0.0 { self.y[i] * self.wobble[i] } else { 0.0 };
         (0..6).filter(|&i| KEPT[i].contains(&j)).map(of).sum::<f64>() * 2f64.powi(-22)
     }
 
     /// The masked value of a weight: product if soft, selection if hard.
-    pub fn masked(&self, kind: Kind, j: usize, w: f64) -> f64 {
+    pub(crate) fn masked(&self, kind: Kind, j: usize, w: f64) -> f64 {
         match (kind, self.chosen) {
             (_, None) => f64::NAN,
             (Kind::Soft, _) => w * self.soft[j],
@@ -77,7 +77,7 @@ impl Group {
 }
 
 /// The groups of a forward case, in order.
-pub fn groups<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Vec<Group> {
+pub(crate) fn groups<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Vec<Group> {
     number(case.shape.rows, case.shape.cols, &case.shard)
         .zip(case.logits.chunks_exact(6))
         .map(|(n, l)| Group::new(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32())))
@@ -95,13 +95,15 @@ fn number(rows: usize, cols: usize, shard: &twofour::Shard) -> impl Iterator<Ite
 
 /// A logit gradient and how far an executor may be from it.
 #[derive(Debug, Clone, Copy)]
-pub struct Expected {
-    pub value: f64,
-    pub error: f64,
+pub(crate) struct Expected {
+    pub(crate) value: f64,
+    pub(crate) error: f64,
 }
 
 /// The logit gradients of a backward case.
-pub fn logit_gradients<L: Logit, W: Element, G: GradientOf<W>>(case: &BackwardCase<L, W, G>) -> Vec<[Expected; 6]> {
+pub(crate) fn logit_gradients<L: Logit, W: Element, G: GradientOf<W>>(
+    case: &BackwardCase<L, W, G>,
+) -> Vec<[Expected; 6]> {
     let lambda = f64::from(case.regulariser);
     let factor = f64::from(case.sampling.kappa) / f64::from(case.sampling.tau);
     let operands = case.logits.chunks_exact(6).zip(case.weight.chunks_exact(4)).zip(case.gradient.chunks_exact(4));

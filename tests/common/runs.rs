@@ -1,0 +1,55 @@
+//! How many random problems there are, and how many each kernel has met.
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::{LazyLock, Mutex};
+use twofour_emulator::Kernel;
+
+/// Runs a property on `cases` random cases, or on as many as `PROPTEST_CASES` says; failures are kept beside the file of
+/// the caller.
+#[track_caller]
+pub fn run<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value)) {
+    let mut config = Config::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("regressions")));
+    config.source_file = Some(Location::caller().file());
+    let held = TestRunner::new(config).run(strategy, |case| {
+        property(case);
+        Ok(())
+    });
+    held.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// How often each kernel has run in this process.
+static RUNS: LazyLock<Mutex<HashMap<String, u64>>> = LazyLock::new(Mutex::default);
+
+/// Counts a run of a kernel, or of what else has a name.
+pub fn ran(what: &str) {
+    *RUNS.lock().unwrap().entry(what.to_owned()).or_default() += 1;
+}
+
+/// How often something has run.
+pub fn runs(what: &str) -> u64 {
+    RUNS.lock().unwrap().get(what).copied().unwrap_or(0)
+}
+
+/// As many problems as each kernel is to meet.
+pub fn wanted() -> u64 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
+}
+
+/// Says how many problems each kernel has met whose name begins so, all `kernels` of them; fails if one has met fewer
+/// than [`wanted`].
+#[track_caller]
+pub fn each_kernel_has_met_many(start: &str, kernels: usize) {
+    let names = twofour_emulator::kernels().iter().map(Kernel::name).filter(|name| name.starts_with(start));
+    let mut report: Vec<_> = names.map(|name| (runs(&name), name)).collect();
+    report.sort_unstable();
+    println!("{report:#?}");
+    assert_eq!(report.len(), kernels);
+    assert!(report.first().is_some_and(|(least, _)| *least >= wanted()), "{:?}", report.first());
+}
