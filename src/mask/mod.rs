@@ -39,7 +39,7 @@ use crate::check::{self, length};
 use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
-use crate::sample::Source;
+use crate::sample::{Source, statistics};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -62,19 +62,11 @@ pub struct Statistics {
     pub groups: u64,
 }
 
-// SAFETY: plain numbers, laid out as the device's struct.
-#[cfg(feature = "cuda")]
-unsafe impl cudarc::driver::DeviceRepr for Statistics {}
-// SAFETY: zero bytes are zero sums.
-#[cfg(feature = "cuda")]
-unsafe impl cudarc::driver::ValidAsZeroBits for Statistics {}
-
 impl Statistics {
     /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
-    pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
-    /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
-    pub(crate) const MAX_BLOCKS: u32 = 1024;
+    pub const SLOTS: usize = statistics::SLOTS;
 }
+statistics::on_a_device!(Statistics);
 
 /// Arguments of the forward pass: what is read, and which outputs are wanted.
 ///

@@ -7,6 +7,7 @@
 //! | sixteen groups side by side, for the CPU executors | `lanes`, `cpu` |
 //! | the same as kernels read it | [`launch`] |
 //! | how a grid of threads walks over the groups | [`walk`] |
+//! | sums over the groups, made on such a walk | `statistics` |
 
 use crate::check::scalar;
 use crate::element::Float;
@@ -14,6 +15,7 @@ use crate::error::Result;
 
 pub(crate) mod cpu;
 pub(crate) mod lanes;
+pub(crate) mod statistics;
 
 // Arguments of kernels as plain data: for this repository's emulator, not a stable API.
 #[doc(hidden)]
