@@ -9,7 +9,7 @@
 //! there on [`Checked`] is the proof that lengths and scalars are right, and nobody looks again.
 
 use crate::error::Result;
-use crate::space::{HostSpace, Raw, Space};
+use crate::space::{Host, HostSpace, Raw, Space};
 
 mod executor;
 mod libraries;
@@ -19,7 +19,7 @@ pub use executor::{Executor, Plan};
 pub use libraries::Libraries;
 pub use queue::{Queue, Work};
 
-pub use crate::device::bind::{Binder, DeviceSpace, Names};
+pub use crate::device::{Binder, DeviceSpace, Names};
 
 /// The arguments of an operation. For this crate's operations alone: executors run them.
 pub trait Pass<S: Space>: Sized {
@@ -78,6 +78,14 @@ impl<P> Checked<P> {
     pub(crate) fn inner(&mut self) -> &mut P {
         &mut self.0
     }
+}
+
+/// Checks a pass over slices and computes it.
+///
+/// # Errors
+/// What [`Pass::check`] finds, and what only the operands' values show.
+pub(crate) fn run_on_host<P: Pass<Host>>(pass: P) -> Result<()> {
+    P::execute(Checked::new(pass)?)
 }
 
 impl Queue {

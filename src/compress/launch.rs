@@ -4,7 +4,7 @@
 use super::layout::Layout;
 use super::value::Sparsity;
 use super::{Choice, Pack, Reorder, Unpack};
-use crate::device::bind::ALIGN;
+use crate::device::ALIGN;
 use crate::device::{Launch, Limits, Symbol};
 use crate::element::{DType, Element, Logit};
 use crate::error::Result;
