@@ -91,6 +91,8 @@ pub(crate) fn run_on_host<P: Pass<Host>>(pass: P) -> Result<()> {
 impl Queue {
     /// Adds what another operation does on parts of a checked pass's operands, which are addresses by now.
     pub(crate) fn pass<P: Pass<Raw>>(&mut self, part: P) -> Result<()> {
-        P::queue(&mut Checked::part(part), &mut Binder::bare(), self)
+        // SAFETY: the addresses are parts of operands that the whole pass's binder has found.
+        let mut binder = unsafe { Binder::bare() };
+        P::queue(&mut Checked::part(part), &mut binder, self)
     }
 }
