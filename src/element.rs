@@ -10,6 +10,7 @@
 //! Arithmetic on floats is always in `f32`; a 16-bit value is widened exactly when read and rounded once, to nearest even,
 //! when written. [`E5m2`] is only stored, in compressed weights.
 
+use crate::space::Plain;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -73,21 +74,17 @@ impl std::fmt::Display for DType {
 
 mod sealed {
     /// What every stored type has beside its name.
-    pub trait Stored: super::device::OnDevice {
+    pub trait Stored {
         /// A number that orders values as their magnitudes do, 0 for zeros (of both signs) alone. A NaN is above infinity,
         /// and of two NaN the one with the larger payload.
         fn magnitude(self) -> u32;
     }
 }
 
-/// What cudarc asks of a type in a device's memory, where there is cudarc.
 #[cfg(feature = "cuda")]
 mod device {
     use super::{E4m3, E5m2};
     use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
-
-    pub trait OnDevice: DeviceRepr + ValidAsZeroBits {}
-    impl<T: DeviceRepr + ValidAsZeroBits> OnDevice for T {}
 
     // SAFETY: one byte, every value of which is one.
     unsafe impl DeviceRepr for E4m3 {}
@@ -98,15 +95,9 @@ mod device {
     // SAFETY: as above; zero bits are the number zero.
     unsafe impl ValidAsZeroBits for E5m2 {}
 }
-#[cfg(not(feature = "cuda"))]
-mod device {
-    pub trait OnDevice {}
-    impl<T> OnDevice for T {}
-}
 
-/// A type that is stored: `f32`, [`struct@f16`], [`bf16`], `i8`, [`E4m3`], [`E5m2`] or `i32`. With the feature `cuda` it is
-/// one that cudarc takes in a device's memory. Sealed.
-pub trait Element: sealed::Stored + bytemuck::Pod + PartialEq + Send + Sync + std::fmt::Debug + 'static {
+/// A type that is stored: `f32`, [`struct@f16`], [`bf16`], `i8`, [`E4m3`], [`E5m2`] or `i32`. Sealed.
+pub trait Element: sealed::Stored + Plain + PartialEq + std::fmt::Debug {
     /// The format's name as a value.
     const DTYPE: DType;
 }

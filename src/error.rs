@@ -125,14 +125,6 @@ pub enum Error {
         /// Why not, and what would be.
         because: &'static str,
     },
-    /// A file of this crate's formats is not what it says it is.
-    #[error("{path}: {problem}")]
-    File {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        problem: String,
-    },
     /// The CUDA driver library is not there.
     #[error(
         "no CUDA driver: {reason}. Install the NVIDIA driver (libcuda.so.1 must be on the loader's path), \
@@ -256,24 +248,6 @@ pub enum Error {
         /// Bytes given.
         got: u64,
     },
-    /// A compressed weight in a file is wrong.
-    #[error("{path}: weight `{name}`: {error}")]
-    InWeight {
-        /// The file.
-        path: String,
-        /// The weight's name.
-        name: String,
-        /// What is wrong with it.
-        error: Box<Error>,
-    },
-    /// Values were asked for in a type that they are not of.
-    #[error("its values are {held}, and {asked} was asked for: ask for {held}")]
-    DType {
-        /// The type they are of.
-        held: &'static str,
-        /// The type asked for.
-        asked: &'static str,
-    },
     /// A Hessian that cannot be factorised.
     #[error(
         "the Hessian is not positive definite at column {column}: raise the damping (0.01 is usual), and see that it \
@@ -291,9 +265,4 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// What is not possible.
 pub(crate) fn unsupported(what: &'static str, because: &'static str) -> Error {
     Error::Unsupported { what, because }
-}
-
-/// The same, by its former name.
-pub(crate) fn path_error(what: &'static str, because: &'static str) -> Error {
-    unsupported(what, because)
 }

@@ -15,7 +15,7 @@
 //! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //!
-//! [`formats`] reads and writes compressed weights in files.
+//! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run.
 //!
 //! An operation is a module: its argument structs, checks and documentation. An executor runs them ([`Executor`]): [`Cpu`]
 //! over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]).
@@ -37,20 +37,15 @@ pub mod dense;
 pub mod device;
 pub mod element;
 pub mod error;
-#[cfg(any())]
-pub mod formats;
 #[cfg(feature = "cuda")]
 mod gpu;
-#[cfg(any())]
 pub mod learn;
 pub mod mask;
-#[cfg(any())]
 pub mod matmul;
 pub mod noise;
 pub mod pass;
 pub mod pattern;
 pub mod sample;
-#[cfg(any())]
 pub mod select;
 pub mod shape;
 pub mod space;

@@ -260,3 +260,15 @@ fn counts(problem: Problem) -> Result<[u32; 3]> {
         count("a row of the weight", shape.cols)?,
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        assert_eq!(STAGE_TOKEN_BYTES as u64, Cuda::read("sparse_small.cu").constant("kTokenBytes"));
+        assert_eq!(u64::from(SUM_THREADS), Cuda::read("sparse.cu").bounds("twofour_sparse_sum_C")[0]);
+    }
+}

@@ -3,6 +3,7 @@
 use twofour::compress::{
     Compressed, Layout, MinTileK, Pack, Reorder, Sparsity, Unpack, check_codes, convert, first_violation,
 };
+use twofour::mask::{Kind, Sampling};
 use twofour::{Cpu, DType, Error, Executor, Shape, f16};
 
 fn what(result: twofour::Result<()>) -> &'static str {
@@ -53,6 +54,31 @@ fn every_length_is_checked() {
     let mut plain = [0; 2];
     let reorder = Reorder::new(shape, DType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
     assert_eq!(what(Cpu.run(reorder)), "metadata (from)");
+}
+
+#[test]
+fn logits_choose_among_four_values_alone() {
+    let shape = Shape::new(2, 8);
+    let (logits, sampling) = (vec![0.0f32; shape.logits()], Sampling { seed: 1, draw: 0, kappa: 1.0, tau: 1.0 });
+    let refused = |error: Error| matches!(error, Error::Unsupported { what: "compression from logits", because } if because.contains("f32"));
+    let dense = vec![1.0f32; shape.weights()];
+    assert!(refused(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &dense).unwrap_err()));
+    let mut codes = vec![0; shape.weights() / 4];
+    let pack = Pack::from_logits(shape, Kind::Hard, sampling, &logits, &dense).codes(&mut codes);
+    assert!(refused(Cpu.run(pack).unwrap_err()));
+    assert!(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &vec![1i8; shape.weights()]).is_ok());
+}
+
+#[test]
+fn sums_are_no_values() {
+    let (shape, sums) = (Shape::new(2, 8), [1i32; 16]);
+    let refused = |error: Error| matches!(error, Error::Layout { dtype: "i32", .. });
+    for layout in Layout::ALL {
+        assert!(!layout.supports(DType::I32), "{layout}");
+        assert!(refused(layout.sizes(Shape::new(256, 256), DType::I32).unwrap_err()), "{layout}");
+    }
+    assert!(refused(Compressed::by_magnitude(shape, &sums).unwrap_err()));
+    assert!(refused(Compressed::new(shape, vec![1i32; 8], vec![0x44; 2]).unwrap_err()));
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use super::THREADS;
 use crate::compress::layout::{Layout, Map};
 use crate::compress::value::Sparsity;
-use crate::device::bind::ALIGN;
+use crate::device::ALIGN;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
 /// Groups of a patch are two to this power.
-const PATCH_BITS: u32 = 12;
+pub(super) const PATCH_BITS: u32 = 12;
 /// Groups of the longest chunk, so of the least row of a patch.
 const CHUNK: u64 = 8;
 /// How patches lie over a weight.
