@@ -5,7 +5,7 @@
 // and everything that is added is added in an order that does not depend on the grid.
 //
 // Symbols: twofour_select_score_{weights} chooses by magnitude, by scaled magnitude or by given scores;
-//          twofour_select_kept adds up what the blocks kept;
+//          twofour_select_statistics adds up the blocks' shares of what is kept;
 //          twofour_select_squares_{activations} sums slabs of tokens, twofour_select_norms adds the slabs;
 //          twofour_select_widen_{weights}, _sweep, _make_up and _finish_{weights} are the steps of a sweep.
 
@@ -14,14 +14,14 @@
 
 namespace twofour {
 
-// What a mask keeps of all scores. The layout of `Kept` in src/select/mod.rs.
-struct Kept {
+// What a mask keeps of all scores. The layout of `Statistics` in src/select/mod.rs.
+struct Statistics {
   double kept;
   double total;
   u64 groups;
   u64 poisoned;
 
-  TWOFOUR_DEVICE void add(const Kept& other) {
+  TWOFOUR_DEVICE void add(const Statistics& other) {
     kept += other.kept;
     total += other.total;
     groups += other.groups;
@@ -36,13 +36,13 @@ struct SelectScoreArgs {
   void* masked;               // null unless asked for, like all outputs
   u8* patterns;
   u8* codes;
-  Kept* kept;  // null, or [0] for twofour_select_kept and [1 + block] for the blocks
+  Statistics* statistics;  // null, or [0] for twofour_select_statistics and [1 + block] for the blocks
   Walk walk;
 };
 static_assert(sizeof(SelectScoreArgs) == 96, "ScoreArgs in src/select/launch.rs");
 
-struct SelectKeptArgs {
-  Kept* kept;
+struct SelectStatisticsArgs {
+  Statistics* statistics;
   u64 blocks;
 };
 
@@ -54,7 +54,7 @@ TWOFOUR_DEVICE void keep_chosen(u32 index, const float* w, float* masked) {
   for (int j = 0; j < 4; ++j) masked[j] = index == kNoPattern ? not_a_number() : keeps(index, j) ? w[j] : 0.0f;
 }
 
-TWOFOUR_DEVICE void add_group(u32 index, const float (&s)[4], Kept& sums) {
+TWOFOUR_DEVICE void add_group(u32 index, const float (&s)[4], Statistics& sums) {
   if (index == kNoPattern) {
     ++sums.poisoned;
     return;
@@ -85,7 +85,7 @@ TWOFOUR_DEVICE void store_codes(u8* codes, u64 group, u32 packed, u32& even) {
 }
 
 template <typename W, int count, bool whole>
-TWOFOUR_DEVICE void choose_chunk(const SelectScoreArgs& args, u64 group, Place place, Kept& sums, u32& even) {
+TWOFOUR_DEVICE void choose_chunk(const SelectScoreArgs& args, u64 group, Place place, Statistics& sums, u32& even) {
   float w[4 * count] = {}, s[4 * count], masked[4 * count];
   u32 codes = 0;
   if (args.weight) read<whole, W>(args.weight, 4 * group, w);
@@ -109,15 +109,15 @@ TWOFOUR_DEVICE void choose_chunk(const SelectScoreArgs& args, u64 group, Place p
     keep_chosen(index, w + 4 * i, masked + 4 * i);
     codes |= pattern_code(index) << (4 * i);
     if (args.patterns) store(args.patterns + group + i, index_byte(index));
-    if (args.kept) add_group(index, of_group, sums);
+    if (args.statistics) add_group(index, of_group, sums);
   }
   if (args.codes) store_codes<count>(args.codes, group, codes, even);
   if (args.masked) write<whole, W>(args.masked, 4 * group, masked);
 }
 
 // Adds the threads' sums and writes the block's share. By all threads of the block.
-TWOFOUR_DEVICE void add_up(Kept total, Kept* share) {
-  TWOFOUR_SHARED Kept of_warps[kWarps];
+TWOFOUR_DEVICE void add_up(Statistics total, Statistics* share) {
+  TWOFOUR_SHARED Statistics of_warps[kWarps];
   for (u32 delta = kWarpSize / 2; delta > 0; delta /= 2) {
     total.add({shuffle_down(total.kept, delta), shuffle_down(total.total, delta), shuffle_down(total.groups, delta),
                shuffle_down(total.poisoned, delta)});
@@ -135,7 +135,7 @@ TWOFOUR_DEVICE void score_kernel(const SelectScoreArgs& args) {
   constexpr int count = 8 / sizeof(W);
   const u64 thread = u64(block_index()) * kThreads + thread_index();
   const u64 end = args.walk.groups - args.walk.groups % count;
-  Kept sums = {};
+  Statistics sums = {};
   u32 even = 0;
   u64 group = thread * count;
   Place place(args.walk, group);
@@ -148,7 +148,7 @@ TWOFOUR_DEVICE void score_kernel(const SelectScoreArgs& args) {
       choose_chunk<W, 1, false>(args, group, Place(args.walk, group), sums, even);
     }
   }
-  if (args.kept) add_up(sums, args.kept + 1 + block_index());
+  if (args.statistics) add_up(sums, args.statistics + 1 + block_index());
 }
 
 // ---- sums of squares --------------------------------------------------------------------------------------
@@ -241,15 +241,15 @@ OF_TYPE(f16)
 OF_TYPE(bf16)
 
 // One block: adds the blocks' shares in a fixed order, so the result depends on the grid alone.
-TWOFOUR_KERNEL(twofour_select_kept, SelectKeptArgs, kThreads, 1) {
-  TWOFOUR_SHARED Kept of_threads[kThreads];
-  Kept total = {};
-  for (u64 block = thread_index(); block < args.blocks; block += kThreads) total.add(load(args.kept + 1 + block));
+TWOFOUR_KERNEL(twofour_select_statistics, SelectStatisticsArgs, kThreads, 1) {
+  TWOFOUR_SHARED Statistics of_threads[kThreads];
+  Statistics total = {};
+  for (u64 block = thread_index(); block < args.blocks; block += kThreads) total.add(load(args.statistics + 1 + block));
   of_threads[thread_index()] = total;
   sync_threads();
   if (thread_index() != 0) return;
   for (u32 t = 1; t < kThreads; ++t) total.add(of_threads[t]);
-  store(args.kept, total);
+  store(args.statistics, total);
 }
 
 // A thread a column.

@@ -39,7 +39,6 @@ pub mod element;
 pub mod error;
 #[cfg(feature = "cuda")]
 mod gpu;
-#[cfg(any())]
 pub mod learn;
 pub mod mask;
 pub mod matmul;
@@ -47,7 +46,6 @@ pub mod noise;
 pub mod pass;
 pub mod pattern;
 pub mod sample;
-#[cfg(any())]
 pub mod select;
 pub mod shape;
 pub mod space;

@@ -23,18 +23,18 @@ pub struct AdamW {
 /// What executors read, each rounded once. The layout is that of the device.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub(crate) struct Scalars {
-    pub(crate) beta1: f32,
-    pub(crate) one_minus_beta1: f32,
-    pub(crate) beta2: f32,
-    pub(crate) one_minus_beta2: f32,
+pub(super) struct Scalars {
+    pub(super) beta1: f32,
+    pub(super) one_minus_beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
     /// `1 − rate·decay`.
-    pub(crate) keep: f32,
+    pub(super) keep: f32,
     /// `rate/(1 − β1ᵗ)`.
-    pub(crate) rate: f32,
+    pub(super) rate: f32,
     /// `1/√(1 − β2ᵗ)`.
-    pub(crate) root: f32,
-    pub(crate) epsilon: f32,
+    pub(super) root: f32,
+    pub(super) epsilon: f32,
 }
 const _: () = assert!(size_of::<Scalars>() == 32);
 
@@ -76,7 +76,7 @@ impl AdamW {
         Ok(())
     }
 
-    pub(crate) fn scalars(&self) -> Scalars {
+    pub(super) fn scalars(&self) -> Scalars {
         let Self { rate, beta1, beta2, epsilon, decay, step } = *self;
         Scalars {
             beta1: beta1 as f32,

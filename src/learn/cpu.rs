@@ -1,165 +1,129 @@
 //! The CPU executor of `learn`: sixteen groups at a time in the lanes of `crate::sample`, over pieces that rayon
 //! spreads on threads. The gradient is made by the code of the mask's backward pass.
 
-use super::{NORM_SLOTS, Statistics};
+use super::update::Gradient;
+use super::{Clip, Fused, Measure, Moments, Norm, Statistics, Step, Update};
 use crate::element::{Float, Logit};
-use crate::error::Result;
-use crate::noise;
+use crate::sample::GradientOf;
 use crate::sample::cpu::{Context, Numbering, PIECE, Rule};
-use crate::sample::{GradientOf, Kind};
-use crate::space::Host;
-use moments::{Eight, Full, Moments};
+use crate::space::HostSpace;
+use moments::{Eight, Full, PieceMoments};
 use rayon::prelude::*;
 use source::{Memory, OfMask, OfMemory, Source};
-use step::{Piece, Stepping};
+use step::Piece;
+use stepping::Stepping;
 
 mod initial;
 mod moments;
 mod source;
 mod step;
+mod stepping;
 
-pub use initial::{initial_into, prior_into};
+pub(super) use initial::{initial, prior};
 
-/// [`super::Initial`] over slices.
-pub type Initial<'a, L> = super::Initial<'a, Host, L>;
-/// [`super::Prior`] over slices.
-pub type Prior<'a, L> = super::Prior<'a, Host, L>;
-/// [`super::Update`] over slices.
-pub type Update<'a, L> = super::Update<'a, Host, L>;
-/// [`super::Fused`] over slices.
-pub type Fused<'a, L, W, G> = super::Fused<'a, Host, L, W, G>;
-/// [`super::Measure`] over slices.
-pub type Measure<'a, L, W, G> = super::Measure<'a, Host, L, W, G>;
-/// [`super::Norm`] over slices.
-pub type Norm<'a> = super::Norm<'a, Host>;
-/// [`super::Clip`] over slices.
-pub type Clip<'a> = super::Clip<'a, Host>;
-/// [`super::State`] over slices.
-pub type State<'a> = super::State<'a, Host>;
-/// [`super::Step`] over slices.
-pub type Step<'a> = super::Step<'a, Host>;
-/// [`super::Gradient`] over slices.
-pub type Gradient<'a> = super::Gradient<'a, Host>;
-
-/// Steps by a gradient in memory, on all threads of rayon's pool.
-///
-/// # Errors
-/// What [`check`](super::Update::check) finds.
-pub fn update_into<L: Logit>(args: Update<'_, L>) -> Result<()> {
-    args.check()?;
-    let scale = args.scale;
+/// Steps by a gradient in memory.
+pub(super) fn update<S: HostSpace, L: Logit>(pass: Update<'_, S, L>) {
+    let scale = pass.scale;
     let of_memory = |gradient| OfMemory { gradient, scale };
-    let sources: Vec<_> = match args.gradient {
-        Gradient::Read(gradient) => gradient.chunks(6 * PIECE).map(|piece| of_memory(Memory::Read(piece))).collect(),
+    let sources: Vec<_> = match pass.gradient {
+        Gradient::Read(gradient) => {
+            S::slice(gradient).chunks(6 * PIECE).map(|piece| of_memory(Memory::Read(piece))).collect()
+        }
         Gradient::Zero(gradient) => {
-            gradient.chunks_mut(6 * PIECE).map(|piece| of_memory(Memory::Zero(piece))).collect()
+            S::slice_mut(gradient).chunks_mut(6 * PIECE).map(|piece| of_memory(Memory::Zero(piece))).collect()
         }
     };
-    let [seed, draw] = args.rounding.map_or([0; 2], |rounding| [rounding.seed, rounding.draw]);
-    let numbering = Numbering::new(args.shape, args.shard);
-    let stepping = Stepping::new(&args.step, numbering, seed, draw, args.statistics.is_some());
-    let sums = step(&stepping, args.logits, sources, args.step);
-    give(sums, args.norm_squares, args.statistics);
-    Ok(())
+    let [seed, draw] = pass.rounding.map_or([0; 2], |rounding| [rounding.seed, rounding.draw]);
+    let Step { by, moments, factor } = pass.step;
+    let numbering = Numbering::new(pass.shape, pass.shard);
+    let stepping = Stepping::new(&by, factor.map(S::slice), numbering, seed, draw, pass.statistics.is_some());
+    let sums = step(&stepping, S::slice_mut(pass.logits), sources, moments);
+    give(sums, pass.norm_squares.map(S::slice_mut), pass.statistics.map(S::slice_mut));
 }
 
-/// Makes the gradient of the logits and steps by it, on all threads of rayon's pool.
-///
-/// # Errors
-/// What [`check`](super::Fused::check) finds.
-pub fn fused_into<L: Logit, W: Float, G: GradientOf<W>>(args: Fused<'_, L, W, G>) -> Result<()> {
-    args.check()?;
-    let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
-    let rule = Rule::new(&args.sampling, args.regulariser);
-    let counts = args.statistics.is_some();
-    let sources = of_mask(&context, &rule, args.kind, args.weight, args.gradient, counts);
-    let numbering = Numbering::new(args.shape, args.shard);
-    let stepping = Stepping::new(&args.step, numbering, args.sampling.seed, args.sampling.draw, counts);
-    let sums = step(&stepping, args.logits, sources, args.step);
-    give(sums, args.norm_squares, args.statistics);
-    Ok(())
+/// Makes the gradient of the logits and steps by it.
+pub(super) fn fused<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: Fused<'_, S, L, W, G>) {
+    let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
+    let rule = Rule::new(&pass.sampling, pass.regulariser);
+    let counts = pass.statistics.is_some();
+    let sources = of_mask(&context, &rule, S::slice(pass.weight), S::slice(pass.gradient), counts);
+    let Step { by, moments, factor } = pass.step;
+    let numbering = Numbering::new(pass.shape, pass.shard);
+    let [seed, draw] = [pass.sampling.seed, pass.sampling.draw];
+    let stepping = Stepping::new(&by, factor.map(S::slice), numbering, seed, draw, counts);
+    let sums = step(&stepping, S::slice_mut(pass.logits), sources, moments);
+    give(sums, pass.norm_squares.map(S::slice_mut), pass.statistics.map(S::slice_mut));
 }
 
-/// Adds the squares of the gradient that [`fused_into`] would step by.
-///
-/// # Errors
-/// What [`check`](super::Measure::check) finds.
-pub fn measure_into<L: Logit, W: Float, G: GradientOf<W>>(args: Measure<'_, L, W, G>) -> Result<()> {
-    args.check()?;
-    let context = Context::new(args.kind, &args.sampling, args.shape, args.shard);
-    let rule = Rule::new(&args.sampling, args.regulariser);
-    let sources = of_mask(&context, &rule, args.kind, args.weight, args.gradient, false);
-    let pieces = args.logits.chunks(6 * PIECE).zip(sources).enumerate().collect::<Vec<_>>();
+/// Adds the squares of the gradient that [`fused`] would step by.
+pub(super) fn measure<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: Measure<'_, S, L, W, G>) {
+    let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
+    let rule = Rule::new(&pass.sampling, pass.regulariser);
+    let sources = of_mask(&context, &rule, S::slice(pass.weight), S::slice(pass.gradient), false);
+    let pieces = S::slice(pass.logits).chunks(6 * PIECE).zip(sources).enumerate().collect::<Vec<_>>();
     let measure = |(i, (logits, source)): (usize, (&[L], _))| {
         step::measure_piece::<L, _>(i * PIECE, logits.len() / 6, logits, source)
     };
     let shares = pieces.into_par_iter().map(measure).collect::<Vec<_>>();
-    add_squares(args.norm_squares, shares.iter().sum());
-    Ok(())
+    add_squares(S::slice_mut(pass.norm_squares), shares.iter().sum());
 }
 
 /// Adds the squares of a gradient in memory.
-///
-/// # Errors
-/// What [`check`](super::Norm::check) finds.
-pub fn norm_into(args: Norm<'_>) -> Result<()> {
-    args.check()?;
+pub(super) fn norm<S: HostSpace>(pass: Norm<'_, S>) {
     let measure = |gradient: &[f32]| {
-        let source = OfMemory { gradient: Memory::Read(gradient), scale: args.scale };
+        let source = OfMemory { gradient: Memory::Read(gradient), scale: pass.scale };
         step::measure_piece::<f32, _>(0, gradient.len() / 6, &[], source)
     };
-    let shares = args.gradient.par_chunks(6 * PIECE).map(measure).collect::<Vec<_>>();
-    add_squares(args.norm_squares, shares.iter().sum());
-    Ok(())
+    let shares = S::slice(pass.gradient).par_chunks(6 * PIECE).map(measure).collect::<Vec<_>>();
+    add_squares(S::slice_mut(pass.norm_squares), shares.iter().sum());
 }
 
 /// Makes the clip factor and resets the running sum.
-///
-/// # Errors
-/// What [`check`](super::Clip::check) finds.
-pub fn clip_into(args: Clip<'_>) -> Result<()> {
-    args.check()?;
-    let ([sum, ..], [factor]) = (args.norm_squares, args.factor) else { return Ok(()) };
+pub(super) fn clip<S: HostSpace>(pass: Clip<'_, S>) {
+    let ([sum, ..], [factor]) = (S::slice_mut(pass.norm_squares), S::slice_mut(pass.factor)) else { return };
     let norm = sum.sqrt();
-    let ratio = args.max_norm / (norm + 1e-6);
+    let ratio = pass.max_norm / (norm + 1e-6);
     *factor = if ratio >= 1.0 { 1.0 } else { ratio as f32 };
-    if let Some([out]) = args.norm {
+    if let Some([out]) = pass.norm.map(S::slice_mut) {
         *out = norm as f32;
     }
     *sum = 0.0;
-    Ok(())
 }
 
 /// The pieces of a gradient that is made on the way.
 fn of_mask<'a, W: Float, G: Float>(
     context: &'a Context,
     rule: &'a Rule,
-    kind: Kind,
     weight: &'a [W],
     gradient: &'a [G],
     counts: bool,
 ) -> Vec<OfMask<'a, W, G>> {
-    debug_assert!(kind != Kind::Argmax, "checked");
     let operands = weight.chunks(4 * PIECE).zip(gradient.chunks(4 * PIECE));
     operands.map(|(weight, gradient)| OfMask { context, rule, weight, gradient, counts }).collect()
 }
 
 /// Steps piece by piece; gives the sums of all, the confidence not yet a mean.
-fn step<L: Logit, S: Source>(stepping: &Stepping, logits: &mut [L], sources: Vec<S>, step: Step<'_>) -> Statistics {
-    match step.state {
-        State::F32 { m, v } => {
-            let moments = m.chunks_mut(6 * PIECE).zip(v.chunks_mut(6 * PIECE));
+fn step<S: HostSpace, L: Logit>(
+    stepping: &Stepping,
+    logits: &mut [L],
+    sources: Vec<impl Source>,
+    moments: Moments<'_, S>,
+) -> Statistics {
+    match moments {
+        Moments::F32 { m, v } => {
+            let moments = S::slice_mut(m).chunks_mut(6 * PIECE).zip(S::slice_mut(v).chunks_mut(6 * PIECE));
             step_pieces(stepping, logits, sources, moments.map(|(m, v)| Full { m, v }))
         }
-        State::Eight { m, v, scales } => {
-            let of_piece = 2 * PIECE / State::BLOCK_GROUPS;
-            let moments = m.chunks_mut(6 * PIECE).zip(v.chunks_mut(6 * PIECE)).zip(scales.chunks_mut(of_piece));
+        Moments::Eight { m, v, scales } => {
+            let of_piece = 2 * PIECE / Moments::BLOCK_GROUPS;
+            let moments = S::slice_mut(m).chunks_mut(6 * PIECE).zip(S::slice_mut(v).chunks_mut(6 * PIECE));
+            let moments = moments.zip(S::slice_mut(scales).chunks_mut(of_piece));
             step_pieces(stepping, logits, sources, moments.map(|((m, v), scales)| Eight { m, v, scales }))
         }
     }
 }
 
-fn step_pieces<L: Logit, S: Source, M: Moments>(
+fn step_pieces<L: Logit, S: Source, M: PieceMoments>(
     stepping: &Stepping,
     logits: &mut [L],
     sources: Vec<S>,
@@ -193,13 +157,7 @@ fn give(sums: Statistics, norm_squares: Option<&mut [f64]>, statistics: Option<&
 }
 
 fn add_squares(norm_squares: &mut [f64], squares: f64) {
-    debug_assert_eq!(norm_squares.len(), NORM_SLOTS, "checked");
     if let [sum, ..] = norm_squares {
         *sum += squares;
     }
-}
-
-/// The keys of a stream of random numbers of its own.
-fn keys(seed: u64, stream: u64) -> [u32; 20] {
-    noise::round_keys(seed ^ stream)
 }

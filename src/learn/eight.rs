@@ -1,4 +1,4 @@
-//! The number formats of 8-bit moments ([`super::State`]), without a table: a code is the upper bits of a float whose
+//! The number formats of 8-bit moments ([`super::Moments`]), without a table: a code is the upper bits of a float whose
 //! exponent starts at the format's. What is below the format's normal range is lifted by that range's first value, where
 //! the float's spacing is the format's, and lowered again.
 //!
@@ -7,18 +7,18 @@
 
 /// A format with `MANTISSA` bits of mantissa and four of exponent, without sign. Values are counted in units of the
 /// smallest.
-pub(crate) struct Format<const MANTISSA: u32>;
+pub(super) struct Format<const MANTISSA: u32>;
 
-/// Of first moments, beside their sign.
-pub(crate) type First = Format<3>;
-/// Of the square roots of second moments.
-pub(crate) type Second = Format<4>;
+/// Of `m`, beside its sign.
+pub(super) type OfM = Format<3>;
+/// Of `√v`.
+pub(super) type OfV = Format<4>;
 
-/// The sign bit of first moments' codes.
-pub(crate) const SIGN: u8 = 0x80;
+/// The sign bit of the codes of `m`.
+pub(super) const SIGN: u8 = 0x80;
 
 /// A largest value below this counts as 0: its inverse would not be finite.
-pub(crate) const LEAST: f32 = f32::from_bits((127 - 100) << 23);
+pub(super) const LEAST: f32 = f32::from_bits((127 - 100) << 23);
 
 impl<const MANTISSA: u32> Format<MANTISSA> {
     /// The first value with an exponent, and how many there are to an exponent.
@@ -30,11 +30,11 @@ impl<const MANTISSA: u32> Format<MANTISSA> {
     /// The top code.
     const LAST: u32 = (16 << MANTISSA) - 1;
     /// The top value.
-    pub(crate) const TOP: f32 = ((2 * Self::NORMAL - 1) << 14) as f32;
+    pub(super) const TOP: f32 = ((2 * Self::NORMAL - 1) << 14) as f32;
 
     /// The value of a code.
     #[inline(always)]
-    pub(crate) fn decode(code: u8) -> f32 {
+    pub(super) fn decode(code: u8) -> f32 {
         let code = u32::from(code) & Self::LAST;
         let lift = if code < Self::NORMAL { Self::NORMAL } else { 0 };
         f32::from_bits((code + lift + Self::AHEAD) << Self::DROPPED) - lift as f32
@@ -42,7 +42,7 @@ impl<const MANTISSA: u32> Format<MANTISSA> {
 
     /// A neighbouring code of a value that is not negative; the top one from [`Self::TOP`] on. `random` has ten bits.
     #[inline(always)]
-    pub(crate) fn encode(value: f32, random: u32) -> u8 {
+    pub(super) fn encode(value: f32, random: u32) -> u8 {
         // Written so that a NaN is the top, as on a device.
         let value = if value < Self::TOP { value } else { Self::TOP };
         let lift = if value < Self::NORMAL as f32 { Self::NORMAL } else { 0 };
@@ -54,6 +54,6 @@ impl<const MANTISSA: u32> Format<MANTISSA> {
 
 /// What values are multiplied by to become units of a format: 0 where the largest counts as 0.
 #[inline(always)]
-pub(crate) fn inverse(top: f32, largest: f32) -> f32 {
+pub(super) fn inverse(top: f32, largest: f32) -> f32 {
     if largest < LEAST { 0.0 } else { top / largest }
 }

@@ -1,12 +1,15 @@
 //! The step that makes its own gradient, and the pass that only measures it.
 
-use super::{Elements, NORM_SLOTS, Statistics, Step, check_sums};
-use crate::check::{length, sampled, scalar};
+use super::{Elements, NORM_SLOTS, Statistics, Step, check_sums, cpu, launch};
+use crate::check::{self, length};
 use crate::element::{Float, Logit};
-use crate::error::{Error, Result};
-use crate::sample::{GradientOf, Kind, Sampling};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::sample::{self, GradientOf, Kind, Sampling};
 use crate::shape::{Shape, Shard};
-use crate::space::Space;
+use crate::space::{HostSpace, Input, Output, Space};
 
 /// Arguments of a step from the gradient of the masked weight, `dL/d(W∘M)`.
 ///
@@ -14,18 +17,22 @@ use crate::space::Space;
 /// regulariser mean what they do in [`mask::Backward`](crate::mask::Backward), whose gradient of the logits it is, to
 /// the bit. Stochastic rounding takes the seed and the draw of the sampling. On a device every operand starts on a
 /// 16-byte boundary.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
+/// [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
 pub struct Fused<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
-    pub(crate) shape: Shape,
-    pub(crate) shard: Shard,
-    pub(crate) kind: Kind,
-    pub(crate) sampling: Sampling,
-    pub(crate) logits: S::Mut<'a, L>,
-    pub(crate) weight: S::Ref<'a, W>,
-    pub(crate) gradient: S::Ref<'a, G>,
-    pub(crate) regulariser: f32,
-    pub(crate) step: Step<'a, S>,
-    pub(crate) norm_squares: Option<S::Mut<'a, f64>>,
-    pub(crate) statistics: Option<S::Mut<'a, Statistics>>,
+    pub(super) shape: Shape,
+    pub(super) shard: Shard,
+    pub(super) kind: Kind,
+    pub(super) sampling: Sampling,
+    pub(super) logits: S::Mut<'a, L>,
+    pub(super) weight: S::Ref<'a, W>,
+    pub(super) gradient: S::Ref<'a, G>,
+    pub(super) regulariser: f32,
+    pub(super) step: Step<'a, S>,
+    pub(super) norm_squares: Option<S::Mut<'a, f64>>,
+    pub(super) statistics: Option<S::Mut<'a, Statistics>>,
 }
 
 impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
@@ -35,9 +42,9 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
         shape: Shape,
         kind: Kind,
         sampling: Sampling,
-        logits: S::Mut<'a, L>,
-        weight: S::Ref<'a, W>,
-        gradient: S::Ref<'a, G>,
+        logits: impl Output<'a, Space = S, Element = L>,
+        weight: impl Input<'a, Space = S, Element = W>,
+        gradient: impl Input<'a, Space = S, Element = G>,
         step: Step<'a, S>,
     ) -> Self {
         Self {
@@ -45,9 +52,9 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
             shard: Shard::whole(shape.cols as u64),
             kind,
             sampling,
-            logits,
-            weight,
-            gradient,
+            logits: logits.output(),
+            weight: weight.input(),
+            gradient: gradient.input(),
             regulariser: 0.0,
             step,
             norm_squares: None,
@@ -70,33 +77,47 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
     }
 
     /// Adds the squares of the logits' gradient, not clipped, to the first of [`NORM_SLOTS`] elements, using the others
-    /// as work space.
+    /// as workspace.
     #[must_use]
-    pub fn norm_squares(mut self, norm_squares: S::Mut<'a, f64>) -> Self {
-        self.norm_squares = Some(norm_squares);
+    pub fn norm_squares(mut self, norm_squares: impl Output<'a, Space = S, Element = f64>) -> Self {
+        self.norm_squares = Some(norm_squares.output());
         self
     }
 
-    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as work space.
+    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as workspace.
     #[must_use]
-    pub fn statistics(mut self, statistics: S::Mut<'a, Statistics>) -> Self {
-        self.statistics = Some(statistics);
+    pub fn statistics(mut self, statistics: impl Output<'a, Space = S, Element = Statistics>) -> Self {
+        self.statistics = Some(statistics.output());
         self
     }
+}
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
-    /// [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Fused<'_, S, L, W, G> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        check_sampled(*shape, &self.shard, self.kind, &self.sampling, self.regulariser)?;
+        sample::check(*shape, &self.shard, &self.sampling)?;
+        check::regulariser(self.regulariser)?;
+        sample::has_gradient(self.kind)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;
         self.step.check(*shape)?;
         check_sums::<S>(self.norm_squares.as_ref(), self.statistics.as_ref())
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::fused(pass.into_inner());
+        Ok(())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::fused(pass.inner(), binder, queue)
     }
 }
 
@@ -120,33 +141,45 @@ impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> std::fmt::Debug for Fused<'
 /// exact. Nothing else is written.
 ///
 /// Shapes: logits `[N, K/4, 6]`; weight and gradient `[N, K]`.
+///
+/// # Errors
+/// When run: as [`Fused`].
 #[derive(Debug)]
 pub struct Measure<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
-    pub(crate) shape: Shape,
-    pub(crate) shard: Shard,
-    pub(crate) kind: Kind,
-    pub(crate) sampling: Sampling,
-    pub(crate) logits: S::Ref<'a, L>,
-    pub(crate) weight: S::Ref<'a, W>,
-    pub(crate) gradient: S::Ref<'a, G>,
-    pub(crate) regulariser: f32,
-    pub(crate) norm_squares: S::Mut<'a, f64>,
+    pub(super) shape: Shape,
+    pub(super) shard: Shard,
+    pub(super) kind: Kind,
+    pub(super) sampling: Sampling,
+    pub(super) logits: S::Ref<'a, L>,
+    pub(super) weight: S::Ref<'a, W>,
+    pub(super) gradient: S::Ref<'a, G>,
+    pub(super) regulariser: f32,
+    pub(super) norm_squares: S::Mut<'a, f64>,
 }
 
 impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Measure<'a, S, L, W, G> {
-    /// Adds to the first of [`NORM_SLOTS`] elements, using the others as work space.
+    /// Adds to the first of [`NORM_SLOTS`] elements, using the others as workspace.
     #[must_use]
     pub fn new(
         shape: Shape,
         kind: Kind,
         sampling: Sampling,
-        logits: S::Ref<'a, L>,
-        weight: S::Ref<'a, W>,
-        gradient: S::Ref<'a, G>,
-        norm_squares: S::Mut<'a, f64>,
+        logits: impl Input<'a, Space = S, Element = L>,
+        weight: impl Input<'a, Space = S, Element = W>,
+        gradient: impl Input<'a, Space = S, Element = G>,
+        norm_squares: impl Output<'a, Space = S, Element = f64>,
     ) -> Self {
-        let shard = Shard::whole(shape.cols as u64);
-        Self { shape, shard, kind, sampling, logits, weight, gradient, regulariser: 0.0, norm_squares }
+        Self {
+            shape,
+            shard: Shard::whole(shape.cols as u64),
+            kind,
+            sampling,
+            logits: logits.input(),
+            weight: weight.input(),
+            gradient: gradient.input(),
+            regulariser: 0.0,
+            norm_squares: norm_squares.output(),
+        }
     }
 
     /// Says that the weight is a slice of a larger one, as in [`Fused::shard`].
@@ -162,29 +195,32 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Measure<'a, S, L, W, G>
         self.regulariser = lambda;
         self
     }
+}
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// As [`Fused::check`].
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Measure<'_, S, L, W, G> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        check_sampled(*shape, &self.shard, self.kind, &self.sampling, self.regulariser)?;
+        sample::check(*shape, &self.shard, &self.sampling)?;
+        check::regulariser(self.regulariser)?;
+        sample::has_gradient(self.kind)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;
         length("norm_squares", Some(&self.norm_squares), NORM_SLOTS)
     }
-}
 
-/// What a gradient that is made on the way needs besides operands.
-fn check_sampled(shape: Shape, shard: &Shard, kind: Kind, sampling: &Sampling, regulariser: f32) -> Result<()> {
-    sampled(shape, shard, sampling)?;
-    if !regulariser.is_finite() {
-        return scalar("regulariser", f64::from(regulariser), "finite");
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::measure(pass.into_inner());
+        Ok(())
     }
-    if kind == Kind::Argmax {
-        return Err(Error::Missing { what: "a gradient", missing: "argmax masks have none: use Soft or Hard" });
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::measure(pass.inner(), binder, queue)
     }
-    Ok(())
 }

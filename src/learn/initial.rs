@@ -1,14 +1,17 @@
 //! Logits at the start: normal noise, and a push towards a mask that is known.
 
-use crate::check::length;
-use crate::check::scalar;
+use super::{cpu, launch};
+use crate::check::{length, scalar};
 use crate::element::Logit;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::{Shape, Shard};
-use crate::space::Space;
+use crate::space::{HostSpace, Input, Output, Space};
 
 /// Where the sum of eight 16-bit numbers has its mean.
-pub(crate) const CENTRE: i32 = 4 * 65535;
+pub(super) const CENTRE: i32 = 4 * 65535;
 /// Variance of that sum: eight times that of a number from 0 to 65535.
 const VARIANCE: f64 = 8.0 * (65536.0 * 65536.0 - 1.0) / 12.0;
 
@@ -23,24 +26,28 @@ const VARIANCE: f64 = 8.0 * (65536.0 * 65536.0 - 1.0) / 12.0;
 /// on every executor.
 ///
 /// Shapes: logits `[N, K/4, 6]`; codes ⌈N·K/8⌉ bytes, two groups a byte, the even group in the low nibble. A group whose
-/// code is none is an error of the CPU's executor, before anything is written; a device writes NaN logits for it.
+/// code is none is an error on the CPU, before anything is written; a device writes NaN logits for it.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Length`], and [`Error::Scalar`] unless σ
+/// is finite and not negative and α finite; on the CPU [`Error::IllegalCode`].
 #[derive(Debug)]
 pub struct Initial<'a, S: Space, L: Logit> {
-    pub(crate) shape: Shape,
-    pub(crate) shard: Shard,
-    pub(crate) seed: u64,
-    pub(crate) sigma: f64,
-    pub(crate) alpha: f64,
-    pub(crate) codes: Option<S::Ref<'a, u8>>,
-    pub(crate) logits: S::Mut<'a, L>,
+    pub(super) shape: Shape,
+    pub(super) shard: Shard,
+    pub(super) seed: u64,
+    pub(super) sigma: f64,
+    pub(super) alpha: f64,
+    pub(super) codes: Option<S::Ref<'a, u8>>,
+    pub(super) logits: S::Mut<'a, L>,
 }
 
 impl<'a, S: Space, L: Logit> Initial<'a, S, L> {
     /// Normal logits of standard deviation `sigma`; `seed` is the run's, and other for every layer.
     #[must_use]
-    pub fn new(shape: Shape, seed: u64, sigma: f64, logits: S::Mut<'a, L>) -> Self {
+    pub fn new(shape: Shape, seed: u64, sigma: f64, logits: impl Output<'a, Space = S, Element = L>) -> Self {
         let shard = Shard::whole(shape.cols as u64);
-        Self { shape, shard, seed, sigma, alpha: 0.0, codes: None, logits }
+        Self { shape, shard, seed, sigma, alpha: 0.0, codes: None, logits: logits.output() }
     }
 
     /// Says that the weight is a slice of a larger one, whose logits these are a slice of. Codes are the slice's own.
@@ -52,29 +59,25 @@ impl<'a, S: Space, L: Logit> Initial<'a, S, L> {
 
     /// Pushes logits towards the mask of these packed codes, by `alpha` deviations.
     #[must_use]
-    pub fn prior(mut self, codes: S::Ref<'a, u8>, alpha: f64) -> Self {
-        self.codes = Some(codes);
+    pub fn prior(mut self, codes: impl Input<'a, Space = S, Element = u8>, alpha: f64) -> Self {
+        self.codes = Some(codes.input());
         self.alpha = alpha;
         self
     }
 
     /// What a centred sum is multiplied by.
-    pub(crate) fn spread(&self) -> f32 {
+    pub(super) fn spread(&self) -> f32 {
         (self.sigma / VARIANCE.sqrt()) as f32
     }
 
     /// What a logit gains a position shared.
-    pub(crate) fn shift(&self) -> f32 {
+    pub(super) fn shift(&self) -> f32 {
         (self.alpha * self.sigma) as f32
     }
+}
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`](crate::Error::NotGrouped), [`Error::Overflow`](crate::Error::Overflow),
-    /// [`Error::Shard`](crate::Error::Shard), [`Error::Length`](crate::Error::Length), and
-    /// [`Error::Scalar`](crate::Error::Scalar) unless σ is finite and not negative and α finite.
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, L: Logit> Pass<S> for Initial<'_, S, L> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
         self.shard.check(shape.rows as u64, shape.cols as u64)?;
@@ -88,34 +91,53 @@ impl<'a, S: Space, L: Logit> Initial<'a, S, L> {
         length("logits", Some(&self.logits), shape.logits())?;
         length("codes", self.codes.as_ref(), shape.packed_codes())
     }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::initial(pass.into_inner())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::initial(pass.inner(), binder, queue)
+    }
 }
 
 /// Arguments of a prior on logits that exist: `logit_i = round(logit_i + strength·(sim_i − 1))`, in place. `strength` is
 /// α times the deviation of the logits, which for MaskLLM is that of the layer.
 ///
 /// Shapes and codes as in [`Initial`].
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Scalar`] unless the strength is
+/// finite; on the CPU [`Error::IllegalCode`].
 #[derive(Debug)]
 pub struct Prior<'a, S: Space, L: Logit> {
-    pub(crate) shape: Shape,
-    pub(crate) codes: S::Ref<'a, u8>,
-    pub(crate) strength: f32,
-    pub(crate) logits: S::Mut<'a, L>,
+    pub(super) shape: Shape,
+    pub(super) codes: S::Ref<'a, u8>,
+    pub(super) strength: f32,
+    pub(super) logits: S::Mut<'a, L>,
 }
 
 impl<'a, S: Space, L: Logit> Prior<'a, S, L> {
     /// A push of logits towards the mask of packed codes.
     #[must_use]
-    pub fn new(shape: Shape, codes: S::Ref<'a, u8>, strength: f32, logits: S::Mut<'a, L>) -> Self {
-        Self { shape, codes, strength, logits }
+    pub fn new(
+        shape: Shape,
+        codes: impl Input<'a, Space = S, Element = u8>,
+        strength: f32,
+        logits: impl Output<'a, Space = S, Element = L>,
+    ) -> Self {
+        Self { shape, codes: codes.input(), strength, logits: logits.output() }
     }
+}
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`](crate::Error::NotGrouped), [`Error::Overflow`](crate::Error::Overflow),
-    /// [`Error::Length`](crate::Error::Length), and [`Error::Scalar`](crate::Error::Scalar) unless the strength is
-    /// finite.
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, L: Logit> Pass<S> for Prior<'_, S, L> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
         if !self.strength.is_finite() {
@@ -123,5 +145,19 @@ impl<'a, S: Space, L: Logit> Prior<'a, S, L> {
         }
         length("logits", Some(&self.logits), shape.logits())?;
         length("codes", Some(&self.codes), shape.packed_codes())
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::prior(pass.into_inner())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::prior(pass.inner(), binder, queue)
     }
 }

@@ -1,24 +1,19 @@
-//! The launches of the `learn` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
-//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of
-//! `cuda/learn.cu` and `cuda/learn_start.cu`.
+//! The launches of the `learn` kernels. The structs mirror those of `cuda/learn.cu` and `cuda/learn_start.cu`.
 
-use super::{Clip, Fused, Gradient, Initial, Measure, Norm, Prior, Rounding, Scalars, State, Statistics, Step, Update};
+use super::adamw::Scalars;
+use super::update::Gradient;
+use super::{Clip, Fused, Initial, Measure, Moments, Norm, Prior, Rounding, Step, Update};
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
-use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol, address};
+use crate::device::{Launch, Limits, Symbol};
 use crate::element::{DType, Float, Logit};
-#[cfg(doc)]
-use crate::error::Error;
 use crate::error::Result;
 use crate::noise;
+use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::Differentiation;
-use crate::sample::walk::Walk;
-use crate::sample::{GradientOf, Kind};
+use crate::sample::walk::{self, THREADS, Walk};
+use crate::sample::{GradientOf, Kind, Sampling, statistics};
 use crate::shape::{Shape, Shard};
-use crate::space::{Raw, RawSlice};
 
-/// Threads of a block.
-const THREADS: u32 = 256;
 /// Groups a thread takes at a time; a warp's are a unit, which is a block of 8-bit moments.
 const CHUNK: u64 = 2;
 /// Blocks a multiprocessor holds at once.
@@ -26,12 +21,12 @@ const STEPS_PER_MULTIPROCESSOR: u32 = 2;
 const STARTS_PER_MULTIPROCESSOR: u32 = 4;
 
 /// `Step` of `cuda/learn.cu`: what steps have in common.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct StepArgs {
+struct StepArgs {
     logits: u64,
-    first: u64,
-    second: u64,
+    m: u64,
+    v: u64,
     scales: u64,
     factor: u64,
     statistics: u64,
@@ -45,9 +40,9 @@ pub struct StepArgs {
 const _: () = assert!(size_of::<StepArgs>() == 296);
 
 /// `LearnUpdateArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct UpdateArgs {
+struct UpdateArgs {
     step: StepArgs,
     gradient: u64,
     scale: f32,
@@ -56,9 +51,9 @@ pub struct UpdateArgs {
 const _: () = assert!(size_of::<UpdateArgs>() == 312);
 
 /// `LearnFusedArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct FusedArgs {
+struct FusedArgs {
     step: StepArgs,
     weight: u64,
     gradient: u64,
@@ -69,9 +64,9 @@ pub struct FusedArgs {
 const _: () = assert!(size_of::<FusedArgs>() == 432);
 
 /// `LearnPriorArgs`: of logits at the start, and of a prior on some.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct PriorArgs {
+struct PriorArgs {
     logits: u64,
     codes: u64,
     walk: Walk,
@@ -82,314 +77,246 @@ pub struct PriorArgs {
 const _: () = assert!(size_of::<PriorArgs>() == 144);
 
 /// `LearnNormArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct NormArgs {
+struct NormArgs {
     gradient: u64,
     norm_squares: u64,
     groups: u64,
     scale: f32,
     unused: u32,
 }
+const _: () = assert!(size_of::<NormArgs>() == 32);
 
 /// `LearnFinishArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct FinishArgs {
+struct FinishArgs {
     statistics: u64,
     norm_squares: u64,
     blocks: u64,
 }
+const _: () = assert!(size_of::<FinishArgs>() == 24);
 
 /// `LearnClipArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct ClipArgs {
+struct ClipArgs {
     norm_squares: u64,
     factor: u64,
     norm: u64,
     max_norm: f64,
 }
+const _: () = assert!(size_of::<ClipArgs>() == 32);
 
-/// `$prefix` followed by the name of the logits' type, and by what follows that.
-macro_rules! by_logits {
-    ($prefix:literal, $logits:expr $(, $suffix:literal)?) => {
-        match $logits {
-            DType::Bf16 => concat!($prefix, "_bf16" $(, $suffix)?),
-            _ => concat!($prefix, "_f32" $(, $suffix)?),
+/// Blocks of a step: as many as leave shares where sums are wanted, or else as fit the device.
+fn blocks(shape: Shape, sums: bool, limits: &Limits) -> u32 {
+    let most = if sums { statistics::MAX_BLOCKS } else { limits.blocks(STEPS_PER_MULTIPROCESSOR) };
+    walk::blocks(shape, CHUNK, most)
+}
+
+fn walk(shape: Shape, shard: &Shard, blocks: u32) -> Result<Walk> {
+    Walk::new(shape, shard, CHUNK, u64::from(blocks) * u64::from(THREADS))
+}
+
+fn symbol(variant: &str, types: &[&str]) -> Symbol {
+    Symbol::new("learn", variant, types)
+}
+
+/// The kernel that adds up the shares of so many blocks.
+fn finish(statistics: u64, norm_squares: u64, blocks: u32) -> Launch {
+    let args = FinishArgs { statistics, norm_squares, blocks: u64::from(blocks) };
+    Launch::new(symbol("finish", &[]), 1, THREADS, &args)
+}
+
+/// What a step is besides its logits, sums and walk.
+fn step_args<'g, S: DeviceSpace>(
+    step: &'g mut Step<'_, S>,
+    rounding: Option<Rounding>,
+    binder: &mut Binder<'g, S>,
+) -> Result<StepArgs> {
+    let [m, v, scales] = match &mut step.moments {
+        Moments::F32 { m, v } => [binder.output("m", m)?.address, binder.output("v", v)?.address, 0],
+        Moments::Eight { m, v, scales } => {
+            let scales = binder.output("scales", scales)?.address;
+            [binder.output("m", m)?.address, binder.output("v", v)?.address, scales]
         }
     };
+    // Where nothing is rounded, no random number is drawn.
+    let Rounding { seed, draw } = rounding.unwrap_or(Rounding { seed: 0, draw: 0 });
+    Ok(StepArgs {
+        m,
+        v,
+        scales,
+        factor: binder.input_if("factor", &step.factor)?,
+        draw,
+        logit_keys: noise::round_keys(seed ^ ROUNDING_LOGITS),
+        moment_keys: noise::round_keys(seed ^ ROUNDING_MOMENTS),
+        by: step.by.scalars(),
+        ..bytemuck::Zeroable::zeroed()
+    })
 }
 
-/// A pass over the groups, and a second kernel that adds up the blocks' shares if sums are wanted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pass<A> {
-    /// The pass.
-    pub pass: Launch<A>,
-    /// Adds up the blocks' shares.
-    pub finish: Option<Launch<FinishArgs>>,
+pub(super) fn initial<'g, S: DeviceSpace, L: Logit>(
+    pass: &'g mut Initial<'_, S, L>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (spread, shift) = (pass.spread(), pass.shift());
+    let blocks = walk::blocks(pass.shape, CHUNK, queue.limits().blocks(STARTS_PER_MULTIPROCESSOR));
+    let args = PriorArgs {
+        logits: binder.output("logits", &mut pass.logits)?.address,
+        codes: binder.input_if("codes", &pass.codes)?,
+        walk: walk(pass.shape, &pass.shard, blocks)?,
+        keys: noise::round_keys(pass.seed ^ INITIAL),
+        spread,
+        shift,
+    };
+    queue.launch(Launch::new(Symbol::new("learn_start", "initial", &[L::DTYPE.name()]), blocks, THREADS, &args));
+    Ok(())
 }
 
-fn launch<A>(name: &'static str, grid: u32, threads: u32, args: A) -> Launch<A> {
-    let symbol = Symbol { module: "learn", name };
-    Launch { symbol, grid: [grid, 1, 1], block: [threads, 1, 1], shared_bytes: 0, args }
+pub(super) fn prior<'g, S: DeviceSpace, L: Logit>(
+    pass: &'g mut Prior<'_, S, L>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let blocks = walk::blocks(pass.shape, CHUNK, queue.limits().blocks(STARTS_PER_MULTIPROCESSOR));
+    let args = PriorArgs {
+        logits: binder.output("logits", &mut pass.logits)?.address,
+        codes: binder.input("codes", &pass.codes)?.address,
+        walk: walk(pass.shape, &Shard::whole(pass.shape.cols as u64), blocks)?,
+        keys: [0; 20],
+        spread: 0.0,
+        shift: pass.strength,
+    };
+    queue.launch(Launch::new(Symbol::new("learn_start", "prior", &[L::DTYPE.name()]), blocks, THREADS, &args));
+    Ok(())
 }
 
-/// Of `cuda/learn_start.cu`.
-fn launch_start<A>(name: &'static str, grid: u32, args: A) -> Launch<A> {
-    let symbol = Symbol { module: "learn_start", name };
-    Launch { symbol, grid: [grid, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
-}
-
-/// So many blocks that each thread has a chunk, and not more than `most`.
-fn grid(shape: Shape, most: u32) -> u32 {
-    let wanted = (shape.groups() as u64).div_ceil(CHUNK * u64::from(THREADS));
-    wanted.clamp(1, u64::from(most)) as u32
-}
-
-fn resident(limits: &Limits, blocks: u32) -> u32 {
-    limits.multiprocessors.max(1).saturating_mul(blocks)
-}
-
-fn walk(shape: Shape, shard: &Shard, grid: u32) -> Result<Walk> {
-    Walk::new(shape, shard, CHUNK, u64::from(grid) * u64::from(THREADS))
-}
-
-/// The sums that a pass is asked for.
-#[derive(Clone, Copy)]
-struct Sums {
-    statistics: Option<RawSlice>,
-    norm_squares: Option<RawSlice>,
-}
-
-impl Sums {
-    /// Blocks of a pass: as many as leave shares, or as fit the device.
-    fn grid(self, shape: Shape, limits: &Limits) -> u32 {
-        match (self.statistics, self.norm_squares) {
-            (None, None) => grid(shape, resident(limits, STEPS_PER_MULTIPROCESSOR)),
-            _ => grid(shape, Statistics::MAX_BLOCKS),
-        }
+pub(super) fn update<'g, S: DeviceSpace, L: Logit>(
+    pass: &'g mut Update<'_, S, L>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let sums = pass.statistics.is_some() || pass.norm_squares.is_some();
+    let blocks = blocks(pass.shape, sums, queue.limits());
+    let types = [L::DTYPE.name(), pass.step.moments.dtype()];
+    let (gradient, zero) = match &mut pass.gradient {
+        Gradient::Read(gradient) => (binder.input("gradient", gradient)?.address, 0),
+        Gradient::Zero(gradient) => (binder.output("gradient", gradient)?.address, 1),
+    };
+    let step = StepArgs {
+        logits: binder.output("logits", &mut pass.logits)?.address,
+        statistics: binder.output_if("statistics", &mut pass.statistics)?,
+        norm_squares: binder.output_if("norm_squares", &mut pass.norm_squares)?,
+        walk: walk(pass.shape, &pass.shard, blocks)?,
+        ..step_args(&mut pass.step, pass.rounding, binder)?
+    };
+    let args = UpdateArgs { step, gradient, scale: pass.scale, zero };
+    queue.launch(Launch::new(symbol("update", &types), blocks, THREADS, &args));
+    if sums {
+        queue.launch(finish(step.statistics, step.norm_squares, blocks));
     }
-
-    fn finish(self, blocks: u32) -> Result<Option<Launch<FinishArgs>>> {
-        if self.statistics.is_none() && self.norm_squares.is_none() {
-            return Ok(None);
-        }
-        let statistics = address("statistics", self.statistics)?;
-        let norm_squares = address("norm_squares", self.norm_squares)?;
-        let args = FinishArgs { statistics, norm_squares, blocks: u64::from(blocks) };
-        Ok(Some(launch("twofour_learn_finish", 1, THREADS, args)))
-    }
+    Ok(())
 }
 
-impl StepArgs {
-    /// Without a step, and without moments: what only measures.
-    fn new(logits: RawSlice, sums: Sums, walk: Walk) -> Result<Self> {
-        Ok(Self {
-            logits: address("logits", Some(logits))?,
-            statistics: address("statistics", sums.statistics)?,
-            norm_squares: address("norm_squares", sums.norm_squares)?,
-            walk,
-            ..bytemuck::Zeroable::zeroed()
-        })
+pub(super) fn fused<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
+    pass: &'g mut Fused<'_, S, L, W, G>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let sums = pass.statistics.is_some() || pass.norm_squares.is_some();
+    let blocks = blocks(pass.shape, sums, queue.limits());
+    let types = [L::DTYPE.name(), pass.step.moments.dtype(), W::DTYPE.name(), G::DTYPE.name()];
+    let Sampling { seed, draw, .. } = pass.sampling;
+    let step = StepArgs {
+        logits: binder.output("logits", &mut pass.logits)?.address,
+        statistics: binder.output_if("statistics", &mut pass.statistics)?,
+        norm_squares: binder.output_if("norm_squares", &mut pass.norm_squares)?,
+        walk: walk(pass.shape, &pass.shard, blocks)?,
+        ..step_args(&mut pass.step, Some(Rounding { seed, draw }), binder)?
+    };
+    let args = FusedArgs {
+        step,
+        weight: binder.input("weight", &pass.weight)?.address,
+        gradient: binder.input("gradient", &pass.gradient)?.address,
+        differentiation: Differentiation::new(&pass.sampling, pass.regulariser),
+        hard: u32::from(pass.kind == Kind::Hard),
+        unused: 0,
+    };
+    queue.launch(Launch::new(symbol("fused", &types), blocks, THREADS, &args));
+    if sums {
+        queue.launch(finish(step.statistics, step.norm_squares, blocks));
     }
-
-    fn with(self, step: &Step<'_, Raw>, rounding: Option<Rounding>) -> Result<Self> {
-        let (m, v, scales) = match step.state {
-            State::F32 { m, v } => (m, v, None),
-            State::Eight { m, v, scales } => (m, v, Some(scales)),
-        };
-        // Where nothing is rounded, no random number is drawn.
-        let Rounding { seed, draw } = rounding.unwrap_or(Rounding { seed: 0, draw: 0 });
-        Ok(Self {
-            first: address("m", Some(m))?,
-            second: address("v", Some(v))?,
-            scales: address("scales", scales)?,
-            factor: address("factor", step.factor)?,
-            draw,
-            logit_keys: noise::round_keys(seed ^ ROUNDING_LOGITS),
-            moment_keys: noise::round_keys(seed ^ ROUNDING_MOMENTS),
-            by: step.by.scalars(),
-            ..self
-        })
-    }
+    Ok(())
 }
 
-impl<L: Logit> Initial<'_, Raw, L> {
-    /// The launch of this pass on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Initial::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Launch<PriorArgs>> {
-        self.check()?;
-        let blocks = grid(self.shape, resident(limits, STARTS_PER_MULTIPROCESSOR));
-        let args = PriorArgs {
-            logits: address("logits", Some(self.logits))?,
-            codes: address("codes", self.codes)?,
-            walk: walk(self.shape, &self.shard, blocks)?,
-            keys: noise::round_keys(self.seed ^ INITIAL),
-            spread: self.spread(),
-            shift: self.shift(),
-        };
-        Ok(launch_start(by_logits!("twofour_learn_initial", L::DTYPE), blocks, args))
-    }
+/// The kernel of a fused step, without moments: it writes its shares alone.
+pub(super) fn measure<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
+    pass: &'g mut Measure<'_, S, L, W, G>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let blocks = blocks(pass.shape, true, queue.limits());
+    let step = StepArgs {
+        logits: binder.input("logits", &pass.logits)?.address,
+        norm_squares: binder.output("norm_squares", &mut pass.norm_squares)?.address,
+        walk: walk(pass.shape, &pass.shard, blocks)?,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let args = FusedArgs {
+        step,
+        weight: binder.input("weight", &pass.weight)?.address,
+        gradient: binder.input("gradient", &pass.gradient)?.address,
+        differentiation: Differentiation::new(&pass.sampling, pass.regulariser),
+        hard: u32::from(pass.kind == Kind::Hard),
+        unused: 0,
+    };
+    let types = [L::DTYPE, DType::F32, W::DTYPE, G::DTYPE].map(DType::name);
+    queue.launch(Launch::new(symbol("fused", &types), blocks, THREADS, &args));
+    queue.launch(finish(0, step.norm_squares, blocks));
+    Ok(())
 }
 
-impl<L: Logit> Prior<'_, Raw, L> {
-    /// The launch of this pass on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Prior::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Launch<PriorArgs>> {
-        self.check()?;
-        let blocks = grid(self.shape, resident(limits, STARTS_PER_MULTIPROCESSOR));
-        let args = PriorArgs {
-            logits: address("logits", Some(self.logits))?,
-            codes: address("codes", Some(self.codes))?,
-            walk: walk(self.shape, &Shard::whole(self.shape.cols as u64), blocks)?,
-            keys: [0; 20],
-            spread: 0.0,
-            shift: self.strength,
-        };
-        Ok(launch_start(by_logits!("twofour_learn_prior", L::DTYPE), blocks, args))
-    }
+pub(super) fn norm<'g, S: DeviceSpace>(
+    pass: &'g mut Norm<'_, S>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let blocks = blocks(pass.shape, true, queue.limits());
+    let args = NormArgs {
+        gradient: binder.input("gradient", &pass.gradient)?.address,
+        norm_squares: binder.output("norm_squares", &mut pass.norm_squares)?.address,
+        groups: pass.shape.groups() as u64,
+        scale: pass.scale,
+        unused: 0,
+    };
+    queue.launch(Launch::new(symbol("norm", &[]), blocks, THREADS, &args));
+    queue.launch(finish(0, args.norm_squares, blocks));
+    Ok(())
 }
 
-impl<L: Logit> Update<'_, Raw, L> {
-    /// The launches of this step on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Update::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Pass<UpdateArgs>> {
-        self.check()?;
-        let sums = Sums { statistics: self.statistics, norm_squares: self.norm_squares };
-        let blocks = sums.grid(self.shape, limits);
-        let step = StepArgs::new(self.logits, sums, walk(self.shape, &self.shard, blocks)?)?;
-        let (gradient, zero) = match self.gradient {
-            Gradient::Read(gradient) => (gradient, 0),
-            Gradient::Zero(gradient) => (gradient, 1),
-        };
-        let gradient = address("gradient", Some(gradient))?;
-        let step = step.with(&self.step, self.rounding)?;
-        let args = UpdateArgs { step, gradient, scale: self.scale, zero };
-        let name = match self.step.state {
-            State::F32 { .. } => by_logits!("twofour_learn_update", L::DTYPE, "_f32"),
-            State::Eight { .. } => by_logits!("twofour_learn_update", L::DTYPE, "_u8"),
-        };
-        Ok(Pass { pass: launch(name, blocks, THREADS, args), finish: sums.finish(blocks)? })
-    }
-}
-
-impl<L: Logit, W: Float, G: GradientOf<W>> Fused<'_, Raw, L, W, G> {
-    /// The launches of this step on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Fused::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Pass<FusedArgs>> {
-        self.check()?;
-        let sums = Sums { statistics: self.statistics, norm_squares: self.norm_squares };
-        let blocks = sums.grid(self.shape, limits);
-        let step = StepArgs::new(self.logits, sums, walk(self.shape, &self.shard, blocks)?)?;
-        let rounding = Rounding { seed: self.sampling.seed, draw: self.sampling.draw };
-        let args = FusedArgs {
-            step: step.with(&self.step, Some(rounding))?,
-            weight: address("weight", Some(self.weight))?,
-            gradient: address("gradient", Some(self.gradient))?,
-            differentiation: Differentiation::new(&self.sampling, self.regulariser),
-            hard: u32::from(self.kind == Kind::Hard),
-            unused: 0,
-        };
-        let eight = matches!(self.step.state, State::Eight { .. });
-        let name = fused_symbol(L::DTYPE, eight, W::DTYPE, G::DTYPE);
-        Ok(Pass { pass: launch(name, blocks, THREADS, args), finish: sums.finish(blocks)? })
-    }
-}
-
-impl<L: Logit, W: Float, G: GradientOf<W>> Measure<'_, Raw, L, W, G> {
-    /// The launches of this pass on a device with these limits: those of a step without moments.
-    ///
-    /// # Errors
-    /// What [`Measure::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Pass<FusedArgs>> {
-        self.check()?;
-        let sums = Sums { statistics: None, norm_squares: Some(self.norm_squares) };
-        let blocks = sums.grid(self.shape, limits);
-        let args = FusedArgs {
-            step: StepArgs::new(self.logits, sums, walk(self.shape, &self.shard, blocks)?)?,
-            weight: address("weight", Some(self.weight))?,
-            gradient: address("gradient", Some(self.gradient))?,
-            differentiation: Differentiation::new(&self.sampling, self.regulariser),
-            hard: u32::from(self.kind == Kind::Hard),
-            unused: 0,
-        };
-        let name = fused_symbol(L::DTYPE, false, W::DTYPE, G::DTYPE);
-        Ok(Pass { pass: launch(name, blocks, THREADS, args), finish: sums.finish(blocks)? })
-    }
-}
-
-impl Norm<'_, Raw> {
-    /// The launches of this pass on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`Norm::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self, limits: &Limits) -> Result<Pass<NormArgs>> {
-        self.check()?;
-        let sums = Sums { statistics: None, norm_squares: Some(self.norm_squares) };
-        let blocks = sums.grid(self.shape, limits);
-        let args = NormArgs {
-            gradient: address("gradient", Some(self.gradient))?,
-            norm_squares: address("norm_squares", Some(self.norm_squares))?,
-            groups: self.shape.groups() as u64,
-            scale: self.scale,
-            unused: 0,
-        };
-        let pass = launch("twofour_learn_norm", blocks, THREADS, args);
-        Ok(Pass { pass, finish: sums.finish(blocks)? })
-    }
-}
-
-impl Clip<'_, Raw> {
-    /// The launch of this end of clipping.
-    ///
-    /// # Errors
-    /// What [`Clip::check`] finds, and [`Error::Misaligned`].
-    pub fn launch(&self) -> Result<Launch<ClipArgs>> {
-        self.check()?;
-        let args = ClipArgs {
-            norm_squares: address("norm_squares", Some(self.norm_squares))?,
-            factor: address("factor", Some(self.factor))?,
-            norm: address("norm", self.norm)?,
-            max_norm: self.max_norm,
-        };
-        Ok(launch("twofour_learn_clip", 1, 32, args))
-    }
-}
-
-fn fused_symbol(logits: DType, eight: bool, weights: DType, gradient: DType) -> &'static str {
-    /// `$prefix` followed by the names of weights' and gradient's types; the latter is the weight's or f32.
-    macro_rules! of {
-        ($prefix:literal) => {
-            match (weights, gradient) {
-                (DType::F16, DType::F32) => concat!($prefix, "_f16_f32"),
-                (DType::F16, _) => concat!($prefix, "_f16_f16"),
-                (DType::Bf16, DType::F32) => concat!($prefix, "_bf16_f32"),
-                (DType::Bf16, _) => concat!($prefix, "_bf16_bf16"),
-                _ => concat!($prefix, "_f32_f32"),
-            }
-        };
-    }
-    match (logits, eight) {
-        (DType::Bf16, false) => of!("twofour_learn_fused_bf16_f32"),
-        (DType::Bf16, true) => of!("twofour_learn_fused_bf16_u8"),
-        (_, false) => of!("twofour_learn_fused_f32_f32"),
-        (_, true) => of!("twofour_learn_fused_f32_u8"),
-    }
+pub(super) fn clip<'g, S: DeviceSpace>(
+    pass: &'g mut Clip<'_, S>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let args = ClipArgs {
+        norm_squares: binder.output("norm_squares", &mut pass.norm_squares)?.address,
+        factor: binder.output("factor", &mut pass.factor)?.address,
+        norm: binder.output_if("norm", &mut pass.norm)?,
+        max_norm: pass.max_norm,
+    };
+    queue.launch(Launch::new(symbol("clip", &[]), 1, 32, &args));
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::constants::Cuda;
+    use crate::learn::Moments;
 
     #[test]
     fn constants_are_those_of_the_kernels() {
@@ -397,7 +324,7 @@ mod tests {
         for cuda in [&step, &start] {
             assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
             assert_eq!(CHUNK, cuda.constant("kLaneGroups"));
-            assert_eq!(State::<'_, Raw>::BLOCK_GROUPS as u64, cuda.constant("kUnitGroups"));
+            assert_eq!(Moments::BLOCK_GROUPS as u64, cuda.constant("kUnitGroups"));
         }
         for symbol in ["twofour_learn_update_L_name", "twofour_learn_fused_L_name_W_G"] {
             assert_eq!(u64::from(STEPS_PER_MULTIPROCESSOR), step.bounds(symbol)[1]);

@@ -8,7 +8,7 @@
 //! | [`Update`] | a step of AdamW from a gradient in memory, such as one summed over micro-batches |
 //! | [`Fused`] | the gradient of [`mask::Backward`](crate::mask::Backward) and the step in one pass: the gradient is never stored |
 //! | [`Norm`], [`Measure`], [`Clip`] | clipping by global norm |
-//! | [`State`] | the moments: `f32`, or 8 bits with a scale a block |
+//! | [`Moments`] | of AdamW: `f32`, or 8 bits with a scale a block |
 //!
 //! # One step
 //!
@@ -32,26 +32,25 @@
 //! gradient is NaN; a NaN logit stays NaN. Every group is skipped if the clip factor is not between 0 and 1.
 //!
 //! ```
-//! use twofour::learn::cpu::{self, Fused, Initial, State, Step};
-//! use twofour::learn::Recipe;
+//! use twofour::learn::{Fused, Initial, Moments, Recipe, Step};
 //! use twofour::mask::Kind;
-//! use twofour::{Shape, bf16, noise};
+//! use twofour::{Cpu, Executor, Shape, bf16, noise};
 //!
 //! # fn main() -> twofour::Result<()> {
 //! let (shape, seed, recipe) = (Shape::new(64, 128), 7, Recipe::maskllm(2000));
 //! let weight = vec![bf16::ONE; shape.weights()];
 //! let mut logits = vec![bf16::ZERO; shape.logits()];
-//! cpu::initial_into(Initial::new(shape, seed, recipe.sigma, &mut logits))?;
+//! Cpu.run(Initial::new(shape, seed, recipe.sigma, &mut logits))?;
 //! let (mut m, mut v) = (vec![0; shape.logits()], vec![0; shape.logits()]);
-//! let mut scales = vec![0.0; State::scales(shape)];
+//! let mut scales = vec![0.0; Moments::scales(shape)];
 //!
 //! for step in 0..3 {
 //!     let at = recipe.at(step);
 //!     let sampling = at.sampling(seed, noise::draw(0, step as u32, 0));
-//!     let gradient = vec![bf16::ONE; shape.weights()]; // dL/d(W∘M), from `matmul` or your framework
-//!     let by = Step::new(at.adamw, State::eight(&mut m, &mut v, &mut scales));
-//!     let args = Fused::new(shape, Kind::Soft, sampling, &mut logits, &weight, &gradient, by);
-//!     cpu::fused_into(args.regulariser(at.regulariser))?;
+//!     let gradient = vec![bf16::ONE; shape.weights()]; // dL/d(W∘M), from your framework's backward pass
+//!     let by = Step::new(at.adamw, Moments::eight(&mut m, &mut v, &mut scales));
+//!     let pass = Fused::new(shape, Kind::Soft, sampling, &mut logits, &weight, &gradient, by);
+//!     Cpu.run(pass.regulariser(at.regulariser))?;
 //! }
 //! # Ok(())
 //! # }
@@ -81,48 +80,48 @@
 //!
 //! # Executors
 //!
-//! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory. From the same gradient they make
-//! the same bits; sums over groups agree to `f64` rounding, and a gradient made by [`Fused`] is that of
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. From the same gradient
+//! they make the same bits; sums over groups agree to `f64` rounding, and a gradient made by [`Fused`] is that of
 //! [`mask::Backward`](crate::mask::Backward) on the same executor, to the bit.
+//!
+//! A CUDA graph that is replayed repeats its arguments: hyper-parameters, the step's number and the draw among them.
 
 use crate::check::length;
 use crate::error::Result;
-use crate::space::{Operand, Space};
+use crate::sample::statistics;
+use crate::space::{Array, Space};
 
 mod adamw;
 mod clip;
-pub mod cpu;
-#[cfg(feature = "cuda")]
-pub mod cuda;
-pub(crate) mod eight;
+mod cpu;
+mod eight;
 mod fused;
 mod initial;
-pub mod launch;
+mod launch;
+mod moments;
 mod recipe;
 mod schedule;
-mod state;
 mod update;
 
 pub use adamw::AdamW;
-pub(crate) use adamw::Scalars;
 pub use clip::{Clip, NORM_SLOTS, Norm};
 pub use fused::{Fused, Measure};
 pub use initial::{Initial, Prior};
-pub use recipe::{Moment, Recipe};
+pub use moments::Moments;
+pub use recipe::{Recipe, StepSettings};
 pub use schedule::Schedule;
-pub use state::State;
-pub use update::{Gradient, Rounding, Step, Update};
+pub use update::{Rounding, Step, Update};
 
 /// What keeps the random numbers of initial logits apart from those of masks under the same seed: Philox' key is the
 /// seed xor this. (The first 192 bits of π's fraction make the three.)
-pub(crate) const INITIAL: u64 = 0x243f_6a88_85a3_08d3;
+const INITIAL: u64 = 0x243f_6a88_85a3_08d3;
 /// The same for the rounding of `bf16` logits.
-pub(crate) const ROUNDING_LOGITS: u64 = 0x1319_8a2e_0370_7344;
+const ROUNDING_LOGITS: u64 = 0x1319_8a2e_0370_7344;
 /// The same for the rounding of 8-bit moments.
-pub(crate) const ROUNDING_MOMENTS: u64 = 0xa409_3822_299f_31d0;
+const ROUNDING_MOMENTS: u64 = 0xa409_3822_299f_31d0;
 
 /// Where a group's squares add up to this, or to a NaN, the group is skipped: squares of what is below stay finite.
-pub(crate) const TOO_LARGE: f32 = f32::from_bits((127 + 120) << 23);
+const TOO_LARGE: f32 = f32::from_bits((127 + 120) << 23);
 
 /// Sums over the groups of one step, made in the same pass. The layout is that of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -143,16 +142,15 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Elements of the array that receives statistics: the first is the result, the rest is work space.
-    pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
-    /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
-    pub(crate) const MAX_BLOCKS: u32 = 1024;
+    /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
+    pub const SLOTS: usize = statistics::SLOTS;
 }
+statistics::on_a_device!(Statistics);
 
 /// Prints an operand as its length, for argument structs whose parts live in any space.
 struct Elements<'o, O>(&'o O);
 
-impl<O: Operand> std::fmt::Debug for Elements<'_, O> {
+impl<O: Array> std::fmt::Debug for Elements<'_, O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "[{} elements]", self.0.elements())
     }

@@ -34,9 +34,9 @@ pub struct Recipe {
     pub alpha: f64,
 }
 
-/// What a step of a recipe needs.
+/// The scalars of a step of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Moment {
+pub struct StepSettings {
     /// Logit scale.
     pub kappa: f32,
     /// Temperature.
@@ -47,7 +47,7 @@ pub struct Moment {
     pub adamw: AdamW,
 }
 
-impl Moment {
+impl StepSettings {
     /// The sampling of this step under a seed and a draw.
     #[must_use]
     pub const fn sampling(&self, seed: u64, draw: u64) -> Sampling {
@@ -80,11 +80,11 @@ impl Recipe {
 
     /// The scalars of a step, counted from 0.
     #[must_use]
-    pub fn at(&self, step: u64) -> Moment {
+    pub fn at(&self, step: u64) -> StepSettings {
         let at = |schedule: &Schedule| schedule.at(step, self.steps);
         let Self { beta1, beta2, epsilon, decay, .. } = *self;
         let rate = at(&self.rate);
-        Moment {
+        StepSettings {
             kappa: at(&self.kappa) as f32,
             tau: at(&self.tau) as f32,
             regulariser: at(&self.regulariser) as f32,

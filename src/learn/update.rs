@@ -1,58 +1,57 @@
 //! The step from a gradient in memory.
 
 use super::clip::check_scale;
-use super::{AdamW, Elements, State, Statistics, check_sums};
+use super::{AdamW, Elements, Moments, Statistics, check_sums, cpu, launch};
 use crate::check::length;
 use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::{Shape, Shard};
-use crate::space::Space;
+use crate::space::{HostSpace, Input, Output, Space};
 
 /// The optimiser's part of a step: hyper-parameters, moments, and the clip factor if there is one.
 pub struct Step<'a, S: Space> {
-    pub(crate) by: AdamW,
-    pub(crate) state: State<'a, S>,
-    pub(crate) factor: Option<S::Ref<'a, f32>>,
+    pub(super) by: AdamW,
+    pub(super) moments: Moments<'a, S>,
+    pub(super) factor: Option<S::Ref<'a, f32>>,
 }
 
 impl<'a, S: Space> Step<'a, S> {
     /// A step without clipping.
     #[must_use]
-    pub fn new(by: AdamW, state: State<'a, S>) -> Self {
-        Self { by, state, factor: None }
+    pub fn new(by: AdamW, moments: Moments<'a, S>) -> Self {
+        Self { by, moments, factor: None }
     }
 
     /// Multiplies the gradient by this one element, from 0 to 1: what [`Clip`](super::Clip) writes.
     #[must_use]
-    pub fn factor(mut self, factor: S::Ref<'a, f32>) -> Self {
-        self.factor = Some(factor);
+    pub fn factor(mut self, factor: impl Input<'a, Space = S, Element = f32>) -> Self {
+        self.factor = Some(factor.input());
         self
     }
 
-    pub(crate) fn check(&self, shape: Shape) -> Result<()> {
+    pub(super) fn check(&self, shape: Shape) -> Result<()> {
         self.by.check()?;
-        self.state.check(shape)?;
+        self.moments.check(shape)?;
         length("factor", self.factor.as_ref(), 1)
     }
 
     /// Whether a step of such logits needs random numbers.
-    pub(crate) fn is_rounded(&self, logits: DType) -> bool {
-        logits != DType::F32 || self.state.is_rounded()
+    fn is_rounded(&self, logits: DType) -> bool {
+        logits != DType::F32 || matches!(self.moments, Moments::Eight { .. })
     }
 }
 
 impl<S: Space> std::fmt::Debug for Step<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let factor = self.factor.as_ref().map(Elements);
-        f.debug_struct("Step").field("by", &self.by).field("state", &self.state).field("factor", &factor).finish()
+        f.debug_struct("Step").field("by", &self.by).field("moments", &self.moments).field("factor", &factor).finish()
     }
 }
 
-/// A gradient that is read, or that is read and set to zero in the same pass for the next step to add to.
-pub enum Gradient<'a, S: Space> {
-    /// Only read.
+/// A gradient that is read, or that is read and set to zero.
+pub(super) enum Gradient<'a, S: Space> {
     Read(S::Ref<'a, f32>),
-    /// Set to zero after it was read, skipped groups' too.
     Zero(S::Mut<'a, f32>),
 }
 
@@ -79,22 +78,46 @@ pub struct Rounding {
 ///
 /// Shapes: gradient, logits and moments `[N, K/4, 6]`. Logits and moments are updated in place. On a device every
 /// operand starts on a 16-byte boundary.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
+/// [`Error::Missing`] where something is rounded and there is no [`rounding`](Self::rounding).
 pub struct Update<'a, S: Space, L: Logit> {
-    pub(crate) shape: Shape,
-    pub(crate) shard: Shard,
-    pub(crate) gradient: Gradient<'a, S>,
-    pub(crate) scale: f32,
-    pub(crate) logits: S::Mut<'a, L>,
-    pub(crate) step: Step<'a, S>,
-    pub(crate) rounding: Option<Rounding>,
-    pub(crate) norm_squares: Option<S::Mut<'a, f64>>,
-    pub(crate) statistics: Option<S::Mut<'a, Statistics>>,
+    pub(super) shape: Shape,
+    pub(super) shard: Shard,
+    pub(super) gradient: Gradient<'a, S>,
+    pub(super) scale: f32,
+    pub(super) logits: S::Mut<'a, L>,
+    pub(super) step: Step<'a, S>,
+    pub(super) rounding: Option<Rounding>,
+    pub(super) norm_squares: Option<S::Mut<'a, f64>>,
+    pub(super) statistics: Option<S::Mut<'a, Statistics>>,
 }
 
 impl<'a, S: Space, L: Logit> Update<'a, S, L> {
-    /// A step by a gradient that is [`Gradient::Read`] or [`Gradient::Zero`].
+    /// A step by a gradient that is only read.
     #[must_use]
-    pub fn new(shape: Shape, gradient: Gradient<'a, S>, logits: S::Mut<'a, L>, step: Step<'a, S>) -> Self {
+    pub fn new(
+        shape: Shape,
+        gradient: impl Input<'a, Space = S, Element = f32>,
+        logits: impl Output<'a, Space = S, Element = L>,
+        step: Step<'a, S>,
+    ) -> Self {
+        Self::of(shape, Gradient::Read(gradient.input()), logits.output(), step)
+    }
+
+    /// A step by a gradient that is set to zero when it has been read, skipped groups' too, for the next step to add to.
+    #[must_use]
+    pub fn zeroing(
+        shape: Shape,
+        gradient: impl Output<'a, Space = S, Element = f32>,
+        logits: impl Output<'a, Space = S, Element = L>,
+        step: Step<'a, S>,
+    ) -> Self {
+        Self::of(shape, Gradient::Zero(gradient.output()), logits.output(), step)
+    }
+
+    fn of(shape: Shape, gradient: Gradient<'a, S>, logits: S::Mut<'a, L>, step: Step<'a, S>) -> Self {
         Self {
             shape,
             shard: Shard::whole(shape.cols as u64),
@@ -130,26 +153,23 @@ impl<'a, S: Space, L: Logit> Update<'a, S, L> {
     }
 
     /// Adds the squares of the (scaled, not clipped) gradient to the first of [`NORM_SLOTS`](super::NORM_SLOTS)
-    /// elements, using the others as work space.
+    /// elements, using the others as workspace.
     #[must_use]
-    pub fn norm_squares(mut self, norm_squares: S::Mut<'a, f64>) -> Self {
-        self.norm_squares = Some(norm_squares);
+    pub fn norm_squares(mut self, norm_squares: impl Output<'a, Space = S, Element = f64>) -> Self {
+        self.norm_squares = Some(norm_squares.output());
         self
     }
 
-    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as work space.
+    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as workspace.
     #[must_use]
-    pub fn statistics(mut self, statistics: S::Mut<'a, Statistics>) -> Self {
-        self.statistics = Some(statistics);
+    pub fn statistics(mut self, statistics: impl Output<'a, Space = S, Element = Statistics>) -> Self {
+        self.statistics = Some(statistics.output());
         self
     }
+}
 
-    /// Checks shapes, lengths and scalars; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
-    /// [`Error::Missing`] where something is rounded and there is no [`rounding`](Self::rounding).
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, L: Logit> Pass<S> for Update<'_, S, L> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
         self.shard.check(shape.rows as u64, shape.cols as u64)?;
@@ -166,6 +186,21 @@ impl<'a, S: Space, L: Logit> Update<'a, S, L> {
             return Err(Error::Missing { what: "a step", missing });
         }
         Ok(())
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::update(pass.into_inner());
+        Ok(())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::update(pass.inner(), binder, queue)
     }
 }
 

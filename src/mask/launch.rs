@@ -1,17 +1,14 @@
 //! The launches of the `mask` kernels. The structs mirror those of `cuda/mask.cu`.
 
-use super::{Backward, Forward, GradientOf, Kind, Statistics};
+use super::{Backward, Forward, GradientOf, Kind};
 use crate::device::{Launch, Symbol};
 use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
-use crate::sample::Source;
 use crate::sample::launch::{Differentiation, SamplingArgs};
-use crate::sample::walk::Walk;
-use crate::shape::Shape;
+use crate::sample::walk::{self, THREADS, Walk};
+use crate::sample::{Source, statistics};
 
-/// Threads of a block.
-const THREADS: u32 = 256;
 /// Blocks a multiprocessor holds at once; more would only load the noise table again.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
 
@@ -61,24 +58,9 @@ struct BackwardArgs {
 }
 const _: () = assert!(size_of::<BackwardArgs>() == 200);
 
-/// `MaskStatisticsArgs`.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct StatisticsArgs {
-    statistics: u64,
-    blocks: u64,
-}
-const _: () = assert!(size_of::<StatisticsArgs>() == 16);
-
 /// Groups a thread takes at a time: those whose logits are 48 bytes.
 const fn chunk(logits: DType) -> u64 {
     8 / logits.size() as u64
-}
-
-/// Blocks that cover the chunks, and no more than `most`.
-fn blocks(shape: Shape, logits: DType, most: u32) -> u32 {
-    let wanted = (shape.groups() as u64).div_ceil(chunk(logits) * u64::from(THREADS));
-    wanted.clamp(1, u64::from(most)) as u32
 }
 
 pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
@@ -101,9 +83,9 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
         }
     };
     let counts = pass.statistics.is_some();
-    let most = if counts { Statistics::MAX_BLOCKS } else { queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR) };
-    let blocks = blocks(shape, L::DTYPE, most);
-    let statistics = binder.output_if("statistics", &mut pass.statistics)?;
+    let most = if counts { statistics::MAX_BLOCKS } else { queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR) };
+    let blocks = walk::blocks(shape, chunk(L::DTYPE), most);
+    let shares = binder.output_if("statistics", &mut pass.statistics)?;
     let args = ForwardArgs {
         logits,
         weight,
@@ -112,7 +94,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
         patterns: binder.output_if("patterns", &mut pass.patterns)?,
         codes: binder.output_if("codes", &mut pass.codes)?,
         previous_codes: binder.input_if("previous_codes", &pass.previous_codes)?,
-        statistics,
+        statistics: shares,
         walk: Walk::new(shape, &pass.shard, chunk(L::DTYPE), u64::from(blocks) * u64::from(THREADS))?,
         sampling: SamplingArgs::new(sampling),
         kind: match kind {
@@ -129,9 +111,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     };
     queue.launch(Launch::new(Symbol::new("mask", variant, &types), blocks, THREADS, &args));
     if counts {
-        // Adds up the blocks' shares.
-        let args = StatisticsArgs { statistics, blocks: u64::from(blocks) };
-        queue.launch(Launch::new(Symbol::new("mask", "statistics", &[]), 1, THREADS, &args));
+        queue.launch(statistics::add_up("mask", shares, blocks));
     }
     Ok(())
 }
@@ -141,7 +121,7 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
 ) -> Result<()> {
-    let blocks = blocks(pass.shape, L::DTYPE, queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR));
+    let blocks = walk::blocks(pass.shape, chunk(L::DTYPE), queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR));
     let args = BackwardArgs {
         logits: binder.input("logits", &pass.logits)?.address,
         weight: binder.input("weight", &pass.weight)?.address,
@@ -169,5 +149,6 @@ mod tests {
         let cuda = Cuda::read("mask.cu");
         assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
         assert_eq!(u64::from(BLOCKS_PER_MULTIPROCESSOR), cuda.constant("kBlocksLean"));
+        assert_eq!(u64::from(THREADS), Cuda::read("mask_frozen.cu").bounds("twofour_mask_frozen_W")[0]);
     }
 }

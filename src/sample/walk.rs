@@ -3,6 +3,15 @@
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Shard};
 
+/// Threads of a block that walks.
+pub(crate) const THREADS: u32 = 256;
+
+/// Blocks of a walk whose threads take `chunk` groups at a time: so many that each has some, and at most `most`.
+pub(crate) fn blocks(shape: Shape, chunk: u64, most: u32) -> u32 {
+    let wanted = (shape.groups() as u64).div_ceil(chunk * u64::from(THREADS));
+    wanted.clamp(1, u64::from(most)) as u32
+}
+
 /// The walk as kernels read it. A contiguous `[N, K]` is one run of groups; thread `t` of all threads takes the chunks
 /// `t`, `t + threads`, `t + 2·threads` and so on. Global group numbers are kept up to date by additions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]

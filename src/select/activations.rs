@@ -1,10 +1,12 @@
 //! What activations say of a weight's columns: arguments and checks.
 
+use super::{cpu, launch};
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
-use crate::space::Space;
+use crate::space::{Host, HostSpace, Input, Output, Space};
 
 /// Tokens whose squares are summed in `f32`.
 pub(crate) const RUN: usize = 16;
@@ -16,54 +18,77 @@ pub(crate) const SLAB: usize = RUN * RUNS;
 /// Arguments of summing the squares of columns, for Wanda's norms.
 ///
 /// Shapes: `x [T, K]` row-major; sums and norms `[K]`. The squares are **added** to `sums` (start from zeros, and give
-/// every batch of the calibration data); norms, `sqrt(sums)` after that, are overwritten. The work space is used on a
-/// device alone, which needs [`Squares::workspace_len`] elements of it.
+/// every batch of the calibration data); norms, `sqrt(sums)` after that, are overwritten. The workspace is used on a
+/// device alone, which needs [`Squares::workspace_bytes`] of it.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`]; on a device [`Error::Workspace`].
 #[derive(Debug)]
 pub struct Squares<'a, S: Space, X: Float> {
-    pub(crate) tokens: usize,
-    pub(crate) cols: usize,
-    pub(crate) x: S::Ref<'a, X>,
-    pub(crate) sums: S::Mut<'a, f64>,
-    pub(crate) norms: Option<S::Mut<'a, f32>>,
-    pub(crate) workspace: Option<S::Mut<'a, f64>>,
+    pub(super) tokens: usize,
+    pub(super) cols: usize,
+    pub(super) x: S::Ref<'a, X>,
+    pub(super) sums: S::Mut<'a, f64>,
+    pub(super) norms: Option<S::Mut<'a, f32>>,
+    pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
 impl<'a, S: Space, X: Float> Squares<'a, S, X> {
     /// Of a batch of `tokens` activations with `cols` columns.
     #[must_use]
-    pub fn new(tokens: usize, cols: usize, x: S::Ref<'a, X>, sums: S::Mut<'a, f64>) -> Self {
-        Self { tokens, cols, x, sums, norms: None, workspace: None }
+    pub fn new(
+        tokens: usize,
+        cols: usize,
+        x: impl Input<'a, Space = S, Element = X>,
+        sums: impl Output<'a, Space = S, Element = f64>,
+    ) -> Self {
+        Self { tokens, cols, x: x.input(), sums: sums.output(), norms: None, workspace: None }
     }
 
     /// Writes the norms too, in `f32`.
     #[must_use]
-    pub fn norms(mut self, norms: S::Mut<'a, f32>) -> Self {
-        self.norms = Some(norms);
+    pub fn norms(mut self, norms: impl Output<'a, Space = S, Element = f32>) -> Self {
+        self.norms = Some(norms.output());
         self
     }
 
     /// Memory for the sums of parts of the batch.
     #[must_use]
-    pub fn workspace(mut self, workspace: S::Mut<'a, f64>) -> Self {
-        self.workspace = Some(workspace);
+    pub fn workspace(mut self, workspace: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.workspace = Some(workspace.output());
         self
     }
+}
 
-    /// Elements of the work space that a device needs for such a batch.
+impl Squares<'_, Host, f32> {
+    /// Bytes of the workspace that a device needs for such a batch, of any type.
     #[must_use]
-    pub const fn workspace_len(tokens: usize, cols: usize) -> usize {
-        tokens.div_ceil(SLAB).saturating_mul(cols)
+    pub const fn workspace_bytes(tokens: usize, cols: usize) -> usize {
+        tokens.div_ceil(SLAB).saturating_mul(cols).saturating_mul(size_of::<f64>())
     }
+}
 
-    /// Checks shapes and lengths; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`].
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, X: Float> Pass<S> for Squares<'_, S, X> {
+    fn check(&self) -> Result<()> {
         let shape = activations(self.tokens, self.cols)?;
         length("x", Some(&self.x), shape.weights())?;
         length("sums", Some(&self.sums), self.cols)?;
         length("norms", self.norms.as_ref(), self.cols)
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::squares(pass.into_inner());
+        Ok(())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::squares(pass.inner(), binder, queue)
     }
 }
 
@@ -71,31 +96,51 @@ impl<'a, S: Space, X: Float> Squares<'a, S, X> {
 ///
 /// Shapes: `x [T, K]` and `hessian [K, K]`, row-major. After the call, `hessian` is that of `before + T` tokens: what
 /// it held counts as the Hessian of the `before` tokens of earlier batches, and with `before` 0 is overwritten. It is
-/// exactly symmetric; with no tokens at all it is zero.
+/// exactly symmetric; with no tokens at all it is zero. It takes memory for up to 512 tokens in `f32`. On the CPU alone.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`].
 #[derive(Debug)]
 pub struct Hessian<'a, S: Space, X: Float> {
-    pub(crate) tokens: usize,
-    pub(crate) cols: usize,
-    pub(crate) x: S::Ref<'a, X>,
-    pub(crate) before: u64,
-    pub(crate) hessian: S::Mut<'a, f32>,
+    pub(super) tokens: usize,
+    pub(super) cols: usize,
+    pub(super) x: S::Ref<'a, X>,
+    pub(super) before: u64,
+    pub(super) hessian: S::Mut<'a, f32>,
 }
 
 impl<'a, S: Space, X: Float> Hessian<'a, S, X> {
     /// Adds a batch of `tokens` activations with `cols` columns to those `before`.
     #[must_use]
-    pub fn new(tokens: usize, cols: usize, x: S::Ref<'a, X>, before: u64, hessian: S::Mut<'a, f32>) -> Self {
-        Self { tokens, cols, x, before, hessian }
+    pub fn new(
+        tokens: usize,
+        cols: usize,
+        x: impl Input<'a, Space = S, Element = X>,
+        before: u64,
+        hessian: impl Output<'a, Space = S, Element = f32>,
+    ) -> Self {
+        Self { tokens, cols, x: x.input(), before, hessian: hessian.output() }
     }
+}
 
-    /// Checks shapes and lengths; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`].
-    pub fn check(&self) -> Result<()> {
+impl<S: HostSpace, X: Float> Pass<S> for Hessian<'_, S, X> {
+    fn check(&self) -> Result<()> {
         let shape = activations(self.tokens, self.cols)?;
         length("x", Some(&self.x), shape.weights())?;
         length("hessian", Some(&self.hessian), square("the Hessian", self.cols)?)
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()> {
+        cpu::hessian(pass.into_inner());
+        Ok(())
+    }
+
+    /// No space is both the host's and a device's.
+    fn queue<'g>(_: &'g mut Checked<Self>, _: &mut Binder<'g, S>, _: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        Ok(())
     }
 }
 

@@ -1,67 +1,52 @@
 //! The CPU executor of `select`: pieces of groups, bands of columns or of rows, on the threads of rayon's pool.
 
-use super::Kept;
+use super::{ByScore, Hessian, Squares, Statistics, Sweep};
 use crate::element::Float;
-use crate::error::Result;
 use crate::pattern::Pattern;
-use crate::space::Host;
+use crate::sample::cpu::{PIECE, piece, pieces_mut};
+use crate::space::HostSpace;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 mod activations;
 mod sweep;
 
-pub use activations::{hessian_into, squares_into};
-pub use sweep::sweep_into;
-
-/// [`super::ByScore`] over slices.
-pub type ByScore<'a, W> = super::ByScore<'a, Host, W>;
-/// [`super::Squares`] over slices.
-pub type Squares<'a, X> = super::Squares<'a, Host, X>;
-/// [`super::Hessian`] over slices.
-pub type Hessian<'a, X> = super::Hessian<'a, Host, X>;
-/// [`super::Sweep`] over slices.
-pub type Sweep<'a, W> = super::Sweep<'a, Host, W>;
-
-/// Groups of a piece: one task of a thread, one share of the sums. Even, so that pieces of codes begin with a byte.
-const PIECE: usize = 4096;
+pub(super) use activations::{hessian, squares};
+pub(super) use sweep::sweep;
 
 /// Groups that are chosen for side by side, so that compilers make vector code.
 const LANES: usize = 32;
 
-/// Chooses masks and writes what was asked for, on all threads of rayon's pool.
-///
-/// # Errors
-/// What [`check`](super::ByScore::check) finds.
-pub fn by_score_into<W: Float>(args: ByScore<'_, W>) -> Result<()> {
-    args.check()?;
-    let (shape, kept) = (args.shape, args.kept);
-    let mut masked = pieces_mut(args.masked, 4 * PIECE);
-    let mut patterns = pieces_mut(args.patterns, PIECE);
-    let mut codes = pieces_mut(args.codes, PIECE / 2);
+/// Chooses masks and writes what was asked for.
+pub(super) fn by_score<S: HostSpace, W: Float>(pass: ByScore<'_, S, W>) {
+    let (shape, statistics) = (pass.shape, pass.statistics.map(S::slice_mut));
+    let (weight, scores) = (pass.weight.map(S::slice), pass.scores.map(S::slice));
+    let column_scale = pass.column_scale.map(S::slice);
+    let mut masked = pieces_mut(pass.masked.map(S::slice_mut), 4 * PIECE);
+    let mut patterns = pieces_mut(pass.patterns.map(S::slice_mut), PIECE);
+    let mut codes = pieces_mut(pass.codes.map(S::slice_mut), PIECE / 2);
     let pieces = (0..shape.groups().div_ceil(PIECE)).map(|i| Piece {
         column: 4 * i * PIECE % shape.cols.max(1),
         groups: PIECE.min(shape.groups() - i * PIECE),
-        weight: piece(args.weight, i, 4 * PIECE),
-        scores: piece(args.scores, i, 4 * PIECE),
-        column_scale: args.column_scale,
+        weight: piece(weight, i, 4 * PIECE),
+        scores: piece(scores, i, 4 * PIECE),
+        column_scale,
         masked: masked.next(),
         patterns: patterns.next(),
         codes: codes.next(),
-        adds_up: kept.is_some(),
+        counts: statistics.is_some(),
     });
     let pieces = pieces.collect::<Vec<_>>();
     let shares = pieces.into_par_iter().map(choose_piece).collect::<Vec<_>>();
-    if let Some([result, ..]) = kept {
+    if let Some([result, ..]) = statistics {
         // In order, so that threads do not change the result.
-        *result = shares.iter().fold(Kept::default(), |sum, share| Kept {
+        *result = shares.iter().fold(Statistics::default(), |sum, share| Statistics {
             kept: sum.kept + share.kept,
             total: sum.total + share.total,
             groups: sum.groups + share.groups,
             poisoned: sum.poisoned + share.poisoned,
         });
     }
-    Ok(())
 }
 
 struct Piece<'a, W> {
@@ -74,12 +59,12 @@ struct Piece<'a, W> {
     masked: Option<&'a mut [W]>,
     patterns: Option<&'a mut [u8]>,
     codes: Option<&'a mut [u8]>,
-    adds_up: bool,
+    counts: bool,
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn choose_piece<W: Float>(mut piece: Piece<'_, W>) -> Kept {
-    let mut share = Kept::default();
+fn choose_piece<W: Float>(mut piece: Piece<'_, W>) -> Statistics {
+    let mut share = Statistics::default();
     let mut column = piece.column;
     for start in (0..piece.groups).step_by(LANES) {
         let count = LANES.min(piece.groups - start);
@@ -107,7 +92,7 @@ fn choose_piece<W: Float>(mut piece: Piece<'_, W>) -> Kept {
         if let Some(out) = &mut piece.codes {
             pack(&codes[..count], &mut out[start / 2..(start + count).div_ceil(2)]);
         }
-        if piece.adds_up {
+        if piece.counts {
             add_up(&codes[..count], &scores, &mut share);
         }
     }
@@ -189,7 +174,7 @@ fn pack(codes: &[u8], bytes: &mut [u8]) {
 }
 
 #[inline(always)]
-fn add_up(codes: &[u8], scores: &[f32; 4 * LANES], share: &mut Kept) {
+fn add_up(codes: &[u8], scores: &[f32; 4 * LANES], share: &mut Statistics) {
     for (&code, four) in codes.iter().zip(scores.as_chunks::<4>().0) {
         if code == Pattern::POISON_CODE {
             share.poisoned += 1;
@@ -200,13 +185,4 @@ fn add_up(codes: &[u8], scores: &[f32; 4 * LANES], share: &mut Kept) {
         share.kept += of(code) + of(code >> 2);
         share.total += (of(0) + of(1)) + (of(2) + of(3));
     }
-}
-
-fn piece<T>(whole: Option<&[T]>, index: usize, size: usize) -> Option<&[T]> {
-    whole.map(|whole| &whole[index * size..whole.len().min((index + 1) * size)])
-}
-
-/// The pieces of an output, or nothing for ever.
-fn pieces_mut<T>(whole: Option<&mut [T]>, size: usize) -> impl Iterator<Item = &mut [T]> {
-    whole.into_iter().flat_map(move |whole| whole.chunks_mut(size))
 }

@@ -1,18 +1,17 @@
-//! The launches of the `select` kernels as plain data: from checked arguments in bare addresses to symbol, grid and
-//! argument struct. The CUDA executor and the emulator run the same ones. The structs mirror those of `cuda/select.cu`.
+//! The launches of the `select` kernels. The structs mirror those of `cuda/select.cu`.
 
 use super::activations::SLAB;
 use super::sweep::BLOCK;
-use super::{ByScore, Kept, Squares, Sweep};
-use crate::device::Limits;
-use crate::device::launch::{Launch, Symbol, address};
-use crate::element::{DType, Float};
+use super::{ByScore, Squares, Sweep};
+use crate::device::{Launch, Symbol};
+use crate::element::Float;
 use crate::error::{Error, Result};
-use crate::sample::walk::Walk;
-use crate::space::Raw;
+use crate::pass::{Binder, DeviceSpace, Queue};
+use crate::sample::statistics;
+use crate::sample::walk::{self, THREADS, Walk};
+use crate::space::Array;
 
-/// Threads of a block, and warps.
-const THREADS: u32 = 256;
+/// Warps of a block.
 const WARPS: u32 = THREADS / 32;
 /// Blocks that a multiprocessor is given to walk over a weight.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 8;
@@ -26,32 +25,24 @@ const TILE: usize = 128;
 const MOST_BLOCKS: u64 = i32::MAX as u64;
 
 /// `SelectScoreArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct ScoreArgs {
+struct ScoreArgs {
     weight: u64,
     column_scale: u64,
     scores: u64,
     masked: u64,
     patterns: u64,
     codes: u64,
-    kept: u64,
+    statistics: u64,
     walk: Walk,
 }
 const _: () = assert!(size_of::<ScoreArgs>() == 96);
 
-/// `SelectKeptArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct KeptArgs {
-    kept: u64,
-    blocks: u64,
-}
-
 /// `SelectSquaresArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct SquaresArgs {
+struct SquaresArgs {
     x: u64,
     partial: u64,
     tokens: u64,
@@ -59,22 +50,24 @@ pub struct SquaresArgs {
     strips: u32,
     wide: u32,
 }
+const _: () = assert!(size_of::<SquaresArgs>() == 40);
 
 /// `SelectNormsArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct NormsArgs {
+struct NormsArgs {
     partial: u64,
     sums: u64,
     norms: u64,
     slabs: u64,
     cols: u64,
 }
+const _: () = assert!(size_of::<NormsArgs>() == 40);
 
 /// `SelectSweepArgs`: of every step of a sweep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct SweepArgs {
+struct SweepArgs {
     weight: u64,
     upper: u64,
     scale: u64,
@@ -90,27 +83,8 @@ pub struct SweepArgs {
 }
 const _: () = assert!(size_of::<SweepArgs>() == 96);
 
-/// A choice by score: one kernel, and a second that adds up what is kept, if that is wanted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ScoreLaunch {
-    /// The pass over the weight.
-    pub pass: Launch<ScoreArgs>,
-    /// Adds up the blocks' shares.
-    pub kept: Option<Launch<KeptArgs>>,
-}
-
-/// Sums of squares: slabs of the batch, then all of them onto the running sums.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SquaresLaunch {
-    /// Sums each slab; none where there are no tokens.
-    pub slabs: Option<Launch<SquaresArgs>>,
-    /// Adds the slabs, and takes the roots.
-    pub sums: Launch<NormsArgs>,
-}
-
-fn launch<A>(name: &'static str, grid: u32, args: A) -> Launch<A> {
-    let symbol = Symbol { module: "select", name };
-    Launch { symbol, grid: [grid, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0, args }
+fn symbol(variant: &str, types: &[&str]) -> Symbol {
+    Symbol::new("select", variant, types)
 }
 
 /// So many blocks, at least one and at most `most`.
@@ -118,158 +92,140 @@ fn blocks(wanted: u64, most: u32) -> u32 {
     wanted.clamp(1, u64::from(most)) as u32
 }
 
-/// `$prefix` followed by a type's name.
-macro_rules! by_type {
-    ($prefix:literal, $type:expr) => {
-        match $type {
-            DType::F16 => concat!($prefix, "_f16"),
-            DType::Bf16 => concat!($prefix, "_bf16"),
-            _ => concat!($prefix, "_f32"),
-        }
+/// Checks that there is as much memory to work in as is needed.
+fn enough<A: Array>(workspace: Option<&A>, needed: usize) -> Result<()> {
+    match workspace.map_or(0, Array::elements) {
+        got if got < needed => Err(Error::Workspace { needed: needed as u64, got: got as u64 }),
+        _ => Ok(()),
+    }
+}
+
+/// One kernel, and a second that adds up what is kept, if that is wanted.
+pub(super) fn by_score<'g, S: DeviceSpace, W: Float>(
+    pass: &'g mut ByScore<'_, S, W>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    // Groups a thread takes at a time: 32 bytes of the weight.
+    let chunk = 8 / W::DTYPE.size() as u64;
+    let counts = pass.statistics.is_some();
+    let most = if counts { statistics::MAX_BLOCKS } else { queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR) };
+    let blocks = walk::blocks(pass.shape, chunk, most);
+    let walk = score_walk(pass, chunk * u64::from(blocks) * u64::from(THREADS));
+    let args = ScoreArgs {
+        weight: binder.input_if("weight", &pass.weight)?,
+        column_scale: binder.input_if("column_scale", &pass.column_scale)?,
+        scores: binder.input_if("scores", &pass.scores)?,
+        masked: binder.output_if("masked", &mut pass.masked)?,
+        patterns: binder.output_if("patterns", &mut pass.patterns)?,
+        codes: binder.output_if("codes", &mut pass.codes)?,
+        statistics: binder.output_if("statistics", &mut pass.statistics)?,
+        walk: walk?,
     };
+    queue.launch(Launch::new(symbol("score", &[W::DTYPE.name()]), blocks, THREADS, &args));
+    if counts {
+        queue.launch(statistics::add_up("select", args.statistics, blocks));
+    }
+    Ok(())
 }
 
-impl<W: Float> ByScore<'_, Raw, W> {
-    /// The launch of this choice on a device with these limits.
-    ///
-    /// # Errors
-    /// What [`ByScore::check`] finds, [`Error::Misaligned`], and [`Error::Overflow`] if a row that is scaled has 2³¹
-    /// groups or more.
-    pub fn launch(&self, limits: &Limits) -> Result<ScoreLaunch> {
-        self.check()?;
-        // Groups a thread takes at a time: 32 bytes of the weight.
-        let chunk = 8 / W::DTYPE.size() as u64;
-        let most = match self.kept {
-            Some(_) => Kept::MAX_BLOCKS,
-            None => limits.multiprocessors.max(1).saturating_mul(BLOCKS_PER_MULTIPROCESSOR),
-        };
-        let grid = blocks((self.shape.groups() as u64).div_ceil(chunk * u64::from(THREADS)), most);
-        let args = ScoreArgs {
-            weight: address("weight", self.weight)?,
-            column_scale: address("column_scale", self.column_scale)?,
-            scores: address("scores", self.scores)?,
-            masked: address("masked", self.masked)?,
-            patterns: address("patterns", self.patterns)?,
-            codes: address("codes", self.codes)?,
-            kept: address("kept", self.kept)?,
-            walk: self.walk(chunk * u64::from(grid) * u64::from(THREADS))?,
-        };
-        let kept = self.kept.map(|_| {
-            let args = KeptArgs { kept: args.kept, blocks: u64::from(grid) };
-            launch("twofour_select_kept", 1, args)
-        });
-        Ok(ScoreLaunch { pass: launch(by_type!("twofour_select_score", W::DTYPE), grid, args), kept })
-    }
-
-    /// The walk over the groups in steps of so many; where a row ends matters if columns have scales.
-    fn walk(&self, step: u64) -> Result<Walk> {
-        let (groups, in_row) = (self.shape.groups() as u64, self.shape.cols as u64 / 4);
-        let row_groups = match (self.column_scale, u32::try_from(in_row)) {
-            (None, _) | (_, Ok(0)) => 1 << 31,
-            (_, Ok(in_row)) if in_row < 1 << 31 => in_row,
-            _ => return Err(Error::Overflow { what: "a row", rows: 1, cols: self.shape.cols as u64 }),
-        };
-        let step_in_row = (step % u64::from(row_groups)) as u32;
-        Ok(Walk { groups, first: 0, row_jump: 0, step_global: step, row_groups, step_in_row })
-    }
+/// The walk over the groups in steps of so many; where a row ends matters if columns have scales.
+fn score_walk<S: DeviceSpace, W: Float>(pass: &ByScore<'_, S, W>, step: u64) -> Result<Walk> {
+    let (groups, in_row) = (pass.shape.groups() as u64, pass.shape.cols as u64 / 4);
+    let row_groups = match (&pass.column_scale, u32::try_from(in_row)) {
+        (None, _) | (_, Ok(0)) => 1 << 31,
+        (_, Ok(in_row)) if in_row < 1 << 31 => in_row,
+        _ => return Err(Error::Overflow { what: "a row", rows: 1, cols: pass.shape.cols as u64 }),
+    };
+    let step_in_row = (step % u64::from(row_groups)) as u32;
+    Ok(Walk { groups, first: 0, row_jump: 0, step_global: step, row_groups, step_in_row })
 }
 
-impl<X: Float> Squares<'_, Raw, X> {
-    /// The launches of these sums.
-    ///
-    /// # Errors
-    /// What [`Squares::check`] finds, [`Error::Misaligned`], [`Error::Workspace`], and [`Error::Overflow`] for more
-    /// than 2³¹ blocks.
-    pub fn launch(&self) -> Result<SquaresLaunch> {
-        self.check()?;
-        let Self { tokens, cols, .. } = *self;
-        let needed = Self::workspace_len(tokens, cols);
-        let got = self.workspace.map_or(0, |workspace| workspace.elements);
-        if got < needed {
-            return Err(Error::Workspace { needed: 8 * needed as u64, got: 8 * got as u64 });
+/// Sums each slab of the batch, if there are any; then adds all of them to the running sums.
+pub(super) fn squares<'g, S: DeviceSpace, X: Float>(
+    pass: &'g mut Squares<'_, S, X>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (tokens, cols) = (pass.tokens, pass.cols);
+    enough(pass.workspace.as_ref(), Squares::workspace_bytes(tokens, cols))?;
+    let (slabs, partial) = (tokens.div_ceil(SLAB) as u64, binder.output_if("workspace", &mut pass.workspace)?);
+    // Columns of a lane: 16 bytes of a token if all rows are aligned for that, else 8.
+    let wide = cols.is_multiple_of(16 / X::DTYPE.size());
+    let strip = 32 * if wide { 16 / X::DTYPE.size() } else { 4 };
+    let strips = cols.div_ceil(strip) as u64;
+    let (tokens, cols) = (tokens as u64, cols as u64);
+    let too_many = Error::Overflow { what: "x", rows: tokens, cols };
+    let grid = slabs.checked_mul(strips).filter(|&blocks| blocks <= MOST_BLOCKS).ok_or(too_many)?;
+    let x = binder.input("x", &pass.x)?.address;
+    let args = SquaresArgs { x, partial, tokens, cols, strips: strips as u32, wide: u32::from(wide) };
+    if grid > 0 {
+        queue.launch(Launch::new(symbol("squares", &[X::DTYPE.name()]), grid as u32, THREADS, &args));
+    }
+    let sums = binder.output("sums", &mut pass.sums)?.address;
+    let args = NormsArgs { partial, sums, norms: binder.output_if("norms", &mut pass.norms)?, slabs, cols };
+    let grid = blocks(cols.div_ceil(u64::from(THREADS)), i32::MAX as u32);
+    queue.launch(Launch::new(symbol("norms", &[]), grid, THREADS, &args));
+    Ok(())
+}
+
+/// The weight to `f32`; for each block of columns the choice, and the columns to its right; and the outputs.
+pub(super) fn sweep<'g, S: DeviceSpace, W: Float>(
+    pass: &'g mut Sweep<'_, S, W>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let shape = pass.shape;
+    enough(pass.workspace.as_ref(), Sweep::workspace_bytes(shape))?;
+    let args = sweep_args(pass, binder)?;
+    let SweepArgs { rows, cols, .. } = args;
+    let walks = queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR);
+    let sweeps = queue.limits().blocks(SWEEPS_PER_MULTIPROCESSOR);
+    let elements = blocks((shape.weights() as u64).div_ceil(8 * u64::from(THREADS)), walks);
+    queue.launch(Launch::new(symbol("widen", &[W::DTYPE.name()]), elements, THREADS, &args));
+    for start in (0..shape.cols).step_by(BLOCK) {
+        let args = SweepArgs { start: start as u64, ..args };
+        let of_rows = blocks(rows.div_ceil(u64::from(WARPS)), sweeps);
+        let choice = Launch::new(symbol("sweep", &[]), of_rows, THREADS, &args);
+        queue.launch(choice.shared_bytes(SWEEP_SHARED));
+        let right = cols.saturating_sub(args.start + BLOCK as u64);
+        if right > 0 {
+            let tiles = right.div_ceil(TILE as u64).checked_mul(rows.div_ceil(TILE as u64));
+            let tiles = tiles.filter(|&tiles| tiles <= MOST_BLOCKS);
+            let tiles = tiles.ok_or(Error::Overflow { what: "the weight", rows, cols })?;
+            queue.launch(Launch::new(symbol("make_up", &[]), tiles as u32, THREADS, &args));
         }
-        let (slabs, partial) = (tokens.div_ceil(SLAB) as u64, address("workspace", self.workspace)?);
-        // Columns of a lane: 16 bytes of a token if all rows are aligned for that, else 8.
-        let wide = cols.is_multiple_of(16 / X::DTYPE.size());
-        let strip = 32 * if wide { 16 / X::DTYPE.size() } else { 4 };
-        let strips = cols.div_ceil(strip) as u64;
-        let too_many = || Error::Overflow { what: "x", rows: tokens as u64, cols: cols as u64 };
-        let grid = slabs.checked_mul(strips).filter(|&blocks| blocks <= MOST_BLOCKS).ok_or_else(too_many)?;
-        let (tokens, cols) = (tokens as u64, cols as u64);
-        let x = address("x", Some(self.x))?;
-        let args = SquaresArgs { x, partial, tokens, cols, strips: strips as u32, wide: u32::from(wide) };
-        let of_slabs = launch(by_type!("twofour_select_squares", X::DTYPE), grid as u32, args);
-        let sums = address("sums", Some(self.sums))?;
-        let args = NormsArgs { partial, sums, norms: address("norms", self.norms)?, slabs, cols };
-        let grid = blocks(cols.div_ceil(u64::from(THREADS)), i32::MAX as u32);
-        let sums = launch("twofour_select_norms", grid, args);
-        Ok(SquaresLaunch { slabs: (slabs * strips > 0).then_some(of_slabs), sums })
     }
+    queue.launch(Launch::new(symbol("finish", &[W::DTYPE.name()]), elements, THREADS, &args));
+    Ok(())
 }
 
-impl<W: Float> Sweep<'_, Raw, W> {
-    /// The launches of this sweep on a device with these limits, to be run one after the other: the weight to `f32`;
-    /// for each block of columns the choice, and the columns to its right; and the outputs. None for a weight without
-    /// elements but for losses, which are then zero.
-    ///
-    /// # Errors
-    /// What [`Sweep::check`] finds, [`Error::Misaligned`], [`Error::Workspace`], and [`Error::Overflow`] for more than
-    /// 2³¹ blocks.
-    pub fn launches(&self, limits: &Limits) -> Result<Vec<Launch<SweepArgs>>> {
-        self.check()?;
-        let shape = self.shape;
-        let needed = Self::workspace_len(shape);
-        let got = self.workspace.map_or(0, |workspace| workspace.elements);
-        if got < needed {
-            return Err(Error::Workspace { needed: 4 * needed as u64, got: 4 * got as u64 });
-        }
-        let args = self.args()?;
-        let (rows, cols) = (shape.rows as u64, shape.cols as u64);
-        let walks = limits.multiprocessors.max(1).saturating_mul(BLOCKS_PER_MULTIPROCESSOR);
-        let sweeps = limits.multiprocessors.max(1).saturating_mul(SWEEPS_PER_MULTIPROCESSOR);
-        let elements = blocks((shape.weights() as u64).div_ceil(8 * u64::from(THREADS)), walks);
-        let mut all = vec![launch(by_type!("twofour_select_widen", W::DTYPE), elements, args)];
-        for start in (0..shape.cols).step_by(BLOCK) {
-            let args = SweepArgs { start: start as u64, ..args };
-            let choice = launch("twofour_select_sweep", blocks(rows.div_ceil(u64::from(WARPS)), sweeps), args);
-            all.push(Launch { shared_bytes: SWEEP_SHARED, ..choice });
-            let right = cols.saturating_sub(args.start + BLOCK as u64);
-            if right > 0 {
-                let tiles = right.div_ceil(TILE as u64).checked_mul(rows.div_ceil(TILE as u64));
-                let tiles = tiles.filter(|&tiles| tiles <= MOST_BLOCKS);
-                let tiles = tiles.ok_or(Error::Overflow { what: "the weight", rows, cols })?;
-                all.push(launch("twofour_select_make_up", tiles as u32, args));
-            }
-        }
-        all.push(launch(by_type!("twofour_select_finish", W::DTYPE), elements, args));
-        Ok(all)
-    }
-
-    fn args(&self) -> Result<SweepArgs> {
-        let work = address("workspace", self.workspace)?;
-        let [weight, errors, _] = Self::workspace_parts(self.shape);
-        // K is a multiple of 4 and a block's errors are 128, so that every part begins on a 16-byte boundary.
-        let errors_at = work + 4 * weight as u64;
-        let own_patterns = errors_at + 4 * errors as u64;
-        let patterns = address("patterns", self.patterns)?;
-        Ok(SweepArgs {
-            weight: address("weight", Some(self.weight))?,
-            upper: address("upper", Some(self.upper))?,
-            scale: address("scale", Some(self.scale))?,
-            work,
-            errors: errors_at,
-            patterns: if patterns == 0 { own_patterns } else { patterns },
-            updated: address("updated", self.updated)?,
-            codes: address("codes", self.codes)?,
-            losses: address("losses", self.losses)?,
-            rows: self.shape.rows as u64,
-            cols: self.shape.cols as u64,
-            start: 0,
-        })
-    }
+fn sweep_args<'g, S: DeviceSpace, W: Float>(
+    pass: &'g mut Sweep<'_, S, W>,
+    binder: &mut Binder<'g, S>,
+) -> Result<SweepArgs> {
+    let [weight, errors, _] = Sweep::workspace_parts(pass.shape);
+    let work = binder.output_if("workspace", &mut pass.workspace)?;
+    let errors_at = work + weight as u64;
+    let own_patterns = errors_at + errors as u64;
+    let patterns = binder.output_if("patterns", &mut pass.patterns)?;
+    Ok(SweepArgs {
+        weight: binder.input("weight", &pass.weight)?.address,
+        upper: binder.input("upper", &pass.upper)?.address,
+        scale: binder.input("scale", &pass.scale)?.address,
+        work,
+        errors: errors_at,
+        patterns: if patterns == 0 { own_patterns } else { patterns },
+        updated: binder.output_if("updated", &mut pass.updated)?,
+        codes: binder.output_if("codes", &mut pass.codes)?,
+        losses: binder.output_if("losses", &mut pass.losses)?,
+        rows: pass.shape.rows as u64,
+        cols: pass.shape.cols as u64,
+        start: 0,
+    })
 }
 
-#[cfg(test)]
+#[cfg(any())] // Until `cuda` is merged, which has the reader of constants.
 mod tests {
     use super::*;
     use crate::device::constants::Cuda;

@@ -20,7 +20,7 @@
 //!
 //! A group with a NaN score (a NaN weight, `inf · 0`) has no mask: its index is
 //! [`Pattern::POISON`](crate::Pattern::POISON), its code [`Pattern::POISON_CODE`](crate::Pattern::POISON_CODE), its
-//! masked weights are NaN, and [`Kept::poisoned`] counts it. (Compression by magnitude keeps a NaN instead.) A kept
+//! masked weights are NaN, and [`Statistics::poisoned`] counts it. (Compression by magnitude keeps a NaN instead.) A kept
 //! weight is copied, `-0.0` included; a dropped one becomes `+0.0`.
 //!
 //! # Wanda's norms
@@ -49,24 +49,24 @@
 //!
 //! # Executors
 //!
-//! [`cpu`] and, with the feature `cuda`, `cuda` take the same arguments in their own memory and give the same bits, but
-//! for sums over groups ([`Kept`], losses), which agree to `f64` rounding. [`Hessian`] has no `cuda` form: there it is
-//! one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Cholesky` is made on the CPU
-//! (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory and give the same
+//! bits, but for sums over groups ([`Statistics`], losses), which agree to `f64` rounding. [`Hessian`] runs on the CPU
+//! alone: on a device it is one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Cholesky` is made
+//! on the CPU (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
 
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::sample::statistics;
 use crate::shape::Shape;
-use crate::space::Space;
+use crate::space::{HostSpace, Input, Output, Space};
 
 mod activations;
 #[cfg(feature = "sparsegpt")]
 mod cholesky;
-pub mod cpu;
-#[cfg(feature = "cuda")]
-pub mod cuda;
-pub mod launch;
+mod cpu;
+mod launch;
 mod sweep;
 
 pub use activations::{Hessian, Squares};
@@ -77,7 +77,7 @@ pub use sweep::Sweep;
 /// What a mask keeps of all scores. The layout is that of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct Kept {
+pub struct Statistics {
     /// Sum of the kept scores, in `f64`.
     pub kept: f64,
     /// Sum of all scores, in `f64`.
@@ -88,11 +88,9 @@ pub struct Kept {
     pub poisoned: u64,
 }
 
-impl Kept {
-    /// Elements of the array that receives it: the first is the result, the rest is work space.
-    pub const SLOTS: usize = 1 + Self::MAX_BLOCKS as usize;
-    /// Blocks that may leave a share. Fixed, so that the sums come out the same on every device.
-    pub(crate) const MAX_BLOCKS: u32 = 1024;
+impl Statistics {
+    /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
+    pub const SLOTS: usize = statistics::SLOTS;
 
     /// The share of the scores that is kept, from ½ to 1; NaN where all scores are 0, or a sum is infinite.
     #[must_use]
@@ -100,22 +98,27 @@ impl Kept {
         self.kept / self.total
     }
 }
+statistics::on_a_device!(Statistics);
 
 /// Arguments of a choice by score: what is read, and which outputs are wanted.
 ///
 /// Shapes: weight, scores and masked `[N, K]`; column scale `[K]`; patterns `[N, K/4]`; codes ⌈N·K/8⌉ bytes, two groups
 /// a byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand
 /// starts on a 16-byte boundary.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] for a masked weight
+/// without a weight, or if nothing is to be written.
 #[derive(Debug)]
 pub struct ByScore<'a, S: Space, W: Float> {
-    pub(crate) shape: Shape,
-    pub(crate) weight: Option<S::Ref<'a, W>>,
-    pub(crate) column_scale: Option<S::Ref<'a, f32>>,
-    pub(crate) scores: Option<S::Ref<'a, f32>>,
-    pub(crate) masked: Option<S::Mut<'a, W>>,
-    pub(crate) patterns: Option<S::Mut<'a, u8>>,
-    pub(crate) codes: Option<S::Mut<'a, u8>>,
-    pub(crate) kept: Option<S::Mut<'a, Kept>>,
+    shape: Shape,
+    weight: Option<S::Ref<'a, W>>,
+    column_scale: Option<S::Ref<'a, f32>>,
+    scores: Option<S::Ref<'a, f32>>,
+    masked: Option<S::Mut<'a, W>>,
+    patterns: Option<S::Mut<'a, u8>>,
+    codes: Option<S::Mut<'a, u8>>,
+    statistics: Option<S::Mut<'a, Statistics>>,
 }
 
 impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
@@ -128,70 +131,71 @@ impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
             masked: None,
             patterns: None,
             codes: None,
-            kept: None,
+            statistics: None,
         }
     }
 
     /// By `abs(W_ij)`.
     #[must_use]
-    pub fn magnitude(shape: Shape, weight: S::Ref<'a, W>) -> Self {
-        Self { weight: Some(weight), ..Self::new(shape) }
+    pub fn magnitude(shape: Shape, weight: impl Input<'a, Space = S, Element = W>) -> Self {
+        Self { weight: Some(weight.input()), ..Self::new(shape) }
     }
 
     /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with the norms of [`Squares`], SparseGPT's without update
     /// with `Cholesky::scale`.
     #[must_use]
-    pub fn scaled(shape: Shape, weight: S::Ref<'a, W>, column_scale: S::Ref<'a, f32>) -> Self {
-        Self { weight: Some(weight), column_scale: Some(column_scale), ..Self::new(shape) }
+    pub fn scaled(
+        shape: Shape,
+        weight: impl Input<'a, Space = S, Element = W>,
+        column_scale: impl Input<'a, Space = S, Element = f32>,
+    ) -> Self {
+        Self { weight: Some(weight.input()), column_scale: Some(column_scale.input()), ..Self::new(shape) }
     }
 
     /// By any scores, larger is better; negative ones are.
     #[must_use]
-    pub fn given(shape: Shape, scores: S::Ref<'a, f32>) -> Self {
-        Self { scores: Some(scores), ..Self::new(shape) }
+    pub fn given(shape: Shape, scores: impl Input<'a, Space = S, Element = f32>) -> Self {
+        Self { scores: Some(scores.input()), ..Self::new(shape) }
     }
 
     /// Reads the weight, for the masked weight where scores are [`given`](Self::given).
     #[must_use]
-    pub fn weight(mut self, weight: S::Ref<'a, W>) -> Self {
-        self.weight = Some(weight);
+    pub fn weight(mut self, weight: impl Input<'a, Space = S, Element = W>) -> Self {
+        self.weight = Some(weight.input());
         self
     }
 
     /// Writes `W∘M`; needs the weight.
     #[must_use]
-    pub fn masked(mut self, masked: S::Mut<'a, W>) -> Self {
-        self.masked = Some(masked);
+    pub fn masked(mut self, masked: impl Output<'a, Space = S, Element = W>) -> Self {
+        self.masked = Some(masked.output());
         self
     }
 
     /// Writes a byte a group: the pattern's index 0 to 5.
     #[must_use]
-    pub fn patterns(mut self, patterns: S::Mut<'a, u8>) -> Self {
-        self.patterns = Some(patterns);
+    pub fn patterns(mut self, patterns: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.patterns = Some(patterns.output());
         self
     }
 
     /// Writes the packed codes, which [`compress`](crate::compress) takes.
     #[must_use]
-    pub fn codes(mut self, codes: S::Mut<'a, u8>) -> Self {
-        self.codes = Some(codes);
+    pub fn codes(mut self, codes: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.codes = Some(codes.output());
         self
     }
 
-    /// Writes [`Kept`] into the first of [`Kept::SLOTS`] elements, using the others as work space.
+    /// Writes [`Statistics`] into the first of [`Statistics::SLOTS`] elements, using the others as workspace.
     #[must_use]
-    pub fn kept(mut self, kept: S::Mut<'a, Kept>) -> Self {
-        self.kept = Some(kept);
+    pub fn statistics(mut self, statistics: impl Output<'a, Space = S, Element = Statistics>) -> Self {
+        self.statistics = Some(statistics.output());
         self
     }
+}
 
-    /// Checks shapes and lengths; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] for a masked weight
-    /// without a weight, or if nothing is to be written.
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, W: Float> Pass<S> for ByScore<'_, S, W> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
         length("weight", self.weight.as_ref(), shape.weights())?;
@@ -200,13 +204,28 @@ impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
         length("masked", self.masked.as_ref(), shape.weights())?;
         length("patterns", self.patterns.as_ref(), shape.groups())?;
         length("codes", self.codes.as_ref(), shape.packed_codes())?;
-        length("kept", self.kept.as_ref(), Kept::SLOTS)?;
+        length("statistics", self.statistics.as_ref(), Statistics::SLOTS)?;
         if self.masked.is_some() && self.weight.is_none() {
             return Err(Error::Missing { what: "masked", missing: "no weight was given to mask" });
         }
-        if self.masked.is_none() && self.patterns.is_none() && self.codes.is_none() && self.kept.is_none() {
+        if self.masked.is_none() && self.patterns.is_none() && self.codes.is_none() && self.statistics.is_none() {
             return Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" });
         }
         Ok(())
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::by_score(pass.into_inner());
+        Ok(())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::by_score(pass.inner(), binder, queue)
     }
 }

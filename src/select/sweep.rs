@@ -1,11 +1,13 @@
 //! SparseGPT's pass over a weight: arguments and checks.
 
 use super::activations::square;
+use super::{cpu, launch};
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
+use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
-use crate::space::Space;
+use crate::space::{Host, HostSpace, Input, Output, Space};
 
 /// Columns of a block: what a row keeps at hand while it is swept.
 pub(crate) const BLOCK: usize = 128;
@@ -18,82 +20,92 @@ pub(crate) const BLOCK: usize = 128;
 ///
 /// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
 ///
-/// The work space holds the weight in `f32` while it changes: [`Sweep::workspace_len`] elements, needed on a
-/// device; the CPU uses what a few rows take, and allocates that itself.
+/// The workspace holds the weight in `f32` while it changes: [`Sweep::workspace_bytes`], needed on a device; the CPU uses
+/// what a few rows take, and pattern indices where only codes are asked for, and allocates that itself.
+///
+/// # Errors
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be
+/// written; on a device [`Error::Workspace`].
 #[derive(Debug)]
 pub struct Sweep<'a, S: Space, W: Float> {
-    pub(crate) shape: Shape,
-    pub(crate) weight: S::Ref<'a, W>,
-    pub(crate) upper: S::Ref<'a, f32>,
-    pub(crate) scale: S::Ref<'a, f32>,
-    pub(crate) updated: Option<S::Mut<'a, W>>,
-    pub(crate) patterns: Option<S::Mut<'a, u8>>,
-    pub(crate) codes: Option<S::Mut<'a, u8>>,
-    pub(crate) losses: Option<S::Mut<'a, f64>>,
-    pub(crate) workspace: Option<S::Mut<'a, f32>>,
+    pub(super) shape: Shape,
+    pub(super) weight: S::Ref<'a, W>,
+    pub(super) upper: S::Ref<'a, f32>,
+    pub(super) scale: S::Ref<'a, f32>,
+    pub(super) updated: Option<S::Mut<'a, W>>,
+    pub(super) patterns: Option<S::Mut<'a, u8>>,
+    pub(super) codes: Option<S::Mut<'a, u8>>,
+    pub(super) losses: Option<S::Mut<'a, f64>>,
+    pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
 impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
     /// A sweep that as yet writes nothing.
     #[must_use]
-    pub fn new(shape: Shape, weight: S::Ref<'a, W>, upper: S::Ref<'a, f32>, scale: S::Ref<'a, f32>) -> Self {
+    pub fn new(
+        shape: Shape,
+        weight: impl Input<'a, Space = S, Element = W>,
+        upper: impl Input<'a, Space = S, Element = f32>,
+        scale: impl Input<'a, Space = S, Element = f32>,
+    ) -> Self {
+        let (weight, upper, scale) = (weight.input(), upper.input(), scale.input());
         Self { shape, weight, upper, scale, updated: None, patterns: None, codes: None, losses: None, workspace: None }
     }
 
     /// Writes the weight as updated, dropped values `+0.0`; the weight itself is never written.
     #[must_use]
-    pub fn updated(mut self, updated: S::Mut<'a, W>) -> Self {
-        self.updated = Some(updated);
+    pub fn updated(mut self, updated: impl Output<'a, Space = S, Element = W>) -> Self {
+        self.updated = Some(updated.output());
         self
     }
 
     /// Writes a byte a group: the pattern's index 0 to 5.
     #[must_use]
-    pub fn patterns(mut self, patterns: S::Mut<'a, u8>) -> Self {
-        self.patterns = Some(patterns);
+    pub fn patterns(mut self, patterns: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.patterns = Some(patterns.output());
         self
     }
 
     /// Writes the packed codes.
     #[must_use]
-    pub fn codes(mut self, codes: S::Mut<'a, u8>) -> Self {
-        self.codes = Some(codes);
+    pub fn codes(mut self, codes: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.codes = Some(codes.output());
         self
     }
 
     /// Writes the loss of each row, `Σ e²/2`, in `f64`. NaN where a group of the row has no mask.
     #[must_use]
-    pub fn losses(mut self, losses: S::Mut<'a, f64>) -> Self {
-        self.losses = Some(losses);
+    pub fn losses(mut self, losses: impl Output<'a, Space = S, Element = f64>) -> Self {
+        self.losses = Some(losses.output());
         self
     }
 
     /// Memory for the weight while it changes.
     #[must_use]
-    pub fn workspace(mut self, workspace: S::Mut<'a, f32>) -> Self {
-        self.workspace = Some(workspace);
+    pub fn workspace(mut self, workspace: impl Output<'a, Space = S, Element = u8>) -> Self {
+        self.workspace = Some(workspace.output());
         self
     }
+}
 
-    /// Elements of the work space that a device needs for such a weight: the weight, a block's errors, and pattern
-    /// indices.
+impl Sweep<'_, Host, f32> {
+    /// Bytes of the workspace that a device needs for such a weight, of any type: the weight, a block's errors, and
+    /// pattern indices.
     #[must_use]
-    pub const fn workspace_len(shape: Shape) -> usize {
+    pub const fn workspace_bytes(shape: Shape) -> usize {
         let [weight, errors, patterns] = Self::workspace_parts(shape);
         weight.saturating_add(errors).saturating_add(patterns)
     }
 
-    /// The parts of the work space, in elements of `f32`.
-    pub(crate) const fn workspace_parts(shape: Shape) -> [usize; 3] {
-        [shape.weights(), shape.rows.saturating_mul(BLOCK), shape.groups().div_ceil(4)]
+    /// The parts of the workspace, in bytes. Those of the weight's groups and of a block's errors are multiples of 16.
+    pub(super) const fn workspace_parts(shape: Shape) -> [usize; 3] {
+        const EACH: usize = size_of::<f32>();
+        [shape.weights().saturating_mul(EACH), shape.rows.saturating_mul(BLOCK * EACH), shape.groups()]
     }
+}
 
-    /// Checks shapes and lengths; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be
-    /// written.
-    pub fn check(&self) -> Result<()> {
+impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
+    fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
         length("weight", Some(&self.weight), shape.weights())?;
@@ -107,5 +119,20 @@ impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
             return Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" });
         }
         Ok(())
+    }
+
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
+        cpu::sweep(pass.into_inner());
+        Ok(())
+    }
+
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
+    where
+        S: DeviceSpace,
+    {
+        launch::sweep(pass.inner(), binder, queue)
     }
 }

@@ -3,51 +3,51 @@
 // A lane's number indexes several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Initial, Prior, keys};
 use crate::compress::{Sparsity, illegal};
 use crate::element::Logit;
 use crate::error::Result;
-use crate::learn::INITIAL;
 use crate::learn::initial::CENTRE;
+use crate::learn::{INITIAL, Initial, Prior};
+use crate::noise;
 use crate::pattern::Pattern;
 use crate::sample::cpu::{Numbering, PIECE};
 use crate::sample::lanes::{self, Block, LANES};
 use crate::shape::Shape;
+use crate::space::HostSpace;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Writes logits at the start, on all threads of rayon's pool.
+/// Writes logits at the start.
 ///
 /// # Errors
-/// What [`check`](super::super::Initial::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode), before anything is written.
-pub fn initial_into<L: Logit>(args: Initial<'_, L>) -> Result<()> {
-    args.check()?;
-    if let Some(codes) = args.codes {
-        legal(args.shape, codes)?;
-    }
+/// [`Error::IllegalCode`](crate::Error::IllegalCode), before anything is written.
+pub(in super::super) fn initial<S: HostSpace, L: Logit>(pass: Initial<'_, S, L>) -> Result<()> {
     let normal = Normal {
-        keys: keys(args.seed, INITIAL),
-        numbering: Numbering::new(args.shape, args.shard),
-        spread: args.spread(),
+        keys: noise::round_keys(pass.seed ^ INITIAL),
+        numbering: Numbering::new(pass.shape, pass.shard),
+        spread: pass.spread(),
     };
-    let shift = args.shift();
-    args.logits.par_chunks_mut(6 * PIECE).enumerate().for_each(|(i, logits)| {
-        let push = args.codes.map(|codes| Push { codes: &codes[i * PIECE / 2..], shift });
+    let shift = pass.shift();
+    let codes = pass.codes.map(S::slice);
+    if let Some(codes) = codes {
+        legal(pass.shape, codes)?;
+    }
+    S::slice_mut(pass.logits).par_chunks_mut(6 * PIECE).enumerate().for_each(|(i, logits)| {
+        let push = codes.map(|codes| Push { codes: &codes[i * PIECE / 2..], shift });
         initial_piece(&normal, push.as_ref(), i * PIECE, logits);
     });
     Ok(())
 }
 
-/// Adds a prior to logits, on all threads of rayon's pool.
+/// Adds a prior to logits.
 ///
 /// # Errors
-/// What [`check`](super::super::Prior::check) finds, and [`Error::IllegalCode`](crate::Error::IllegalCode), before anything is written.
-pub fn prior_into<L: Logit>(args: Prior<'_, L>) -> Result<()> {
-    args.check()?;
-    legal(args.shape, args.codes)?;
-    args.logits.par_chunks_mut(6 * PIECE).enumerate().for_each(|(i, logits)| {
-        let push = Push { codes: &args.codes[i * PIECE / 2..], shift: args.strength };
-        prior_piece(&push, logits);
+/// As [`initial`].
+pub(in super::super) fn prior<S: HostSpace, L: Logit>(pass: Prior<'_, S, L>) -> Result<()> {
+    let (codes, shift) = (S::slice(pass.codes), pass.strength);
+    legal(pass.shape, codes)?;
+    S::slice_mut(pass.logits).par_chunks_mut(6 * PIECE).enumerate().for_each(|(i, logits)| {
+        prior_piece(&Push { codes: &codes[i * PIECE / 2..], shift }, logits);
     });
     Ok(())
 }

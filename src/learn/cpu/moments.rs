@@ -4,9 +4,9 @@
 // A lane's number indexes several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::State;
-use super::step::Stepping;
-use crate::learn::eight::{First, LEAST, SIGN, Second, inverse};
+use super::stepping::Stepping;
+use crate::learn::Moments;
+use crate::learn::eight::{LEAST, OfM, OfV, SIGN, inverse};
 use crate::sample::lanes::{self, Block, LANES};
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ pub(super) struct Pair {
 }
 
 /// A piece's moments, gone through in order, each block of sixteen groups read and then written.
-pub(super) trait Moments: Send {
-    /// What is kept until a block of [`State::BLOCK_GROUPS`] is finished.
+pub(super) trait PieceMoments: Send {
+    /// What is kept until a block of [`Moments::BLOCK_GROUPS`] is finished.
     type Kept: Default;
     fn read(&self, start: usize, count: usize) -> Pair;
     /// `root` is the square root of `v`; `any` says whether one of the groups made a step.
@@ -34,7 +34,7 @@ pub(super) struct Full<'a> {
     pub(super) v: &'a mut [f32],
 }
 
-impl Moments for Full<'_> {
+impl PieceMoments for Full<'_> {
     type Kept = ();
 
     #[inline(always)]
@@ -55,7 +55,7 @@ impl Moments for Full<'_> {
 }
 
 /// Lanes' blocks in a block of moments.
-const PARTS: usize = State::BLOCK_GROUPS / LANES;
+const PARTS: usize = Moments::BLOCK_GROUPS / LANES;
 
 pub(super) struct Eight<'a> {
     pub(super) m: &'a mut [u8],
@@ -65,7 +65,7 @@ pub(super) struct Eight<'a> {
 
 /// A block's new moments.
 pub(super) struct New {
-    /// First moments, and the square roots of second ones.
+    /// `m`, and `√v`.
     parts: [[Block<6>; 2]; PARTS],
     /// Whether any of its groups made a step.
     any: bool,
@@ -78,22 +78,22 @@ impl Default for New {
     }
 }
 
-impl Moments for Eight<'_> {
+impl PieceMoments for Eight<'_> {
     type Kept = New;
 
     #[inline(always)]
     fn read(&self, start: usize, count: usize) -> Pair {
         let range = 6 * start..6 * (start + count);
-        let block = start / State::BLOCK_GROUPS;
-        let unit_m = self.scales[2 * block] / First::TOP;
-        let unit_v = self.scales[2 * block + 1] / Second::TOP;
+        let block = start / Moments::BLOCK_GROUPS;
+        let unit_m = self.scales[2 * block] / OfM::TOP;
+        let unit_v = self.scales[2 * block + 1] / OfV::TOP;
         let (mut m, mut v) = ([[0.0; 6]; LANES], [[0.0; 6]; LANES]);
         for (value, &code) in m.as_flattened_mut().iter_mut().zip(&self.m[range.clone()]) {
-            let magnitude = First::decode(code) * unit_m;
+            let magnitude = OfM::decode(code) * unit_m;
             *value = if code & SIGN == 0 { magnitude } else { -magnitude };
         }
         for (value, &code) in v.as_flattened_mut().iter_mut().zip(&self.v[range]) {
-            let root = Second::decode(code) * unit_v;
+            let root = OfV::decode(code) * unit_v;
             *value = root * root;
         }
         Pair { m: Block::read(m.as_flattened()), v: Block::read(v.as_flattened()) }
@@ -113,8 +113,8 @@ impl Moments for Eight<'_> {
         let Range { start, .. } = range;
         let parts = &kept.parts[..range.len().div_ceil(LANES)];
         let [top_m, top_v] = [0, 1].map(|which| parts.iter().fold(0.0, |top, part| largest(&part[which], top)));
-        let [inverse_m, inverse_v] = [inverse(First::TOP, top_m), inverse(Second::TOP, top_v)];
-        let block = start / State::BLOCK_GROUPS;
+        let [inverse_m, inverse_v] = [inverse(OfM::TOP, top_m), inverse(OfV::TOP, top_v)];
+        let block = start / Moments::BLOCK_GROUPS;
         self.scales[2 * block] = if top_m < LEAST { 0.0 } else { top_m };
         self.scales[2 * block + 1] = if top_v < LEAST { 0.0 } else { top_v };
         for (part, [m, v]) in parts.iter().enumerate() {
@@ -140,7 +140,7 @@ impl Moments for Eight<'_> {
 
 #[inline(always)]
 fn code_of_m(value: f32, inverse: f32, random: u32) -> u8 {
-    let code = First::encode(value.abs() * inverse, random);
+    let code = OfM::encode(value.abs() * inverse, random);
     let sign = if value < 0.0 && code > 0 { SIGN } else { 0 };
     code | sign
 }
@@ -149,7 +149,7 @@ fn code_of_m(value: f32, inverse: f32, random: u32) -> u8 {
 #[inline(always)]
 fn code_of_v(root: f32, inverse: f32, random: u32) -> u8 {
     let least = if root * inverse > 0.0 { 1 } else { 0 };
-    Second::encode(root * inverse, random).max(least)
+    OfV::encode(root * inverse, random).max(least)
 }
 
 /// The largest magnitude; a NaN counts for nothing.

@@ -3,39 +3,14 @@
 // A lane's number indexes several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::moments::{Moments, Pair};
+use super::moments::{Pair, PieceMoments};
 use super::source::Source;
-use super::{State, Step};
+use super::stepping::Stepping;
 use crate::element::{DType, Logit};
-use crate::learn::{ROUNDING_LOGITS, ROUNDING_MOMENTS, Scalars, Statistics, TOO_LARGE};
-use crate::sample::cpu::Numbering;
+use crate::learn::adamw::Scalars;
+use crate::learn::{Moments, Statistics, TOO_LARGE};
 use crate::sample::lanes::{self, Block, LANES, Lane};
 use multiversion::multiversion;
-
-/// The same for all pieces of a step.
-pub(super) struct Stepping {
-    by: Scalars,
-    factor: f32,
-    pub(super) numbering: Numbering,
-    logit_keys: [u32; 20],
-    pub(super) moment_keys: [u32; 20],
-    pub(super) draw: u64,
-    counts: bool,
-}
-
-impl Stepping {
-    pub(super) fn new(step: &Step<'_>, numbering: Numbering, seed: u64, draw: u64, counts: bool) -> Self {
-        Self {
-            by: step.by.scalars(),
-            factor: step.factor.and_then(|factor| factor.first()).map_or(1.0, |&factor| factor),
-            numbering,
-            logit_keys: super::keys(seed, ROUNDING_LOGITS),
-            moment_keys: super::keys(seed, ROUNDING_MOMENTS),
-            draw,
-            counts,
-        }
-    }
-}
 
 pub(super) struct Piece<'a, L, S, M> {
     /// The number of the first group in the shard.
@@ -47,7 +22,7 @@ pub(super) struct Piece<'a, L, S, M> {
 
 /// Steps a piece; gives its sums.
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-pub(super) fn step_piece<L: Logit, S: Source, M: Moments>(
+pub(super) fn step_piece<L: Logit, S: Source, M: PieceMoments>(
     stepping: &Stepping,
     mut piece: Piece<'_, L, S, M>,
 ) -> Statistics {
@@ -55,8 +30,8 @@ pub(super) fn step_piece<L: Logit, S: Source, M: Moments>(
     let groups = piece.logits.len() / 6;
     // Also false for a NaN.
     let usable = (0.0..=1.0).contains(&stepping.factor);
-    for block in (0..groups).step_by(State::BLOCK_GROUPS) {
-        let end = groups.min(block + State::BLOCK_GROUPS);
+    for block in (0..groups).step_by(Moments::BLOCK_GROUPS) {
+        let end = groups.min(block + Moments::BLOCK_GROUPS);
         let mut kept = M::Kept::default();
         for start in (block..end).step_by(LANES) {
             let count = LANES.min(end - start);

@@ -3,7 +3,7 @@
 use super::super::activations::{RUN, RUNS, SLAB};
 use super::{Hessian, Squares};
 use crate::element::Float;
-use crate::error::Result;
+use crate::space::HostSpace;
 use gemm::Parallelism;
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -11,21 +11,16 @@ use rayon::prelude::*;
 /// Columns of a task: of 16-bit activations, half a KiB of a token at a time.
 const STRIP: usize = 256;
 
-/// Adds the squares of a batch's columns to `sums`, on all threads of rayon's pool.
-///
-/// # Errors
-/// What [`check`](super::super::Squares::check) finds.
-pub fn squares_into<X: Float>(args: Squares<'_, X>) -> Result<()> {
-    args.check()?;
-    let (cols, x) = (args.cols, args.x);
-    let strips = args.sums.par_chunks_mut(STRIP).enumerate();
+/// Adds the squares of a batch's columns to `sums`.
+pub(in super::super) fn squares<S: HostSpace, X: Float>(pass: Squares<'_, S, X>) {
+    let (cols, x, all) = (pass.cols, S::slice(pass.x), S::slice_mut(pass.sums));
+    let strips = all.par_chunks_mut(STRIP).enumerate();
     strips.for_each(|(strip, sums)| add_strip(x, cols, strip * STRIP, sums));
-    if let Some(norms) = args.norms {
-        for (norm, sum) in norms.iter_mut().zip(args.sums) {
+    if let Some(norms) = pass.norms.map(S::slice_mut) {
+        for (norm, sum) in norms.iter_mut().zip(all) {
             *norm = (*sum as f32).sqrt();
         }
     }
-    Ok(())
 }
 
 /// Adds the squares of the columns from `first` on.
@@ -59,15 +54,12 @@ const DEPTH: usize = 512;
 /// Rows of the Hessian that a task multiplies.
 const BAND: usize = 128;
 
-/// Accumulates the Hessian of a batch, on all threads of rayon's pool; takes memory for up to 512 tokens in `f32`.
-///
-/// # Errors
-/// What [`check`](super::super::Hessian::check) finds.
-pub fn hessian_into<X: Float>(args: Hessian<'_, X>) -> Result<()> {
-    args.check()?;
-    let Hessian { tokens, cols, x, before, hessian } = args;
+/// Accumulates the Hessian of a batch.
+pub(in super::super) fn hessian<S: HostSpace, X: Float>(pass: Hessian<'_, S, X>) {
+    let Hessian { tokens, cols, before, .. } = pass;
+    let (x, hessian) = (S::slice(pass.x), S::slice_mut(pass.hessian));
     if cols == 0 {
-        return Ok(());
+        return;
     }
     let total = before as f64 + tokens as f64;
     let mut old = if before == 0 { 0.0 } else { (before as f64 / total) as f32 };
@@ -75,7 +67,7 @@ pub fn hessian_into<X: Float>(args: Hessian<'_, X>) -> Result<()> {
         if before == 0 {
             hessian.fill(0.0);
         }
-        return Ok(());
+        return;
     }
     let new = (2.0 / total) as f32;
     let mut widened = vec![0.0; DEPTH.min(tokens) * cols];
@@ -88,7 +80,6 @@ pub fn hessian_into<X: Float>(args: Hessian<'_, X>) -> Result<()> {
         old = 1.0;
     }
     mirror(cols, hessian);
-    Ok(())
 }
 
 /// `to = old · to + new · xᵀ x` in the rows from `first` on, up to the diagonal.

@@ -3,8 +3,8 @@
 use super::super::sweep::BLOCK;
 use super::{Sweep, code_of_largest, pack};
 use crate::element::Float;
-use crate::error::Result;
 use crate::pattern::Pattern;
+use crate::space::HostSpace;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -15,19 +15,17 @@ const LANES: usize = 32;
 /// A block's part of the factor in those columns, packed so that it stays in the first-level cache.
 type Near = [[f32; LANES]; BLOCK];
 
-/// Sweeps over a weight, on all threads of rayon's pool; takes memory for some rows in `f32`, and for pattern indices
-/// where only codes are asked for.
-///
-/// # Errors
-/// What [`check`](super::super::Sweep::check) finds.
-pub fn sweep_into<W: Float>(args: Sweep<'_, W>) -> Result<()> {
-    args.check()?;
-    let Sweep { shape, weight, upper, scale, updated, patterns, codes, losses, .. } = args;
+/// Sweeps over a weight.
+pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
+    let shape = pass.shape;
+    let (weight, upper, scale) = (S::slice(pass.weight), S::slice(pass.upper), S::slice(pass.scale));
+    let (updated, losses) = (pass.updated.map(S::slice_mut), pass.losses.map(S::slice_mut));
+    let (patterns, codes) = (pass.patterns.map(S::slice_mut), pass.codes.map(S::slice_mut));
     if shape.weights() == 0 {
         if let Some(losses) = losses {
             losses.fill(0.0);
         }
-        return Ok(());
+        return;
     }
     let mut own = Vec::new();
     let patterns = match patterns {
@@ -37,7 +35,7 @@ pub fn sweep_into<W: Float>(args: Sweep<'_, W>) -> Result<()> {
             own.as_mut_slice()
         }
     };
-    let factor = Factor { cols: shape.cols, upper, scale };
+    let factor = Cholesky { cols: shape.cols, upper, scale };
     let rows = shape.rows.div_ceil(4 * rayon::current_num_threads()).clamp(1, ROWS);
     let mut updated = updated.into_iter().flat_map(|updated| updated.chunks_mut(rows * shape.cols));
     let mut losses = losses.into_iter().flat_map(|losses| losses.chunks_mut(rows));
@@ -63,10 +61,9 @@ pub fn sweep_into<W: Float>(args: Sweep<'_, W>) -> Result<()> {
             pack(&patterns.iter().map(code).collect::<Vec<_>>(), bytes);
         });
     }
-    Ok(())
 }
 
-struct Factor<'a> {
+struct Cholesky<'a> {
     cols: usize,
     upper: &'a [f32],
     scale: &'a [f32],
@@ -75,7 +72,7 @@ struct Factor<'a> {
 /// What dropping a block's weights left to make up for, a column each; 0 where one was kept.
 type Errors = [f32; BLOCK];
 
-impl Factor<'_> {
+impl Cholesky<'_> {
     /// Sweeps over rows; their losses.
     fn sweep(&self, rows: &mut [f32], patterns: &mut [u8]) -> Vec<f64> {
         let count = rows.len() / self.cols;
@@ -111,7 +108,7 @@ impl Factor<'_> {
 
 /// Chooses and updates the columns of one row that begin at `start`.
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn sweep_block(factor: &Factor<'_>, start: usize, w: &mut [f32], patterns: &mut [u8]) -> Errors {
+fn sweep_block(factor: &Cholesky<'_>, start: usize, w: &mut [f32], patterns: &mut [u8]) -> Errors {
     let mut errors = [0.0; BLOCK];
     for (group, index) in patterns.iter_mut().enumerate() {
         let first = 4 * group;

@@ -4,11 +4,11 @@ use super::Elements;
 use crate::check::length;
 use crate::error::Result;
 use crate::shape::Shape;
-use crate::space::Space;
+use crate::space::{Host, Output, Space};
 
 /// The moments, updated in place. All zero (scales too) before the first step.
 ///
-/// 8-bit moments are kept by blocks of [`BLOCK_GROUPS`](Self::BLOCK_GROUPS) consecutive groups of the flattened
+/// 8-bit moments are kept by blocks of [`BLOCK_GROUPS`](Moments::BLOCK_GROUPS) consecutive groups of the flattened
 /// `[N·K/4]` groups, the last of which may be short: of a block the largest magnitude, and each moment as a float of
 /// eight bits relative to it. Of the second moment that is the square root, whose range is half as wide:
 ///
@@ -29,7 +29,7 @@ use crate::space::Space;
 /// With `f32` moments a shard's step is the slice of the whole's. With 8-bit moments it is not, as blocks are those of
 /// the shard's own memory.
 #[non_exhaustive]
-pub enum State<'a, S: Space> {
+pub enum Moments<'a, S: Space> {
     /// Both in `f32`, `[N, K/4, 6]`.
     #[non_exhaustive]
     F32 {
@@ -50,33 +50,32 @@ pub enum State<'a, S: Space> {
     },
 }
 
-impl<'a, S: Space> State<'a, S> {
-    /// Groups of a block of 8-bit moments.
-    pub const BLOCK_GROUPS: usize = 64;
-
+impl<'a, S: Space> Moments<'a, S> {
     /// Moments in `f32`, `[N, K/4, 6]` both.
     #[must_use]
-    pub fn f32(m: S::Mut<'a, f32>, v: S::Mut<'a, f32>) -> Self {
-        Self::F32 { m, v }
+    pub fn f32(m: impl Output<'a, Space = S, Element = f32>, v: impl Output<'a, Space = S, Element = f32>) -> Self {
+        Self::F32 { m: m.output(), v: v.output() }
     }
 
-    /// 8-bit moments, `[N, K/4, 6]` both, and [`scales`](Self::scales) scales.
+    /// 8-bit moments, `[N, K/4, 6]` both, and [`scales`](Moments::scales) scales.
     #[must_use]
-    pub fn eight(m: S::Mut<'a, u8>, v: S::Mut<'a, u8>, scales: S::Mut<'a, f32>) -> Self {
-        Self::Eight { m, v, scales }
+    pub fn eight(
+        m: impl Output<'a, Space = S, Element = u8>,
+        v: impl Output<'a, Space = S, Element = u8>,
+        scales: impl Output<'a, Space = S, Element = f32>,
+    ) -> Self {
+        Self::Eight { m: m.output(), v: v.output(), scales: scales.output() }
     }
 
-    /// How many scales 8-bit moments have: two a block.
-    #[must_use]
-    pub const fn scales(shape: Shape) -> usize {
-        2 * shape.groups().div_ceil(Self::BLOCK_GROUPS)
+    /// What kernels call their type; those of eight bits are rounded.
+    pub(super) fn dtype(&self) -> &'static str {
+        match self {
+            Self::F32 { .. } => "f32",
+            Self::Eight { .. } => "u8",
+        }
     }
 
-    pub(crate) fn is_rounded(&self) -> bool {
-        matches!(self, Self::Eight { .. })
-    }
-
-    pub(crate) fn check(&self, shape: Shape) -> Result<()> {
+    pub(super) fn check(&self, shape: Shape) -> Result<()> {
         match self {
             Self::F32 { m, v } => {
                 length("m", Some(m), shape.logits())?;
@@ -85,13 +84,24 @@ impl<'a, S: Space> State<'a, S> {
             Self::Eight { m, v, scales } => {
                 length("m", Some(m), shape.logits())?;
                 length("v", Some(v), shape.logits())?;
-                length("scales", Some(scales), Self::scales(shape))
+                length("scales", Some(scales), Moments::scales(shape))
             }
         }
     }
 }
 
-impl<S: Space> std::fmt::Debug for State<'_, S> {
+impl Moments<'_, Host> {
+    /// Groups of a block of 8-bit moments.
+    pub const BLOCK_GROUPS: usize = 64;
+
+    /// How many scales 8-bit moments have, in any space: two a block.
+    #[must_use]
+    pub const fn scales(shape: Shape) -> usize {
+        2 * shape.groups().div_ceil(Self::BLOCK_GROUPS)
+    }
+}
+
+impl<S: Space> std::fmt::Debug for Moments<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::F32 { m, v } => f.debug_struct("F32").field("m", &Elements(m)).field("v", &Elements(v)).finish(),
