@@ -1,9 +1,10 @@
-//! Speed of `matmul`: `cargo bench --bench matmul`, or a part with `-- cuda/step`. The masked linear layer, sampling included;
-//! elements per second are floating-point operations of the dense products per second.
+//! Speed of `matmul`: `cargo bench --bench matmul`, or a part with `-- cuda/step`. The masked linear layer, sampling
+//! included; elements per second are floating-point operations of the dense products per second.
 //!
 //! On the CPU: forward and backward, with rayon's pool. On the first GPU, if there is one, each product and the whole
-//! step by every route that a plan could take, with cuBLASLt's dense product of the same shape in the same rounds; tables
-//! of their ratios, and of the memory that a step takes, come at the end. How it is timed is as in `benches/mask.rs`.
+//! step by every route that a plan could take, with cuBLASLt's dense product of the same shape in the same rounds;
+//! tables of their ratios, and of the memory that a step takes, come at the end. How it is timed is as in
+//! `benches/mask.rs`.
 //!
 //! | `TWOFOUR_BENCH` | on the GPU |
 //! | --- | --- |

@@ -1,5 +1,5 @@
-//! `matmul` on every executor: the CPU, the emulator on several schedules and devices, and the GPU where there is one. The
-//! oracle is naive, in `f64`, and its bounds are derived from sizes and types.
+//! `matmul` on every executor: the CPU, the emulator on several schedules and devices, and the GPU where there is one.
+//! The oracle is naive, in `f64`, and its bounds are derived from sizes and types.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

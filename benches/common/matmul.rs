@@ -46,8 +46,8 @@ impl Case {
         (products * self.problem().operations()) as u64
     }
 
-    /// What a forward pass by itself leaves, and one before a backward pass. (On the CPU `W∘M`, whatever the masks are: it
-    /// has no other use for codes.)
+    /// What a forward pass by itself leaves, and one before a backward pass. (On the CPU `W∘M`, whatever the masks are:
+    /// it has no other use for codes.)
     pub fn keep(&self, place: Place) -> Keep {
         match (self.does, self.kind) {
             _ if place == Place::Cpu => Keep::Masked,

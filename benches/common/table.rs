@@ -58,8 +58,8 @@ fn verdicts(races: &[Race]) {
     let lost: Vec<f64> = races.iter().filter_map(over_best).filter(|&times| times > LIMIT).collect();
     let worst = races.iter().filter_map(over_best).fold(1.0, f64::max);
     println!(
-        "\nTimes over one another in the same rounds, medians; a plan is to take at most {LIMIT} of its best route, and took \
-         more in {} of {} (worst: {worst:.3})\n",
+        "\nTimes over one another in the same rounds, medians; a plan is to take at most {LIMIT} of its best route, and \
+         took more in {} of {} (worst: {worst:.3})\n",
         lost.len(),
         races.len(),
     );

@@ -32,9 +32,9 @@
 //! # Ok::<(), twofour::Error>(())
 //! ```
 //!
-//! Neither noise, nor softmax, nor mask is stored. What a pass does leave for the next is the caller's choice, [`Keep`]:
-//! nothing (the backward pass samples the mask again), the masked weight (2 or 4 bytes a weight), or the codes of a hard
-//! mask (half a byte a group). [`Scratch`] holds it, and the workspace.
+//! Neither noise, nor softmax, nor mask is stored. What a pass does leave for the next is the caller's choice,
+//! [`Keep`]: nothing (the backward pass samples the mask again), the masked weight (2 or 4 bytes a weight), or the
+//! codes of a hard mask (half a byte a group). [`Scratch`] holds it, and the workspace.
 //!
 //! # Routes to a product
 //!
@@ -43,22 +43,23 @@
 //!
 //! | route | what it does | where it wins |
 //! | --- | --- | --- |
-//! | [`OutputRoute::Sampled`] | makes masked weights in the registers of the product: one read of `W` and the logits | few tokens |
-//! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | reads `W` and codes, and masks on the way through shared memory | hard and frozen masks |
-//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | writes `W∘M` once, and multiplies by it as by a dense weight | many tokens |
-//! | [`LogitRoute::Fused`] | `G` stays in registers, and what leaves them is the logits' gradient | memory, middling `T` |
-//! | [`LogitRoute::Panels`] | `G` goes through a workspace of bounded size, rows by rows | many tokens on Hopper; `f32` |
+//! | [`OutputRoute::Sampled`] | masked weights in registers: one read of `W` and logits | few tokens |
+//! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | masks on the way through shared memory | hard and frozen masks |
+//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | writes `W∘M`, and multiplies by it | many tokens |
+//! | [`LogitRoute::Fused`] | `G` stays in registers: only `dlogits` leave them | memory, middling `T` |
+//! | [`LogitRoute::Panels`] | `G` goes through a small workspace, rows by rows | many tokens on Hopper; `f32` |
 //!
-//! Any sizes are served, but this crate's kernels are fast only for N and K that are multiples of 8, and of 32 for K with
-//! codes; a plan leaves others to cuBLASLt. They use `mma.sync` with 16-bit operands (PTX ISA, "Matrix multiply-accumulate
-//! operation using mma instruction"); `f32` products go to cuBLASLt, in IEEE `f32`, not TF32.
+//! Any sizes are served, but this crate's kernels are fast only for N and K that are multiples of 8, and of 32 for K
+//! with codes; a plan leaves others to cuBLASLt. They use `mma.sync` with 16-bit operands (PTX ISA, "Matrix
+//! multiply-accumulate operation using mma instruction"); `f32` products go to cuBLASLt, in IEEE `f32`, not TF32.
 //!
 //! # Overlap
 //!
 //! Masks depend on logits alone, not on activations. So the masked weight of the next layer can be made on a second
 //! stream while this layer multiplies: the one is bound by memory, the other by arithmetic. Run [`mask::Forward`] there
 //! into a buffer, let the first stream wait for an event, and give the buffer to both passes as it is
-//! ([`Forward::use_masked`], [`Backward::use_masked`], with a plan of [`Keep::Masked`]). `examples/overlap.rs` shows it.
+//! ([`Forward::use_masked`], [`Backward::use_masked`], with a plan of [`Keep::Masked`]). `examples/overlap.rs` shows
+//! it.
 //!
 //! # Numerics
 //!

@@ -1,5 +1,5 @@
-//! What is not a valid problem: every error of `check`, with its numbers, before anything is written. Checks are the same
-//! on every executor.
+//! What is not a valid problem: every error of `check`, with its numbers, before anything is written. Checks are the
+//! same on every executor.
 
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{Backward, Forward, Keep, Layer, Problem};

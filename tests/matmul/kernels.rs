@@ -57,8 +57,8 @@ const Y: [bool; 3] = [true, false, false];
 const DX: [bool; 3] = [false, true, false];
 const DLOGITS: [bool; 3] = [false, false, true];
 
-/// Problems for a few kernels: what they want, how tokens and columns are to be, the routes, the masks, and in how many types
-/// (the first two differ in that of the weight, all four in that of the logits too; 0 is `f32`).
+/// Problems for a few kernels: what they want, how tokens and columns are to be, the routes, the masks, and in how many
+/// types (the first two differ in that of the weight, all four in that of the logits too; 0 is `f32`).
 type Target = ([bool; 3], fn(&mut Spec), Routes, Option<Kind>, u64);
 
 const fn output(route: OutputRoute) -> Routes {

@@ -48,6 +48,7 @@ fn needs(work: &Work) -> (String, u32, Option<Product>) {
     match work {
         Work::Kernel(launch) => (launch.symbol.name().to_owned(), launch.shared_bytes, None),
         Work::Dense(call) => (String::new(), 0, Some(call.form.product)),
+        Work::Cusparselt(_) => panic!("{work:?}"),
     }
 }
 

@@ -62,8 +62,8 @@ pub(crate) fn groups<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<Group> {
 }
 
 /// Compares everything the passes wrote with the oracle. Products are compared with the exact product of what went into
-/// them (`masked` as the executor has it), so that errors do not hide behind one another. `unit` bounds the relative error
-/// of an addition of the executor's.
+/// them (`masked` as the executor has it), so that errors do not hide behind one another. `unit` bounds the relative
+/// error of an addition of the executor's.
 pub(crate) fn compare<L: Logit, W: Float>(case: &Case<L, W>, out: &Outputs<W>, unit: f64) {
     let spec = &case.spec;
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];

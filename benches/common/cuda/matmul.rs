@@ -1,5 +1,5 @@
-//! `matmul` on the first GPU: sets of operands, over which every route to a product can be captured, and cuBLASLt's dense
-//! product beside them.
+//! `matmul` on the first GPU: sets of operands, over which every route to a product can be captured, and cuBLASLt's
+//! dense product beside them.
 
 use super::super::mask::for_types;
 use super::super::matmul::{Case, Does, Gradients, Operands};
@@ -187,8 +187,8 @@ where
         Ok(())
     }
 
-    /// The same products of a dense weight. cuBLASLt is column-major and sees the transpose of each matrix: so `Yᵀ = W Xᵀ`,
-    /// `dXᵀ = Wᵀ dYᵀ` and `Gᵀ = Xᵀ dY` are asked for, in operands `a`, `b` and `c`.
+    /// The same products of a dense weight. cuBLASLt is column-major and sees the transpose of each matrix: so
+    /// `Yᵀ = W Xᵀ`, `dXᵀ = Wᵀ dYᵀ` and `Gᵀ = Xᵀ dY` are asked for, in operands `a`, `b` and `c`.
     fn dense(&mut self, blas: &CudaBlasLT, part: Part) -> Result<()> {
         let Self { operands: Operands { case, weight, x, dy, y, dx, .. }, gradient } = self;
         let Problem { tokens, shape } = case.problem();

@@ -1,5 +1,5 @@
-//! What a step takes of the device's memory beyond weight, logits, their gradient and activations: measured, beside what
-//! the plan says.
+//! What a step takes of the device's memory beyond weight, logits, their gradient and activations: measured, beside
+//! what the plan says.
 
 use super::super::Result;
 use super::super::mask::for_types;

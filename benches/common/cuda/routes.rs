@@ -1,5 +1,5 @@
-//! Every route to a part of a layer, in turn, round after round, and cuBLASLt's dense product with them: what ratios are
-//! made of, for both sides of one saw the same machine.
+//! Every route to a part of a layer, in turn, round after round, and cuBLASLt's dense product with them: what ratios
+//! are made of, for both sides of one saw the same machine.
 
 use super::super::matmul::Case;
 use super::super::{Cache, Result};
@@ -172,7 +172,8 @@ fn logits<L: Logit, W: Float>(plan: Plan<L, W>) -> Vec<Named<L, W>> {
     forced(&all, plan.logit_gradient().route, |route| plan.with_logit_gradient(route))
 }
 
-/// The plans that keep something or nothing, and for the first of them all that cuBLASLt and own kernels would do alone.
+/// The plans that keep something or nothing, and for the first of them all that cuBLASLt and own kernels would do
+/// alone.
 fn steps<L: Logit, W: Float>(plan: impl Fn(Keep) -> Result<Plan<L, W>>, case: &Case) -> Result<Vec<Named<L, W>>> {
     let keeps: &[Keep] = match case.kind {
         Kind::Soft => &[Keep::Masked, Keep::Nothing],
