@@ -76,8 +76,7 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     let dtype = |name| named(name, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)]);
     let (logits, weights) = (dtype(logits)?, dtype(weights)?);
     let (shape, tokens) = (Shape::new(rows.parse()?, cols.parse()?), tokens.parse()?);
-    let places =
-        [("cpu", Place::Cpu), ("cuda-hot", Place::Gpu(Cache::Hot)), ("cuda-cold", Place::Gpu(Cache::Cold))];
+    let places = [("cpu", Place::Cpu), ("cuda-hot", Place::Gpu(Cache::Hot)), ("cuda-cold", Place::Gpu(Cache::Cold))];
     let place = named(device, places)?;
     if place == Place::Cpu {
         use_threads(threads.parse()?)?;
@@ -94,8 +93,7 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
         matmul::ready(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
     } else {
         let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
-        let does =
-            [("forward", mask::Does::Forward), ("backward", mask::Does::Backward), ("train", mask::Does::Train)];
+        let does = [("forward", mask::Does::Forward), ("backward", mask::Does::Backward), ("train", mask::Does::Train)];
         mask::ready(mask::Case { does: named(op, does)?, kind, logits, weights, shape, metrics }, place)?
     };
     // Touches every page, and compiles what has to be.
