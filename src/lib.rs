@@ -38,7 +38,7 @@ pub mod device;
 pub mod element;
 pub mod error;
 #[cfg(feature = "cuda")]
-mod gpu;
+pub mod gpu;
 pub mod learn;
 pub mod mask;
 pub mod matmul;
