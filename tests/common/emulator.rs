@@ -229,8 +229,12 @@ impl<T: Plain> Array<T> {
 
     /// The last elements.
     pub fn read_end(&self, elements: usize) -> Vec<T> {
-        let bytes = elements * size_of::<T>();
-        of_bytes(&self.buffer.values_at::<u8>(self.buffer.len() - bytes, bytes))
+        self.read_at(self.buffer.len() / size_of::<T>() - elements, elements)
+    }
+
+    /// So many elements from the `first` on.
+    pub fn read_at(&self, first: usize, elements: usize) -> Vec<T> {
+        of_bytes(&self.buffer.values_at::<u8>(first * size_of::<T>(), elements * size_of::<T>()))
     }
 }
 
