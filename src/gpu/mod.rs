@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, Executor, Libraries, Pass, Plan, Queue, Work};
 use crate::space::{Cuda, Input, Output, Plain};
 
+pub mod library;
+
 /// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a plan
 /// first needs it. Nothing here synchronises, but [`download`](Executor::download).
 ///
@@ -74,7 +76,7 @@ impl Gpu {
     }
 
     /// cuSPARSELt, opened if it is not.
-    pub(crate) fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
+    fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
         if self.cusparselt.is_none() {
             self.refuse_captured("cuSPARSELt")?;
         }
