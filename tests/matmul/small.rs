@@ -58,7 +58,7 @@ fn split(tokens: usize, rows: usize, cols: usize, mask: Mask, splits: u32) -> Sp
 fn case<L: Logit, W: Float>(spec: Spec) -> Case<L, W> {
     let mut case = Case::new(spec);
     if spec.frozen {
-        let mut rng = StdRng::seed_from_u64(spec.seed + 1);
+        let mut rng = StdRng::seed_from_u64(spec.seed.wrapping_add(1));
         let mut code = || Pattern::ALL[rng.random_range(0..6)].code();
         case.codes.iter_mut().for_each(|codes| *codes = code() | code() << 4);
     }
@@ -149,7 +149,7 @@ fn cases() -> impl Strategy<Value = (Spec, Option<Shard>)> {
     let sampling = sampling.prop_map(|(seed, draw, kappa, tau)| Sampling { seed, draw, kappa, tau });
     let offsets = proptest::option::of((0..1u64 << 33, 0..1u64 << 20, 0..3u64));
     let mask = proptest::sample::select(&Mask::ALL[..]);
-    (size, mask, sampling, offsets, 1..=4u32, any::<u32>()).prop_map(
+    (size, mask, sampling, offsets, 1..=4u32, any::<u64>()).prop_map(
         |((tokens, rows, groups), mask, sampling, offsets, splits, seed)| {
             let cols = 4 * groups as u64;
             let shard = offsets.map(|(row_offset, before, after)| Shard {
@@ -158,7 +158,7 @@ fn cases() -> impl Strategy<Value = (Spec, Option<Shard>)> {
                 global_cols: 4 * (before + after) + cols,
             });
             let spec = split(tokens, rows, 4 * groups, mask, splits);
-            (Spec { sampling, seed: u64::from(seed), ..spec }, shard)
+            (Spec { sampling, seed, ..spec }, shard)
         },
     )
 }

@@ -9,6 +9,7 @@ use crate::mask;
 use crate::matmul::small::Small;
 use crate::matmul::{Dense, Layer, Problem, Saved};
 use crate::pass::{Queue, Work};
+use crate::sample::Source;
 use crate::space::{Raw, RawSlice};
 
 /// What the forward pass leaves, as addresses.
@@ -53,7 +54,6 @@ impl<L: Logit, W: Float> Works<'_, L, W> {
     /// Where the codes are: those of a frozen layer, or sampled, to where they are saved or to the workspace. The
     /// masked weight is written on the way if that is to be saved.
     pub(super) fn codes(&mut self, saved: SavedAt<W>) -> Result<u64> {
-        use crate::sample::Source;
         let elements = self.layer.shape.packed_codes();
         let masked = if let Saved::Masked(masked) = saved { Some(masked) } else { None };
         let codes = match (&self.layer.source, saved) {
