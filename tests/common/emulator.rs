@@ -248,7 +248,7 @@ impl<'a, T: Plain> Output<'a> for &'a mut Array<T> {
     type Element = T;
     fn output(self) -> RawSlice<T> {
         if self.read_only {
-            *self = Self::writable(&self.read());
+            *self = Array::writable(&self.read());
         }
         self.raw()
     }
