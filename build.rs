@@ -7,7 +7,7 @@
 //! | variable | meaning |
 //! | --- | --- |
 //! | `TWOFOUR_NVCC` | the compiler to use, or `off` |
-//! | `TWOFOUR_CUDA_ARCHS`, `CUDA_COMPUTE_CAP` | architectures instead of [`DEFAULT_ARCHS`], see [`parse_archs`] |
+//! | `TWOFOUR_CUDA_ARCHS`, `CUDA_COMPUTE_CAP` | architectures instead of [`ARCHS`], see [`parse_archs`] |
 //! | `TWOFOUR_REQUIRE_AOT` | `1`: a build without images is an error |
 //! | `NVCC_CCBIN` | the host compiler for `nvcc` |
 
@@ -22,18 +22,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Ampere to Blackwell. `90a` and `100a` are the full instruction sets of those devices (wgmma, tcgen05); PTX for the
-/// oldest architecture goes with them, for devices that have no machine code here.
-const DEFAULT_ARCHS: &str = "80,86,89,90a,100a,120";
+#[path = "build/targets.rs"]
+mod targets;
 
-/// 2:4 tensor cores begin with compute capability 8.0.
+use targets::{ARCHS, NVCC_OPTIONS, OPTIONS};
+
+/// 2:4 tensor cores begin with compute capability 8.0. PTX for the oldest architecture from there on goes with the
+/// machine code, for devices that have none here.
 const OLDEST: u32 = 80;
 
 /// Devices whose matrix instructions exist only in the architecture-specific set, so that their plain number means it.
 const SPECIFIC: [u32; 4] = [90, 100, 103, 110];
-
-/// What nvcc and NVRTC must agree on. Contraction is off because noise and choices are promised bit for bit.
-const OPTIONS: [&str; 2] = ["-std=c++17", "--fmad=false"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
@@ -184,7 +183,7 @@ fn known_archs(nvcc: &Path) -> Result<BTreeSet<u32>, String> {
 /// The architectures to compile for, and what could not be done of what was asked.
 fn wanted_archs(known: &BTreeSet<u32>) -> (Vec<String>, Vec<String>) {
     let asked = variable("TWOFOUR_CUDA_ARCHS").or_else(|| variable("CUDA_COMPUTE_CAP"));
-    let (list, mut complaints) = parse_archs(asked.as_deref().unwrap_or(DEFAULT_ARCHS), known);
+    let (list, mut complaints) = parse_archs(asked.as_deref().unwrap_or(&ARCHS.join(",")), known);
     let mut archs = Vec::new();
     for (number, suffix) in list {
         if known.contains(&number) {
@@ -282,7 +281,7 @@ fn compile_all(target: &Target, kernels: &[&str]) -> Vec<Result<Image, String>> 
 fn compile(target: &Target, module: &str, threads: usize) -> Result<Image, String> {
     let file = target.out.join(format!("{module}.fatbin"));
     let mut nvcc = Command::new(&target.nvcc);
-    nvcc.arg("-fatbin").args(OPTIONS).args(["-O3", "-Icuda"]).arg(format!("--threads={threads}"));
+    nvcc.arg("-fatbin").args(OPTIONS).args(NVCC_OPTIONS).arg(format!("--threads={threads}"));
     if let Some(compiler) = variable("NVCC_CCBIN") {
         nvcc.arg("-ccbin").arg(compiler);
     }

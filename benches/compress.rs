@@ -12,8 +12,8 @@ mod common;
 
 use common::{Run, compress, data};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use twofour::compress::{Compressed, Layout, MinTileK, Value, ValueType, cpu};
-use twofour::{Element, Shape, bf16};
+use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, cpu};
+use twofour::{DType, Element, Float, Shape, bf16};
 
 criterion_group! {
     name = benches;
@@ -45,10 +45,10 @@ fn on_cpu(criterion: &mut Criterion) {
     layouts(&mut group);
 }
 
-fn of_type<T: Value>(group: &mut BenchmarkGroup<'_, WallTime>, dense: &dyn Fn(usize) -> Vec<T>) {
-    let (shape, size) = (shape(), T::TYPE.size());
-    let name = |op: &str| format!("{op}/{}/{}x{}", T::TYPE, shape.rows, shape.cols);
-    let codes = T::TYPE.sparsity().packed_codes(shape);
+fn of_type<T: Element>(group: &mut BenchmarkGroup<'_, WallTime>, dense: &dyn Fn(usize) -> Vec<T>) {
+    let (shape, size) = (shape(), T::DTYPE.size());
+    let name = |op: &str| format!("{op}/{}/{}x{}", T::DTYPE, shape.rows, shape.cols);
+    let codes = Sparsity::of(T::DTYPE).packed_codes(shape);
     let bytes = shape.weights() * size * 3 / 2 + codes;
     bench(group, &name("copy"), 2 * shape.weights() * size, || {
         let (from, mut to) = (dense(0), dense(1));
@@ -90,11 +90,11 @@ fn layouts(group: &mut BenchmarkGroup<'_, WallTime>) {
     let k128 = Layout::CutlassSm90(MinTileK::K128);
     let sixteen = [Layout::CutlassSm80, Layout::CusparseltMma, Layout::CusparseltSm90, k128, Layout::CutlassSm100];
     let eight = [Layout::CutlassSm80, k128];
-    let cases = sixteen.map(|layout| (layout, ValueType::Bf16)).into_iter();
+    let cases = sixteen.map(|layout| (layout, DType::Bf16)).into_iter();
     // A ragged one, too: its rows of codes are no whole words.
     let ragged = Shape::new(shape().rows - 3, shape().cols - 4);
-    let cases = cases.chain(eight.map(|layout| (layout, ValueType::I8))).map(|case| (case, shape()));
-    for ((layout, value_type), shape) in cases.chain([((Layout::CutlassSm80, ValueType::Bf16), ragged)]) {
+    let cases = cases.chain(eight.map(|layout| (layout, DType::I8))).map(|case| (case, shape()));
+    for ((layout, value_type), shape) in cases.chain([((Layout::CutlassSm80, DType::Bf16), ragged)]) {
         let name = |op: &str| format!("{op}/{layout}/{value_type}/{}x{}", shape.rows, shape.cols);
         let codes = || vec![0x9e; shape.packed_codes()];
         let metadata = || vec![0xee; layout.sizes(shape, value_type).unwrap().metadata];

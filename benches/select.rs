@@ -13,7 +13,7 @@ use common::{Result, Timed, data};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use std::time::{Duration, Instant};
 use twofour::select::cpu;
-use twofour::{Element, Shape, bf16};
+use twofour::{Float, Shape, bf16};
 
 criterion_group! {
     name = benches;
@@ -55,7 +55,7 @@ fn bench<F: FnMut() -> twofour::Result<()> + 'static>(
 }
 
 /// `scaled/bf16/4096x4096`.
-fn name<T: Element>(op: &str, shape: Shape) -> String {
+fn name<T: Float>(op: &str, shape: Shape) -> String {
     format!("{op}/{}/{}x{}", T::DTYPE, shape.rows, shape.cols)
 }
 
@@ -67,7 +67,7 @@ fn on_cpu(criterion: &mut Criterion) {
     sparsegpt(&mut group);
 }
 
-fn by_score<T: Element>(group: &mut BenchmarkGroup<'_, WallTime>) {
+fn by_score<T: Float>(group: &mut BenchmarkGroup<'_, WallTime>) {
     let shape = large();
     let bytes = |each: usize| Throughput::Bytes((shape.weights() * each + shape.packed_codes()) as u64);
     let weight = || data::normal::<T>(shape.weights(), 0.02, 0);
@@ -92,7 +92,7 @@ fn by_score<T: Element>(group: &mut BenchmarkGroup<'_, WallTime>) {
     });
 }
 
-fn activations<X: Element>(group: &mut BenchmarkGroup<'_, WallTime>) {
+fn activations<X: Float>(group: &mut BenchmarkGroup<'_, WallTime>) {
     let shape = large();
     bench(group, &name::<X>("squares", shape), Throughput::Bytes((shape.weights() * X::DTYPE.size()) as u64), || {
         let (x, mut sums) = (data::normal::<X>(shape.weights(), 1.0, 2), vec![0.0; shape.cols]);
@@ -120,7 +120,7 @@ fn sparsegpt(group: &mut BenchmarkGroup<'_, WallTime>) {
         let (cols, tokens) = (shape.cols, shape.cols + 64);
         let (x, mut hessian) = (data::normal::<bf16>(tokens * cols, 1.0, 2), vec![0.0; cols * cols]);
         cpu::hessian_into(cpu::Hessian::new(tokens, cols, &x, 0, &mut hessian)).unwrap();
-        move || twofour::select::Factor::new(cols, &hessian, 0.01).map(drop)
+        move || twofour::select::Cholesky::new(cols, &hessian, 0.01).map(drop)
     });
 }
 

@@ -20,8 +20,7 @@ mod common;
 
 use common::sparse::{Case, dense_on_cpu, on_cpu};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twofour::Shape;
-use twofour::compress::ValueType;
+use twofour::{DType, Shape};
 
 criterion_group! {
     name = benches;
@@ -39,11 +38,11 @@ fn cpu(criterion: &mut Criterion) {
     };
     let mut group = criterion.benchmark_group("sparse/cpu");
     for &(tokens, rows, cols) in problems {
-        for values in [ValueType::Bf16, ValueType::F32, ValueType::I8] {
+        for values in [DType::Bf16, DType::F32, DType::I8] {
             let case = Case { values, tokens, shape: Shape::new(rows, cols) };
             let operations = Throughput::Elements(case.operations());
             common::bench(&mut group, &format!("sparse/{}", case.name()), operations.clone(), || on_cpu(case));
-            if values != ValueType::I8 {
+            if values != DType::I8 {
                 common::bench(&mut group, &format!("dense/{}", case.name()), operations, || dense_on_cpu(case));
             }
         }
@@ -60,7 +59,7 @@ fn on_cuda(_: &mut Criterion) {}
 mod on_gpu {
     use super::common::cuda::sparse::{Done, Race, print};
     use super::common::{self, Cache, Timed};
-    use super::{Case, Criterion, Shape, Throughput, ValueType};
+    use super::{Case, Criterion, DType, Shape, Throughput};
     use criterion::BenchmarkGroup;
     use criterion::measurement::WallTime;
     use std::time::Duration;
@@ -69,7 +68,7 @@ mod on_gpu {
     struct Extent {
         shapes: &'static [(usize, usize)],
         tokens: &'static [usize],
-        values: &'static [ValueType],
+        values: &'static [DType],
         caches: &'static [Cache],
         rounds: usize,
     }
@@ -78,28 +77,28 @@ mod on_gpu {
         const SMOKE: Self = Self {
             shapes: &[(64, 64)],
             tokens: &[1, 16, 160],
-            values: &[ValueType::Bf16, ValueType::F16, ValueType::I8, ValueType::F32],
+            values: &[DType::Bf16, DType::F16, DType::I8, DType::F32],
             caches: &[Cache::Cold, Cache::Hot],
             rounds: 2,
         };
         const QUICK: Self = Self {
             shapes: &[(4096, 4096), (14336, 4096)],
             tokens: &[1, 16, 4096],
-            values: &[ValueType::Bf16],
+            values: &[DType::Bf16],
             caches: &[Cache::Cold],
             rounds: 15,
         };
         const USUAL: Self = Self {
             shapes: &[(4096, 4096), (14336, 4096), (28672, 8192)],
             tokens: &[1, 16, 128, 4096],
-            values: &[ValueType::Bf16],
+            values: &[DType::Bf16],
             caches: &[Cache::Cold],
             rounds: 30,
         };
         const FULL: Self = Self {
             shapes: &[(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (28672, 8192)],
             tokens: &[1, 16, 64, 128, 256, 512, 1024, 2048, 4096, 16384],
-            values: &[ValueType::Bf16, ValueType::F16, ValueType::I8],
+            values: &[DType::Bf16, DType::F16, DType::I8],
             caches: &[Cache::Cold, Cache::Hot],
             rounds: 30,
         };

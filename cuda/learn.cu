@@ -1,13 +1,13 @@
-// What a training step adds (src/learn/mod.rs is the contract): the gradient's norm, and a step of AdamW on the logits, by
-// a gradient in memory or by one that is made from the masked weight's in registers and never reaches memory. Logits at
-// the start are cuda/learn_start.cu.
+// What a training step adds (src/learn/mod.rs is the contract): the gradient's norm, and a step of AdamW on the logits,
+// by a gradient in memory or by one that is made from the masked weight's in registers and never reaches memory. Logits
+// at the start are cuda/learn_start.cu.
 //
 // A warp walks over units of 64 groups (learn/unit.cuh), which are the blocks of 8-bit moments. By a gradient in memory
 // a step's results are the same bits as the CPU executor's.
 //
 // Symbols: twofour_learn_update_{logits}_{moments} steps by a gradient in memory;
-//          twofour_learn_fused_{logits}_{moments}_{weights}_{gradient} makes the gradient, and steps by it or measures it;
-//          twofour_learn_norm measures a gradient in memory;
+//          twofour_learn_fused_{logits}_{moments}_{weights}_{gradient} makes the gradient, and steps by it or measures
+//          it; twofour_learn_norm measures a gradient in memory;
 //          twofour_learn_finish adds up the blocks' shares, twofour_learn_clip makes the factor of a norm.
 
 #include "common/gradient.cuh"

@@ -71,7 +71,7 @@ mod stack {
     use twofour::mask::{self, Kind, Sampling};
     use twofour::matmul::cuda::{BlasLt, Forward, Layer, forward_into};
     use twofour::matmul::{Keep, Masks, Plan, Problem};
-    use twofour::{Element, Error, Shape, bf16, device, noise};
+    use twofour::{Error, Float, Shape, bf16, device, noise};
 
     type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -266,7 +266,7 @@ mod stack {
         Sampling { seed: 1, draw: noise::draw(layer as u16, step, round), kappa: 100.0, tau: 4.0 }
     }
 
-    fn normal<T: Element>(rng: &mut StdRng, elements: usize, deviation: f32) -> Result<Vec<T>> {
+    fn normal<T: Float>(rng: &mut StdRng, elements: usize, deviation: f32) -> Result<Vec<T>> {
         Ok(Normal::new(0.0, deviation)?.sample_iter(rng).take(elements).map(T::from_f32).collect())
     }
 }

@@ -1,33 +1,43 @@
-//! The element types kernels read and write: `f32`, `f16` and `bf16`. Arithmetic is always in `f32`; a 16-bit value is
-//! widened exactly when read and rounded once, to nearest even, when written. [`E4m3`] and [`E5m2`] are only stored, in
-//! compressed weights.
+//! The number types kernels read and write, one [`DType`] and four traits, each of types that the one before it has too:
+//!
+//! | trait | is a type of | types |
+//! | --- | --- | --- |
+//! | [`Element`] | whatever is stored | `f32`, [`struct@f16`], [`bf16`], `i8`, [`E4m3`], [`E5m2`], `i32` |
+//! | [`Factor`] | the operands of a product | all of them but [`E5m2`] and `i32` |
+//! | [`Float`] | weights, activations and gradients of masked layers | `f32`, [`struct@f16`], [`bf16`] |
+//! | [`Logit`] | logits | `f32`, [`bf16`] |
+//!
+//! Arithmetic on floats is always in `f32`; a 16-bit value is widened exactly when read and rounded once, to nearest even,
+//! when written. [`E5m2`] is only stored, in compressed weights.
 
+use crate::space::Plain;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::space::Plain;
-
+pub(crate) mod factor;
 mod fp8;
 
+pub use factor::Factor;
 pub use fp8::{E4m3, E5m2};
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::f16 {}
-    impl Sealed for half::bf16 {}
-}
 
 /// The number formats of operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
-    /// IEEE binary32.
+    /// IEEE binary32. As an operand of sparse tensor cores, its upper 19 bits (tf32).
     F32,
     /// IEEE binary16.
     F16,
     /// The upper half of binary32.
     Bf16,
+    /// Two's complement, eight bits.
+    I8,
+    /// [`E4m3`].
+    E4m3,
+    /// [`E5m2`].
+    E5m2,
+    /// Two's complement, 32 bits: what products of [`I8`](Self::I8) give, and nothing else.
+    I32,
 }
 
 impl DType {
@@ -35,8 +45,9 @@ impl DType {
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::I8 | Self::E4m3 | Self::E5m2 => 1,
         }
     }
 
@@ -47,6 +58,10 @@ impl DType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+            Self::E4m3 => "e4m3",
+            Self::E5m2 => "e5m2",
+            Self::I32 => "i32",
         }
     }
 }
@@ -57,10 +72,61 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// A type of weights, activations and gradients: `f32`, [`struct@f16`] or [`bf16`]. Sealed.
-pub trait Element: sealed::Sealed + Plain + PartialEq + std::fmt::Debug + 'static {
+mod sealed {
+    /// What every stored type has beside its name.
+    pub trait Stored {
+        /// A number that orders values as their magnitudes do, 0 for zeros (of both signs) alone. A NaN is above infinity,
+        /// and of two NaN the one with the larger payload.
+        fn magnitude(self) -> u32;
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod device {
+    use super::{E4m3, E5m2};
+    use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+
+    // SAFETY: one byte, every value of which is one.
+    unsafe impl DeviceRepr for E4m3 {}
+    // SAFETY: as above; zero bits are the number zero.
+    unsafe impl ValidAsZeroBits for E4m3 {}
+    // SAFETY: one byte, every value of which is one.
+    unsafe impl DeviceRepr for E5m2 {}
+    // SAFETY: as above; zero bits are the number zero.
+    unsafe impl ValidAsZeroBits for E5m2 {}
+}
+
+/// A type that is stored: `f32`, [`struct@f16`], [`bf16`], `i8`, [`E4m3`], [`E5m2`] or `i32`. Sealed.
+pub trait Element: sealed::Stored + Plain + PartialEq + std::fmt::Debug {
     /// The format's name as a value.
     const DTYPE: DType;
+}
+
+/// A format, and which of its bits order magnitudes.
+macro_rules! element {
+    ($type:ident, $variant:ident, $magnitude:expr) => {
+        impl sealed::Stored for $type {
+            #[inline(always)]
+            fn magnitude(self) -> u32 {
+                let magnitude: fn(Self) -> u32 = $magnitude;
+                magnitude(self)
+            }
+        }
+        impl Element for $type {
+            const DTYPE: DType = DType::$variant;
+        }
+    };
+}
+element!(f16, F16, |x| u32::from(x.to_bits() & 0x7fff));
+element!(bf16, Bf16, |x| u32::from(x.to_bits() & 0x7fff));
+element!(f32, F32, |x| x.to_bits() & 0x7fff_ffff);
+element!(i8, I8, |x| u32::from(x.unsigned_abs()));
+element!(E4m3, E4m3, |x| u32::from(x.to_bits() & 0x7f));
+element!(E5m2, E5m2, |x| u32::from(x.to_bits() & 0x7f));
+element!(i32, I32, |x| x.unsigned_abs());
+
+/// A type of weights, activations and gradients: `f32`, [`struct@f16`] or [`bf16`]. Sealed.
+pub trait Float: Element {
     /// Widens exactly.
     fn to_f32(self) -> f32;
     /// Rounds to nearest even; a NaN stays a NaN.
@@ -84,10 +150,9 @@ pub trait Element: sealed::Sealed + Plain + PartialEq + std::fmt::Debug + 'stati
 }
 
 /// A type of logits: `f32` or [`bf16`]. Sealed.
-pub trait Logit: Element {}
+pub trait Logit: Float {}
 
-impl Element for f32 {
-    const DTYPE: DType = DType::F32;
+impl Float for f32 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -98,8 +163,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for bf16 {
-    const DTYPE: DType = DType::Bf16;
+impl Float for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -113,8 +177,7 @@ impl Element for bf16 {
     }
 }
 
-impl Element for f16 {
-    const DTYPE: DType = DType::F16;
+impl Float for f16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self.to_f32()

@@ -125,14 +125,6 @@ pub enum Error {
         /// Why not, and what would be.
         because: &'static str,
     },
-    /// A file of this crate's formats is not what it says it is.
-    #[error("{path}: {problem}")]
-    File {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        problem: String,
-    },
     /// The CUDA driver library is not there.
     #[error(
         "no CUDA driver: {reason}. Install the NVIDIA driver (libcuda.so.1 must be on the loader's path), \
@@ -255,24 +247,6 @@ pub enum Error {
         needed: u64,
         /// Bytes given.
         got: u64,
-    },
-    /// A compressed weight in a file is wrong.
-    #[error("{path}: weight `{name}`: {error}")]
-    InWeight {
-        /// The file.
-        path: String,
-        /// The weight's name.
-        name: String,
-        /// What is wrong with it.
-        error: Box<Error>,
-    },
-    /// Values were asked for in a type that they are not of.
-    #[error("its values are {held}, and {asked} was asked for: ask for {held}")]
-    ValueType {
-        /// The type they are of.
-        held: &'static str,
-        /// The type asked for.
-        asked: &'static str,
     },
     /// A Hessian that cannot be factorised.
     #[error(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 
+use crate::cusparselt::{self, OfThread};
 use crate::dense::Cublaslt;
 use crate::device::{self, Limits, driver_error};
 use crate::error::{Error, Result};
@@ -19,13 +20,22 @@ use crate::space::{Cuda, Input, Output, Plain};
 ///
 /// `run` of a plan that is [prepared](Executor::prepare) allocates, loads and waits for nothing, so it can be captured (as
 /// all of cudarc, with event tracking disabled). cuBLASLt loads an algorithm's code when it first runs: a plan that takes it
-/// must have run once before. A graph refers to cuBLASLt's workspace, which is this handle's: **one handle a stream**, and
-/// it outlives the graphs that were captured through it.
+/// must have run once before, and so must one that takes cuSPARSELt. A graph refers to memory of this handle, which are
+/// cuBLASLt's workspace and the copies of biases that cuSPARSELt's plans have: **one handle a stream**, and it outlives the
+/// graphs that were captured through it.
+///
+/// # Threads
+///
+/// A handle may go from thread to thread, but cuSPARSELt's own handle is for one: the thread on which a plan first needs the
+/// library. On another, products by cuSPARSELt and packing for it are [`Error::Unsupported`], and a handle that is dropped
+/// there leaks what it has of the library.
 pub struct Gpu {
     stream: Arc<CudaStream>,
     limits: Limits,
+    /// Those that may be used, if they are there.
     libraries: Libraries,
     cublaslt: Option<Cublaslt>,
+    cusparselt: Option<OfThread<cusparselt::Plans>>,
 }
 
 impl Gpu {
@@ -36,7 +46,7 @@ impl Gpu {
     /// launch.
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let limits = device::limits(stream.context())?;
-        Ok(Self { stream: Arc::clone(stream), limits, libraries: Libraries::find(), cublaslt: None })
+        Ok(Self { stream: Arc::clone(stream), limits, libraries: Libraries::ALL, cublaslt: None, cusparselt: None })
     }
 
     /// Only these of the libraries that there are: [`Libraries::NONE`] for this crate's kernels alone.
@@ -61,6 +71,24 @@ impl Gpu {
         self.cublaslt.as_mut().ok_or(Error::Unprepared { what: "cuBLASLt".into() })
     }
 
+    /// cuSPARSELt, opened if it is not.
+    pub(crate) fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
+        if self.cusparselt.is_none() {
+            self.refuse_captured("cuSPARSELt")?;
+            self.cusparselt = Some(OfThread::new(cusparselt::Plans::new(self.stream.context())?));
+        }
+        self.cusparselt.as_mut().ok_or(Error::Unprepared { what: "cuSPARSELt".into() })?.get_mut()
+    }
+
+    /// Makes the library's plan of a product, which allocates, and sees that the rest of the call is for it.
+    fn prepare_cusparselt(&mut self, call: &cusparselt::Call) -> Result<()> {
+        if !self.cusparselt()?.has(&call.form) {
+            self.refuse_captured("a product by cuSPARSELt")?;
+        }
+        let stream = Arc::clone(&self.stream);
+        self.cusparselt()?.prepare(&stream, call)
+    }
+
     /// What must not be done while the stream is captured.
     fn refuse_captured(&self, what: &str) -> Result<()> {
         match device::is_captured(&self.stream)? {
@@ -78,6 +106,7 @@ impl Gpu {
                     let stream = Arc::clone(&self.stream);
                     self.cublaslt()?.prepare(&stream, &call.form)?;
                 }
+                Work::Cusparselt(call) => self.prepare_cusparselt(call)?,
             }
         }
         Ok(())
@@ -115,6 +144,8 @@ impl Executor for Gpu {
                 // SAFETY: as above; C is an output or a part of the workspace, both borrowed mutably, so that it overlaps no
                 // operand.
                 Work::Dense(call) => unsafe { self.cublaslt()?.multiply(&stream, call) }?,
+                // SAFETY: as above; `load` has seen that weight and workspace are for the library's plan.
+                Work::Cusparselt(call) => unsafe { self.cusparselt()?.multiply(&stream, call) }?,
             }
         }
         Ok(())
@@ -125,7 +156,13 @@ impl Executor for Gpu {
     }
 
     fn libraries(&self) -> Libraries {
-        self.libraries
+        self.libraries.there()
+    }
+
+    fn cusparselt_bytes(&self, form: &cusparselt::Form) -> Result<usize> {
+        let plans = self.cusparselt.as_ref().map(OfThread::get).transpose()?;
+        let bytes = plans.and_then(|plans| plans.workspace_bytes(form));
+        bytes.ok_or(Error::Unprepared { what: "a product by cuSPARSELt".into() })
     }
 
     fn zeros<T: Plain>(&self, elements: usize) -> Result<Buffer<T>> {

@@ -15,7 +15,7 @@
 //! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //!
-//! [`formats`] reads and writes compressed weights in files.
+//! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run.
 //!
 //! An operation is a module: its argument structs, checks and documentation. An executor runs them ([`Executor`]): [`Cpu`]
 //! over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]).
@@ -31,21 +31,16 @@
 mod check;
 pub mod compress;
 mod cpu;
-#[cfg(any())]
-#[cfg(feature = "cuda")]
 pub mod cusparselt;
 #[doc(hidden)]
 pub mod dense;
 pub mod device;
 pub mod element;
 pub mod error;
-#[cfg(any())]
-pub mod formats;
 #[cfg(feature = "cuda")]
 mod gpu;
 pub mod learn;
 pub mod mask;
-#[cfg(any())]
 pub mod matmul;
 pub mod noise;
 pub mod pass;
@@ -60,7 +55,7 @@ pub mod sparse;
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use cudarc;
-pub use element::{DType, E4m3, E5m2, Element, Logit};
+pub use element::{DType, E4m3, E5m2, Element, Factor, Float, Logit};
 pub use error::{Error, Result};
 #[cfg(feature = "cuda")]
 pub use gpu::{Buffer, Gpu};

@@ -89,6 +89,9 @@ pub const fn uniform(k: u32) -> f32 {
 /// `t.to_bits() >> 17` of the smallest `t`, 2⁻²².
 const FIRST_SEGMENT: u32 = 105 << 6;
 
+/// Bytes of the table as it is, in a block's shared memory.
+pub(crate) const TABLE_BYTES: u32 = size_of_val(&table::LINES) as u32;
+
 /// The table with its length raised to a power of two, so that a masked index needs no check.
 pub(crate) static LINES: [[u32; 2]; 4096] = {
     let mut lines = [[0; 2]; 4096];
@@ -132,4 +135,17 @@ pub fn gumbels(seed: u64, draw: u64, group: u64) -> [f32; 6] {
 #[must_use]
 pub const fn draw(layer: u16, step: u32, micro_batch: u16) -> u64 {
     (layer as u64) << 48 | (step as u64) << 16 | micro_batch as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("common/gumbel.cuh");
+        assert_eq!(u64::from(FIRST_SEGMENT), cuda.constant("kFirstSegment"));
+        assert!(cuda.has(&format!("TWOFOUR_TABLE u32x2 kGumbelLines[{}] = {{", TABLE_BYTES / 8)));
+    }
 }

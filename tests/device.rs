@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use fake::{Child, Scratch};
 use rayon::prelude::*;
-use twofour::device::{self, Compiled, launch::Symbol};
+use twofour::device::{self, Compiled, Symbol};
 use twofour::{Error, Result};
 
 /// Whether this build has images; the cases differ in what they try first.
@@ -102,9 +102,9 @@ fn a_launch_reaches_the_driver_as_it_is() {
     let log = Child::new("launches").env("FAKE_CUDA_ARGS", "16").nvrtc().run();
     let args = "10 32 54 76 98 ba dc fe 07 00 00 00 00 00 c0 3f";
     let launches: Vec<&String> = log.iter().filter(|line| line.starts_with("launch")).collect();
-    let expected = format!("launch 3 2 1 | 128 2 1 | 4096 | (nil) | {args}");
+    let expected = format!("launch 3 2 1 | 128 1 1 | 4096 | (nil) | {args}");
     assert_eq!(launches[0], &expected);
-    assert!(launches[1].starts_with("launch 5 2 1 | 128 2 1 | 4096 |"), "{launches:?}");
+    assert!(launches[1].starts_with("launch 5 2 1 | 128 1 1 | 4096 |"), "{launches:?}");
     assert_eq!(launches.len(), 4, "a grid without blocks is no launch: {launches:?}");
     assert_eq!(count(&log, "load"), 1, "a module is loaded once: {log:?}");
     assert_eq!(count(&log, "function"), 1, "a function is looked up once: {log:?}");
@@ -273,6 +273,26 @@ fn the_cache_is_where_the_user_keeps_caches() {
     assert!(only_file(&home.join(".cache/twofour")).exists());
 }
 
+#[test]
+fn nothing_is_loaded_for_a_stream_that_is_captured() {
+    let log = Child::new("unprepared").env("FAKE_CUDA_CAPTURING", "0").nvrtc().run();
+    assert_eq!((count(&log, "load"), count(&log, "source"), count(&log, "launch")), (0, 0, 0), "{log:?}");
+    let log = Child::new("half_prepared").env("FAKE_CUDA_CAPTURING", "1").nvrtc().run();
+    assert_eq!((count(&log, "load"), count(&log, "launch")), (1, 2), "{log:?}");
+    let modules = device::modules().count().to_string();
+    Child::new("prepared").env("FAKE_CUDA_CAPTURING", &modules).nvrtc().run();
+}
+
+#[test]
+fn a_pass_is_queued_whole_or_not_at_all() {
+    let log = Child::new("pass").nvrtc().run();
+    assert_eq!((count(&log, "function"), count(&log, "launch")), (2, 2), "{log:?}");
+    let log = Child::new("pass_without_its_end").env("FAKE_CUDA_MISSING", "twofour_mask_statistics").nvrtc().run();
+    assert_eq!((count(&log, "function"), count(&log, "launch")), (1, 0), "{log:?}");
+    let log = Child::new("pass_unprepared").env("FAKE_CUDA_CAPTURING", "0").nvrtc().run();
+    assert_eq!((count(&log, "load"), count(&log, "launch")), (0, 0), "{log:?}");
+}
+
 /// The one file two folders down.
 fn only_file(root: &Path) -> std::path::PathBuf {
     let only = |folder: &Path| {
@@ -307,7 +327,7 @@ fn nvrtc_compiles_every_kernel_alone() {
         let kernels = kernels_in(&whole.bytes);
         assert!(!kernels.is_empty(), "{module}");
         let times = kernels.par_iter().map(|kernel| {
-            let symbol = Symbol { module, name: kernel.clone().leak() };
+            let symbol = Symbol::named(module, kernel);
             let start = Instant::now();
             let alone = made(device::compile_kernel(symbol, (8, 0))).unwrap();
             assert_eq!(kernels_in(&alone.bytes), BTreeSet::from([kernel.clone()]), "{module}");
@@ -317,7 +337,7 @@ fn nvrtc_compiles_every_kernel_alone() {
         let (count, sum, most) = (times.len(), times.iter().sum::<Duration>(), times.iter().max().unwrap());
         println!("{module}: the file {whole_took:.2?}; alone {most:.2?} at most, all {count} kernels {sum:.2?}");
 
-        let unknown = Symbol { module, name: "twofour_test_kernel" };
+        let unknown = Symbol::named(module, "twofour_test_kernel");
         assert!(matches!(device::compile_kernel(unknown, (8, 0)), Err(Error::UnknownKernel { .. })), "{module}");
     }
 }

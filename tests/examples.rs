@@ -2,13 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[cfg(feature = "formats")]
-#[path = "examples/compress_model.rs"]
-mod compress_model;
-#[cfg(feature = "npz")]
-#[path = "examples/one_shot.rs"]
-mod one_shot;
-
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

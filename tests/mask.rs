@@ -1,4 +1,4 @@
-//! `mask` on every executor.
+//! `mask` on every executor: the CPU, the emulator on several schedules and devices, and the GPU where there is one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,6 +6,12 @@ mod common;
 
 #[path = "mask/case.rs"]
 mod case;
+#[path = "mask/edges.rs"]
+mod edges;
+#[path = "mask/errors.rs"]
+mod errors;
+#[path = "mask/launches.rs"]
+mod launches;
 #[path = "mask/oracle.rs"]
 mod oracle;
 #[path = "mask/suite.rs"]

@@ -13,7 +13,7 @@ use twofour::device::Limits;
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::Problem;
 use twofour::matmul::small::{MAX_TOKENS, Small, Source, partial_bytes, splits};
-use twofour::{DType, Element, Error, Logit, Pattern, Shape, Shard, bf16, f16};
+use twofour::{DType, Error, Float, Logit, Pattern, Shape, Shard, bf16, f16};
 use twofour_emulator::Schedule;
 
 /// Runs a generic function for each pair of types.
@@ -56,7 +56,7 @@ fn schedules() -> impl Strategy<Value = Schedule> {
     prop_oneof![Just(Schedule::RoundRobin), seeded.prop_map(Schedule::Random), any::<u64>().prop_map(Schedule::Solo)]
 }
 
-fn any_problem<L: Logit, W: Element>() {
+fn any_problem<L: Logit, W: Float>() {
     let config = Config {
         source_file: Some("tests/matmul_small.rs"),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
@@ -91,7 +91,7 @@ fn any_problem_bf16_bf16() {
 
 #[test]
 fn sizes_at_the_edges() {
-    fn check<L: Logit, W: Element>(spec: Spec) {
+    fn check<L: Logit, W: Float>(spec: Spec) {
         Case::<L, W>::new(spec).check(Schedule::Solo(3));
     }
     for tokens in [1, 7, 16, 17, 128] {
@@ -105,7 +105,7 @@ fn sizes_at_the_edges() {
 
 #[test]
 fn more_splits_than_columns_are_sums_of_nothing() {
-    fn check<L: Logit, W: Element>(spec: Spec) {
+    fn check<L: Logit, W: Float>(spec: Spec) {
         let case = Case::<L, W>::new(spec);
         let parts = case.run(Schedule::RoundRobin);
         case.compare(&parts);
@@ -122,7 +122,7 @@ fn more_splits_than_columns_are_sums_of_nothing() {
 
 #[test]
 fn the_schedule_does_not_change_a_bit() {
-    fn check<L: Logit, W: Element>(spec: Spec) {
+    fn check<L: Logit, W: Float>(spec: Spec) {
         let case = Case::<L, W>::new(spec);
         let first = case.run(Schedule::RoundRobin);
         for schedule in Schedule::several(2).skip(1) {
@@ -138,7 +138,7 @@ fn the_schedule_does_not_change_a_bit() {
 
 #[test]
 fn small_integers_are_exact() {
-    fn check<L: Logit, W: Element>(spec: Spec) {
+    fn check<L: Logit, W: Float>(spec: Spec) {
         let case = Case::<L, W>::integers(spec);
         let Outputs::Whole(y) = case.run(Schedule::Random(1)) else { panic!("one split") };
         let (masked, cols, rows) = (case.masked(), spec.shape.cols, spec.shape.rows);
@@ -157,14 +157,14 @@ fn small_integers_are_exact() {
 }
 
 /// Rows of `Y` that are not finite.
-fn spoilt<W: Element>(y: &[W], rows: usize) -> Vec<(usize, usize)> {
+fn spoilt<W: Float>(y: &[W], rows: usize) -> Vec<(usize, usize)> {
     let spoilt = y.iter().enumerate().filter(|(_, y)| !y.to_f32().is_finite());
     spoilt.map(|(at, _)| (at / rows, at % rows)).collect()
 }
 
 #[test]
 fn a_group_without_a_mask_is_nan_in_its_row_alone() {
-    fn check<L: Logit, W: Element>(spec: Spec, cols: usize) {
+    fn check<L: Logit, W: Float>(spec: Spec, cols: usize) {
         // The first and the last group of a row, of logits that are NaN and of codes that are none.
         for group in [0, cols / 4 - 1] {
             let mut case = Case::<L, W>::new(spec);
@@ -190,7 +190,7 @@ fn a_group_without_a_mask_is_nan_in_its_row_alone() {
 
 #[test]
 fn each_code_keeps_its_pattern_or_is_nan() {
-    fn check<L: Logit, W: Element>() {
+    fn check<L: Logit, W: Float>() {
         for code in 0..16u8 {
             let mut case = Case::<L, W>::new(Spec::new(2, 1, 8, Mask::Codes));
             case.codes[0] = code << 4 | Pattern::ALL[0].code();
@@ -207,7 +207,7 @@ fn each_code_keeps_its_pattern_or_is_nan() {
 
 #[test]
 fn dropped_weights_do_no_harm() {
-    fn check<L: Logit, W: Element>(spec: Spec) {
+    fn check<L: Logit, W: Float>(spec: Spec) {
         let mut case = Case::<L, W>::new(spec);
         let masked = case.masked();
         for (i, (weight, masked)) in case.weight.iter_mut().zip(&masked).enumerate() {
@@ -231,7 +231,7 @@ fn dropped_weights_do_no_harm() {
 
 #[test]
 fn specials_stay_in_their_token_and_row() {
-    fn check<L: Logit, W: Element>(spec: Spec) {
+    fn check<L: Logit, W: Float>(spec: Spec) {
         let (cols, rows) = (spec.shape.cols, spec.shape.rows);
         let mut case = Case::<L, W>::new(spec);
         case.x[cols..2 * cols].fill(W::from_f32(f32::INFINITY));
@@ -254,7 +254,7 @@ fn specials_stay_in_their_token_and_row() {
 
 #[test]
 fn nothing_to_sum_is_zero_and_nothing_to_write_is_no_block() {
-    fn check<L: Logit, W: Element>(mask: Mask) {
+    fn check<L: Logit, W: Float>(mask: Mask) {
         for (tokens, splits) in [(3, 1), (30, 1), (3, 2)] {
             Case::<L, W>::new(Spec { splits, ..Spec::new(tokens, 5, 0, mask) }).check(Schedule::RoundRobin);
         }

@@ -6,10 +6,11 @@
 
 mod common;
 
-use common::executor::emulate;
-use twofour::device::launch::{Launch, Symbol};
+use common::{Emulator, TestExecutor};
+use twofour::device::{Launch, Symbol};
+use twofour::space::Output;
 use twofour::{Shape, Shard, noise};
-use twofour_emulator::{Buffer, Schedule};
+use twofour_emulator::Schedule;
 
 const FIELDS: u32 = 1 << 21;
 
@@ -87,10 +88,11 @@ struct TableArgs {
 
 #[test]
 fn the_emulated_table_has_the_same_bits_everywhere() {
-    let out = Buffer::output::<f32>("out", FIELDS as usize).unwrap();
-    let args = TableArgs { out: out.address(), first: 0, count: u64::from(FIELDS) };
-    emulate(&launch("twofour_noise_table", 64, args), Schedule::RoundRobin);
-    for (k, g) in (0..FIELDS).zip(out.values::<f32>()) {
+    let emulator = Emulator { workers: 0, ..Emulator::new(Schedule::RoundRobin) };
+    let mut out = emulator.poisoned::<f32>(FIELDS as usize);
+    let args = TableArgs { out: out.output().address, first: 0, count: u64::from(FIELDS) };
+    emulator.launch(&launch("table", 64, &args));
+    for (k, g) in (0..FIELDS).zip(out.read()) {
         assert_eq!(g.to_bits(), noise::gumbel(k).to_bits(), "field {k}");
     }
 }
@@ -113,9 +115,10 @@ fn emulated_groups_have_the_same_bits() {
         [(0, 0, 0), (1, 2, 3), (u64::MAX, u64::MAX, (1 << 61) - 7), (7, 1 << 40, u64::from(u32::MAX) - 9)]
     {
         let groups = 1500usize;
-        let out = Buffer::output::<f32>("out", 6 * groups).unwrap();
+        let emulator = Emulator::new(Schedule::Solo(draw));
+        let mut out = emulator.poisoned::<f32>(6 * groups);
         let args = GumbelsArgs {
-            out: out.address(),
+            out: out.output().address,
             first,
             groups: groups as u64,
             round_keys: noise::round_keys(seed),
@@ -123,16 +126,16 @@ fn emulated_groups_have_the_same_bits() {
             one_and_half_step: 0x3f80_0002,
             unused: 0,
         };
-        emulate(&launch("twofour_noise_gumbels", 2, args), Schedule::Solo(draw));
-        for (i, got) in out.values::<f32>().chunks_exact(6).enumerate() {
+        emulator.launch(&launch("gumbels", 2, &args));
+        for (i, got) in out.read().chunks_exact(6).enumerate() {
             let expected = noise::gumbels(seed, draw, first + i as u64);
             assert_eq!(got, expected, "group {} of {first}", i);
         }
     }
 }
 
-fn launch<A>(name: &'static str, blocks: u32, args: A) -> Launch<A> {
-    Launch { symbol: Symbol { module: "noise", name }, grid: [blocks, 1, 1], block: [256, 1, 1], shared_bytes: 0, args }
+fn launch<A: bytemuck::Pod>(variant: &str, blocks: u32, args: &A) -> Launch {
+    Launch::new(Symbol::new("noise", variant, &[]), blocks, 256, args)
 }
 
 // ---- distribution ---------------------------------------------------------------------------------------------------

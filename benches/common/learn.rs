@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use twofour::learn::{AdamW, Rounding, State, cpu};
 use twofour::mask::{self, GradientOf, Kind, Sampling};
 use twofour::space::{Host, Space};
-use twofour::{DType, Element, Logit, Shape};
+use twofour::{DType, Float, Logit, Shape};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
     for_types!(case, boxed(case))
 }
 
-fn boxed<L: Logit, W: Element + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
+fn boxed<L: Logit, W: Float + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
     Ok(Box::new(OnCpu::<L, W>::new(case)))
 }
 
@@ -142,7 +142,7 @@ struct OnCpu<L, W> {
     scales: Vec<f32>,
 }
 
-impl<L: Logit, W: Element + GradientOf<W>> OnCpu<L, W> {
+impl<L: Logit, W: Float + GradientOf<W>> OnCpu<L, W> {
     fn new(case: Case) -> Self {
         let lengths = case.lengths();
         Self {
@@ -181,7 +181,7 @@ impl<L: Logit, W: Element + GradientOf<W>> OnCpu<L, W> {
     }
 }
 
-impl<L: Logit, W: Element + GradientOf<W>> Timed for OnCpu<L, W> {
+impl<L: Logit, W: Float + GradientOf<W>> Timed for OnCpu<L, W> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         let begun = Instant::now();
         for _ in 0..iterations {

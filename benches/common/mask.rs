@@ -3,7 +3,7 @@
 use super::{Result, Timed, data};
 use std::time::{Duration, Instant};
 use twofour::mask::{self, GradientOf, Kind, Sampling, Statistics};
-use twofour::{DType, Element, Logit, Shape};
+use twofour::{DType, Float, Logit, Shape};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
     for_types!(case, boxed(case))
 }
 
-fn boxed<L: Logit, W: Element + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
+fn boxed<L: Logit, W: Float + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
     Ok(Box::new(OnCpu::<L, W>::new(case)))
 }
 
@@ -91,7 +91,7 @@ pub struct Inputs<L, W> {
     pub gradient: Vec<W>,
 }
 
-impl<L: Logit, W: Element> Inputs<L, W> {
+impl<L: Logit, W: Float> Inputs<L, W> {
     /// The sizes of numbers that training starts from; other numbers for another `stream`.
     pub fn new(shape: Shape, stream: usize) -> Self {
         Self {
@@ -113,7 +113,7 @@ struct OnCpu<L, W> {
     statistics: Vec<Statistics>,
 }
 
-impl<L: Logit, W: Element + GradientOf<W>> OnCpu<L, W> {
+impl<L: Logit, W: Float + GradientOf<W>> OnCpu<L, W> {
     fn new(case: Case) -> Self {
         let shape = case.shape;
         let code_bytes = if case.metrics { shape.packed_codes() } else { 0 };
@@ -150,7 +150,7 @@ impl<L: Logit, W: Element + GradientOf<W>> OnCpu<L, W> {
     }
 }
 
-impl<L: Logit, W: Element + GradientOf<W>> Timed for OnCpu<L, W> {
+impl<L: Logit, W: Float + GradientOf<W>> Timed for OnCpu<L, W> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         let begun = Instant::now();
         for _ in 0..iterations {

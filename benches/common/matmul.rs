@@ -5,7 +5,7 @@ use super::{Result, Timed, data};
 use std::time::{Duration, Instant};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{Keep, Problem, cpu};
-use twofour::{DType, Element, Logit, Shape};
+use twofour::{DType, Float, Logit, Shape};
 
 /// λ of the regulariser, as MaskLLM begins.
 pub const LAMBDA: f32 = 1e-5;
@@ -75,7 +75,7 @@ pub struct Inputs<L, W> {
     pub dy: Vec<W>,
 }
 
-impl<L: Logit, W: Element> Inputs<L, W> {
+impl<L: Logit, W: Float> Inputs<L, W> {
     /// The sizes of numbers that training starts from; other numbers for another `stream`.
     pub fn new(problem: Problem, stream: usize) -> Self {
         Self {
@@ -92,7 +92,7 @@ pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
     for_types!(case, boxed(case))
 }
 
-fn boxed<L: Logit, W: Element>(case: Case) -> Result<Box<dyn Timed>> {
+fn boxed<L: Logit, W: Float>(case: Case) -> Result<Box<dyn Timed>> {
     Ok(Box::new(OnCpu::<L, W>::new(case)))
 }
 
@@ -105,7 +105,7 @@ struct OnCpu<L, W> {
     logit_gradient: Vec<f32>,
 }
 
-impl<L: Logit, W: Element> OnCpu<L, W> {
+impl<L: Logit, W: Float> OnCpu<L, W> {
     fn new(case: Case) -> Self {
         let problem = case.problem();
         Self {
@@ -134,7 +134,7 @@ impl<L: Logit, W: Element> OnCpu<L, W> {
     }
 }
 
-impl<L: Logit, W: Element> Timed for OnCpu<L, W> {
+impl<L: Logit, W: Float> Timed for OnCpu<L, W> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         let begun = Instant::now();
         for _ in 0..iterations {

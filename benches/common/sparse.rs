@@ -1,16 +1,16 @@
 //! The `sparse` op as it is timed.
 
 use super::{Result, Run, Timed, data};
-use twofour::compress::{Compressed, Layout, ValueType};
+use twofour::compress::{Compressed, Layout};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{self, Problem};
-use twofour::sparse::{Factor, cpu};
-use twofour::{Element, Shape, bf16, f16};
+use twofour::sparse::cpu;
+use twofour::{DType, Factor, Float, Shape, bf16, f16};
 
 /// A product of a compressed weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    pub values: ValueType,
+    pub values: DType,
     pub tokens: usize,
     pub shape: Shape,
 }
@@ -72,10 +72,10 @@ impl<T: Number> Inputs<T> {
 macro_rules! for_values {
     ($case:expr, $function:ident($($argument:expr),*)) => {
         match $case.values {
-            twofour::compress::ValueType::F32 => $function::<f32>($($argument),*),
-            twofour::compress::ValueType::F16 => $function::<twofour::f16>($($argument),*),
-            twofour::compress::ValueType::Bf16 => $function::<twofour::bf16>($($argument),*),
-            twofour::compress::ValueType::I8 => $function::<i8>($($argument),*),
+            twofour::DType::F32 => $function::<f32>($($argument),*),
+            twofour::DType::F16 => $function::<twofour::f16>($($argument),*),
+            twofour::DType::Bf16 => $function::<twofour::bf16>($($argument),*),
+            twofour::DType::I8 => $function::<i8>($($argument),*),
             _ => Err("this type is not timed".into()),
         }
     };
@@ -98,7 +98,7 @@ pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
 
 /// The dense product of the same shape, as [`matmul`] makes it.
 pub fn dense_on_cpu(case: Case) -> Result<Box<dyn Timed>> {
-    fn boxed<W: Element>(case: Case) -> Result<Box<dyn Timed>> {
+    fn boxed<W: Float>(case: Case) -> Result<Box<dyn Timed>> {
         let (problem, shape) = (case.problem(), case.shape);
         let masked: Vec<W> = data::normal(shape.weights(), 0.02, 0);
         let x: Vec<W> = data::normal(problem.inputs(), 1.0, 1);
@@ -112,9 +112,9 @@ pub fn dense_on_cpu(case: Case) -> Result<Box<dyn Timed>> {
         })))
     }
     match case.values {
-        ValueType::F32 => boxed::<f32>(case),
-        ValueType::F16 => boxed::<f16>(case),
-        ValueType::Bf16 => boxed::<bf16>(case),
+        DType::F32 => boxed::<f32>(case),
+        DType::F16 => boxed::<f16>(case),
+        DType::Bf16 => boxed::<bf16>(case),
         _ => Err("there is no dense product of this type".into()),
     }
 }

@@ -11,15 +11,15 @@ use corosensei::trap::CoroutineTrapHandler;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use crate::Kernel;
-use crate::copies::Copies;
-use crate::fault::{Fault, Place, Source};
+use crate::copies::{Copies, Copy};
+use crate::fault::{Fault, Near, Place, Source};
 use crate::memory::Region;
+use crate::report::Counts;
 use crate::schedule::{Picker, Random, Schedule};
 use crate::shared::Shared;
-use crate::signals::{self, Trap};
 use crate::stack::FiberStack;
-use crate::sync::{Barrier, Warp};
 use crate::thread::{Range, Site, Thread};
+use crate::warp::{Barrier, Warp};
 
 /// What all blocks of a launch have in common.
 pub(crate) struct Context {
@@ -45,20 +45,33 @@ pub(crate) enum End {
 pub(crate) type TrapHandler = CoroutineTrapHandler<End>;
 type Fiber = Coroutine<(), (), End, FiberStack>;
 
+/// What the signal handler saw.
+#[derive(Clone, Copy)]
+pub(crate) struct Trap {
+    pub(crate) signal: i32,
+    pub(crate) address: usize,
+    pub(crate) code_address: usize,
+    pub(crate) stores: bool,
+}
+
+thread_local! {
+    /// The block that this OS thread runs, for the signal handler (signals.rs); null between blocks.
+    pub(crate) static BLOCK: Cell<*const Block> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Runs `body` with signals of the block's fibers turned into traps.
+fn with_block<T>(block: &Block, body: impl FnOnce() -> T) -> T {
+    BLOCK.set(block);
+    let result = body();
+    BLOCK.set(std::ptr::null());
+    result
+}
+
 /// What the emulator keeps of one thread, beside `Thread`.
 pub(crate) struct FiberState {
     pub(crate) copies: RefCell<Copies>,
     pub(crate) stack: Cell<Range>,
     pub(crate) trap_handler: Cell<Option<TrapHandler>>,
-}
-
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) blocks: Cell<u64>,
-    pub(crate) barriers: Cell<u64>,
-    pub(crate) collectives: Cell<u64>,
-    pub(crate) switches: Cell<u64>,
-    pub(crate) copies: Cell<u64>,
 }
 
 /// The block that an OS thread runs; used again for one after another.
@@ -114,7 +127,7 @@ impl Block {
             .zip(stacks.drain(..))
             .map(|((i, _), stack)| self.new_fiber(i, stack))
             .collect();
-        let result = signals::with_block(self, || self.run_fibers(number, &mut fibers));
+        let result = with_block(self, || self.run_fibers(number, &mut fibers));
         for mut fiber in fibers {
             // SAFETY: a fiber's frames hold nothing that needs dropping: kernels are compiled without exceptions and
             // own nothing, and the Rust frames below them (calls.rs) keep no guard or allocation across a suspension.
@@ -197,7 +210,16 @@ impl Block {
         yielder.suspend(());
     }
 
-    pub(crate) fn copies_land_at_once(&self) -> bool {
+    /// A thread issues an asynchronous copy.
+    pub(crate) fn copy(&self, thread: usize, copy: Copy) {
+        self.counts.copies.set(self.counts.copies.get() + 1);
+        if self.copies_land_at_once() {
+            return copy.land();
+        }
+        self.fibers[thread].copies.borrow_mut().add(copy);
+    }
+
+    fn copies_land_at_once(&self) -> bool {
         self.context.schedule != Schedule::RoundRobin && self.random.borrow_mut().next().is_multiple_of(2)
     }
 
@@ -221,8 +243,19 @@ impl Block {
             return Ok(());
         };
         let dynamic = self.shared.dynamic();
-        let near = crate::fault::Near::DynamicShared { bytes: (dynamic.end - dynamic.start) as u64, offset };
+        let near = Near::DynamicShared { bytes: (dynamic.end - dynamic.start) as u64, offset };
         Err(Fault::Overwritten { kernel: self.context.kernel.name(), near })
+    }
+}
+
+impl Thread {
+    /// The block this thread is of, and its number there.
+    #[inline]
+    pub(crate) fn host(&self) -> (&Block, usize) {
+        let block = self.host.get().cast::<Block>();
+        // SAFETY: a thread runs only inside `Block::run`, which sets `host` to itself first and outlives the thread.
+        let block = unsafe { &*block };
+        (block, self.index as usize)
     }
 }
 

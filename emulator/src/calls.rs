@@ -8,8 +8,8 @@ use std::ffi::{c_char, c_void};
 use crate::access::Request;
 use crate::copies::Copy;
 use crate::fault::{Access, Fault};
-use crate::sync::Combine;
 use crate::thread::{Site, Thread, text};
+use crate::warp::Combine;
 
 /// The thread that C++ says it runs.
 ///
@@ -101,21 +101,21 @@ unsafe extern "C" fn twofour_emulator_copy(
 unsafe extern "C" fn twofour_emulator_copy_commit(thread: *const Thread) {
     // SAFETY: `cp_async_commit` in twins_memory.hpp passes the current thread.
     let (block, index) = unsafe { current(thread) }.host();
-    block.commit_copies(index);
+    block.fibers[index].copies.borrow_mut().commit();
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn twofour_emulator_copy_wait(thread: *const Thread, newest: u32) {
     // SAFETY: `cp_async_wait` in twins_memory.hpp passes the current thread.
     let (block, index) = unsafe { current(thread) }.host();
-    block.wait_copies(index, newest);
+    block.fibers[index].copies.borrow_mut().wait(newest);
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn twofour_emulator_copy_wait_all(thread: *const Thread) {
     // SAFETY: `cp_async_wait_all` in twins_memory.hpp passes the current thread.
     let (block, index) = unsafe { current(thread) }.host();
-    block.wait_all_copies(index);
+    block.fibers[index].copies.borrow_mut().wait_all();
 }
 
 #[unsafe(no_mangle)]

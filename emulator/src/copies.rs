@@ -3,8 +3,6 @@
 //! On a GPU that is some time between `cp_async_*` and the wait for its group. Here it is one of the two ends: late (at
 //! the wait), where a missing or too weak wait shows, or at once, where a copy into memory still being read shows.
 
-use crate::block::Block;
-
 /// One copy under way. Its addresses were checked when it was issued.
 pub(crate) struct Copy {
     pub(crate) shared: *mut u8,
@@ -14,7 +12,7 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    fn land(&self) {
+    pub(crate) fn land(&self) {
         let valid = self.valid.min(self.bytes);
         // SAFETY: `checked_copy` (twins_memory.hpp) has found `bytes` at `shared` inside the block's shared memory and
         // `valid` at `from` inside a live buffer, and both outlive the block.
@@ -38,35 +36,26 @@ impl Copies {
         self.group = 0;
     }
 
-    fn land_groups_before(&mut self, group: u64) {
-        let due = self.pending.partition_point(|(of, _)| *of < group);
-        self.pending.drain(..due).for_each(|(_, copy)| copy.land());
-    }
-}
-
-impl Block {
-    pub(crate) fn copy(&self, thread: usize, copy: Copy) {
-        self.counts.copies.set(self.counts.copies.get() + 1);
-        if self.copies_land_at_once() {
-            return copy.land();
-        }
-        let mut copies = self.fibers[thread].copies.borrow_mut();
-        let group = copies.group;
-        copies.pending.push((group, copy));
+    /// A copy that lands later, of the group that is open.
+    pub(crate) fn add(&mut self, copy: Copy) {
+        self.pending.push((self.group, copy));
     }
 
-    pub(crate) fn commit_copies(&self, thread: usize) {
-        self.fibers[thread].copies.borrow_mut().group += 1;
+    pub(crate) fn commit(&mut self) {
+        self.group += 1;
     }
 
     /// All groups but the `newest` ones land. Copies not yet committed belong to no group, and stay.
-    pub(crate) fn wait_copies(&self, thread: usize, newest: u32) {
-        let mut copies = self.fibers[thread].copies.borrow_mut();
-        let group = copies.group.saturating_sub(u64::from(newest));
-        copies.land_groups_before(group);
+    pub(crate) fn wait(&mut self, newest: u32) {
+        self.land_groups_before(self.group.saturating_sub(u64::from(newest)));
     }
 
-    pub(crate) fn wait_all_copies(&self, thread: usize) {
-        self.fibers[thread].copies.borrow_mut().land_groups_before(u64::MAX);
+    pub(crate) fn wait_all(&mut self) {
+        self.land_groups_before(u64::MAX);
+    }
+
+    fn land_groups_before(&mut self, group: u64) {
+        let due = self.pending.partition_point(|(of, _)| *of < group);
+        self.pending.drain(..due).for_each(|(_, copy)| copy.land());
     }
 }

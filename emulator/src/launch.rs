@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::access::near;
-use crate::block::{Context, Counts};
+use crate::block::Context;
 use crate::element::from_bytes;
 use crate::fault::Fault;
 use crate::memory::{Region, regions};
+use crate::report::Report;
 use crate::worker::run_blocks;
 use crate::{Buffer, Kernel, Schedule};
 
@@ -43,41 +44,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options { schedule: Schedule::RoundRobin, workers: 0, blocks: None }
-    }
-}
-
-/// What a launch did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Blocks run.
-    pub blocks: u64,
-    /// Barriers of a block completed.
-    pub barriers: u64,
-    /// Collectives of a warp completed.
-    pub collectives: u64,
-    /// Times that a thread was let run.
-    pub switches: u64,
-    /// Asynchronous copies issued.
-    pub copies: u64,
-}
-
-impl Report {
-    pub(crate) fn of(counts: &Counts) -> Report {
-        Report {
-            blocks: counts.blocks.get(),
-            barriers: counts.barriers.get(),
-            collectives: counts.collectives.get(),
-            switches: counts.switches.get(),
-            copies: counts.copies.get(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, other: &Report) {
-        self.blocks += other.blocks;
-        self.barriers += other.barriers;
-        self.collectives += other.collectives;
-        self.switches += other.switches;
-        self.copies += other.copies;
     }
 }
 

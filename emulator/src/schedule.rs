@@ -1,6 +1,6 @@
 //! In which order the threads of a block run. A kernel must be right under every one.
 
-use crate::sync::Warp;
+use crate::warp::Warp;
 
 /// The order of threads. A thread runs until it waits for others; then the schedule picks the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

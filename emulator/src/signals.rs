@@ -3,33 +3,9 @@
 //! The handler notes what happened, then sets the interrupted registers so that the fiber returns at once to the loop
 //! that runs it (corosensei's trap handler). A signal from anywhere else goes to whoever handled it before.
 
-use std::cell::Cell;
-
 use crate::block::Block;
 use crate::fault::{Access, Fault, Near, Source};
 use crate::stack::{FiberStack, STACK_BYTES};
-
-/// What the signal handler saw.
-#[derive(Clone, Copy)]
-pub(crate) struct Trap {
-    signal: i32,
-    address: usize,
-    code_address: usize,
-    stores: bool,
-}
-
-thread_local! {
-    /// The block that this OS thread runs; null between blocks.
-    static BLOCK: Cell<*const Block> = const { Cell::new(std::ptr::null()) };
-}
-
-/// Runs `body` with signals of the block's fibers turned into traps.
-pub(crate) fn with_block<T>(block: &Block, body: impl FnOnce() -> T) -> T {
-    BLOCK.set(block);
-    let result = body();
-    BLOCK.set(std::ptr::null());
-    result
-}
 
 impl Block {
     /// The fault of a thread that a signal ended.
@@ -67,8 +43,7 @@ mod handler {
     use std::ptr;
     use std::sync::OnceLock;
 
-    use super::{BLOCK, Trap};
-    use crate::block::{Block, End};
+    use crate::block::{BLOCK, Block, End, Trap};
 
     const SIGNALS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 

@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 
-use crate::block::Block;
-
 /// A place in a kernel's source, as C++ hands it over.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -71,17 +69,6 @@ pub(crate) struct Thread {
     pub(crate) dynamic_shared: Range,
     pub(crate) static_shared: Range,
     pub(crate) allowed: [Cell<Range>; ACCESS_KINDS],
-}
-
-impl Thread {
-    /// The block this thread is of, and its number there.
-    #[inline]
-    pub(crate) fn host(&self) -> (&Block, usize) {
-        let block = self.host.get().cast::<Block>();
-        // SAFETY: a thread runs only inside `Block::run`, which sets `host` to itself first and outlives the thread.
-        let block = unsafe { &*block };
-        (block, self.index as usize)
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::block::{Block, Context};
 use crate::fault::Fault;
-use crate::launch::Report;
+use crate::report::Report;
 use crate::schedule::Schedule;
 use crate::signals::{self, AltStack};
 use crate::stack;

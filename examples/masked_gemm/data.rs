@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand_distr::{Distribution, Normal};
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
-use twofour::{DType, Element, Logit, Shape};
+use twofour::{DType, Float, Logit, Shape};
 
 /// A weight, widened, with the type it came in.
 pub(crate) struct Weight {
@@ -50,7 +50,7 @@ fn no_such_tensor(content: &SafeTensors<'_>, file: &Path, tensor: &str) -> Strin
 }
 
 /// The bytes need not be aligned for `T`.
-fn widen<T: Element>(bytes: &[u8]) -> Vec<f32> {
+fn widen<T: Float>(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(size_of::<T>()).map(|bytes| bytemuck::pod_read_unaligned::<T>(bytes).to_f32()).collect()
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Operands<L, W> {
     pub(crate) dy: Vec<W>,
 }
 
-impl<L: Logit, W: Element> Operands<L, W> {
+impl<L: Logit, W: Float> Operands<L, W> {
     pub(crate) fn new(job: &Job) -> Self {
         let mut rng = StdRng::seed_from_u64(job.seed.wrapping_add(1));
         Self {
@@ -81,7 +81,7 @@ impl<L: Logit, W: Element> Operands<L, W> {
     }
 }
 
-fn normal<T: Element>(rng: &mut StdRng, count: usize, spread: f32) -> Vec<T> {
+fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32) -> Vec<T> {
     let Ok(distribution) = Normal::new(0.0, spread) else { return vec![T::zeroed(); count] };
     distribution.sample_iter(rng).take(count).map(T::from_f32).collect()
 }

@@ -1,14 +1,14 @@
 //! The layer on a GPU.
 
 use crate::data::Operands;
-use crate::layer::{Number, Results, Times, plan, time};
+use crate::layer::{Results, Times, plan, time};
 use crate::{Failure, Job};
 use std::sync::Arc;
-use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
+use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::mask::{self, Kind, Statistics};
 use twofour::matmul::cuda::{self, BlasLt};
 use twofour::matmul::{Keep, Plan};
-use twofour::{DType, Element, Error, Logit, device};
+use twofour::{DType, Error, Float, Logit, device};
 
 /// The first GPU. Kernels are loaded at their first use, which the best of several runs leaves out.
 pub(crate) struct Gpu {
@@ -28,13 +28,13 @@ impl Gpu {
         Ok(Self { stream, blas })
     }
 
-    fn plan<L: Logit, W: Element>(&self, job: &Job) -> twofour::Result<Plan> {
+    fn plan<L: Logit, W: Float>(&self, job: &Job) -> twofour::Result<Plan> {
         let plan = plan::<L, W>(job, &device::limits(self.stream.context())?)?;
         if self.blas.is_some() { Ok(plan) } else { plan.without_blaslt() }
     }
 
     /// As on the CPU, with arrays on the device.
-    pub(crate) fn run<L: Logit + Number, W: Number>(
+    pub(crate) fn run<L: Logit, W: Float>(
         &mut self,
         job: &Job,
         operands: &Operands<L, W>,
@@ -118,7 +118,7 @@ impl Gpu {
 }
 
 /// Hands the backward pass what the forward pass kept.
-fn with_kept<'l, 'a, L: Logit, W: Element>(
+fn with_kept<'l, 'a, L: Logit, W: Float>(
     args: cuda::Backward<'l, 'a, L, W>,
     keep: Keep,
     masked: &'a CudaSlice<W>,
@@ -132,7 +132,7 @@ fn with_kept<'l, 'a, L: Logit, W: Element>(
 }
 
 /// An array that is written before it is read.
-fn room<T: Element + DeviceRepr>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>, Failure> {
+fn room<T: Float>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>, Failure> {
     Ok(stream.clone_htod(&vec![T::zeroed(); elements])?)
 }
 

@@ -6,20 +6,10 @@ use std::time::{Duration, Instant};
 use twofour::device::Limits;
 use twofour::mask::{self, Kind, Statistics};
 use twofour::matmul::{Keep, Masks, Plan, cpu};
-use twofour::{Element, Error, Logit};
+use twofour::{Error, Float, Logit};
 
 /// Runs of a part, of which the fastest counts.
 const RUNS: usize = 3;
-
-/// What both executors take.
-#[cfg(feature = "cuda")]
-pub(crate) trait Number: Element + twofour::cudarc::driver::DeviceRepr {}
-#[cfg(feature = "cuda")]
-impl<T: Element + twofour::cudarc::driver::DeviceRepr> Number for T {}
-#[cfg(not(feature = "cuda"))]
-pub(crate) trait Number: Element {}
-#[cfg(not(feature = "cuda"))]
-impl<T: Element> Number for T {}
 
 /// What came out, and how long it took.
 pub(crate) struct Results<W> {
@@ -50,7 +40,7 @@ pub(crate) struct Times {
 }
 
 /// Runs the layer where the job says.
-pub(crate) fn run<L: Logit + Number, W: Number>(job: &Job, operands: &Operands<L, W>) -> Result<Results<W>, Failure> {
+pub(crate) fn run<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>) -> Result<Results<W>, Failure> {
     let on_cpu = |why: &str| on_cpu(job, operands, format!("CPU, {} threads{why}", rayon::current_num_threads()));
     // The driver gives no empty arrays.
     let empty = job.problem.tokens == 0 || job.problem.shape.weights() == 0;
@@ -71,8 +61,8 @@ pub(crate) fn run<L: Logit + Number, W: Number>(job: &Job, operands: &Operands<L
 /// The inner result is why there is no GPU to run on.
 fn on_gpu<L, W>(job: &Job, operands: &Operands<L, W>) -> Result<Result<Results<W>, Error>, Failure>
 where
-    L: Logit + Number,
-    W: Number,
+    L: Logit,
+    W: Float,
 {
     #[cfg(feature = "cuda")]
     return match crate::gpu::Gpu::open() {
@@ -87,7 +77,7 @@ where
 }
 
 /// The job's plan for a device.
-pub(crate) fn plan<L: Logit, W: Element>(job: &Job, limits: &Limits) -> twofour::Result<Plan> {
+pub(crate) fn plan<L: Logit, W: Float>(job: &Job, limits: &Limits) -> twofour::Result<Plan> {
     Plan::new::<L, W>(limits, job.problem, Masks::Sampled(job.kind), job.keep)
 }
 
@@ -102,7 +92,7 @@ pub(crate) fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Res
     Ok(best)
 }
 
-fn on_cpu<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, device: String) -> Result<Results<W>, Failure> {
+fn on_cpu<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, device: String) -> Result<Results<W>, Failure> {
     let Operands { logits, weight, x, dy } = operands;
     let (shape, tokens) = (job.problem.shape, job.problem.tokens);
     let layer = cpu::Layer::new(shape, job.kind, job.sampling, logits, weight);

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{Keep, Problem};
-use twofour::{DType, Logit, Shape, bf16, f16};
+use twofour::{DType, Float, Logit, Shape, bf16, f16};
 
 /// Runs a masked linear layer forward and backward, and checks it against a naive reference.
 ///
@@ -183,7 +183,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
     }
 }
 
-fn typed<L: Logit + layer::Number, W: layer::Number>(job: &Job) -> Result<bool, Failure> {
+fn typed<L: Logit, W: Float>(job: &Job) -> Result<bool, Failure> {
     let operands = data::Operands::<L, W>::new(job);
     let results = layer::run(job, &operands)?;
     let checks = reference::check(job, &operands, &results);

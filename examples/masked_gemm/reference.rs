@@ -7,7 +7,7 @@ use crate::Job;
 use crate::data::Operands;
 use crate::layer::Results;
 use twofour::mask::Kind;
-use twofour::{DType, Element, Logit, noise};
+use twofour::{DType, Float, Logit, noise};
 
 /// Positions kept, by pattern index.
 const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
@@ -73,7 +73,7 @@ fn grid(count: usize) -> Vec<usize> {
 }
 
 /// Checks `Y`, `dX` and, where there is one, the gradient of the logits.
-pub(crate) fn check<L: Logit, W: Element>(job: &Job, operands: &Operands<L, W>, results: &Results<W>) -> Vec<Check> {
+pub(crate) fn check<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, results: &Results<W>) -> Vec<Check> {
     let unit = if results.tensor_cores { TRUNCATED } else { U };
     let (t, n, k) = (job.problem.tokens, job.problem.shape.rows, job.problem.shape.cols);
     let groups: Vec<Group> = (0..job.problem.shape.groups()).map(|i| Group::new(job, &operands.logits, i)).collect();
@@ -111,12 +111,12 @@ fn n_of(job: &Job) -> usize {
     job.problem.shape.rows
 }
 
-fn wide<T: Element>(value: T) -> f64 {
+fn wide<T: Float>(value: T) -> f64 {
     f64::from(value.to_f32())
 }
 
 /// Unit roundoff of a type and half its smallest number.
-fn roundoff<T: Element>() -> (f64, f64) {
+fn roundoff<T: Float>() -> (f64, f64) {
     match T::DTYPE {
         DType::F32 => (U, 2f64.powi(-150)),
         DType::F16 => (2f64.powi(-11), 2f64.powi(-25)),
@@ -126,7 +126,7 @@ fn roundoff<T: Element>() -> (f64, f64) {
 
 /// A sum of `depth` products in `f32` with this unit roundoff, in any order (Higham, "Accuracy and stability of numerical
 /// algorithms", section 3.5), of which the second factors have errors of their own, rounded to `O`.
-fn product<O: Element>(unit: f64, depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
+fn product<O: Float>(unit: f64, depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
     let gamma = depth as f64 * unit / (1.0 - depth as f64 * unit);
     let (mut value, mut bound) = (0.0, 0.0);
     for (a, b) in terms {
@@ -165,7 +165,7 @@ impl Group {
     }
 
     /// A masked weight, rounded to `W`.
-    fn masked<W: Element>(&self, kind: Kind, j: usize, w: f64) -> Expected {
+    fn masked<W: Float>(&self, kind: Kind, j: usize, w: f64) -> Expected {
         if kind != Kind::Soft {
             return Expected { value: w * self.hard[j], bound: 0.0 };
         }

@@ -6,9 +6,9 @@ use crate::reference::Check;
 use std::time::Duration;
 use twofour::mask::Kind;
 use twofour::matmul::Keep;
-use twofour::{Element, Logit};
+use twofour::{Float, Logit};
 
-pub(crate) fn print<L: Logit, W: Element>(job: &Job, results: &Results<W>, checks: &[Check]) {
+pub(crate) fn print<L: Logit, W: Float>(job: &Job, results: &Results<W>, checks: &[Check]) {
     let (shape, sampling) = (job.problem.shape, job.sampling);
     println!("device    {}", results.device);
     println!("weight    {} x {} {}, {}", shape.rows, shape.cols, W::DTYPE, job.weight.origin);
@@ -33,7 +33,7 @@ fn name(kind: Kind) -> &'static str {
 }
 
 /// The masks in two numbers.
-fn found<W: Element>(job: &Job, results: &Results<W>) -> String {
+fn found<W: Float>(job: &Job, results: &Results<W>) -> String {
     let confidence = format!("mean confidence {:.3}", results.statistics.confidence);
     if job.kind == Kind::Soft || results.mask.is_empty() {
         return confidence;

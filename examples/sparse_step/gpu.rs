@@ -10,7 +10,7 @@ use twofour::matmul::cuda::{Backward, BlasLt, Forward, Layer, backward_into, for
 use twofour::matmul::{self, Keep, Masks};
 use twofour::sparse::cuda::{Multiply, Weight, With, multiply_into};
 use twofour::sparse::{self, Given, Libraries};
-use twofour::{DType, Element, bf16, device};
+use twofour::{DType, Float, bf16, device};
 
 /// The step's memory.
 pub(crate) struct Steps {
@@ -112,7 +112,7 @@ impl crate::Steps for Steps {
     }
 
     fn results(&self) -> Result<Results> {
-        let widen = |values: Vec<bf16>| values.into_iter().map(Element::to_f32).collect();
+        let widen = |values: Vec<bf16>| values.into_iter().map(Float::to_f32).collect();
         Ok(Results {
             codes: self.stream.clone_dtoh(&self.codes)?,
             y: widen(self.stream.clone_dtoh(&self.y)?),

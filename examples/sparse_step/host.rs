@@ -6,7 +6,7 @@ use twofour::compress::cpu::{Pack, pack_into};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::cpu::{Backward, Forward, Layer, backward_into, forward_into};
 use twofour::sparse::cpu::{Multiply, Weight, multiply_into};
-use twofour::{DType, Element, bf16};
+use twofour::{DType, Float, bf16};
 
 /// The step's memory.
 pub(crate) struct Steps<'a> {
@@ -78,7 +78,7 @@ impl crate::Steps for Steps<'_> {
     }
 
     fn results(&self) -> Result<Results> {
-        let widen = |values: &[bf16]| values.iter().map(|value| Element::to_f32(*value)).collect();
+        let widen = |values: &[bf16]| values.iter().map(|value| Float::to_f32(*value)).collect();
         Ok(Results { codes: self.codes.clone(), y: widen(&self.y), dx: widen(&self.dx), dlogits: self.dlogits.clone() })
     }
 }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use twofour::mask::Sampling;
 use twofour::matmul::Problem;
-use twofour::{Element, Shape, bf16, noise};
+use twofour::{Float, Shape, bf16, noise};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -112,7 +112,7 @@ impl Data {
     }
 }
 
-fn normal<T: Element>(rng: &mut StdRng, count: usize, deviation: f32) -> Result<Vec<T>> {
+fn normal<T: Float>(rng: &mut StdRng, count: usize, deviation: f32) -> Result<Vec<T>> {
     Ok(Normal::new(0.0, deviation)?.sample_iter(rng).take(count).map(T::from_f32).collect())
 }
 

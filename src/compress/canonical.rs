@@ -1,11 +1,11 @@
 //! The canonical form as a host type.
 
 use super::layout::Layout;
-use super::value::{TwoFour, Value, ValueType};
+use super::value::Sparsity;
 use super::{Choice, Draw, Pack, Reorder, cpu};
 use crate::check::length;
 use crate::cpu::Cpu;
-use crate::element::Logit;
+use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::pass::Executor;
 use crate::sample::{Kind, Sampling};
@@ -21,17 +21,17 @@ pub struct Compressed<T> {
     codes: Vec<u8>,
 }
 
-impl<T: Value> Compressed<T> {
+impl<T: Element> Compressed<T> {
     /// From its parts. The unused half of the last byte of an odd number of codes is set to zero.
     ///
     /// # Errors
     /// As [`Shape::check`]; [`Error::Length`](crate::Error::Length); [`Error::IllegalCode`](crate::Error::IllegalCode)
     /// with the first group whose code is not legal.
     pub fn new(shape: Shape, values: Vec<T>, mut codes: Vec<u8>) -> Result<Self> {
-        shape.check()?;
+        Layout::Plain.check(shape, T::DTYPE)?;
         length("values", Some(&values.as_slice()), shape.weights() / 2)?;
-        cpu::check_codes(T::TYPE.sparsity(), shape, &codes)?;
-        if let (1, Some(last)) = (T::TYPE.sparsity().groups(shape) % 2, codes.last_mut()) {
+        cpu::check_codes(Sparsity::of(T::DTYPE), shape, &codes)?;
+        if let (1, Some(last)) = (Sparsity::of(T::DTYPE).groups(shape) % 2, codes.last_mut()) {
             *last &= 15;
         }
         Ok(Self { shape, values, codes })
@@ -73,10 +73,7 @@ impl<T: Value> Compressed<T> {
         sampling: Sampling,
         logits: &[L],
         dense: &[T],
-    ) -> Result<Self>
-    where
-        T: TwoFour,
-    {
+    ) -> Result<Self> {
         let shard = Shard::whole(shape.cols as u64);
         Self::pack(shape, dense, Choice::Logits(Draw { logits, kind, sampling, shard }))
     }
@@ -86,7 +83,7 @@ impl<T: Value> Compressed<T> {
         shape.check()?;
         length("dense", Some(&dense), shape.weights())?;
         let mut values = vec![T::zeroed(); shape.weights() / 2];
-        let mut codes = vec![0; T::TYPE.sparsity().packed_codes(shape)];
+        let mut codes = vec![0; Sparsity::of(T::DTYPE).packed_codes(shape)];
         Cpu.run(Pack::<Host, T, L>::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
         Ok(Self { shape, values, codes })
     }
@@ -97,12 +94,12 @@ impl<T: Value> Compressed<T> {
     /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length);
     /// [`Error::IllegalCode`](crate::Error::IllegalCode).
     pub fn from_layout(shape: Shape, layout: Layout, values: &[T], metadata: &[u8]) -> Result<Self> {
-        let sizes = layout.sizes(shape, T::TYPE)?;
+        let sizes = layout.sizes(shape, T::DTYPE)?;
         length("values", Some(&values), sizes.values)?;
         length("metadata", Some(&metadata), sizes.metadata)?;
-        let mut codes = vec![0; T::TYPE.sparsity().packed_codes(shape)];
+        let mut codes = vec![0; Sparsity::of(T::DTYPE).packed_codes(shape)];
         let plain = (Layout::Plain, codes.as_mut_slice());
-        Cpu.run(Reorder::new(shape, T::TYPE, (layout, metadata), plain))?;
+        Cpu.run(Reorder::new(shape, T::DTYPE, (layout, metadata), plain))?;
         let mut tight = Vec::with_capacity(shape.weights() / 2);
         if let Some(pitch) = std::num::NonZeroUsize::new(sizes.pitch) {
             values.chunks(pitch.get()).for_each(|row| tight.extend_from_slice(&row[..shape.cols / 2]));
@@ -115,7 +112,7 @@ impl<T: Value> Compressed<T> {
     /// # Errors
     /// As [`from_layout`](Self::from_layout).
     pub fn from_buffer(shape: Shape, layout: Layout, buffer: &[u8]) -> Result<Self> {
-        let sizes = layout.sizes(shape, T::TYPE)?;
+        let sizes = layout.sizes(shape, T::DTYPE)?;
         length("buffer", Some(&buffer), sizes.buffer)?;
         let (bytes, metadata) = buffer.split_at(sizes.metadata_offset);
         // A copy, for bytes need not lie where values may.
@@ -129,7 +126,7 @@ impl<T: Value> Compressed<T> {
     /// # Errors
     /// As [`Layout::sizes`].
     pub fn metadata(&self, layout: Layout) -> Result<Vec<u8>> {
-        let mut metadata = vec![0; layout.sizes(self.shape, T::TYPE)?.metadata];
+        let mut metadata = vec![0; layout.sizes(self.shape, T::DTYPE)?.metadata];
         self.metadata_into(layout, &mut metadata)?;
         Ok(metadata)
     }
@@ -140,7 +137,7 @@ impl<T: Value> Compressed<T> {
     /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length).
     pub fn metadata_into(&self, layout: Layout, metadata: &mut [u8]) -> Result<()> {
         let from = (Layout::Plain, self.codes.as_slice());
-        Cpu.run(Reorder::new(self.shape, T::TYPE, from, (layout, metadata)))
+        Cpu.run(Reorder::new(self.shape, T::DTYPE, from, (layout, metadata)))
     }
 
     /// One buffer with the values, rows padded as the layout wants them, and the metadata right behind: what cuSPARSELt
@@ -149,7 +146,7 @@ impl<T: Value> Compressed<T> {
     /// # Errors
     /// As [`Layout::sizes`].
     pub fn buffer(&self, layout: Layout) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; layout.sizes(self.shape, T::TYPE)?.buffer];
+        let mut buffer = vec![0; layout.sizes(self.shape, T::DTYPE)?.buffer];
         self.buffer_into(layout, &mut buffer)?;
         Ok(buffer)
     }
@@ -159,10 +156,10 @@ impl<T: Value> Compressed<T> {
     /// # Errors
     /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length).
     pub fn buffer_into(&self, layout: Layout, buffer: &mut [u8]) -> Result<()> {
-        let sizes = layout.sizes(self.shape, T::TYPE)?;
+        let sizes = layout.sizes(self.shape, T::DTYPE)?;
         length("buffer", Some(&&*buffer), sizes.buffer)?;
         let (values, metadata) = buffer.split_at_mut(sizes.metadata_offset);
-        let (kept, size) = (self.shape.cols / 2, T::TYPE.size());
+        let (kept, size) = (self.shape.cols / 2, T::DTYPE.size());
         if sizes.pitch == kept {
             values.copy_from_slice(bytemuck::cast_slice(&self.values));
         } else {
@@ -201,8 +198,8 @@ impl<T: Value> Compressed<T> {
 
     /// The type of values, by name.
     #[must_use]
-    pub fn value_type(&self) -> ValueType {
-        T::TYPE
+    pub fn value_type(&self) -> DType {
+        T::DTYPE
     }
 
     /// Kept values `[N, K/2]`.
@@ -220,7 +217,7 @@ impl<T: Value> Compressed<T> {
     /// The code of a group of a row, or `None` outside the weight.
     #[must_use]
     pub fn code(&self, row: usize, group: usize) -> Option<u8> {
-        let groups = T::TYPE.sparsity().row_groups(self.shape.cols);
+        let groups = Sparsity::of(T::DTYPE).row_groups(self.shape.cols);
         let inside = row < self.shape.rows && group < groups;
         inside.then(|| crate::pattern::code_at(&self.codes, row * groups + group).ok())?
     }

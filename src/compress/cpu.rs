@@ -1,10 +1,10 @@
 //! The CPU executor of `compress`: pieces of groups, or of tiles, on the threads of rayon's pool.
 
 use super::layout::Layout;
-use super::value::{Sparsity, Value};
+use super::value::Sparsity;
 use super::{Choice, Draw, Pack, Reorder, Unpack, illegal, not_two_four};
 use crate::check::length;
-use crate::element::Logit;
+use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::mask;
 use crate::pass::{Checked, Pass};
@@ -29,13 +29,13 @@ pub struct Violation {
 
 /// Compresses a dense weight into what was asked for. Where codes are chosen here and not asked for, it allocates
 /// memory for them.
-pub(super) fn pack<S: HostSpace, T: Value, L: Logit>(pass: Pack<'_, S, T, L>) -> Result<()> {
+pub(super) fn pack<S: HostSpace, T: Element, L: Logit>(pass: Pack<'_, S, T, L>) -> Result<()> {
     let Pack { shape, layout, choice, dense, values, metadata, codes, masked, faults: _ } = pass;
     let (dense, mut values) = (S::slice(dense), values.map(S::slice_mut));
     let choice = choice.map(S::slice, S::slice);
     let [metadata, codes] = [metadata, codes].map(|operand| operand.map(S::slice_mut));
     let masked = masked.map(S::slice_mut);
-    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+    let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
     let mut own = Vec::new();
     let chosen: &[u8] = if let Choice::Codes(given) = choice {
         check_codes(sparsity, shape, given)?;
@@ -62,18 +62,18 @@ pub(super) fn pack<S: HostSpace, T: Value, L: Logit>(pass: Pack<'_, S, T, L>) ->
     if let Some(masked) = masked {
         groups::mask_all(chosen, dense, masked);
     }
-    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::TYPE, chosen, metadata))
+    metadata.map_or(Ok(()), |metadata| from_plain(sparsity, shape, layout, T::DTYPE, chosen, metadata))
 }
 
 /// Chooses codes and, in the same pass over the values, writes those that are kept.
-fn choose<T: Value, L: Logit>(
+fn choose<T: Element, L: Logit>(
     shape: Shape,
     choice: &Choice<&[u8], &[L]>,
     dense: &[T],
     codes: &mut [u8],
     values: Option<&mut [T]>,
 ) -> Result<()> {
-    let (sparsity, width) = (T::TYPE.sparsity(), T::TYPE.sparsity().width());
+    let (sparsity, width) = (Sparsity::of(T::DTYPE), Sparsity::of(T::DTYPE).width());
     let bad = match choice {
         Choice::Codes(_) => None,
         Choice::Logits(draw) => {
@@ -98,16 +98,16 @@ fn sample<L: Logit>(shape: Shape, draw: &Draw<&[L]>, codes: &mut [u8]) -> Result
 
 /// Decompresses: kept values bit for bit, all others `+0.0`. Where metadata is not canonical, it allocates memory for
 /// the codes.
-pub(super) fn unpack<S: HostSpace, T: Value>(pass: Unpack<'_, S, T>) -> Result<()> {
+pub(super) fn unpack<S: HostSpace, T: Element>(pass: Unpack<'_, S, T>) -> Result<()> {
     let Unpack { shape, layout, values, metadata, dense, faults: _ } = pass;
     let (values, metadata, dense) = (S::slice(values), S::slice(metadata), S::slice_mut(dense));
-    let (sparsity, pitch) = (T::TYPE.sparsity(), layout.sizes(shape, T::TYPE)?.pitch);
+    let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
     let mut own = Vec::new();
     let codes = if layout == Layout::Plain {
         metadata
     } else {
         own.resize(sparsity.packed_codes(shape), 0);
-        reorder::to_plain(&layout.map(shape, T::TYPE)?, metadata, &mut own);
+        reorder::to_plain(&layout.map(shape, T::DTYPE)?, metadata, &mut own);
         own.as_slice()
     };
     check_codes(sparsity, shape, codes)?;
@@ -119,7 +119,7 @@ pub(super) fn unpack<S: HostSpace, T: Value>(pass: Unpack<'_, S, T>) -> Result<(
 pub(super) fn reorder<S: HostSpace>(pass: Reorder<'_, S>) -> Result<()> {
     let Reorder { shape, value_type, from, to, faults: _ } = pass;
     let (from, to) = ((from.0, S::slice(from.1)), (to.0, S::slice_mut(to.1)));
-    let sparsity = value_type.sparsity();
+    let sparsity = Sparsity::of(value_type);
     if from.0 == Layout::Plain {
         check_codes(sparsity, shape, from.1)?;
         return from_plain(sparsity, shape, to.0, value_type, from.1, to.1);
@@ -154,10 +154,10 @@ pub fn check_codes(sparsity: Sparsity, shape: Shape, codes: &[u8]) -> Result<()>
 ///
 /// # Errors
 /// As [`Shape::check`]; [`Error::Length`](crate::Error::Length).
-pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
+pub fn first_violation<T: Element>(shape: Shape, dense: &[T]) -> Result<Option<Violation>> {
     shape.check()?;
     length("dense", Some(&dense), shape.weights())?;
-    let (width, row_groups) = (T::TYPE.sparsity().width(), T::TYPE.sparsity().row_groups(shape.cols));
+    let (width, row_groups) = (Sparsity::of(T::DTYPE).width(), Sparsity::of(T::DTYPE).row_groups(shape.cols));
     let found = dense
         .par_chunks(width * PIECE)
         .enumerate()
@@ -166,7 +166,7 @@ pub fn first_violation<T: Value>(shape: Shape, dense: &[T]) -> Result<Option<Vio
 }
 
 /// Decompresses a checked canonical form.
-pub(super) fn decompress<T: Value>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
+pub(super) fn decompress<T: Element>(shape: Shape, values: &[T], codes: &[u8], dense: &mut [T]) {
     groups::spread_all(shape, codes, values, shape.cols / 2, dense);
 }
 
@@ -175,7 +175,7 @@ fn from_plain(
     sparsity: Sparsity,
     shape: Shape,
     layout: Layout,
-    value_type: super::ValueType,
+    value_type: DType,
     codes: &[u8],
     metadata: &mut [u8],
 ) -> Result<()> {

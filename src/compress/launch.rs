@@ -2,11 +2,11 @@
 //! `cuda/compress/patch.cuh`.
 
 use super::layout::Layout;
-use super::value::{Sparsity, Value, ValueType};
+use super::value::Sparsity;
 use super::{Choice, Pack, Reorder, Unpack};
 use crate::device::bind::ALIGN;
 use crate::device::{Launch, Limits, Symbol};
-use crate::element::{DType, Logit};
+use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::SamplingArgs;
@@ -98,22 +98,23 @@ struct ReorderArgs {
 const _: () = assert!(size_of::<ReorderArgs>() == 320);
 
 /// A word of NaN; of zeros where there is none.
-const fn poison(value_type: ValueType) -> u32 {
+const fn poison(value_type: DType) -> u32 {
     match value_type {
-        ValueType::F16 | ValueType::Bf16 => 0x7fff_7fff,
-        ValueType::F32 => 0x7fff_ffff,
-        ValueType::E4m3 | ValueType::E5m2 => 0x7f7f_7f7f,
-        ValueType::I8 => 0,
+        DType::F16 | DType::Bf16 => 0x7fff_7fff,
+        DType::F32 => 0x7fff_ffff,
+        DType::E4m3 | DType::E5m2 => 0x7f7f_7f7f,
+        DType::I8 | DType::I32 => 0,
     }
 }
 
 /// What of a value is not its sign.
-const fn magnitude(value_type: ValueType) -> u32 {
+const fn magnitude(value_type: DType) -> u32 {
     match value_type {
-        ValueType::F16 | ValueType::Bf16 => 0x7fff,
-        ValueType::F32 => 0x7fff_ffff,
-        ValueType::E4m3 | ValueType::E5m2 => 0x7f,
-        ValueType::I8 => 0xff,
+        DType::F16 | DType::Bf16 => 0x7fff,
+        DType::F32 => 0x7fff_ffff,
+        DType::E4m3 | DType::E5m2 => 0x7f,
+        DType::I8 => 0xff,
+        DType::I32 => u32::MAX,
     }
 }
 
@@ -123,14 +124,14 @@ const COUNT_ALIGN: u64 = size_of::<u32>() as u64;
 /// Stands where a kernel reads no sampling.
 const NO_SAMPLING: Sampling = Sampling { seed: 0, draw: 0, kappa: 0.0, tau: 1.0 };
 
-pub(super) fn pack<'g, S: DeviceSpace, T: Value, L: Logit>(
+pub(super) fn pack<'g, S: DeviceSpace, T: Element, L: Logit>(
     pass: &'g mut Pack<'_, S, T, L>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
 ) -> Result<()> {
     let (shape, layout) = (pass.shape, pass.layout);
-    let symbol = pack_symbol(&pass.choice, T::TYPE, L::DTYPE);
-    let map = layout.map(shape, T::TYPE)?;
+    let symbol = pack_symbol(&pass.choice, T::DTYPE, L::DTYPE);
+    let map = layout.map(shape, T::DTYPE)?;
     let whole = Shard::whole(shape.cols as u64);
     let (logits, sampling, kind, shard) = match &pass.choice {
         Choice::Logits(draw) => (Some(binder.input("logits", &draw.logits)?), draw.sampling, draw.kind, draw.shard),
@@ -138,9 +139,9 @@ pub(super) fn pack<'g, S: DeviceSpace, T: Value, L: Logit>(
     };
     // Group numbers of a slice of columns jump where its rows end.
     let rows_matter = shard.global_cols != whole.global_cols;
-    let patches = patches(shape, T::TYPE, &[(layout, &map)], rows_matter)?;
+    let patches = patches(shape, T::DTYPE, &[(layout, &map)], rows_matter)?;
     let one_row = layout == Layout::Plain && !rows_matter;
-    let rows = Rows::new(shape, T::TYPE, layout.sizes(shape, T::TYPE)?.pitch, one_row);
+    let rows = Rows::new(shape, T::DTYPE, layout.sizes(shape, T::DTYPE)?.pitch, one_row);
     let logits_pitch = shape.cols / 4 * 6 * L::DTYPE.size();
     let args = PackArgs {
         dense: binder.input("dense", &pass.dense)?.address,
@@ -158,34 +159,34 @@ pub(super) fn pack<'g, S: DeviceSpace, T: Value, L: Logit>(
         values_pitch: rows.values_pitch,
         first_group: shard.group(0, 0),
         row_groups: shard.global_cols / 4,
-        steps: Steps::new(&patches, chunk(T::TYPE), &rows),
+        steps: Steps::new(&patches, chunk(T::DTYPE), &rows),
         patches,
         by: Arrangement::new(layout, &map, &patches),
         sampling: SamplingArgs::new(&sampling),
         argmax: u32::from(kind == Kind::Argmax),
-        magnitude: magnitude(T::TYPE),
-        poison: poison(T::TYPE),
+        magnitude: magnitude(T::DTYPE),
+        poison: poison(T::DTYPE),
         dense_whole: rows.dense_whole,
         values_whole: rows.values_whole,
         logits_whole: u32::from(one_row || logits_pitch.is_multiple_of(ALIGN as usize)),
     };
     // The noise table is loaded once a block, so that as few blocks as fill the device walk over all patches.
-    let blocks = queue.limits().blocks(sampled_blocks(chunk(T::TYPE), queue.limits()));
+    let blocks = queue.limits().blocks(sampled_blocks(chunk(T::DTYPE), queue.limits()));
     let grid = patches.grid(if logits.is_some() { blocks } else { u32::MAX });
     queue.launch(Launch::new(symbol, 0, THREADS, &args).grid(grid));
     Ok(())
 }
 
-pub(super) fn unpack<'g, S: DeviceSpace, T: Value>(
+pub(super) fn unpack<'g, S: DeviceSpace, T: Element>(
     pass: &'g mut Unpack<'_, S, T>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
 ) -> Result<()> {
     let (shape, layout) = (pass.shape, pass.layout);
-    let map = layout.map(shape, T::TYPE)?;
-    let patches = patches(shape, T::TYPE, &[(layout, &map)], false)?;
-    let pitch = layout.sizes(shape, T::TYPE)?.pitch;
-    let rows = Rows::new(shape, T::TYPE, pitch, layout == Layout::Plain);
+    let map = layout.map(shape, T::DTYPE)?;
+    let patches = patches(shape, T::DTYPE, &[(layout, &map)], false)?;
+    let pitch = layout.sizes(shape, T::DTYPE)?.pitch;
+    let rows = Rows::new(shape, T::DTYPE, pitch, layout == Layout::Plain);
     let args = UnpackArgs {
         values: binder.input("values", &pass.values)?.address,
         metadata: binder.input("metadata", &pass.metadata)?.address,
@@ -193,15 +194,15 @@ pub(super) fn unpack<'g, S: DeviceSpace, T: Value>(
         faults: binder.output_if_on("faults", &mut pass.faults, COUNT_ALIGN)?,
         dense_pitch: rows.dense_pitch,
         values_pitch: rows.values_pitch,
-        steps: Steps::new(&patches, chunk(T::TYPE), &rows),
+        steps: Steps::new(&patches, chunk(T::DTYPE), &rows),
         patches,
         by: Arrangement::new(layout, &map, &patches),
-        poison: poison(T::TYPE),
+        poison: poison(T::DTYPE),
         dense_whole: rows.dense_whole,
         values_whole: rows.values_whole,
         unused: 0,
     };
-    let symbol = Symbol::new("compress_unpack", "unpack", &[width(T::TYPE)]);
+    let symbol = Symbol::new("compress_unpack", "unpack", &[width(T::DTYPE)]);
     queue.launch(Launch::new(symbol, 0, THREADS, &args).grid(patches.grid(u32::MAX)));
     Ok(())
 }
@@ -223,7 +224,7 @@ pub(super) fn reorder<'g, S: DeviceSpace>(
         patches,
         from_by: Arrangement::new(from, &from_map, &patches),
         to_by: Arrangement::new(to, &to_map, &patches),
-        two_of_four: u32::from(value_type.sparsity() == Sparsity::TwoFour),
+        two_of_four: u32::from(Sparsity::of(value_type) == Sparsity::TwoFour),
         unused: 0,
     };
     let symbol = Symbol::new("compress_unpack", "reorder", &[]);
@@ -232,7 +233,7 @@ pub(super) fn reorder<'g, S: DeviceSpace>(
 }
 
 /// The type of kernels that do not look at what values are.
-fn width(value_type: ValueType) -> &'static str {
+fn width(value_type: DType) -> &'static str {
     match value_type.size() {
         1 => "b8",
         2 => "b16",
@@ -240,13 +241,13 @@ fn width(value_type: ValueType) -> &'static str {
     }
 }
 
-fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: ValueType, logits: DType) -> Symbol {
+fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: DType, logits: DType) -> Symbol {
     let symbol = |variant, types: &[&str]| Symbol::new("compress", variant, types);
     let width = width(value_type);
     match choice {
         Choice::Codes(_) => symbol("codes", &[width]),
         // Of two's complement the sign is no bit of its own.
-        Choice::Magnitude if value_type == ValueType::I8 => symbol("magnitude", &[value_type.name()]),
+        Choice::Magnitude if value_type == DType::I8 => symbol("magnitude", &[value_type.name()]),
         Choice::Magnitude => symbol("magnitude", &[width]),
         Choice::NonZeros => symbol("sparse", &[width]),
         Choice::Logits(_) => symbol("sampled", &[logits.name(), width]),

@@ -25,7 +25,8 @@
 //! [`Layout::evidence`]. There is no single cuSPARSELt layout, and none is documented: a buffer made here is handed to
 //! the library only after a probe matrix, compressed by the library itself on that device, has come out the same.
 
-use super::value::{Sparsity, ValueType};
+use super::value::Sparsity;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use tile::{Order, Tile};
@@ -153,8 +154,8 @@ impl Layout {
     /// The layout that cuSPARSELt most likely writes and reads on a device of this compute capability, or `None` where
     /// none is known: then let the library compress. Even so it is a guess until a probe matrix agrees.
     #[must_use]
-    pub fn cusparselt(capability: (u32, u32), value_type: ValueType, shape: Shape) -> Option<Self> {
-        use ValueType::{Bf16, F16, I8};
+    pub fn cusparselt(capability: (u32, u32), value_type: DType, shape: Shape) -> Option<Self> {
+        use DType::{Bf16, F16, I8};
         let layout = match (capability, value_type) {
             ((8, 0 | 6 | 7 | 9) | (12, _), F16 | Bf16) => Self::CusparseltMma,
             ((8, 6), I8) => Self::CusparseltSm86Int8,
@@ -166,13 +167,14 @@ impl Layout {
 
     /// Whether the layout holds values of this type, in some shape.
     #[must_use]
-    pub fn supports(self, value_type: ValueType) -> bool {
+    pub fn supports(self, value_type: DType) -> bool {
         let (two_bytes, one_byte) = (value_type.size() == 2, value_type.size() == 1);
         match self {
+            _ if value_type == DType::I32 => false,
             Self::Plain | Self::CutlassSm80 | Self::CutlassSm100 => true,
             Self::CusparseltMma | Self::CusparseltSm90 => two_bytes,
-            Self::CusparseltSm86Int8 => value_type == ValueType::I8,
-            Self::CutlassSm90(MinTileK::K16) => value_type == ValueType::F32,
+            Self::CusparseltSm86Int8 => value_type == DType::I8,
+            Self::CutlassSm90(MinTileK::K16) => value_type == DType::F32,
             Self::CutlassSm90(MinTileK::K32) => !one_byte,
             Self::CutlassSm90(MinTileK::K64 | MinTileK::K128) => true,
         }
@@ -180,10 +182,10 @@ impl Layout {
 
     /// How sure the layout is for values of this type.
     #[must_use]
-    pub fn evidence(self, value_type: ValueType) -> Evidence {
+    pub fn evidence(self, value_type: DType) -> Evidence {
         match self {
             Self::Plain => Evidence::Reproduced,
-            Self::CutlassSm80 if matches!(value_type, ValueType::E4m3 | ValueType::E5m2) => Evidence::Derived,
+            Self::CutlassSm80 if matches!(value_type, DType::E4m3 | DType::E5m2) => Evidence::Derived,
             Self::CutlassSm80 => Evidence::Reproduced,
             Self::CusparseltMma | Self::CusparseltSm86Int8 => Evidence::Measured,
             Self::CusparseltSm90 | Self::CutlassSm90(_) | Self::CutlassSm100 => Evidence::Read,
@@ -195,7 +197,7 @@ impl Layout {
     /// # Errors
     /// As [`Shape::check`]; [`Error::Layout`] for other types of values, and for shapes in which the layout is not
     /// known.
-    pub fn check(self, shape: Shape, value_type: ValueType) -> Result<()> {
+    pub fn check(self, shape: Shape, value_type: DType) -> Result<()> {
         shape.check()?;
         let Shape { rows, cols } = shape;
         let multiples = |of_rows, of_cols| rows.is_multiple_of(of_rows) && cols.is_multiple_of(of_cols);
@@ -218,7 +220,7 @@ impl Layout {
     ///
     /// # Errors
     /// As [`check`](Self::check), and [`Error::Overflow`] if it does not fit the address space.
-    pub fn sizes(self, shape: Shape, value_type: ValueType) -> Result<Sizes> {
+    pub fn sizes(self, shape: Shape, value_type: DType) -> Result<Sizes> {
         let metadata = self.map(shape, value_type)?.bytes();
         let kept = shape.cols / 2;
         // CUTLASS 3.x loads the rows of A with TMA, which wants them on 16-byte boundaries.
@@ -241,15 +243,15 @@ impl Layout {
     ///
     /// # Errors
     /// As [`sizes`](Self::sizes).
-    pub fn map(self, shape: Shape, value_type: ValueType) -> Result<Map> {
+    pub fn map(self, shape: Shape, value_type: DType) -> Result<Map> {
         self.check(shape, value_type)?;
-        let groups = value_type.sparsity().row_groups(shape.cols);
+        let groups = Sparsity::of(value_type).row_groups(shape.cols);
         let map = Map::new(self.tile(shape.rows, value_type), shape.rows, groups, self.room(shape, value_type));
         map.ok_or_else(|| overflow(shape))
     }
 
     /// The row of the table above.
-    fn tile(self, rows: usize, value_type: ValueType) -> Tile {
+    fn tile(self, rows: usize, value_type: DType) -> Tile {
         let bytewise = value_type.size() == 1;
         match self {
             Self::Plain => Tile::new(Order::AlongRow, [], []),
@@ -270,7 +272,7 @@ impl Layout {
             }
             Self::CutlassSm90(tile) => {
                 // Blocks of eight groups: one instruction's K.
-                let n = value_type.sparsity().row_groups(tile.columns()) / 8;
+                let n = Sparsity::of(value_type).row_groups(tile.columns()) / 8;
                 Tile::new(Order::DownFirst, [(8, 8 * n), (2, 4), (4, 128 * n)], [(4, 1), (2, 64 * n), (n, 8)])
             }
             Self::CutlassSm100 if bytewise => Tile::new(Order::DownFirst, [(128, 32)], [(32, 1)]),
@@ -280,12 +282,12 @@ impl Layout {
 
     /// Bytes that cuSPARSELt reserves for metadata (VirtualGPU's measurements), of which codes may fill a part; 0 for
     /// the layouts that are as large as their tiles.
-    fn room(self, Shape { rows, cols }: Shape, value_type: ValueType) -> usize {
+    fn room(self, Shape { rows, cols }: Shape, value_type: DType) -> usize {
         let area = |of_rows, of_cols| {
             let padded = |x: usize, to| x.checked_next_multiple_of(to).unwrap_or(usize::MAX);
             padded(rows, of_rows).saturating_mul(padded(cols, of_cols))
         };
-        match (self, value_type.sparsity()) {
+        match (self, Sparsity::of(value_type)) {
             (Self::CusparseltMma, Sparsity::TwoFour) => area(32, 64).max(area(64, 32)) / 8,
             (Self::CusparseltSm86Int8, _) => area(64, 128) / 4,
             _ => 0,

@@ -92,7 +92,7 @@ pub use pack::Pack;
 pub use packed::Packed;
 pub use reorder::Reorder;
 pub use unpack::Unpack;
-pub use value::{Flag, Sparsity, TwoFour, Value, ValueType};
+pub use value::{DTYPES, Flag, Sparsity};
 
 /// Which values [`Pack`] keeps.
 #[derive(Debug, Clone, Copy)]

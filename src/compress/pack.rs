@@ -1,10 +1,10 @@
 //! Compression: its arguments.
 
 use super::layout::Layout;
-use super::value::{TwoFour, Value};
+use super::value::Sparsity;
 use super::{Choice, Draw, cpu, launch};
 use crate::check::{length, sampled};
-use crate::element::Logit;
+use crate::element::{DType, Element, Logit};
 use crate::error::{Error, Result, unsupported};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::{Kind, Sampling};
@@ -19,11 +19,12 @@ use crate::space::{Array, HostSpace, Input, Output, Space};
 ///
 /// # Errors
 /// When run: as [`Layout::sizes`]; [`Error::Length`]; [`Error::Missing`] if nothing is to be written; with logits
-/// [`Error::Shard`], [`Error::Scalar`], and [`Error::Unsupported`] for a soft mask. On the CPU also
+/// [`Error::Shard`], [`Error::Scalar`], and [`Error::Unsupported`] for a soft mask and for `f32`, of which one of two is
+/// kept. On the CPU also
 /// [`Error::IllegalCode`] or [`Error::NotTwoFour`] with the first such group; on a device [`Error::Overflow`] for 2³¹
 /// patches of 4096 groups.
 #[derive(Debug)]
-pub struct Pack<'a, S: Space, T: Value, L: Logit = f32> {
+pub struct Pack<'a, S: Space, T: Element, L: Logit = f32> {
     pub(super) shape: Shape,
     pub(super) layout: Layout,
     pub(super) choice: Choice<S::Ref<'a, u8>, S::Ref<'a, L>>,
@@ -35,7 +36,7 @@ pub struct Pack<'a, S: Space, T: Value, L: Logit = f32> {
     pub(super) faults: Option<S::Mut<'a, u32>>,
 }
 
-impl<'a, S: Space, T: Value> Pack<'a, S, T> {
+impl<'a, S: Space, T: Element> Pack<'a, S, T> {
     /// Keeps what these codes (canonical) name.
     #[must_use]
     pub fn with_codes(
@@ -59,7 +60,7 @@ impl<'a, S: Space, T: Value> Pack<'a, S, T> {
     }
 }
 
-impl<'a, S: Space, T: TwoFour, L: Logit> Pack<'a, S, T, L> {
+impl<'a, S: Space, T: Element, L: Logit> Pack<'a, S, T, L> {
     /// Keeps what the mask of these logits keeps: `Hard` or `Argmax`, for a soft one keeps all.
     #[must_use]
     pub fn from_logits(
@@ -84,7 +85,7 @@ impl<'a, S: Space, T: TwoFour, L: Logit> Pack<'a, S, T, L> {
     }
 }
 
-impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
+impl<'a, S: Space, T: Element, L: Logit> Pack<'a, S, T, L> {
     /// Of a choice as it comes.
     pub(super) fn new(shape: Shape, dense: S::Ref<'a, T>, choice: Choice<S::Ref<'a, u8>, S::Ref<'a, L>>) -> Self {
         let layout = Layout::Plain;
@@ -135,15 +136,15 @@ impl<'a, S: Space, T: Value, L: Logit> Pack<'a, S, T, L> {
     }
 }
 
-impl<S: Space, T: Value, L: Logit> Pass<S> for Pack<'_, S, T, L> {
+impl<S: Space, T: Element, L: Logit> Pass<S> for Pack<'_, S, T, L> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        let sizes = self.layout.sizes(*shape, T::TYPE)?;
-        let codes = T::TYPE.sparsity().packed_codes(*shape);
+        let sizes = self.layout.sizes(*shape, T::DTYPE)?;
+        let codes = Sparsity::of(T::DTYPE).packed_codes(*shape);
         length("dense", Some(&self.dense), shape.weights())?;
         match &self.choice {
             Choice::Codes(given) => length("codes", Some(given), codes)?,
-            Choice::Logits(draw) => draw.check(*shape)?,
+            Choice::Logits(draw) => draw.check(*shape, T::DTYPE)?,
             Choice::Magnitude | Choice::NonZeros => {}
         }
         length("values", self.values.as_ref(), sizes.values)?;
@@ -173,10 +174,14 @@ impl<S: Space, T: Value, L: Logit> Pass<S> for Pack<'_, S, T, L> {
 }
 
 impl<L: Array> Draw<L> {
-    fn check(&self, shape: Shape) -> Result<()> {
+    fn check(&self, shape: Shape, dtype: DType) -> Result<()> {
         sampled(shape, &self.shard, &self.sampling)?;
         if self.kind == Kind::Soft {
             let because = "a soft mask keeps a part of every value: use Hard or Argmax";
+            return Err(unsupported("compression from logits", because));
+        }
+        if Sparsity::of(dtype) != Sparsity::TwoFour {
+            let because = "logits choose two of four values, and of f32 one of two is kept";
             return Err(unsupported("compression from logits", because));
         }
         length("logits", Some(&self.logits), shape.logits())

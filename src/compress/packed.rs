@@ -1,10 +1,10 @@
 //! The canonical form in an executor's memory.
 
 use super::layout::Layout;
-use super::value::{TwoFour, Value};
+use super::value::Sparsity;
 use super::{Choice, Compressed, Draw, Pack, Reorder, Unpack};
 use crate::check::length;
-use crate::element::Logit;
+use crate::element::{Element, Logit};
 use crate::error::Result;
 use crate::pass::Executor;
 use crate::sample::{Kind, Sampling};
@@ -15,13 +15,13 @@ use crate::space::{Input, Space};
 ///
 /// Its codes are legal, for kernels write no others; where the mask had no legal code for a group, its values are NaN on
 /// a device (see the [module](super)).
-pub struct Packed<E: Executor, T: Value> {
+pub struct Packed<E: Executor, T: Element> {
     shape: Shape,
     values: E::Buffer<T>,
     codes: E::Buffer<u8>,
 }
 
-impl<E: Executor, T: Value> Packed<E, T> {
+impl<E: Executor, T: Element> Packed<E, T> {
     /// A dense weight under a mask of these codes, in new memory.
     ///
     /// # Errors
@@ -58,10 +58,7 @@ impl<E: Executor, T: Value> Packed<E, T> {
         sampling: Sampling,
         logits: impl Input<'a, Space = E::Space, Element = L>,
         dense: impl Input<'a, Space = E::Space, Element = T>,
-    ) -> Result<Self>
-    where
-        T: TwoFour,
-    {
+    ) -> Result<Self> {
         let (logits, shard) = (logits.input(), Shard::whole(shape.cols as u64));
         Self::pack(on, shape, dense.input(), Choice::Logits(Draw { logits, kind, sampling, shard }))
     }
@@ -76,7 +73,7 @@ impl<E: Executor, T: Value> Packed<E, T> {
         shape.check()?;
         length("dense", Some(&dense), shape.weights())?;
         let mut values = on.zeros(shape.weights() / 2)?;
-        let mut codes = on.zeros(T::TYPE.sparsity().packed_codes(shape))?;
+        let mut codes = on.zeros(Sparsity::of(T::DTYPE).packed_codes(shape))?;
         let (dense, choice) = (E::Space::share(&dense), choice.as_ref().map(E::Space::share, E::Space::share));
         let pass = Pack::<E::Space, T, L>::new(shape, dense, choice).values(E::output(&mut values));
         on.run(pass.codes(E::output(&mut codes)))?;
@@ -104,9 +101,9 @@ impl<E: Executor, T: Value> Packed<E, T> {
     /// # Errors
     /// As [`Reorder`], and as [`Executor::zeros`].
     pub fn metadata(&self, on: &mut E, layout: Layout) -> Result<E::Buffer<u8>> {
-        let mut metadata = on.zeros(layout.sizes(self.shape, T::TYPE)?.metadata)?;
+        let mut metadata = on.zeros(layout.sizes(self.shape, T::DTYPE)?.metadata)?;
         let (from, to) = ((Layout::Plain, self.codes()), (layout, E::output(&mut metadata)));
-        on.run(Reorder::new(self.shape, T::TYPE, from, to))?;
+        on.run(Reorder::new(self.shape, T::DTYPE, from, to))?;
         Ok(metadata)
     }
 
@@ -139,8 +136,8 @@ impl<E: Executor, T: Value> Packed<E, T> {
     }
 }
 
-impl<E: Executor, T: Value> std::fmt::Debug for Packed<E, T> {
+impl<E: Executor, T: Element> std::fmt::Debug for Packed<E, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Packed").field("shape", &self.shape).field("type", &T::TYPE).finish_non_exhaustive()
+        f.debug_struct("Packed").field("shape", &self.shape).field("type", &T::DTYPE).finish_non_exhaustive()
     }
 }

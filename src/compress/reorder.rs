@@ -1,9 +1,9 @@
 //! From layout to layout: its arguments.
 
 use super::layout::Layout;
-use super::value::ValueType;
 use super::{cpu, launch};
 use crate::check::length;
+use crate::element::DType;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -23,7 +23,7 @@ use crate::space::{HostSpace, Input, Output, Space};
 #[derive(Debug)]
 pub struct Reorder<'a, S: Space> {
     pub(super) shape: Shape,
-    pub(super) value_type: ValueType,
+    pub(super) value_type: DType,
     pub(super) from: (Layout, S::Ref<'a, u8>),
     pub(super) to: (Layout, S::Mut<'a, u8>),
     pub(super) faults: Option<S::Mut<'a, u32>>,
@@ -34,7 +34,7 @@ impl<'a, S: Space> Reorder<'a, S> {
     #[must_use]
     pub fn new(
         shape: Shape,
-        value_type: ValueType,
+        value_type: DType,
         from: (Layout, impl Input<'a, Space = S, Element = u8>),
         to: (Layout, impl Output<'a, Space = S, Element = u8>),
     ) -> Self {

@@ -1,9 +1,9 @@
 //! Decompression: its arguments.
 
 use super::layout::Layout;
-use super::value::Value;
 use super::{cpu, launch};
 use crate::check::length;
+use crate::element::Element;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::space::{HostSpace, Input, Output, Space};
 /// When run: as [`Layout::sizes`]; [`Error::Length`]. On the CPU also [`Error::IllegalCode`] with the first such group;
 /// on a device [`Error::Overflow`] as [`Pack`](super::Pack).
 #[derive(Debug)]
-pub struct Unpack<'a, S: Space, T: Value> {
+pub struct Unpack<'a, S: Space, T: Element> {
     pub(super) shape: Shape,
     pub(super) layout: Layout,
     pub(super) values: S::Ref<'a, T>,
@@ -29,7 +29,7 @@ pub struct Unpack<'a, S: Space, T: Value> {
     pub(super) faults: Option<S::Mut<'a, u32>>,
 }
 
-impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
+impl<'a, S: Space, T: Element> Unpack<'a, S, T> {
     /// Of values and metadata in this layout.
     #[must_use]
     pub fn new(
@@ -51,9 +51,9 @@ impl<'a, S: Space, T: Value> Unpack<'a, S, T> {
     }
 }
 
-impl<S: Space, T: Value> Pass<S> for Unpack<'_, S, T> {
+impl<S: Space, T: Element> Pass<S> for Unpack<'_, S, T> {
     fn check(&self) -> Result<()> {
-        let sizes = self.layout.sizes(self.shape, T::TYPE)?;
+        let sizes = self.layout.sizes(self.shape, T::DTYPE)?;
         length("values", Some(&self.values), sizes.values)?;
         length("metadata", Some(&self.metadata), sizes.metadata)?;
         length("dense", Some(&self.dense), self.shape.weights())?;

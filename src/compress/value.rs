@@ -1,8 +1,7 @@
 //! What a compressed weight holds: types of values, and how many of a group are kept.
 
-use crate::element::{DType, E4m3, E5m2};
+use crate::element::DType;
 use crate::shape::Shape;
-use crate::space::Plain;
 use half::{bf16, f16};
 
 /// How many of how many consecutive values a code keeps: the hardware's choice, by the type of the values.
@@ -16,6 +15,15 @@ pub enum Sparsity {
 }
 
 impl Sparsity {
+    /// That of values of this type.
+    #[must_use]
+    pub const fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::OneTwo,
+            _ => Self::TwoFour,
+        }
+    }
+
     /// Consecutive values in a group: 4 or 2.
     #[must_use]
     pub const fn width(self) -> usize {
@@ -94,119 +102,8 @@ impl Sparsity {
     }
 }
 
-/// The formats of a compressed weight's values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ValueType {
-    /// IEEE binary16.
-    F16,
-    /// The upper half of binary32.
-    Bf16,
-    /// IEEE binary32, of which tensor cores read the upper 19 bits (tf32).
-    F32,
-    /// Two's complement.
-    I8,
-    /// [`E4m3`].
-    E4m3,
-    /// [`E5m2`].
-    E5m2,
-}
-
-impl ValueType {
-    /// All of them.
-    pub const ALL: [Self; 6] = [Self::F16, Self::Bf16, Self::F32, Self::I8, Self::E4m3, Self::E5m2];
-
-    /// Bytes of one value.
-    #[must_use]
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-            Self::I8 | Self::E4m3 | Self::E5m2 => 1,
-        }
-    }
-
-    /// How many of how many are kept.
-    #[must_use]
-    pub const fn sparsity(self) -> Sparsity {
-        match self {
-            Self::F32 => Sparsity::OneTwo,
-            _ => Sparsity::TwoFour,
-        }
-    }
-
-    /// The name used in kernel symbols, files and tables.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
-            Self::I8 => "i8",
-            Self::E4m3 => "e4m3",
-            Self::E5m2 => "e5m2",
-        }
-    }
-}
-
-impl std::fmt::Display for ValueType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl From<DType> for ValueType {
-    fn from(dtype: DType) -> Self {
-        match dtype {
-            DType::F16 => Self::F16,
-            DType::Bf16 => Self::Bf16,
-            DType::F32 => Self::F32,
-        }
-    }
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// A type of values: [`struct@f16`], [`bf16`], `f32`, `i8`, [`E4m3`] or [`E5m2`]. Sealed.
-pub trait Value: sealed::Sealed + Plain + std::fmt::Debug + 'static {
-    /// The format's name as a value.
-    const TYPE: ValueType;
-
-    /// A number that orders values as their magnitudes do, 0 for zeros (of both signs) alone. A NaN is above infinity,
-    /// and of two NaN the one with the larger payload.
-    fn magnitude(self) -> u32;
-}
-
-/// A type of values of which two of four are kept: all but `f32`. Sealed by its supertrait.
-pub trait TwoFour: Value {}
-impl TwoFour for f16 {}
-impl TwoFour for bf16 {}
-impl TwoFour for i8 {}
-impl TwoFour for E4m3 {}
-impl TwoFour for E5m2 {}
-
-/// A format whose bits below the sign are in the order of magnitudes.
-macro_rules! value {
-    ($type:ident, $variant:ident, $bits:expr) => {
-        impl sealed::Sealed for $type {}
-        impl Value for $type {
-            const TYPE: ValueType = ValueType::$variant;
-            #[inline(always)]
-            fn magnitude(self) -> u32 {
-                let bits: fn(Self) -> u32 = $bits;
-                bits(self)
-            }
-        }
-    };
-}
-value!(f16, F16, |x| u32::from(x.to_bits() & 0x7fff));
-value!(bf16, Bf16, |x| u32::from(x.to_bits() & 0x7fff));
-value!(f32, F32, |x| x.to_bits() & 0x7fff_ffff);
-value!(i8, I8, |x| u32::from(x.unsigned_abs()));
-value!(E4m3, E4m3, |x| u32::from(x.to_bits() & 0x7f));
-value!(E5m2, E5m2, |x| u32::from(x.to_bits() & 0x7f));
+/// The formats that a compressed weight's values may be of.
+pub const DTYPES: [DType; 6] = [DType::F16, DType::Bf16, DType::F32, DType::I8, DType::E4m3, DType::E5m2];
 
 /// What a mask is made of: a value says whether its position is kept. Numbers keep where they are not zero. Sealed.
 pub trait Flag: flag::Sealed + Copy + Send + Sync + 'static {

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::call::{Device, Version};
 use super::descriptor::Selection;
-use super::handle::{Device, Handle};
-use super::library::Version;
+use super::handle::Handle;
 use super::problem::{Activation, Bias, Placement, Problem};
 use super::sys::cusparseLtMatmulAlgAttribute_t as Attribute;
 use super::sys::cusparseLtSplitKMode_t as Mode;

@@ -3,19 +3,21 @@
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::CudaStream;
 
-use super::binder::Binder;
 use super::descriptor::MatDescriptor;
 use super::handle::Handle;
+use super::operands::{long, within};
 use super::plan::CompressedSize;
 use super::problem::{Matrix, Placement, check_structured};
 use super::result;
 use super::sys::cusparseOperation_t as Operation;
-use super::value::Value;
 use crate::device::driver_error;
+use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::pass::Binder;
 use crate::shape::Shape;
+use crate::space::{Cuda, Input, Output};
 
 /// The 2:4 matrix is the left operand, as it is.
 const IS_A: c_int = 1;
@@ -62,16 +64,16 @@ impl Compressed {
     }
 }
 
-impl<X: Value> Compressor<X> {
+impl<X: Element> Compressor<X> {
     /// For a weight without gaps, or with `pitch` elements from row to row.
     ///
     /// # Errors
     /// [`Error::Scalar`] or [`Error::Overflow`] for a shape that breaks the library's rules (those of
     /// [`Problem::check`](super::Problem::check)), [`Error::Cuda`] if the library refuses.
     pub fn new(handle: &Handle, shape: Shape, pitch: Option<usize>) -> Result<Self> {
-        check_structured(X::TYPE, shape, pitch)?;
+        check_structured(X::DTYPE, shape, pitch)?;
         handle.bind()?;
-        let described = Matrix::new("weight", X::TYPE, [shape.rows, shape.cols], Placement { pitch, batch: None });
+        let described = Matrix::new("weight", X::DTYPE, [shape.rows, shape.cols], Placement { pitch, batch: None });
         let matrix = MatDescriptor::structured(handle, &described)?;
         let mut size = CompressedSize { bytes: 0, buffer_bytes: 0 };
         let (bytes, buffer) = (&raw mut size.bytes, &raw mut size.buffer_bytes);
@@ -93,18 +95,19 @@ impl<X: Value> Compressor<X> {
     /// # Errors
     /// [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`], [`Error::ForeignContext`] of an operand;
     /// [`Error::Cuda`].
-    pub fn compress(
+    pub fn compress<'a>(
         &self,
         stream: &Arc<CudaStream>,
-        dense: &CudaView<'_, X>,
-        compressed: &mut CudaViewMut<'_, u8>,
-        buffer: Option<&mut CudaViewMut<'_, u8>>,
+        dense: impl Input<'a, Space = Cuda, Element = X>,
+        compressed: impl Output<'a, Space = Cuda, Element = u8>,
+        buffer: impl Output<'a, Space = Cuda, Element = u8>,
     ) -> Result<()> {
         self.handle.bind_for(stream)?;
+        let (dense, mut compressed, mut buffer) = (dense.input(), compressed.output(), buffer.output());
         let mut binder = Binder::new(stream);
-        let from = binder.input("weight", dense, self.elements as u64)?;
-        let to = binder.output("compressed", compressed, self.size.bytes as u64)?;
-        let within = binder.workspace(buffer, self.size.buffer_bytes as u64)?;
+        let from = long("weight", binder.input("weight", &dense)?, self.elements as u64)?;
+        let to = long("compressed", binder.output("compressed", &mut compressed)?, self.size.bytes as u64)?;
+        let within = within(&mut binder, Some(&mut buffer), self.size.buffer_bytes as u64)?;
         let (library, handle, matrix) = (self.handle.library(), self.handle.raw(), self.matrix.get());
         let ([from, to, within], stream) = ([from, to, within].map(|at| at as *mut c_void), stream.cu_stream().cast());
         // SAFETY: handle and descriptor are live; the addresses are of at least as many bytes as the library asked for,
@@ -116,16 +119,17 @@ impl<X: Value> Compressor<X> {
     ///
     /// # Errors
     /// As [`Compressor::compress`].
-    pub fn check_pruned(
+    pub fn check_pruned<'a>(
         &self,
         stream: &Arc<CudaStream>,
-        dense: &CudaView<'_, X>,
-        verdict: &mut CudaViewMut<'_, i32>,
+        dense: impl Input<'a, Space = Cuda, Element = X>,
+        verdict: impl Output<'a, Space = Cuda, Element = i32>,
     ) -> Result<()> {
         self.handle.bind_for(stream)?;
+        let (dense, mut verdict) = (dense.input(), verdict.output());
         let mut binder = Binder::new(stream);
-        let from = binder.input("weight", dense, self.elements as u64)? as *const c_void;
-        let to = binder.output("verdict", verdict, 1)? as *mut c_int;
+        let from = long("weight", binder.input("weight", &dense)?, self.elements as u64)? as *const c_void;
+        let to = long("verdict", binder.output("verdict", &mut verdict)?, 1)? as *mut c_int;
         let (library, handle, matrix) = (self.handle.library(), self.handle.raw(), self.matrix.get());
         // SAFETY: handle and descriptor are live; the addresses are of a whole weight and of one number, and the binder's
         // guards and the stream's order keep them until the work is done.
@@ -150,15 +154,14 @@ impl<X: Value> Compressor<X> {
             let (expected, got) = (self.elements as u64, dense.len() as u64);
             return Err(Error::Length { what: "weight", expected, got });
         }
-        let values = self.shape.weights() / 2 * X::TYPE.size();
+        let values = self.shape.weights() / 2 * X::DTYPE.size();
         self.handle.bind_for(stream)?;
         let dense = stream.clone_htod(dense).map_err(driver_error("cuMemcpyHtoDAsync"))?;
         let allocate = |bytes: usize| stream.alloc_zeros::<u8>(bytes).map_err(driver_error("cuMemAllocAsync"));
         // The driver allocates nothing of no size.
         let mut compressed = allocate(self.size.bytes.max(1))?;
         let mut buffer = allocate(self.size.buffer_bytes.max(1))?;
-        let (mut to, mut within) = (compressed.as_view_mut(), buffer.as_view_mut());
-        self.compress(stream, &dense.as_view(), &mut to, Some(&mut within))?;
+        self.compress(stream, &dense, &mut compressed, &mut buffer)?;
         let mut bytes = vec![0; compressed.len()];
         stream.memcpy_dtoh(&compressed, &mut bytes).map_err(driver_error("cuMemcpyDtoHAsync"))?;
         stream.synchronize().map_err(driver_error("cuStreamSynchronize"))?;

@@ -9,7 +9,7 @@ use super::opaque::{
     cusparseLtMatmulPlan_t,
 };
 use super::problem::{ALIGN, Activation, Bias, Matrix, Problem};
-use super::{result, sys};
+use super::{result, sys, value};
 use crate::error::Result;
 use sys::cusparseLtMatDescAttribute_t as MatAttribute;
 use sys::cusparseLtMatmulAlgAttribute_t as AlgAttribute;
@@ -40,7 +40,7 @@ impl MatDescriptor {
             Order::Columns => (matrix.cols, matrix.rows, sys::cusparseOrder_t::CUSPARSE_ORDER_COL),
         };
         let [rows, cols, pitch] = [rows, cols, matrix.pitch].map(|size| size as i64);
-        let (library, value) = (handle.library(), matrix.value.raw());
+        let (library, value) = (handle.library(), value::raw(matrix.value));
         // SAFETY: the handle is live, and the object has room for the library's.
         unsafe {
             result::dense_descriptor_init(
@@ -62,7 +62,8 @@ impl MatDescriptor {
     pub(super) fn structured(handle: &Handle, matrix: &Matrix) -> Result<Self> {
         let raw = Stored::new();
         let [rows, cols, pitch] = [matrix.rows, matrix.cols, matrix.pitch].map(|size| size as i64);
-        let (library, value, order) = (handle.library(), matrix.value.raw(), sys::cusparseOrder_t::CUSPARSE_ORDER_ROW);
+        let (library, value, order) =
+            (handle.library(), value::raw(matrix.value), sys::cusparseOrder_t::CUSPARSE_ORDER_ROW);
         let half = sys::cusparseLtSparsity_t::CUSPARSELT_SPARSITY_50_PERCENT;
         // SAFETY: the handle is live, and the object has room for the library's.
         unsafe {

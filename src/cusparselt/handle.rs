@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream};
 
-use super::library::{Library, Version, library};
+use super::call::{Device, Version};
+use super::library::{Library, library};
 use super::opaque::{Stored, cusparseLtHandle_t};
 use super::{Problem, result};
 use crate::device::{self, driver_error};
@@ -35,15 +36,6 @@ struct Inner {
     library: &'static Library,
     context: Arc<CudaContext>,
     device: Device,
-}
-
-/// Which device, as far as results of the library may depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Device {
-    /// The device's number in this process.
-    pub ordinal: usize,
-    /// Compute capability, as (major, minor).
-    pub compute_capability: (u32, u32),
 }
 
 impl Handle {

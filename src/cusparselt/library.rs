@@ -5,10 +5,10 @@
 
 use std::env;
 use std::ffi::{CStr, c_char, c_int};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::call::Version;
 use super::sys;
 use crate::device::probe;
 use crate::error::{Error, Result};
@@ -18,23 +18,6 @@ const NAMES: &[&str] = if cfg!(windows) { &["cusparseLt.dll"] } else { &["libcus
 /// The versions this crate was written for, both included. Before 0.7 functions take other arguments; what comes after
 /// 0.10 is not known.
 const ACCEPTED: [(u32, u32); 2] = [(0, 7), (0, 10)];
-
-/// The version of a cuSPARSELt library.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version {
-    /// 0 so far.
-    pub major: u32,
-    /// What tells versions apart.
-    pub minor: u32,
-    /// Repairs.
-    pub patch: u32,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
 
 /// The library, open until the process ends.
 pub(super) struct Library {

@@ -20,18 +20,18 @@
 //!
 //! A [`Problem`] says what is multiplied, as plain data: `Y = f(α · X Wᵀ + β · C + b)` with `W [N, K]` 2:4, and whether it
 //! breaks one of the library's rules is known without the library ([`Problem::check`]). A [`Plan`] is a problem made ready;
-//! it tells how large the compressed weight and the work space are, compresses, searches and runs, on the caller's stream
+//! it tells how large the compressed weight and the workspace are, compresses, searches and runs, on the caller's stream
 //! and in the caller's memory. (The bias is copied into the plan, for the library keeps its address.)
 //!
 //! ```no_run
-//! use twofour::cusparselt::{Bias, Handle, Operands, Plan, Problem, Types, ValueType};
-//! use twofour::{Shape, bf16, device};
+//! use twofour::cusparselt::{Bias, Handle, Operands, Plan, Problem, Types};
+//! use twofour::{DType, Shape, bf16, device};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stream = device::context(0)?.default_stream();
 //! let handle = Handle::new(stream.context())?;
 //! let (tokens, n, k) = (128, 4096, 4096);
-//! let mut problem = Problem::new(Types::new(ValueType::Bf16, ValueType::Bf16)?, tokens, Shape::new(n, k));
+//! let mut problem = Problem::new(Types::new(DType::Bf16, DType::Bf16)?, tokens, Shape::new(n, k));
 //! problem.bias = Some(Bias::Shared);
 //! let mut plan = Plan::new(&handle, &stream, problem)?;
 //!
@@ -41,15 +41,12 @@
 //! let size = plan.compressed_size();
 //! let mut compressed = stream.alloc_zeros::<u8>(size.bytes)?;
 //! let mut buffer = stream.alloc_zeros::<u8>(size.buffer_bytes)?;
-//! plan.compress(&stream, &weight.as_view(), &mut compressed.as_view_mut(), Some(&mut buffer.as_view_mut()))?;
-//! plan.set_bias(&stream, &bias.as_view())?;
+//! plan.compress(&stream, &weight, &mut compressed, &mut buffer)?;
+//! plan.set_bias(&stream, &bias)?;
 //!
 //! let mut y = stream.alloc_zeros::<bf16>(tokens * n)?;
 //! let mut workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
-//! plan.run(
-//!     &stream,
-//!     Operands::new(compressed.as_view(), x.as_view(), y.as_view_mut(), Some(workspace.as_view_mut())),
-//! )?;
+//! plan.run(&stream, Operands::new(&compressed, &x, &mut y).workspace(&mut workspace))?;
 //! # Ok(())
 //! # }
 //! ```
@@ -70,40 +67,68 @@
 //! block-scaled and 4-bit formats, β for each row, pruning (see `select` and `mask`), and a 2:4 right operand, which is a
 //! transposed output.
 
-mod algorithm;
-mod binder;
-mod compress;
-mod descriptor;
-mod handle;
-mod library;
-mod opaque;
-mod operands;
-mod plan;
+mod call;
 mod problem;
+mod value;
+
+#[cfg(feature = "cuda")]
+mod algorithm;
+#[cfg(feature = "cuda")]
+mod compress;
+#[cfg(feature = "cuda")]
+mod descriptor;
+#[cfg(feature = "cuda")]
+mod handle;
+#[cfg(feature = "cuda")]
+mod library;
+#[cfg(feature = "cuda")]
+mod opaque;
+#[cfg(feature = "cuda")]
+mod operands;
+#[cfg(feature = "cuda")]
+mod plan;
+#[cfg(feature = "cuda")]
+mod plans;
+#[cfg(feature = "cuda")]
 mod result;
+#[cfg(feature = "cuda")]
 #[allow(missing_docs, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals, unreachable_pub)]
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
 #[allow(clippy::multiple_unsafe_ops_per_block)]
 mod sys;
-mod value;
+#[cfg(feature = "cuda")]
+mod thread;
 
-pub use algorithm::{Algorithm, SplitKMode, remembered};
-pub use compress::{Compressed, Compressor};
-pub use handle::{Device, Handle};
-pub use library::Version;
-pub use operands::{Addend, Alpha, Operands};
-pub use plan::{CompressedSize, Plan, Searched};
+pub use call::{Call, Device, Form, Origin, Version};
 pub use problem::{Activation, Bias, Placement, Problem};
-pub use value::{Types, Value, ValueType};
+pub use value::Types;
+
+#[cfg(feature = "cuda")]
+pub use algorithm::{Algorithm, SplitKMode, remembered};
+#[cfg(feature = "cuda")]
+pub use compress::{Compressed, Compressor};
+#[cfg(feature = "cuda")]
+pub use handle::Handle;
+#[cfg(feature = "cuda")]
+pub use operands::{Addend, Alpha, Operands};
+#[cfg(feature = "cuda")]
+pub use plan::{CompressedSize, Plan, Searched};
+
+#[cfg(feature = "cuda")]
+pub(crate) use plans::Plans;
+#[cfg(feature = "cuda")]
+pub(crate) use thread::OfThread;
 
 #[cfg(doc)]
 use crate::error::Error;
+#[cfg(feature = "cuda")]
 use crate::error::Result;
 
 /// The version of the library that is there. Needs no device and no driver.
 ///
 /// # Errors
 /// [`Error::LibraryUnavailable`] without the library, or with a version that this crate was not written for.
+#[cfg(feature = "cuda")]
 pub fn available() -> Result<Version> {
     Ok(library::library()?.version)
 }
@@ -112,6 +137,7 @@ pub fn available() -> Result<Version> {
 ///
 /// # Errors
 /// As [`available`].
+#[cfg(feature = "cuda")]
 pub fn status_name(status: u32) -> Result<String> {
     Ok(library::library()?.status_name(sys::cusparseStatus_t(status)))
 }

@@ -5,9 +5,10 @@ use std::ffi::c_void;
 
 use cudarc::driver::{CudaView, CudaViewMut};
 
-use super::binder::Binder;
 use super::problem::Problem;
 use crate::error::{Error, Result};
+use crate::pass::Binder;
+use crate::space::{Cuda, Input, Output, RawSlice};
 
 /// α: what the product is multiplied by.
 #[derive(Debug)]
@@ -56,28 +57,40 @@ pub struct Operands<'a, X, Y> {
 }
 
 impl<'a, X, Y> Operands<'a, X, Y> {
-    /// `Y = f(X Wᵀ + b)`.
+    /// `Y = f(X Wᵀ + b)`, without a workspace.
     #[must_use]
     pub fn new(
-        weight: CudaView<'a, u8>,
-        input: CudaView<'a, X>,
-        output: CudaViewMut<'a, Y>,
-        workspace: Option<CudaViewMut<'a, u8>>,
+        weight: impl Input<'a, Space = Cuda, Element = u8>,
+        input: impl Input<'a, Space = Cuda, Element = X>,
+        output: impl Output<'a, Space = Cuda, Element = Y>,
     ) -> Self {
-        Self { weight, input, output, alpha: Alpha::Scalar(1.0), addend: Addend::Nothing, workspace }
+        let (weight, input, output) = (weight.input(), input.input(), output.output());
+        Self { weight, input, output, alpha: Alpha::Scalar(1.0), addend: Addend::Nothing, workspace: None }
+    }
+
+    /// With memory to work in.
+    #[must_use]
+    pub fn workspace(mut self, workspace: impl Output<'a, Space = Cuda, Element = u8>) -> Self {
+        self.workspace = Some(workspace.output());
+        self
     }
 }
 
-/// Operands that were checked.
-pub(super) struct Bound {
-    /// A, B, C, D and the work space.
-    pub(super) addresses: [u64; 5],
-    pub(super) factors: Factors,
+/// Where operands are.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) weight: u64,
+    pub(super) input: u64,
+    /// C; that of the output where nothing is added.
+    pub(super) addend: u64,
+    pub(super) output: u64,
+    pub(super) workspace: u64,
 }
 
-impl Bound {
-    pub(super) fn addresses(&self) -> [*mut c_void; 5] {
-        self.addresses.map(|address| address as *mut c_void)
+impl Addresses {
+    /// A, B, C, D and the workspace.
+    pub(super) fn pointers(&self) -> [*mut c_void; 5] {
+        [self.weight, self.input, self.addend, self.output, self.workspace].map(|address| address as *mut c_void)
     }
 }
 
@@ -93,10 +106,20 @@ const ONE: &str = "an alpha for all rows";
 const EACH: &str = "an alpha for each row";
 
 impl Factors {
-    pub(super) fn new<'g>(binder: &mut Binder<'g>, alpha: &'g Alpha<'_>, beta: f32, problem: &Problem) -> Result<Self> {
+    /// The product as it is, and nothing added.
+    pub(super) const ONE: Self = Self { alpha: 1.0, alphas: 0, beta: 0.0 };
+
+    pub(super) fn new<'g>(
+        binder: &mut Binder<'g, Cuda>,
+        alpha: &'g Alpha<'_>,
+        beta: f32,
+        problem: &Problem,
+    ) -> Result<Self> {
         let (alpha, alphas) = match (alpha, problem.alpha_per_row) {
             (Alpha::Scalar(alpha), false) => (*alpha, 0),
-            (Alpha::PerRow(view), true) => (1.0, binder.input("alpha", view, problem.shape.rows as u64)?),
+            (Alpha::PerRow(view), true) => {
+                (1.0, long("alpha", binder.input("alpha", view)?, problem.shape.rows as u64)?)
+            }
             (Alpha::Scalar(_), true) => return Err(Error::Unplanned { planned: EACH.into(), given: ONE.into() }),
             (Alpha::PerRow(_), false) => return Err(Error::Unplanned { planned: ONE.into(), given: EACH.into() }),
         };
@@ -125,4 +148,21 @@ impl Factors {
         };
         (alpha, (&raw const self.beta).cast())
     }
+}
+
+/// An operand that is long enough.
+pub(super) fn long<T>(what: &'static str, slice: RawSlice<T>, needed: u64) -> Result<u64> {
+    let got = slice.elements as u64;
+    if got < needed { Err(Error::Length { what, expected: needed, got }) } else { Ok(slice.address) }
+}
+
+/// The address of a workspace, or 0 where none is needed and none is given.
+pub(super) fn within<'g>(
+    binder: &mut Binder<'g, Cuda>,
+    workspace: Option<&'g mut CudaViewMut<'_, u8>>,
+    needed: u64,
+) -> Result<u64> {
+    let given = workspace.map(|workspace| binder.output("workspace", workspace)).transpose()?;
+    let got = given.map_or(0, |given| given.elements as u64);
+    if got < needed { Err(Error::Workspace { needed, got }) } else { Ok(given.map_or(0, |given| given.address)) }
 }

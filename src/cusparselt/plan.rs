@@ -3,19 +3,20 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceSlice};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice};
 
 use super::algorithm::{self, Algorithm};
-use super::binder::Binder;
 use super::descriptor::{MatmulDescriptor, PlanObject, Selection};
 use super::handle::Handle;
-use super::operands::{Addend, Bound, Factors, Operands};
+use super::operands::{Addend, Addresses, Factors, Operands, long, within};
 use super::problem::Problem;
 use super::result;
 use super::sys::cusparseLtMatmulAlgAttribute_t as AlgAttribute;
-use super::value::{Value, ValueType};
 use crate::device::driver_error;
+use crate::element::{DType, Element};
 use crate::error::{Error, Result};
+use crate::pass::Binder;
+use crate::space::{Cuda, Input, Output};
 
 /// A product made ready to run on a device: descriptions, an algorithm, and a copy of the bias if there is one.
 ///
@@ -110,7 +111,7 @@ impl Plan {
         Algorithm::of(&self.selection)
     }
 
-    /// Bytes of work space that a run needs, on a 16-byte boundary. A search changes it.
+    /// Bytes of workspace that a run needs, on a 16-byte boundary. A search changes it.
     #[must_use]
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
@@ -128,19 +129,20 @@ impl Plan {
     /// # Errors
     /// [`Error::Unplanned`] for another format; [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`],
     /// [`Error::ForeignContext`] of an operand; [`Error::Cuda`].
-    pub fn compress<X: Value>(
+    pub fn compress<'a, X: Element>(
         &self,
         stream: &Arc<CudaStream>,
-        dense: &CudaView<'_, X>,
-        compressed: &mut CudaViewMut<'_, u8>,
-        buffer: Option<&mut CudaViewMut<'_, u8>>,
+        dense: impl Input<'a, Space = Cuda, Element = X>,
+        compressed: impl Output<'a, Space = Cuda, Element = u8>,
+        buffer: impl Output<'a, Space = Cuda, Element = u8>,
     ) -> Result<()> {
-        planned("the weight", self.problem.types.operand(), X::TYPE)?;
+        planned("the weight", self.problem.types.operand(), X::DTYPE)?;
         self.handle.bind_for(stream)?;
+        let (dense, mut compressed, mut buffer) = (dense.input(), compressed.output(), buffer.output());
         let mut binder = Binder::new(stream);
-        let from = binder.input("weight", dense, self.dense_elements())?;
-        let to = binder.output("compressed", compressed, self.compressed.bytes as u64)?;
-        let within = binder.workspace(buffer, self.compressed.buffer_bytes as u64)?;
+        let from = long("weight", binder.input("weight", &dense)?, self.dense_elements())?;
+        let to = long("compressed", binder.output("compressed", &mut compressed)?, self.compressed.bytes as u64)?;
+        let within = within(&mut binder, Some(&mut buffer), self.compressed.buffer_bytes as u64)?;
         let (library, handle, plan) = (self.handle.library(), self.handle.raw(), self.plan.get());
         let [from, to, within] = [from, to, within].map(|address| address as *mut c_void);
         // SAFETY: handle and plan are live; the addresses are of at least as many bytes as the library asked for, and the
@@ -152,17 +154,18 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::compress`].
-    pub fn check_pruned<X: Value>(
+    pub fn check_pruned<'a, X: Element>(
         &self,
         stream: &Arc<CudaStream>,
-        dense: &CudaView<'_, X>,
-        verdict: &mut CudaViewMut<'_, i32>,
+        dense: impl Input<'a, Space = Cuda, Element = X>,
+        verdict: impl Output<'a, Space = Cuda, Element = i32>,
     ) -> Result<()> {
-        planned("the weight", self.problem.types.operand(), X::TYPE)?;
+        planned("the weight", self.problem.types.operand(), X::DTYPE)?;
         self.handle.bind_for(stream)?;
+        let (dense, mut verdict) = (dense.input(), verdict.output());
         let mut binder = Binder::new(stream);
-        let from = binder.input("weight", dense, self.dense_elements())? as *const c_void;
-        let to = binder.output("verdict", verdict, 1)? as *mut i32;
+        let from = long("weight", binder.input("weight", &dense)?, self.dense_elements())? as *const c_void;
+        let to = long("verdict", binder.output("verdict", &mut verdict)?, 1)? as *mut i32;
         let (library, handle, product) = (self.handle.library(), self.handle.raw(), self.product.get());
         // SAFETY: handle and product are live; the addresses are of a whole weight and of one number, and the binder's
         // guards and the stream's order keep them until the work is done.
@@ -174,23 +177,37 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Missing`] for a plan without a bias; else as [`Plan::compress`].
-    pub fn set_bias<B: Value>(&mut self, stream: &Arc<CudaStream>, bias: &CudaView<'_, B>) -> Result<()> {
-        let elements = self.problem.bias_elements();
-        let Some(buffer) = &mut self.bias else {
+    pub fn set_bias<'a, B: Element>(
+        &mut self,
+        stream: &Arc<CudaStream>,
+        bias: impl Input<'a, Space = Cuda, Element = B>,
+    ) -> Result<()> {
+        if self.bias.is_none() {
             return Err(Error::Missing { what: "set_bias", missing: "the plan's problem has no bias" });
-        };
-        planned("the bias", self.problem.types.bias(), B::TYPE)?;
+        }
+        planned("the bias", self.problem.types.bias(), B::DTYPE)?;
         self.handle.bind_for(stream)?;
-        let bytes = buffer.memory.len();
-        let mut memory = buffer.memory.as_view_mut();
+        let bias = bias.input();
         let mut binder = Binder::new(stream);
-        let from = binder.input("bias", bias, elements as u64)?;
-        let to = binder.output("bias", &mut memory, bytes as u64)?;
-        // SAFETY: the one address is of as many values as the other has room for, and the binder's guards and the
-        // stream's order keep both until the copy is done.
+        let from = long("bias", binder.input("bias", &bias)?, self.problem.bias_elements() as u64)?;
+        // SAFETY: the address is of as many values as the bias has, and the binder's guards and the stream's order keep it
+        // until the copy is done.
+        unsafe { self.copy_bias(stream, from) }
+    }
+
+    /// Queues the copy of a bias at an address.
+    ///
+    /// # Safety
+    /// The address is in the stream's context, of as many values as the problem's bias has, and stays valid until they are
+    /// copied.
+    pub(super) unsafe fn copy_bias(&mut self, stream: &Arc<CudaStream>, from: u64) -> Result<()> {
+        let Some(buffer) = &mut self.bias else { return Ok(()) };
+        let bytes = buffer.memory.len();
+        let (to, _guard) = buffer.memory.device_ptr_mut(stream);
+        // SAFETY: the plan's memory is as long as the bias, which is what this function asks of the other address; the guard
+        // and the stream's order keep it until the copy is done.
         let copied = unsafe { cudarc::driver::result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) };
         copied.map_err(driver_error("cuMemcpyDtoDAsync"))?;
-        drop(binder);
         buffer.set = true;
         Ok(())
     }
@@ -201,28 +218,58 @@ impl Plan {
     /// [`Error::Unplanned`] for operands or an α that the plan is not for, [`Error::Missing`] before the bias was set,
     /// [`Error::Scalar`] for an α or β that is not finite, or a β beside an α for each row, which the library would
     /// ignore; else as [`Plan::compress`].
-    pub fn run<X: Value, Y: Value>(&self, stream: &Arc<CudaStream>, mut operands: Operands<'_, X, Y>) -> Result<()> {
+    pub fn run<X: Element, Y: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        mut operands: Operands<'_, X, Y>,
+    ) -> Result<()> {
         let mut binder = Binder::new(stream);
-        let bound = self.bind(stream, &mut binder, &mut operands)?;
+        let (at, factors) = self.bind(stream, &mut binder, &mut operands)?;
+        // SAFETY: the operands were checked for length and alignment, and the binder's guards and the stream's order keep
+        // them until the work is done.
+        unsafe { self.run_at(stream, &at, &factors) }
+    }
+
+    /// Queues the product of operands at these addresses.
+    ///
+    /// # Safety
+    /// The addresses are in the stream's context, on 16-byte boundaries, of as many elements as the problem says, the
+    /// workspace of [`Plan::workspace_bytes`]; they stay valid, and nothing else touches what is written, until the product
+    /// has run.
+    pub(super) unsafe fn run_at(&self, stream: &Arc<CudaStream>, at: &Addresses, factors: &Factors) -> Result<()> {
+        self.handle.bind_for(stream)?;
+        self.has_bias()?;
+        // Orders the work after what was queued for the bias, whose address is in the plan.
+        let _bias = self.bias.as_ref().map(|bias| bias.memory.device_ptr(stream));
         let (library, handle, plan) = (self.handle.library(), self.handle.raw(), self.plan.get());
-        let (alpha, beta) = bound.factors.addresses();
-        let (mut streams, [a, b, c, d, workspace]) = ([stream.cu_stream().cast()], bound.addresses());
-        // SAFETY: handle and plan are live; the addresses were checked for length and alignment, and the binder's guards
-        // and the stream's order keep them until the work is done; the factors are read before the call returns.
+        let (alpha, beta) = factors.addresses();
+        let (mut streams, [a, b, c, d, workspace]) = ([stream.cu_stream().cast()], at.pointers());
+        // SAFETY: handle and plan are live; the addresses are good by this function's contract; the factors are read before
+        // the call returns.
         unsafe { result::matmul(library, handle, plan, alpha, a, b, beta, c, d, workspace, streams.as_mut_ptr(), 1) }
+    }
+
+    /// Sees that the bias was set, if there is one.
+    fn has_bias(&self) -> Result<()> {
+        match &self.bias {
+            Some(BiasBuffer { set: false, .. }) => {
+                Err(Error::Missing { what: "a run with a bias", missing: "the plan's `set_bias` was not called" })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives the plan the fastest algorithm for this device: one that a search in this process has found before, else by
     /// running all of them on these operands, `iterations` times each, and waiting. `dense` is the weight as it is before
-    /// it is compressed. The output is overwritten with something of no use; ask for the size of the work space anew.
+    /// it is compressed. The output is overwritten with something of no use; ask for the size of the workspace anew.
     ///
     /// # Errors
     /// As [`Plan::run`], and [`Error::Scalar`] without iterations. Afterwards the plan is as it was.
-    pub fn search<X: Value, Y: Value>(
+    pub fn search<'a, X: Element, Y: Element>(
         &mut self,
         stream: &Arc<CudaStream>,
         mut operands: Operands<'_, X, Y>,
-        dense: &CudaView<'_, X>,
+        dense: impl Input<'a, Space = Cuda, Element = X>,
         iterations: u32,
     ) -> Result<Searched> {
         let limit = i32::try_from(iterations).ok().filter(|&count| count > 0);
@@ -232,10 +279,12 @@ impl Plan {
             must: "positive and below 2^31",
         })?;
         let given = operands.workspace.as_ref().map_or(0, DeviceSlice::len);
+        let dense = dense.input();
         let mut binder = Binder::new(stream);
-        let bound = self.bind(stream, &mut binder, &mut operands)?;
-        let dense = binder.input("weight", dense, self.dense_elements())?;
-        let key = self.handle.key(&self.problem, bound.factors.adds());
+        let (at, factors) = self.bind(stream, &mut binder, &mut operands)?;
+        self.has_bias()?;
+        let dense = long("weight", binder.input("weight", &dense)?, self.dense_elements())?;
+        let key = self.handle.key(&self.problem, factors.adds());
         if let Some(algorithm) = algorithm::recall(&key) {
             drop(binder);
             self.adopt(algorithm)?;
@@ -251,14 +300,16 @@ impl Plan {
         if given < needed {
             return Err(Error::Workspace { needed: needed as u64, got: given as u64 });
         }
+        // Orders the work after what was queued for the bias.
+        let bias = self.bias.as_ref().map(|bias| bias.memory.device_ptr(stream));
         let (library, handle) = (self.handle.library(), self.handle.raw());
-        let (alpha, beta) = bound.factors.addresses();
-        let (mut streams, [a, b, c, d, workspace]) = ([stream.cu_stream().cast()], bound.addresses());
+        let (alpha, beta) = factors.addresses();
+        let (mut streams, [a, b, c, d, workspace]) = ([stream.cu_stream().cast()], at.pointers());
         // SAFETY: as in `run`; the dense weight is kept by its guard too, and the library waits for its work.
         unsafe {
             result::search(library, handle, plan.get(), alpha, a, b, beta, c, d, workspace, streams.as_mut_ptr(), 1)
         }?;
-        drop(binder);
+        drop((binder, bias));
         let algorithm = Algorithm::of(&selection).beyond(self.default);
         self.adopt(algorithm)?;
         algorithm::remember(key, algorithm);
@@ -283,42 +334,31 @@ impl Plan {
     }
 
     /// Checks the operands and finds their addresses.
-    fn bind<'g, X: Value, Y: Value>(
-        &'g self,
-        stream: &'g Arc<CudaStream>,
-        binder: &mut Binder<'g>,
+    fn bind<'g, X: Element, Y: Element>(
+        &self,
+        stream: &Arc<CudaStream>,
+        binder: &mut Binder<'g, Cuda>,
         operands: &'g mut Operands<'_, X, Y>,
-    ) -> Result<Bound> {
+    ) -> Result<(Addresses, Factors)> {
         let Problem { types, batches, .. } = self.problem;
-        planned("the input", types.operand(), X::TYPE)?;
-        planned("the output", types.result(), Y::TYPE)?;
+        planned("the input", types.operand(), X::DTYPE)?;
+        planned("the output", types.result(), Y::DTYPE)?;
         self.handle.bind_for(stream)?;
         let output_elements = self.problem.y().elements(batches);
-        let weight = binder.input("weight", &operands.weight, self.compressed.bytes as u64)?;
-        let input = binder.input("input", &operands.input, self.problem.x().elements(batches))?;
-        let output = binder.output("output", &mut operands.output, output_elements)?;
+        let weight = long("weight", binder.input("weight", &operands.weight)?, self.compressed.bytes as u64)?;
+        let input = long("input", binder.input("input", &operands.input)?, self.problem.x().elements(batches))?;
+        let output = long("output", binder.output("output", &mut operands.output)?, output_elements)?;
         let (addend, beta) = match &operands.addend {
             Addend::Nothing => (output, 0.0),
             Addend::Output { beta } => (output, *beta),
-            Addend::Other { view, beta } => (binder.input("addend", view, output_elements)?, *beta),
+            Addend::Other { view, beta } => (long("addend", binder.input("addend", view)?, output_elements)?, *beta),
         };
         let factors = Factors::new(binder, &operands.alpha, beta, &self.problem)?;
-        if let Some(bias) = &self.bias {
-            if !bias.set {
-                return Err(Error::Missing {
-                    what: "a run with a bias",
-                    missing: "the plan's `set_bias` was not called",
-                });
-            }
-            // For its guard: the address is in the plan.
-            binder.reads(&bias.memory);
-        }
-        let workspace = binder.workspace(operands.workspace.as_mut(), self.workspace_bytes as u64)?;
-        Ok(Bound { addresses: [weight, input, addend, output, workspace], factors })
+        let workspace = within(binder, operands.workspace.as_mut(), self.workspace_bytes as u64)?;
+        Ok((Addresses { weight, input, addend, output, workspace }, factors))
     }
 }
 
-/// The product with the address of its bias.
 fn describe(
     handle: &Handle,
     stream: &CudaStream,
@@ -356,7 +396,7 @@ fn compressed_size(handle: &Handle, plan: &PlanObject) -> Result<CompressedSize>
     Ok(size)
 }
 
-fn planned(what: &str, planned: ValueType, given: ValueType) -> Result<()> {
+fn planned(what: &str, planned: DType, given: DType) -> Result<()> {
     if planned == given {
         return Ok(());
     }

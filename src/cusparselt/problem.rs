@@ -4,8 +4,9 @@
 //! `C [T, N]`, and one bias an out feature. The library computes `D = A·B` with the 2:4 matrix on the left: `A` is `W` as
 //! it lies, `B` is `Xᵀ`, and `D`, which is `Yᵀ`, it is told to write column-major, which is `Y` row-major.
 
-use super::value::{Types, ValueType};
+use super::value::Types;
 use crate::check::scalar;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -118,7 +119,7 @@ impl Problem {
     /// * GELU goes from `i8` to `i8`; bounds and factors are numbers.
     ///
     /// # Errors
-    /// [`Error::Scalar`] with the field and its value, [`Error::Overflow`], [`Error::Path`].
+    /// [`Error::Scalar`] with the field and its value, [`Error::Overflow`], [`Error::Unsupported`].
     pub fn check(&self) -> Result<()> {
         positive("tokens", self.tokens)?;
         positive("batches", self.batches)?;
@@ -126,7 +127,7 @@ impl Problem {
         check_structured(operand, self.shape, self.weight.pitch)?;
         if operand.size() == 1 && self.input_transposed {
             let because = "operands of 8 bits must have K contiguous: pass X as [T, K]";
-            return Err(Error::Path { path: "cuSPARSELt with a transposed input", because });
+            return Err(Error::Unsupported { what: "cuSPARSELt with a transposed input", because });
         }
         self.x().check()?;
         self.y().check()?;
@@ -154,8 +155,11 @@ impl Problem {
             }
             Activation::Gelu { scaling } => {
                 let types = (self.types.operand(), self.types.result());
-                if types != (ValueType::I8, ValueType::I8) {
-                    return Err(Error::Path { path: "cuSPARSELt with GELU", because: "it goes from i8 to i8 only" });
+                if types != (DType::I8, DType::I8) {
+                    return Err(Error::Unsupported {
+                        what: "cuSPARSELt with GELU",
+                        because: "it goes from i8 to i8 only",
+                    });
                 }
                 number("scaling", scaling, scaling.is_finite(), "a finite number")
             }
@@ -183,6 +187,7 @@ impl Problem {
     }
 
     /// Values of the bias, all batches.
+    #[cfg(feature = "cuda")]
     pub(super) fn bias_elements(&self) -> usize {
         match self.bias {
             None => 0,
@@ -196,7 +201,7 @@ impl Problem {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix {
     what: &'static str,
-    pub(super) value: ValueType,
+    pub(super) value: DType,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) pitch: usize,
@@ -204,7 +209,7 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    pub(super) fn new(what: &'static str, value: ValueType, [rows, cols]: [usize; 2], placement: Placement) -> Self {
+    pub(super) fn new(what: &'static str, value: DType, [rows, cols]: [usize; 2], placement: Placement) -> Self {
         Self { what, value, rows, cols, pitch: placement.pitch.unwrap_or(cols), batch: placement.batch }
     }
 
@@ -222,6 +227,7 @@ impl Matrix {
     }
 
     /// Elements from the first to the last, for all batches.
+    #[cfg(feature = "cuda")]
     pub(super) fn elements(&self, batches: usize) -> u64 {
         self.stride().saturating_mul(batches as u64 - 1).saturating_add(self.span() as u64)
     }
@@ -270,7 +276,7 @@ impl Matrix {
 }
 
 /// The rules for a 2:4 matrix.
-pub(super) fn check_structured(value: ValueType, shape: Shape, pitch: Option<usize>) -> Result<()> {
+pub(super) fn check_structured(value: DType, shape: Shape, pitch: Option<usize>) -> Result<()> {
     let multiple = 2 * ALIGN as usize / value.size();
     divisible("rows of the weight", shape.rows, multiple)?;
     divisible("columns of the weight", shape.cols, multiple)?;

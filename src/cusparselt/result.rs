@@ -77,7 +77,7 @@ calls! {
         matmul: *const cusparseLtMatmulDescriptor_t, selection: *const cusparseLtMatmulAlgSelection_t);
     /// Ends it.
     plan_destroy = cusparseLtMatmulPlanDestroy(plan: *const cusparseLtMatmulPlan_t);
-    /// Bytes of work space that it needs.
+    /// Bytes of workspace that it needs.
     workspace = cusparseLtMatmulGetWorkspace(
         handle: *const cusparseLtHandle_t, plan: *const cusparseLtMatmulPlan_t, bytes: *mut usize);
 

@@ -5,7 +5,7 @@
 //! `gemm` does the arithmetic on one thread. So memory for widened operands is a few panels a thread, and the order of
 //! summation is a matter of the shape alone.
 
-use crate::element::{DType, Element};
+use crate::element::{DType, Float};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -31,7 +31,7 @@ pub(crate) struct Matrix<'a, T> {
     transposed: bool,
 }
 
-impl<'a, T: Element> Matrix<'a, T> {
+impl<'a, T: Float> Matrix<'a, T> {
     pub(crate) fn new(data: &'a [T], cols: usize) -> Self {
         Self { data, stored_cols: cols, first: 0, transposed: false }
     }
@@ -48,7 +48,7 @@ impl<'a, T: Element> Matrix<'a, T> {
     }
 }
 
-impl<T: Element> Panels for Matrix<'_, T> {
+impl<T: Float> Panels for Matrix<'_, T> {
     fn panel<'p>(&'p self, rows: Range<usize>, cols: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p> {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let cols = self.first + cols.start..self.first + cols.end;
@@ -83,7 +83,7 @@ impl Panel<'_> {
 }
 
 /// Writes `out [.., cols] = a · b`, where `depth` is the number of columns of `a` and of rows of `b`.
-pub(crate) fn multiply<T: Element, O: Element>(
+pub(crate) fn multiply<T: Float, O: Float>(
     depth: usize,
     a: &Matrix<'_, T>,
     b: &Matrix<'_, T>,

@@ -17,7 +17,7 @@ use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 
 use descriptor::{Description, Layout, Preference};
 
-use super::product::{Call, Form, Numbers};
+use super::product::{Call, Form};
 use crate::device::{driver_error, probe};
 use crate::error::{Error, Result};
 
@@ -153,7 +153,8 @@ struct Plan {
     second: Layout,
     result: Layout,
     algorithm: sys::cublasLtMatmulAlgo_t,
-    numbers: Numbers,
+    /// Whether sums and factors are in `i32`.
+    integer: bool,
     bias: bool,
 }
 
@@ -162,18 +163,15 @@ unsafe impl Send for Plan {}
 
 impl Plan {
     fn new(handle: sys::cublasLtHandle_t, form: &Form, workspace_bytes: usize) -> Result<Self> {
-        let Form { product, numbers, bias } = form;
-        let description = Description::new(*numbers)?;
+        let Form { product, bias } = form;
+        let description = Description::new(product.is_integer())?;
         if *bias {
             description.adds_bias()?;
         }
         description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, product.b_transposed)?;
         description.transpose(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, product.a_transposed)?;
         let [a, b, c] = product.stored();
-        let [operands, results] = match numbers {
-            Numbers::Floats => [product.operands, product.result].map(descriptor::format),
-            Numbers::Integers => [sys::cudaDataType_t::CUDA_R_8I, sys::cudaDataType_t::CUDA_R_32I],
-        };
+        let [operands, results] = [product.operands, product.result].map(descriptor::format);
         let first = Layout::new(operands, b)?;
         let second = Layout::new(operands, a)?;
         let result = Layout::new(results, c)?;
@@ -183,7 +181,7 @@ impl Plan {
         let choice =
             unsafe { result::get_matmul_algo_heuristic(handle, desc, first.0, second.0, result.0, result.0, pref) };
         let algorithm = choice.map_err(blas_error("cublasLtMatmulAlgoGetHeuristic"))?.algo;
-        Ok(Self { description, first, second, result, algorithm, numbers: *numbers, bias: *bias })
+        Ok(Self { description, first, second, result, algorithm, integer: product.is_integer(), bias: *bias })
     }
 
     /// Queues the product.
@@ -204,10 +202,7 @@ impl Plan {
             self.description.set_bias(bias.ok_or(missing)?)?;
         }
         // Factors are of the format of sums. Zero is the same bits in both.
-        let one = match self.numbers {
-            Numbers::Floats => 1.0_f32.to_bits(),
-            Numbers::Integers => 1,
-        };
+        let one = if self.integer { 1 } else { 1.0_f32.to_bits() };
         let zero = 0_u32;
         let (alpha, beta) = ((&raw const one).cast(), (&raw const zero).cast());
         let (first, second, result) = (b as *const c_void, a as *const c_void, c as *mut c_void);

@@ -26,13 +26,14 @@ pub struct Product {
 }
 
 impl Product {
-    /// `Y = X (W∘M)ᵀ`.
+    /// `Y = X (W∘M)ᵀ`, of the type of the operands; of `i8` in `i32`.
     #[must_use]
     pub fn output(problem: Problem, dtype: DType) -> Self {
         let Problem { tokens, shape } = problem;
         let (rows, depth, cols) = (tokens, shape.cols, shape.rows);
         let (a_transposed, b_transposed, a_pitch) = (false, true, depth);
-        Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result: dtype }
+        let result = if dtype == DType::I8 { DType::I32 } else { dtype };
+        Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result }
     }
 
     /// `dX = dY (W∘M)`.
@@ -72,6 +73,12 @@ impl Product {
         split::aligned(split::partial_bytes(self.rows.saturating_mul(self.cols), splits))
     }
 
+    /// Whether sums are in `i32` and not in `f32`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_integer(&self) -> bool {
+        self.result == DType::I32
+    }
+
     #[cfg(feature = "cuda")]
     pub(crate) fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0
@@ -101,25 +108,14 @@ pub struct Call {
 /// What cuBLASLt is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Form {
-    /// Shapes, and how operands lie.
+    /// Shapes, formats, and how operands lie.
     pub product: Product,
-    /// Formats.
-    pub numbers: Numbers,
     /// Whether a value for each column of C is added before it is rounded; not for integers.
     pub bias: bool,
 }
 
 impl From<Product> for Form {
     fn from(product: Product) -> Self {
-        Self { product, numbers: Numbers::Floats, bias: false }
+        Self { product, bias: false }
     }
-}
-
-/// Of what formats operands, sums and results are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Numbers {
-    /// As the product says, with sums in `f32`.
-    Floats,
-    /// `i8`, with sums and results in `i32`, whatever the product says; its result is as wide as that of one in `f32`.
-    Integers,
 }

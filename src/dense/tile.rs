@@ -11,6 +11,8 @@ pub(crate) const TILE: usize = 128;
 /// Of the contraction in a stage.
 const DEPTH: usize = 32;
 const THREADS: u32 = 128;
+/// Threads of a block of the kernel that adds parts up, each for a run of 16 bytes.
+const RUN_THREADS: u32 = 256;
 /// Four stages of two tiles.
 pub(crate) const RING_BYTES: u32 = 4 * 2 * (TILE * DEPTH * 2) as u32;
 /// Codes of four stages, a byte for eight weights.
@@ -78,6 +80,11 @@ pub(crate) fn splits(product: &Product, limits: &Limits) -> u32 {
     split::splits(product.depth, DEPTH, [tiles, slots], product.rows.saturating_mul(product.cols)) as u32
 }
 
+/// How many of so many parts have something to do: kernels take no others.
+pub(crate) fn filled(product: &Product, splits: u32) -> u32 {
+    split::filled(product.depth, split::share(product.depth, splits as usize, DEPTH)) as u32
+}
+
 fn tiles(extent: usize) -> usize {
     extent.div_ceil(TILE)
 }
@@ -128,13 +135,12 @@ pub(crate) fn launch<A: bytemuck::Pod>(
 
 /// Adds up the parts of a split product.
 pub(crate) fn sum(product: &Product, partial: u64, sum: u64, splits: u32) -> Launch {
-    /// Threads of a block, each for a run of 16 bytes; the kernel steps by the grid.
-    const THREADS: u32 = 256;
     let elements = product.rows as u64 * product.cols as u64;
     let runs = elements.div_ceil(16 / product.result.size() as u64);
-    let blocks = runs.div_ceil(u64::from(THREADS)).min(1 << 20) as u32;
+    // The kernel steps by the grid.
+    let blocks = runs.div_ceil(u64::from(RUN_THREADS)).min(1 << 20) as u32;
     let args = SumArgs { partial, sum, elements, splits, unused: 0 };
-    Launch::new(Symbol::new("matmul", "sum", &[product.result.name()]), blocks, THREADS, &args)
+    Launch::new(Symbol::new("matmul", "sum", &[product.result.name()]), blocks, RUN_THREADS, &args)
 }
 
 /// Kernels count in 32 bits, with room for a tile beyond the end.
@@ -142,5 +148,22 @@ pub(crate) fn size(what: &'static str, size: usize) -> Result<u32> {
     match u32::try_from(size) {
         Ok(small) if small < (1 << 31) - 2 * TILE as u32 => Ok(small),
         _ => Err(Error::Overflow { what, rows: size as u64, cols: 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("matmul.cu");
+        assert_eq!(TILE as u64, cuda.constant("kTile"));
+        assert_eq!(DEPTH as u64, cuda.constant("kDepth"));
+        assert_eq!(u64::from(THREADS), cuda.constant("kTileThreads"));
+        assert_eq!(u64::from(RING_BYTES), cuda.constant("kRingBytes"));
+        assert_eq!(u64::from(CODE_BYTES), cuda.constant("kStages") * cuda.constant("kCodeBytes"));
+        assert_eq!(u64::from(RUN_THREADS), cuda.bounds("twofour_matmul_sum_C")[0]);
     }
 }

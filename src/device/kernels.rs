@@ -91,12 +91,13 @@ pub fn is_captured(stream: &CudaStream) -> Result<bool> {
 ///
 /// # Errors
 ///
-/// As the first launch of a kernel: the device is too old, there is no code for it, or a source does not compile.
+/// As the first launch of a kernel: the device is too old, there is no code for it, a source does not compile, or the
+/// stream is being captured before everything is loaded.
 pub fn prepare(stream: &Arc<CudaStream>) -> Result<()> {
     let device = device(stream.context())?;
     device.context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
     for file in images::modules() {
-        let module = device.module(file, Part::File, None)?;
+        let module = device.module(file, Part::File, stream)?;
         load_functions(module.handle)?;
     }
     Ok(())
@@ -167,7 +168,7 @@ fn query(context: &CudaContext) -> Result<Limits> {
 
 impl Device {
     fn function(&self, stream: &CudaStream, symbol: Symbol) -> Result<sys::CUfunction> {
-        let module = self.module(symbol.file(), Part::Kernel(symbol), Some(stream))?;
+        let module = self.module(symbol.file(), Part::Kernel(symbol), stream)?;
         let unknown = || Error::UnknownKernel {
             module: symbol.file(),
             name: symbol.name().into(),
@@ -184,16 +185,14 @@ impl Device {
 
     /// A module with this part of the file, loaded if there was none; threads that ask at once wait for one loading. For a
     /// stream that is being captured, nothing can be loaded.
-    fn module(&self, file: &'static str, part: Part, stream: Option<&CudaStream>) -> Result<Module> {
+    fn module(&self, file: &'static str, part: Part, stream: &CudaStream) -> Result<Module> {
         let mut modules = locked(&self.modules);
         let known = modules.get(&(file, Part::File)).or_else(|| modules.get(&(file, part)));
         if let Some(module) = known {
             return Ok(module.clone());
         }
-        if let Some(stream) = stream {
-            if is_captured(stream)? {
-                return Err(Error::Unprepared { what: format!("a kernel of cuda/{file}.cu") });
-            }
+        if is_captured(stream)? {
+            return Err(Error::Unprepared { what: format!("a kernel of cuda/{file}.cu") });
         }
         let module = self.load(file, part)?;
         modules.insert((file, module.part), module.clone());

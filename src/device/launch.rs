@@ -87,7 +87,8 @@ impl Launch {
     /// # Errors
     /// Where the device is too old, there is no code for it, or the stream is being captured and the kernel is not loaded.
     #[cfg(feature = "cuda")]
-    pub(crate) fn load(&self, stream: &CudaStream) -> crate::Result<()> {
+    #[doc(hidden)]
+    pub fn load(&self, stream: &CudaStream) -> crate::Result<()> {
         stream.context().bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
         kernels::function(stream, self.symbol, self.shared_bytes).map(drop)
     }
@@ -105,7 +106,8 @@ impl Launch {
     ///   stream.
     /// - The grid, the block and `shared_bytes` are such that the kernel stays inside what those addresses hold.
     #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn queue(&self, stream: &Arc<CudaStream>) -> crate::Result<()> {
+    #[doc(hidden)]
+    pub unsafe fn queue(&self, stream: &Arc<CudaStream>) -> crate::Result<()> {
         if self.grid.contains(&0) {
             return Ok(());
         }

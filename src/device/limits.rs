@@ -44,6 +44,9 @@ impl Limits {
     /// What a block gets without asking: more needs an attribute of the kernel, which the launcher sets.
     pub const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
+    /// What the system takes of a multiprocessor's shared memory for each block.
+    pub(crate) const SYSTEM_SHARED_BYTES: u32 = 1 << 10;
+
     /// Whether the device has 2:4 tensor cores.
     #[must_use]
     pub fn is_supported(&self) -> bool {

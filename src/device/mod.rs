@@ -22,6 +22,8 @@
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
 
 pub(crate) mod bind;
+#[cfg(test)]
+pub(crate) mod constants;
 mod launch;
 mod limits;
 mod symbol;

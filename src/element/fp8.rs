@@ -69,22 +69,6 @@ macro_rules! byte_format {
 byte_format!(E4m3);
 byte_format!(E5m2);
 
-/// Both are held by devices.
-#[cfg(feature = "cuda")]
-mod on_device {
-    use super::{E4m3, E5m2};
-    use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
-
-    // SAFETY: one byte, every value of which is one.
-    unsafe impl DeviceRepr for E4m3 {}
-    // SAFETY: as above; zero bits are the number zero.
-    unsafe impl ValidAsZeroBits for E4m3 {}
-    // SAFETY: one byte, every value of which is one.
-    unsafe impl DeviceRepr for E5m2 {}
-    // SAFETY: as above; zero bits are the number zero.
-    unsafe impl ValidAsZeroBits for E5m2 {}
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

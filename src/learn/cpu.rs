@@ -3,7 +3,7 @@
 
 use super::update::Gradient;
 use super::{Clip, Fused, Measure, Moments, Norm, Statistics, Step, Update};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::noise;
 use crate::sample::GradientOf;
 use crate::sample::cpu::{Context, Numbering, PIECE, Rule};
@@ -41,7 +41,7 @@ pub(super) fn update<S: HostSpace, L: Logit>(pass: Update<'_, S, L>) {
 }
 
 /// Makes the gradient of the logits and steps by it.
-pub(super) fn fused<S: HostSpace, L: Logit, W: Element, G: GradientOf<W>>(pass: Fused<'_, S, L, W, G>) {
+pub(super) fn fused<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: Fused<'_, S, L, W, G>) {
     let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
     let rule = Rule::new(&pass.sampling, pass.regulariser);
     let counts = pass.statistics.is_some();
@@ -55,7 +55,7 @@ pub(super) fn fused<S: HostSpace, L: Logit, W: Element, G: GradientOf<W>>(pass: 
 }
 
 /// Adds the squares of the gradient that [`fused`] would step by.
-pub(super) fn measure<S: HostSpace, L: Logit, W: Element, G: GradientOf<W>>(pass: Measure<'_, S, L, W, G>) {
+pub(super) fn measure<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: Measure<'_, S, L, W, G>) {
     let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
     let rule = Rule::new(&pass.sampling, pass.regulariser);
     let sources = of_mask(&context, &rule, S::slice(pass.weight), S::slice(pass.gradient), false);
@@ -90,7 +90,7 @@ pub(super) fn clip<S: HostSpace>(pass: Clip<'_, S>) {
 }
 
 /// The pieces of a gradient that is made on the way.
-fn of_mask<'a, W: Element, G: Element>(
+fn of_mask<'a, W: Float, G: Float>(
     context: &'a Context,
     rule: &'a Rule,
     weight: &'a [W],

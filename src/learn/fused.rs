@@ -2,7 +2,7 @@
 
 use super::{Elements, NORM_SLOTS, Statistics, Step, check_sums, cpu, launch};
 use crate::check::{self, length};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -21,7 +21,7 @@ use crate::space::{HostSpace, Input, Output, Space};
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
 /// [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
-pub struct Fused<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+pub struct Fused<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
     pub(super) shape: Shape,
     pub(super) shard: Shard,
     pub(super) kind: Kind,
@@ -35,7 +35,7 @@ pub struct Fused<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
     pub(super) statistics: Option<S::Mut<'a, Statistics>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Fused<'a, S, L, W, G> {
+impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
     /// A step by `gradient`, which is `dL/d(W∘M)`.
     #[must_use]
     pub fn new(
@@ -92,7 +92,7 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Fused<'a, S, L, W, G>
     }
 }
 
-impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> Pass<S> for Fused<'_, S, L, W, G> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Fused<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         check::sampled(*shape, &self.shard, &self.sampling)?;
@@ -121,7 +121,7 @@ impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> Pass<S> for Fused<'_, S, 
     }
 }
 
-impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> std::fmt::Debug for Fused<'_, S, L, W, G> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> std::fmt::Debug for Fused<'_, S, L, W, G> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fused")
             .field("shape", &self.shape)
@@ -145,7 +145,7 @@ impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> std::fmt::Debug for Fused
 /// # Errors
 /// When run: as [`Fused`].
 #[derive(Debug)]
-pub struct Measure<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+pub struct Measure<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
     pub(super) shape: Shape,
     pub(super) shard: Shard,
     pub(super) kind: Kind,
@@ -157,7 +157,7 @@ pub struct Measure<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
     pub(super) norm_squares: S::Mut<'a, f64>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Measure<'a, S, L, W, G> {
+impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Measure<'a, S, L, W, G> {
     /// Adds to the first of [`NORM_SLOTS`] elements, using the others as workspace.
     #[must_use]
     pub fn new(
@@ -197,7 +197,7 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Measure<'a, S, L, W, 
     }
 }
 
-impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> Pass<S> for Measure<'_, S, L, W, G> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Measure<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         check::sampled(*shape, &self.shard, &self.sampling)?;

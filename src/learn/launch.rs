@@ -5,7 +5,7 @@ use super::update::Gradient;
 use super::{Clip, Fused, Initial, Measure, Moments, Norm, Prior, Rounding, Step, Update};
 use super::{INITIAL, ROUNDING_LOGITS, ROUNDING_MOMENTS};
 use crate::device::{Launch, Limits, Symbol};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::noise;
 use crate::pass::{Binder, DeviceSpace, Queue};
@@ -221,7 +221,7 @@ pub(super) fn update<'g, S: DeviceSpace, L: Logit>(
     Ok(())
 }
 
-pub(super) fn fused<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
+pub(super) fn fused<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
     pass: &'g mut Fused<'_, S, L, W, G>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -253,7 +253,7 @@ pub(super) fn fused<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
 }
 
 /// The kernel of a fused step, without moments: it writes its shares alone.
-pub(super) fn measure<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
+pub(super) fn measure<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
     pass: &'g mut Measure<'_, S, L, W, G>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -310,4 +310,29 @@ pub(super) fn clip<'g, S: DeviceSpace>(
     };
     queue.launch(Launch::new(symbol("clip", &[]), 1, 32, &args));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+    use crate::learn::{TOO_LARGE, eight};
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let [step, start] = ["learn.cu", "learn_start.cu"].map(Cuda::read);
+        for cuda in [&step, &start] {
+            assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+            assert_eq!(CHUNK, cuda.constant("kLaneGroups"));
+            assert_eq!(Moments::BLOCK_GROUPS as u64, cuda.constant("kUnitGroups"));
+        }
+        for symbol in ["twofour_learn_update_L_name", "twofour_learn_fused_L_name_W_G"] {
+            assert_eq!(u64::from(STEPS_PER_MULTIPROCESSOR), step.bounds(symbol)[1]);
+        }
+        for symbol in ["twofour_learn_initial_L", "twofour_learn_prior_L"] {
+            assert_eq!(u64::from(STARTS_PER_MULTIPROCESSOR), start.bounds(symbol)[1]);
+        }
+        assert_eq!(u64::from(TOO_LARGE.to_bits()), step.constant("kWildBits"));
+        assert_eq!(u64::from(eight::LEAST.to_bits()), step.constant("kNothingBits"));
+    }
 }

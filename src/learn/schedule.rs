@@ -63,9 +63,10 @@ impl Schedule {
         }
     }
 
-    /// Its form by name, its ends, and the steps of its warm-up: what a file says of it.
-    #[cfg(feature = "formats")]
-    pub(crate) fn parts(&self) -> (&'static str, [f64; 2], u64) {
+    /// Its form (`linear` or `cosine`), where it starts from and goes to, and the steps of its warm-up: what a file says
+    /// of it. [`linear`](Self::linear) or [`cosine`](Self::cosine), with [`warmup`](Self::warmup), make it again of them.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, [f64; 2], u64) {
         let form = match self.form {
             Form::Linear => "linear",
             Form::Cosine => "cosine",

@@ -5,7 +5,7 @@
 //! multiply-add instruction the noise is right but slow.
 
 use super::{Backward, Forward, Statistics};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::pattern::Pattern;
 use crate::sample::cpu::{Context, PIECE, Rule, piece, pieces_mut};
 use crate::sample::lanes::{self, Block, LANES};
@@ -15,7 +15,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Samples masks, or takes those of codes, and writes what was asked for.
-pub(super) fn forward<S: HostSpace, L: Logit, W: Element>(pass: Forward<'_, S, L, W>) {
+pub(super) fn forward<S: HostSpace, L: Logit, W: Float>(pass: Forward<'_, S, L, W>) {
     let weight = pass.weight.map(S::slice);
     let masked = pass.masked.map(S::slice_mut);
     let (kind, sampling, logits) = match pass.source {
@@ -53,7 +53,7 @@ pub(super) fn forward<S: HostSpace, L: Logit, W: Element>(pass: Forward<'_, S, L
 }
 
 /// Takes the gradient of the masked weight to the logits.
-pub(super) fn backward<S: HostSpace, L: Logit, W: Element, G: GradientOf<W>>(pass: Backward<'_, S, L, W, G>) {
+pub(super) fn backward<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: Backward<'_, S, L, W, G>) {
     let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
     let rule = Rule::new(&pass.sampling, pass.regulariser);
     let mut logit_gradient = pieces_mut(pass.logit_gradient.map(S::slice_mut), 6 * PIECE);
@@ -74,7 +74,7 @@ pub(super) fn backward<S: HostSpace, L: Logit, W: Element, G: GradientOf<W>>(pas
 }
 
 /// Writes `W∘M` from codes: `+0` where a weight is dropped, NaN where a code is none of the six.
-fn keep<W: Element>(codes: &[u8], weight: &[W], masked: &mut [W]) {
+fn keep<W: Float>(codes: &[u8], weight: &[W], masked: &mut [W]) {
     /// Groups of a task: an even number, so that it starts on a byte.
     const GROUPS: usize = 1 << 14;
     let tasks = masked.par_chunks_mut(4 * GROUPS).zip(weight.par_chunks(4 * GROUPS)).zip(codes.par_chunks(GROUPS / 2));
@@ -118,7 +118,7 @@ impl<L, W> ForwardPiece<'_, L, W> {
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn forward_piece<L: Logit, W: Element>(context: &Context, mut piece: ForwardPiece<'_, L, W>) -> Statistics {
+fn forward_piece<L: Logit, W: Float>(context: &Context, mut piece: ForwardPiece<'_, L, W>) -> Statistics {
     let mut share = Statistics::default();
     let groups = piece.logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
@@ -183,11 +183,7 @@ struct BackwardPiece<'a, L, W, G> {
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn backward_piece<L: Logit, W: Element, G: Element>(
-    context: &Context,
-    rule: &Rule,
-    mut piece: BackwardPiece<'_, L, W, G>,
-) {
+fn backward_piece<L: Logit, W: Float, G: Float>(context: &Context, rule: &Rule, mut piece: BackwardPiece<'_, L, W, G>) {
     let groups = piece.logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);

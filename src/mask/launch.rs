@@ -2,7 +2,7 @@
 
 use super::{Backward, Forward, GradientOf, Kind};
 use crate::device::{Launch, Symbol};
-use crate::element::{DType, Element, Logit};
+use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::{Differentiation, SamplingArgs};
@@ -63,7 +63,7 @@ const fn chunk(logits: DType) -> u64 {
     8 / logits.size() as u64
 }
 
-pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
+pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Forward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -116,7 +116,7 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Element>(
     Ok(())
 }
 
-pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W>>(
+pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>(
     pass: &'g mut Backward<'_, S, L, W, G>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -137,4 +137,17 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Element, G: GradientOf<W
     let symbol = Symbol::new("mask", variant, &[L::DTYPE, W::DTYPE, G::DTYPE].map(DType::name));
     queue.launch(Launch::new(symbol, blocks, THREADS, &args));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("mask.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(u64::from(BLOCKS_PER_MULTIPROCESSOR), cuda.constant("kBlocksLean"));
+    }
 }

@@ -36,7 +36,7 @@
 //! [`Forward`] on `G` in place of the weight.
 
 use crate::check::{self, length};
-use crate::element::{Element, Logit};
+use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::{Source, statistics};
@@ -78,7 +78,7 @@ statistics::on_a_device!(Statistics);
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
 /// [`Error::Missing`] for an output that needs an input, or if nothing is to be written.
 #[derive(Debug)]
-pub struct Forward<'a, S: Space, L: Logit, W: Element> {
+pub struct Forward<'a, S: Space, L: Logit, W: Float> {
     shape: Shape,
     shard: Shard,
     source: Source<S::Ref<'a, L>, S::Ref<'a, u8>>,
@@ -91,7 +91,7 @@ pub struct Forward<'a, S: Space, L: Logit, W: Element> {
     statistics: Option<S::Mut<'a, Statistics>>,
 }
 
-impl<'a, S: Space, W: Element> Forward<'a, S, f32, W> {
+impl<'a, S: Space, W: Float> Forward<'a, S, f32, W> {
     /// A mask that no longer changes, given by its codes as [`codes`](Forward::codes) writes them, on a weight. It has the
     /// masked weight for its only output. Any code but the six of [`Pattern`](crate::Pattern) makes its group NaN.
     #[must_use]
@@ -104,7 +104,7 @@ impl<'a, S: Space, W: Element> Forward<'a, S, f32, W> {
     }
 }
 
-impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
+impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
     /// A forward pass that as yet writes nothing.
     #[must_use]
     pub fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: impl Input<'a, Space = S, Element = L>) -> Self {
@@ -193,7 +193,7 @@ impl<'a, S: Space, L: Logit, W: Element> Forward<'a, S, L, W> {
     }
 }
 
-impl<S: Space, L: Logit, W: Element> Pass<S> for Forward<'_, S, L, W> {
+impl<S: Space, L: Logit, W: Float> Pass<S> for Forward<'_, S, L, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         match &self.source {
@@ -253,7 +253,7 @@ impl<S: Space, L: Logit, W: Element> Pass<S> for Forward<'_, S, L, W> {
 /// # Errors
 /// When run: as [`Forward`]; and [`Error::Missing`] for `Kind::Argmax`, which has no gradient.
 #[derive(Debug)]
-pub struct Backward<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
+pub struct Backward<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> {
     shape: Shape,
     shard: Shard,
     kind: Kind,
@@ -267,7 +267,7 @@ pub struct Backward<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> {
     weight_gradient: Option<S::Mut<'a, G>>,
 }
 
-impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W, G> {
+impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Backward<'a, S, L, W, G> {
     /// A backward pass that as yet writes nothing; `gradient` is `dL/d(W∘M)`.
     #[must_use]
     pub fn new(
@@ -331,7 +331,7 @@ impl<'a, S: Space, L: Logit, W: Element, G: GradientOf<W>> Backward<'a, S, L, W,
     }
 }
 
-impl<S: Space, L: Logit, W: Element, G: GradientOf<W>> Pass<S> for Backward<'_, S, L, W, G> {
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Backward<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         check::sampled(*shape, &self.shard, &self.sampling)?;

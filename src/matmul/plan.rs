@@ -1,16 +1,21 @@
-//! Which way each product of a masked linear layer is taken on a device, how much work space that needs, and why.
+//! Which route each product of a masked linear layer takes on a device, how much workspace that needs, and why.
 //!
 //! A plan is plain data, made from sizes, types, the masks' kind and the device's [`Limits`] alone: the same everywhere,
 //! and testable without a device.
 
 use std::fmt;
+use std::marker::PhantomData;
 
+#[cfg(doc)]
+use super::MAX_SMALL_TOKENS;
 use super::{Problem, small};
+use crate::check::scalar;
 use crate::device::Limits;
-use crate::element::{DType, Element, Logit};
-use crate::error::{Error, Result, path_error};
+use crate::element::{DType, Float, Logit};
+use crate::error::{Error, Result, unsupported};
+use crate::pass::Libraries;
 use crate::sample::Kind;
-use table::default_panel_rows;
+use crate::shape::Shape;
 
 mod table;
 
@@ -26,7 +31,7 @@ pub enum Masks {
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Keep {
-    /// Nothing: masks are sampled again. Layers can share one work space.
+    /// Nothing: masks are sampled again. Layers can share one workspace.
     #[default]
     Nothing,
     /// `W∘M`: 2 or 4 bytes a weight, saves a mask pass.
@@ -39,15 +44,15 @@ pub enum Keep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dense {
     /// cuBLASLt: the fastest there is, and all types.
-    BlasLt,
+    Cublaslt,
     /// The crate's own kernels: 16-bit types, and no library needed.
     Own,
 }
 
-/// A way to `Y`.
+/// A route to `Y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OutputPath {
-    /// Masked weights are made in registers as the weight is read: at most [`MAX_SAMPLED_TOKENS`](super::MAX_SAMPLED_TOKENS) tokens, 16-bit types.
+pub enum OutputRoute {
+    /// Masked weights are made in registers as the weight is read: at most [`MAX_SMALL_TOKENS`] tokens, 16-bit types.
     Sampled,
     /// The weight is masked by codes as it is read: hard, argmax and frozen masks, 16-bit types.
     Codes,
@@ -55,61 +60,75 @@ pub enum OutputPath {
     Masked(Dense),
 }
 
-/// A way to `dX`.
+/// A route to `dX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum InputPath {
-    /// As [`OutputPath::Codes`].
+pub enum InputRoute {
+    /// As [`OutputRoute::Codes`].
     Codes,
-    /// `W∘M`, kept or written again, is multiplied by.
+    /// `W∘M`, saved or written again, is multiplied by.
     Masked(Dense),
 }
 
-/// A way to the logits' gradient.
+/// A route to the logits' gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LogitPath {
+pub enum LogitRoute {
     /// `G` stays in the registers of the product: 16-bit types.
     Fused,
-    /// `G` is written to the work space, some rows at a time, and the mask's backward pass follows.
+    /// `G` is written to the workspace, some rows at a time, and the mask's backward pass follows.
     Panels(Dense),
 }
 
-/// A way, with what it takes and why it was chosen.
+/// A route, with what it takes and why it was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Choice<P> {
-    /// The way.
-    pub path: P,
+pub struct Choice<R> {
+    /// The route.
+    pub route: R,
     /// In how many parts an own kernel takes the contraction, to fill the device; their sums are added in a fixed order.
     pub splits: u32,
-    /// Bytes of work space.
+    /// Bytes of workspace.
     pub workspace_bytes: usize,
     /// The line of the table that chose it.
     pub why: &'static str,
 }
 
-/// The ways of a layer's three products.
+/// What routes are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Plan {
+struct Basis {
     problem: Problem,
-    logits: DType,
-    weights: DType,
     masks: Masks,
     keep: Keep,
+    weights: DType,
     limits: Limits,
-    panel_rows: usize,
-    output: Choice<OutputPath>,
-    input_gradient: Choice<InputPath>,
-    logit_gradient: Choice<LogitPath>,
+    libraries: Libraries,
 }
+
+/// The routes of a layer's three products, for logits of type `L` and weights of type `W`. ([`Layer::frozen`] says `f32`
+/// for the logits that it does not have.)
+///
+/// [`Layer::frozen`]: super::Layer::frozen
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan<L: Logit, W: Float> {
+    basis: Basis,
+    panel_rows: usize,
+    output: Choice<OutputRoute>,
+    input_gradient: Choice<InputRoute>,
+    logit_gradient: Choice<LogitRoute>,
+    types: PhantomData<fn() -> (L, W)>,
+}
+
+impl<L: Logit, W: Float> Eq for Plan<L, W> {}
 
 /// What a caller's own choice says instead of a reason.
 const ASKED: &str = "asked for";
 
-impl Plan {
-    /// The ways for a layer with logits of type `L` and weights of type `W` on a device.
+impl<L: Logit, W: Float> Plan<L, W> {
+    /// The routes on a device with these limits, by these libraries and this crate's own kernels: what
+    /// [`Layer::plan`](super::Layer::plan) asks its executor for.
     ///
     /// # Errors
-    /// As [`Problem::check`]; [`Error::Path`] for codes to be kept of masks that have none to keep.
-    pub fn new<L: Logit, W: Element>(limits: &Limits, problem: Problem, masks: Masks, keep: Keep) -> Result<Self> {
+    /// As [`Problem::check`]; [`Error::Unsupported`] for codes to be kept of masks that have none to keep, and for `f32` without
+    /// cuBLASLt, as own kernels do not multiply it.
+    pub fn new(limits: &Limits, libraries: Libraries, problem: Problem, masks: Masks, keep: Keep) -> Result<Self> {
         problem.check()?;
         let fits = match (keep, masks) {
             (Keep::Codes, Masks::Sampled(kind)) => kind != Kind::Soft,
@@ -117,155 +136,159 @@ impl Plan {
             _ => true,
         };
         if !fits {
-            return Err(path_error(
-                "keeping codes",
-                "only hard and argmax masks have codes that are not there already",
-            ));
+            let because = "only hard and argmax masks have codes that are not there already";
+            return Err(unsupported("keeping codes", because));
         }
-        let draft = |path, why| Choice { path, splits: 1, workspace_bytes: 0, why };
-        let mut plan = Self {
-            problem,
-            // Frozen masks have no logits; their layers say f32.
-            logits: if masks == Masks::Frozen { DType::F32 } else { L::DTYPE },
-            weights: W::DTYPE,
-            masks,
-            keep,
-            limits: *limits,
-            panel_rows: default_panel_rows(problem.shape, limits),
-            output: draft(OutputPath::Masked(Dense::BlasLt), ""),
-            input_gradient: Choice { path: InputPath::Codes, splits: 1, workspace_bytes: 0, why: "" },
-            logit_gradient: Choice { path: LogitPath::Fused, splits: 1, workspace_bytes: 0, why: "" },
-        };
-        let (path, why) = plan.best_output();
-        plan.output = plan.output_choice(path, why);
-        let (path, why) = plan.best_input();
-        plan.input_gradient = plan.input_choice(path, why);
-        let (path, why) = plan.best_logits();
-        plan.logit_gradient = plan.logit_choice(path, why);
-        Ok(plan)
+        let basis = Basis { problem, masks, keep, weights: W::DTYPE, limits: *limits, libraries };
+        if !libraries.cublaslt {
+            basis.needs_16_bits("a product without cuBLASLt")?;
+        }
+        let panel_rows = basis.default_panel_rows();
+        Ok(Self {
+            basis,
+            panel_rows,
+            output: basis.best_output(),
+            input_gradient: basis.best_input(),
+            logit_gradient: basis.best_logits(panel_rows),
+            types: PhantomData,
+        })
     }
 
-    /// Takes another way to `Y`.
+    /// Takes another route to `Y`.
     ///
     /// # Errors
-    /// [`Error::Path`] if it is none for these types, sizes or masks.
-    pub fn with_output(mut self, path: OutputPath) -> Result<Self> {
-        match path {
-            OutputPath::Sampled => {
-                self.needs_16_bits("sampling in the product")?;
-                if self.masks == Masks::Frozen {
-                    return Err(path_error("sampling in the product", "frozen masks are not sampled"));
+    /// [`Error::Unsupported`] if it is none for these types, sizes, masks or libraries.
+    pub fn with_output(mut self, route: OutputRoute) -> Result<Self> {
+        let refuse = |because| Err(unsupported("sampling in the product", because));
+        let Basis { problem, masks, keep, .. } = self.basis;
+        match route {
+            OutputRoute::Sampled => {
+                self.basis.needs_16_bits("sampling in the product")?;
+                if masks == Masks::Frozen {
+                    return refuse("frozen masks are not sampled");
                 }
-                if !small::takes(self.problem) {
-                    return Err(path_error("sampling in the product", "it takes at most 128 tokens, and K below 2^24"));
+                if !small::takes(problem) {
+                    return refuse("it takes at most 128 tokens, and K below 2^24");
                 }
-                if self.keep != Keep::Nothing {
-                    return Err(path_error("sampling in the product", "it leaves nothing to keep"));
+                if keep != Keep::Nothing {
+                    return refuse("it leaves nothing to keep");
                 }
             }
-            OutputPath::Codes => self.needs_codes()?,
-            OutputPath::Masked(Dense::Own) => self.needs_16_bits("an own dense product")?,
-            OutputPath::Masked(Dense::BlasLt) => {}
+            OutputRoute::Codes => self.basis.needs_codes()?,
+            OutputRoute::Masked(dense) => self.basis.needs(dense)?,
         }
-        self.output = self.output_choice(path, ASKED);
+        self.output = self.basis.output(route, ASKED);
         Ok(self)
     }
 
-    /// Takes another way to `dX`.
+    /// Takes the contraction of `Y` in so many parts, or in as many as have something to do: how busy an own kernel keeps
+    /// a device.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless it is from 1 to 65535; [`Error::Unsupported`] where cuBLASLt multiplies.
+    pub fn with_output_splits(mut self, splits: u32) -> Result<Self> {
+        if !(1..=small::MAX_SPLITS).contains(&splits) {
+            return scalar("splits", f64::from(splits), "from 1 to 65535");
+        }
+        let Choice { route, why, .. } = self.output;
+        if route == OutputRoute::Masked(Dense::Cublaslt) {
+            return Err(unsupported("splitting the contraction", "cuBLASLt sees to that itself"));
+        }
+        self.output = self.basis.output_in(route, splits, why);
+        Ok(self)
+    }
+
+    /// Takes another route to `dX`.
     ///
     /// # Errors
     /// As [`Plan::with_output`].
-    pub fn with_input_gradient(mut self, path: InputPath) -> Result<Self> {
-        match path {
-            InputPath::Codes => self.needs_codes()?,
-            InputPath::Masked(Dense::Own) => self.needs_16_bits("an own dense product")?,
-            InputPath::Masked(Dense::BlasLt) => {}
+    pub fn with_input_gradient(mut self, route: InputRoute) -> Result<Self> {
+        match route {
+            InputRoute::Codes => self.basis.needs_codes()?,
+            InputRoute::Masked(dense) => self.basis.needs(dense)?,
         }
-        self.input_gradient = self.input_choice(path, ASKED);
+        self.input_gradient = self.basis.input(route, ASKED);
         Ok(self)
     }
 
-    /// Takes another way to the logits' gradient.
+    /// Takes another route to the logits' gradient.
     ///
     /// # Errors
     /// As [`Plan::with_output`].
-    pub fn with_logit_gradient(mut self, path: LogitPath) -> Result<Self> {
-        if path != LogitPath::Panels(Dense::BlasLt) {
-            self.needs_16_bits("an own product")?;
+    pub fn with_logit_gradient(mut self, route: LogitRoute) -> Result<Self> {
+        match route {
+            LogitRoute::Fused => self.basis.needs_16_bits("the fused gradient")?,
+            LogitRoute::Panels(dense) => self.basis.needs(dense)?,
         }
-        self.logit_gradient = self.logit_choice(path, ASKED);
+        self.logit_gradient = self.basis.logits(route, self.panel_rows, ASKED);
         Ok(self)
     }
 
-    /// The same ways, but own kernels where it would be cuBLASLt: for a machine without that library.
+    /// The same routes, but own kernels where it would be cuBLASLt.
     ///
     /// # Errors
-    /// [`Error::Path`] for `f32`, which own kernels do not multiply.
-    pub fn without_blaslt(self) -> Result<Self> {
-        let mut plan = self;
-        if plan.output.path == OutputPath::Masked(Dense::BlasLt) {
-            plan = plan.with_output(OutputPath::Masked(Dense::Own))?;
-        }
-        if plan.input_gradient.path == InputPath::Masked(Dense::BlasLt) {
-            plan = plan.with_input_gradient(InputPath::Masked(Dense::Own))?;
-        }
-        if plan.logit_gradient.path == LogitPath::Panels(Dense::BlasLt) {
-            plan = plan.with_logit_gradient(LogitPath::Fused)?;
-        }
-        Ok(plan)
+    /// [`Error::Unsupported`] for `f32`, which own kernels do not multiply.
+    pub fn without_cublaslt(mut self) -> Result<Self> {
+        self.basis.needs_16_bits("a product without cuBLASLt")?;
+        self.basis.libraries.cublaslt = false;
+        self.output = self.basis.output_without(self.output);
+        self.input_gradient = self.basis.input_without(self.input_gradient);
+        self.logit_gradient = self.basis.logits_without(self.logit_gradient, self.panel_rows);
+        Ok(self)
     }
 
-    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more work space, or less,
+    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more workspace, or less,
     /// than the default (half the level-2 cache, at most 32 MiB).
     #[must_use]
     pub fn with_panel_rows(mut self, rows: usize) -> Self {
         self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;
-        let Choice { path, why, .. } = self.logit_gradient;
-        self.logit_gradient = self.logit_choice(path, why);
+        let Choice { route, why, .. } = self.logit_gradient;
+        self.logit_gradient = self.basis.logits(route, self.panel_rows, why);
         self
     }
 
     /// The sizes it is for.
     #[must_use]
     pub const fn problem(&self) -> Problem {
-        self.problem
+        self.basis.problem
     }
 
-    /// What the forward pass keeps.
+    /// The masks it is for.
+    #[must_use]
+    pub const fn masks(&self) -> Masks {
+        self.basis.masks
+    }
+
+    /// What the forward pass leaves for the backward pass.
     #[must_use]
     pub const fn keep(&self) -> Keep {
-        self.keep
+        self.basis.keep
     }
 
-    /// The way to `Y`.
+    /// The route to `Y`.
     #[must_use]
-    pub const fn output(&self) -> Choice<OutputPath> {
+    pub const fn output(&self) -> Choice<OutputRoute> {
         self.output
     }
 
-    /// The way to `dX`.
+    /// The route to `dX`.
     #[must_use]
-    pub const fn input_gradient(&self) -> Choice<InputPath> {
+    pub const fn input_gradient(&self) -> Choice<InputRoute> {
         self.input_gradient
     }
 
-    /// The way to the logits' gradient.
+    /// The route to the logits' gradient.
     #[must_use]
-    pub const fn logit_gradient(&self) -> Choice<LogitPath> {
+    pub const fn logit_gradient(&self) -> Choice<LogitRoute> {
         self.logit_gradient
     }
 
     /// Rows of a panel.
-    pub(crate) const fn panel_rows(&self) -> usize {
+    pub(super) const fn panel_rows(&self) -> usize {
         self.panel_rows
     }
 
-    /// The masks and the device it is for.
-    pub(crate) const fn made_for(&self) -> (Masks, &Limits) {
-        (self.masks, &self.limits)
-    }
-
-    /// Bytes of work space that any of the products needs; they take turns, and layers can share it.
+    /// Bytes of workspace that any of the products needs; they take turns, and layers can share it.
     #[must_use]
     pub fn workspace_bytes(&self) -> usize {
         let backward = self.input_gradient.workspace_bytes.max(self.logit_gradient.workspace_bytes);
@@ -274,59 +297,66 @@ impl Plan {
 
     /// Bytes that stay allocated between the passes.
     #[must_use]
-    pub const fn kept_bytes(&self) -> usize {
-        match self.keep {
+    pub const fn saved_bytes(&self) -> usize {
+        let Basis { problem, keep, weights, .. } = self.basis;
+        match keep {
             Keep::Nothing => 0,
-            Keep::Masked => self.problem.shape.weights().saturating_mul(self.weights.size()),
-            Keep::Codes => self.problem.shape.packed_codes(),
+            Keep::Masked => problem.shape.weights().saturating_mul(weights.size()),
+            Keep::Codes => problem.shape.packed_codes(),
         }
     }
 
-    /// Checks that arguments are those the plan was made for.
-    pub(crate) fn check(&self, problem: Problem, masks: Masks, types: [DType; 2], keep: Keep) -> Result<()> {
-        let describe = |problem: Problem, masks: Masks, [logits, weights]: [DType; 2], keep: Keep| {
-            let Problem { tokens, shape } = problem;
-            let [rows, cols] = [shape.rows, shape.cols];
-            format!("{tokens} tokens, [{rows}, {cols}], logits {logits}, weights {weights}, {masks:?}, keep {keep:?}")
-        };
-        let planned = (self.problem, self.masks, [self.logits, self.weights], self.keep);
-        if planned == (problem, masks, types, keep) {
+    /// Checks that a layer, and what is saved, are those the plan was made for.
+    pub(super) fn check(&self, shape: Shape, masks: Masks, keep: Keep) -> Result<()> {
+        let Basis { problem, .. } = self.basis;
+        if (problem.shape, self.masks(), self.keep()) == (shape, masks, keep) {
             return Ok(());
         }
-        let (of, kind, [logits, weights], kept) = planned;
-        let planned = describe(of, kind, [logits, weights], kept);
-        Err(Error::Unplanned { planned, given: describe(problem, masks, types, keep) })
+        let describe = |Shape { rows, cols }: Shape, masks: Masks, keep: Keep| {
+            format!("[{rows}, {cols}], {masks:?}, keep {keep:?}")
+        };
+        let planned = describe(problem.shape, self.masks(), self.keep());
+        Err(Error::Unplanned { planned, given: describe(shape, masks, keep) })
+    }
+}
+
+impl Basis {
+    fn needs_16_bits(&self, route: &'static str) -> Result<()> {
+        match self.weights {
+            DType::F32 => Err(unsupported(route, "own kernels multiply f16 and bf16; f32 goes to cuBLASLt")),
+            _ => Ok(()),
+        }
     }
 
-    fn needs_16_bits(&self, path: &'static str) -> Result<()> {
-        match self.weights {
-            DType::F32 => Err(path_error(path, "own kernels multiply f16 and bf16; f32 goes to cuBLASLt")),
-            _ => Ok(()),
+    fn needs(&self, dense: Dense) -> Result<()> {
+        match dense {
+            Dense::Own => self.needs_16_bits("an own dense product"),
+            Dense::Cublaslt if self.libraries.cublaslt => Ok(()),
+            Dense::Cublaslt => Err(unsupported("a product by cuBLASLt", "the plan was made without that library")),
         }
     }
 
     fn needs_codes(&self) -> Result<()> {
         self.needs_16_bits("masking by codes")?;
         match self.masks {
-            Masks::Sampled(Kind::Soft) => Err(path_error("masking by codes", "a soft mask has none")),
+            Masks::Sampled(Kind::Soft) => Err(unsupported("masking by codes", "a soft mask has none")),
             _ => Ok(()),
         }
     }
 }
 
-impl fmt::Display for Plan {
+impl<L: Logit, W: Float> fmt::Display for Plan<L, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |what: &str, path: &dyn fmt::Debug, splits: u32, bytes: usize, why: &str| {
-            let path = format!("{path:?}");
-            writeln!(f, "{what:7} {path:15} {splits:2} part(s), {bytes:>11} bytes of work space: {why}")
-        };
-        let Self { output, input_gradient, logit_gradient, .. } = self;
-        line("Y", &output.path, output.splits, output.workspace_bytes, output.why)?;
-        line("dX", &input_gradient.path, input_gradient.splits, input_gradient.workspace_bytes, input_gradient.why)?;
-        if matches!(self.masks, Masks::Sampled(Kind::Soft | Kind::Hard)) {
-            let Choice { path, splits, workspace_bytes, why } = logit_gradient;
-            line("dlogits", path, *splits, *workspace_bytes, why)?;
+        fn line<R: fmt::Debug>(f: &mut fmt::Formatter<'_>, what: &str, choice: &Choice<R>) -> fmt::Result {
+            let Choice { route, splits, workspace_bytes: bytes, why } = choice;
+            let route = format!("{route:?}");
+            writeln!(f, "{what:7} {route:16} {splits:2} part(s), {bytes:>11} bytes of workspace: {why}")
         }
-        Ok(())
+        line(f, "Y", &self.output)?;
+        line(f, "dX", &self.input_gradient)?;
+        match self.masks() {
+            Masks::Sampled(Kind::Soft | Kind::Hard) => line(f, "dlogits", &self.logit_gradient),
+            _ => Ok(()),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Who runs passes.
 
 use super::{Libraries, Pass, Queue};
+use crate::cusparselt;
 use crate::device::Limits;
 use crate::error::Result;
 use crate::space::{Plain, Space};
@@ -73,6 +74,16 @@ pub trait Executor {
     /// # Errors
     /// As [`Executor::zeros`].
     fn workspace(&self, bytes: usize) -> Result<Option<Self::Buffer<u8>>>;
+
+    /// Bytes of workspace of a product by cuSPARSELt that was [prepared](Executor::prepare), which only the library knows;
+    /// none where there is no library.
+    ///
+    /// # Errors
+    /// [`Error::Unprepared`](crate::Error::Unprepared) for one that was not.
+    #[doc(hidden)]
+    fn cusparselt_bytes(&self, _: &cusparselt::Form) -> Result<usize> {
+        Ok(0)
+    }
 
     /// Makes a plan's passes ready: loads kernels, opens libraries, chooses algorithms.
     ///

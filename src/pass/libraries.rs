@@ -21,8 +21,16 @@ impl Libraries {
     #[cfg(feature = "cuda")]
     #[must_use]
     pub fn find() -> Self {
-        let cublaslt = crate::device::probe::cublaslt().is_ok();
-        Self { cublaslt, cusparselt: false }
+        Self::ALL.there()
+    }
+
+    /// Those of these that can be opened; the others are not looked for.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn there(self) -> Self {
+        Self {
+            cublaslt: self.cublaslt && crate::device::probe::cublaslt().is_ok(),
+            cusparselt: self.cusparselt && crate::cusparselt::available().is_ok(),
+        }
     }
 
     /// Those of both.

@@ -1,5 +1,6 @@
 //! What a pass gives a device to do, as plain data.
 
+use crate::cusparselt;
 use crate::dense;
 use crate::device::{Launch, Limits};
 
@@ -11,6 +12,8 @@ pub enum Work {
     Kernel(Launch),
     /// A dense product by cuBLASLt.
     Dense(dense::Call),
+    /// A product of a compressed weight by cuSPARSELt.
+    Cusparselt(cusparselt::Call),
 }
 
 /// The works of a pass, in order. A few take no allocation.

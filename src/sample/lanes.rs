@@ -4,7 +4,7 @@
 // A lane's number indexes several arrays at once; iterators over all of them would hide what is done.
 #![allow(clippy::needless_range_loop)]
 
-use crate::element::Element;
+use crate::element::Float;
 use crate::noise;
 use crate::pattern::Pattern;
 
@@ -45,7 +45,7 @@ pub(crate) struct Soft {
 impl<const PER: usize> Block<PER> {
     /// Reads up to sixteen groups; missing ones are zero.
     #[inline(always)]
-    pub(crate) fn read<T: Element>(from: &[T]) -> Self {
+    pub(crate) fn read<T: Float>(from: &[T]) -> Self {
         let mut flat = [[0.0; PER]; LANES];
         T::widen(from, flat.as_flattened_mut());
         let mut block = Self([[0.0; LANES]; PER]);
@@ -59,7 +59,7 @@ impl<const PER: usize> Block<PER> {
 
     /// Writes as many groups as there is room for.
     #[inline(always)]
-    pub(crate) fn write<T: Element>(&self, to: &mut [T]) {
+    pub(crate) fn write<T: Float>(&self, to: &mut [T]) {
         let mut flat = [[0.0; PER]; LANES];
         for lane in 0..LANES {
             for i in 0..PER {

@@ -10,7 +10,7 @@
 //! | sums over the groups, made on such a walk | `statistics` |
 
 use crate::check::scalar;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::Result;
 
 pub(crate) mod cpu;
@@ -84,7 +84,7 @@ impl Sampling {
 }
 
 /// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
-pub trait GradientOf<W: Element>: Element {}
-impl<W: Element> GradientOf<W> for f32 {}
+pub trait GradientOf<W: Float>: Float {}
+impl<W: Float> GradientOf<W> for f32 {}
 impl GradientOf<half::f16> for half::f16 {}
 impl GradientOf<half::bf16> for half::bf16 {}

@@ -2,7 +2,7 @@
 
 use super::{cpu, launch};
 use crate::check::length;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
@@ -24,7 +24,7 @@ pub(crate) const SLAB: usize = RUN * RUNS;
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`]; on a device [`Error::Workspace`].
 #[derive(Debug)]
-pub struct Squares<'a, S: Space, X: Element> {
+pub struct Squares<'a, S: Space, X: Float> {
     pub(super) tokens: usize,
     pub(super) cols: usize,
     pub(super) x: S::Ref<'a, X>,
@@ -33,7 +33,7 @@ pub struct Squares<'a, S: Space, X: Element> {
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
-impl<'a, S: Space, X: Element> Squares<'a, S, X> {
+impl<'a, S: Space, X: Float> Squares<'a, S, X> {
     /// Of a batch of `tokens` activations with `cols` columns.
     #[must_use]
     pub fn new(
@@ -68,7 +68,7 @@ impl Squares<'_, Host, f32> {
     }
 }
 
-impl<S: Space, X: Element> Pass<S> for Squares<'_, S, X> {
+impl<S: Space, X: Float> Pass<S> for Squares<'_, S, X> {
     fn check(&self) -> Result<()> {
         let shape = activations(self.tokens, self.cols)?;
         length("x", Some(&self.x), shape.weights())?;
@@ -101,7 +101,7 @@ impl<S: Space, X: Element> Pass<S> for Squares<'_, S, X> {
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`].
 #[derive(Debug)]
-pub struct Hessian<'a, S: Space, X: Element> {
+pub struct Hessian<'a, S: Space, X: Float> {
     pub(super) tokens: usize,
     pub(super) cols: usize,
     pub(super) x: S::Ref<'a, X>,
@@ -109,7 +109,7 @@ pub struct Hessian<'a, S: Space, X: Element> {
     pub(super) hessian: S::Mut<'a, f32>,
 }
 
-impl<'a, S: Space, X: Element> Hessian<'a, S, X> {
+impl<'a, S: Space, X: Float> Hessian<'a, S, X> {
     /// Adds a batch of `tokens` activations with `cols` columns to those `before`.
     #[must_use]
     pub fn new(
@@ -123,7 +123,7 @@ impl<'a, S: Space, X: Element> Hessian<'a, S, X> {
     }
 }
 
-impl<S: HostSpace, X: Element> Pass<S> for Hessian<'_, S, X> {
+impl<S: HostSpace, X: Float> Pass<S> for Hessian<'_, S, X> {
     fn check(&self) -> Result<()> {
         let shape = activations(self.tokens, self.cols)?;
         length("x", Some(&self.x), shape.weights())?;

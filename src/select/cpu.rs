@@ -1,7 +1,7 @@
 //! The CPU executor of `select`: pieces of groups, bands of columns or of rows, on the threads of rayon's pool.
 
 use super::{ByScore, Hessian, Squares, Statistics, Sweep};
-use crate::element::Element;
+use crate::element::Float;
 use crate::pattern::Pattern;
 use crate::sample::cpu::{PIECE, piece, pieces_mut};
 use crate::space::HostSpace;
@@ -18,7 +18,7 @@ pub(super) use sweep::sweep;
 const LANES: usize = 32;
 
 /// Chooses masks and writes what was asked for.
-pub(super) fn by_score<S: HostSpace, W: Element>(pass: ByScore<'_, S, W>) {
+pub(super) fn by_score<S: HostSpace, W: Float>(pass: ByScore<'_, S, W>) {
     let (shape, statistics) = (pass.shape, pass.statistics.map(S::slice_mut));
     let (weight, scores) = (pass.weight.map(S::slice), pass.scores.map(S::slice));
     let column_scale = pass.column_scale.map(S::slice);
@@ -63,7 +63,7 @@ struct Piece<'a, W> {
 }
 
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn choose_piece<W: Element>(mut piece: Piece<'_, W>) -> Statistics {
+fn choose_piece<W: Float>(mut piece: Piece<'_, W>) -> Statistics {
     let mut share = Statistics::default();
     let mut column = piece.column;
     for start in (0..piece.groups).step_by(LANES) {

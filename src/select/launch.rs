@@ -4,7 +4,7 @@ use super::activations::SLAB;
 use super::sweep::BLOCK;
 use super::{ByScore, Squares, Sweep};
 use crate::device::{Launch, Symbol};
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::statistics;
@@ -101,7 +101,7 @@ fn enough<A: Array>(workspace: Option<&A>, needed: usize) -> Result<()> {
 }
 
 /// One kernel, and a second that adds up what is kept, if that is wanted.
-pub(super) fn by_score<'g, S: DeviceSpace, W: Element>(
+pub(super) fn by_score<'g, S: DeviceSpace, W: Float>(
     pass: &'g mut ByScore<'_, S, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -130,7 +130,7 @@ pub(super) fn by_score<'g, S: DeviceSpace, W: Element>(
 }
 
 /// The walk over the groups in steps of so many; where a row ends matters if columns have scales.
-fn score_walk<S: DeviceSpace, W: Element>(pass: &ByScore<'_, S, W>, step: u64) -> Result<Walk> {
+fn score_walk<S: DeviceSpace, W: Float>(pass: &ByScore<'_, S, W>, step: u64) -> Result<Walk> {
     let (groups, in_row) = (pass.shape.groups() as u64, pass.shape.cols as u64 / 4);
     let row_groups = match (&pass.column_scale, u32::try_from(in_row)) {
         (None, _) | (_, Ok(0)) => 1 << 31,
@@ -142,7 +142,7 @@ fn score_walk<S: DeviceSpace, W: Element>(pass: &ByScore<'_, S, W>, step: u64) -
 }
 
 /// Sums each slab of the batch, if there are any; then adds all of them to the running sums.
-pub(super) fn squares<'g, S: DeviceSpace, X: Element>(
+pub(super) fn squares<'g, S: DeviceSpace, X: Float>(
     pass: &'g mut Squares<'_, S, X>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -170,7 +170,7 @@ pub(super) fn squares<'g, S: DeviceSpace, X: Element>(
 }
 
 /// The weight to `f32`; for each block of columns the choice, and the columns to its right; and the outputs.
-pub(super) fn sweep<'g, S: DeviceSpace, W: Element>(
+pub(super) fn sweep<'g, S: DeviceSpace, W: Float>(
     pass: &'g mut Sweep<'_, S, W>,
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
@@ -200,7 +200,7 @@ pub(super) fn sweep<'g, S: DeviceSpace, W: Element>(
     Ok(())
 }
 
-fn sweep_args<'g, S: DeviceSpace, W: Element>(
+fn sweep_args<'g, S: DeviceSpace, W: Float>(
     pass: &'g mut Sweep<'_, S, W>,
     binder: &mut Binder<'g, S>,
 ) -> Result<SweepArgs> {
@@ -225,7 +225,7 @@ fn sweep_args<'g, S: DeviceSpace, W: Element>(
     })
 }
 
-#[cfg(any())] // Until `cuda` is merged, which has the reader of constants.
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::constants::Cuda;

@@ -7,8 +7,8 @@
 //! | --- | --- | --- |
 //! | magnitude | `abs(W_ij)` | [`ByScore::magnitude`] |
 //! | Wanda (Sun et al. 2023, arXiv 2306.11695) | `abs(W_ij) · ‖X_j‖₂` | [`Squares`] over the activations; its norms to [`ByScore::scaled`] |
-//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, `Factor`, [`Sweep`] |
-//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | `Factor::scale` to [`ByScore::scaled`] |
+//! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, `Cholesky`, [`Sweep`] |
+//! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | `Cholesky::scale` to [`ByScore::scaled`] |
 //! | any other | yours | [`ByScore::given`] |
 //!
 //! # What is kept
@@ -51,11 +51,11 @@
 //!
 //! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory and give the same
 //! bits, but for sums over groups ([`Statistics`], losses), which agree to `f64` rounding. [`Hessian`] runs on the CPU
-//! alone: on a device it is one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Factor` is made
+//! alone: on a device it is one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Cholesky` is made
 //! on the CPU (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
 
 use crate::check::length;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::statistics;
@@ -63,15 +63,15 @@ use crate::shape::Shape;
 use crate::space::{HostSpace, Input, Output, Space};
 
 mod activations;
-mod cpu;
 #[cfg(feature = "sparsegpt")]
-mod factor;
+mod cholesky;
+mod cpu;
 mod launch;
 mod sweep;
 
 pub use activations::{Hessian, Squares};
 #[cfg(feature = "sparsegpt")]
-pub use factor::Factor;
+pub use cholesky::Cholesky;
 pub use sweep::Sweep;
 
 /// What a mask keeps of all scores. The layout is that of the device.
@@ -110,7 +110,7 @@ statistics::on_a_device!(Statistics);
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] for a masked weight
 /// without a weight, or if nothing is to be written.
 #[derive(Debug)]
-pub struct ByScore<'a, S: Space, W: Element> {
+pub struct ByScore<'a, S: Space, W: Float> {
     shape: Shape,
     weight: Option<S::Ref<'a, W>>,
     column_scale: Option<S::Ref<'a, f32>>,
@@ -121,7 +121,7 @@ pub struct ByScore<'a, S: Space, W: Element> {
     statistics: Option<S::Mut<'a, Statistics>>,
 }
 
-impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
+impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
     fn new(shape: Shape) -> Self {
         Self {
             shape,
@@ -142,7 +142,7 @@ impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
     }
 
     /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with the norms of [`Squares`], SparseGPT's without update
-    /// with `Factor::scale`.
+    /// with `Cholesky::scale`.
     #[must_use]
     pub fn scaled(
         shape: Shape,
@@ -194,7 +194,7 @@ impl<'a, S: Space, W: Element> ByScore<'a, S, W> {
     }
 }
 
-impl<S: Space, W: Element> Pass<S> for ByScore<'_, S, W> {
+impl<S: Space, W: Float> Pass<S> for ByScore<'_, S, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;

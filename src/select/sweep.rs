@@ -3,7 +3,7 @@
 use super::activations::square;
 use super::{cpu, launch};
 use crate::check::length;
-use crate::element::Element;
+use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
@@ -15,7 +15,7 @@ pub(crate) const BLOCK: usize = 128;
 /// Arguments of SparseGPT's sweep with weight update; see the [module](super).
 ///
 /// Shapes: weight and updated `[N, K]`; upper `[K, K]`, of which the triangle from the diagonal on is read, and scale
-/// `[K]`, both of a `Factor`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
+/// `[K]`, both of a `Cholesky`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
 /// `[N]`; all row-major. All outputs are overwritten. On a device every operand starts on a 16-byte boundary.
 ///
 /// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
@@ -27,7 +27,7 @@ pub(crate) const BLOCK: usize = 128;
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be
 /// written; on a device [`Error::Workspace`].
 #[derive(Debug)]
-pub struct Sweep<'a, S: Space, W: Element> {
+pub struct Sweep<'a, S: Space, W: Float> {
     pub(super) shape: Shape,
     pub(super) weight: S::Ref<'a, W>,
     pub(super) upper: S::Ref<'a, f32>,
@@ -39,7 +39,7 @@ pub struct Sweep<'a, S: Space, W: Element> {
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
-impl<'a, S: Space, W: Element> Sweep<'a, S, W> {
+impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
     /// A sweep that as yet writes nothing.
     #[must_use]
     pub fn new(
@@ -104,7 +104,7 @@ impl Sweep<'_, Host, f32> {
     }
 }
 
-impl<S: Space, W: Element> Pass<S> for Sweep<'_, S, W> {
+impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;

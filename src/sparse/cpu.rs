@@ -5,9 +5,10 @@
 //! are decompressed, and the crate `gemm` multiplies: it multiplies by zeros too, but is so much faster on what lies in
 //! order. Tokens with a NaN or an infinity still go the first way, for that `0 · ∞` is not computed.
 
-use super::{Factor, Form};
+use super::Form;
 use crate::compress::cpu::{Reorder, check_codes, reorder_into};
 use crate::compress::{Layout, Sparsity};
+use crate::element::Factor;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::space::Host;
@@ -94,13 +95,13 @@ fn canonical<'c, T: Factor>(weight: &'c Weight<'_, T>, own: &'c mut Vec<u8>) -> 
             ));
         }
     };
-    let (sparsity, sizes) = (T::FORMAT.sparsity(), layout.sizes(shape, T::FORMAT)?);
+    let (sparsity, sizes) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?);
     let codes = if layout == Layout::Plain {
         check_codes(sparsity, shape, metadata)?;
         metadata
     } else {
         own.resize(sparsity.packed_codes(shape), 0);
-        reorder_into(Reorder::new(shape, T::FORMAT, (layout, metadata), (Layout::Plain, own)))?;
+        reorder_into(Reorder::new(shape, T::DTYPE, (layout, metadata), (Layout::Plain, own)))?;
         own.as_slice()
     };
     Ok(Canonical { shape, values, pitch: sizes.pitch, codes })
@@ -114,7 +115,7 @@ impl<T: Factor> Canonical<'_, T> {
 
     /// Columns of the values that these groups of a row keep, in order, as many as `columns` has room for.
     fn columns(&self, row: usize, first_group: usize, columns: &mut [u32]) {
-        let sparsity = T::FORMAT.sparsity();
+        let sparsity = Sparsity::of(T::DTYPE);
         let first = row * sparsity.row_groups(self.shape.cols) + first_group;
         let start = (first_group * sparsity.width()) as u32;
         match sparsity {

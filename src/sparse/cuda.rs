@@ -33,13 +33,14 @@
 //! # }
 //! ```
 
+use crate::element::Factor;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView};
 
 use super::library::Library;
 use super::steps::{Step, rehearse};
-use super::{Factor, Form, Path, Plan};
+use super::{Form, Path, Plan};
 use crate::device;
 use crate::device::launch::{launch, load};
 use crate::error::{Error, Result};

@@ -25,7 +25,8 @@
 //!   zero. A dense product of the decompressed weight has `0 · NaN` there, and differs.
 
 use crate::check::scalar;
-use crate::compress::ValueType;
+use crate::element::DType;
+
 use crate::dense::Problem;
 use crate::dense::split;
 use crate::device::Limits;
@@ -104,14 +105,14 @@ const _: () = assert!(size_of::<SumArgs>() == 40);
 
 /// Whether a kernel does a problem: its type of values, its number of tokens, and sizes that its 32-bit numbers hold.
 #[must_use]
-pub fn takes(kernel: Kernel, problem: Problem, values: ValueType) -> bool {
+pub fn takes(kernel: Kernel, problem: Problem, values: DType) -> bool {
     check(kernel, problem, values).is_ok() && grid(kernel, problem, 1).is_ok()
 }
 
 /// In how many shares to take the sum over K so that the device is full, at least 1: a modelled choice, see the kernels'
 /// own. It depends on the arguments alone.
 #[must_use]
-pub fn splits(kernel: Kernel, problem: Problem, values: ValueType, limits: &Limits) -> u32 {
+pub fn splits(kernel: Kernel, problem: Problem, values: DType, limits: &Limits) -> u32 {
     let wanted = match kernel {
         Kernel::Small => small::splits(problem, values, limits),
         Kernel::Tile => tile::splits(problem, values, limits),
@@ -134,7 +135,7 @@ pub fn partial_bytes(problem: Problem, splits: u32) -> usize {
 pub fn product(
     kernel: Kernel,
     problem: Problem,
-    values: ValueType,
+    values: DType,
     at: &Operands,
     splits: u32,
 ) -> Result<Launch<SparseArgs>> {
@@ -175,13 +176,13 @@ pub fn product(
 ///
 /// # Errors
 /// As [`product`], for the operands it reads; [`Error::Scalar`] unless `splits` is above 1.
-pub fn sum(problem: Problem, values: ValueType, at: &Operands, splits: u32) -> Result<Launch<SumArgs>> {
+pub fn sum(problem: Problem, values: DType, at: &Operands, splits: u32) -> Result<Launch<SumArgs>> {
     problem.check()?;
     check_type(values)?;
     check_splits(splits, 2)?;
     let name = match values {
-        ValueType::F16 => "twofour_sparse_sum_f16",
-        ValueType::Bf16 => "twofour_sparse_sum_bf16",
+        DType::F16 => "twofour_sparse_sum_f16",
+        DType::Bf16 => "twofour_sparse_sum_bf16",
         _ => "twofour_sparse_sum_i32",
     };
     let elements = problem.outputs() as u64;
@@ -193,14 +194,14 @@ pub fn sum(problem: Problem, values: ValueType, at: &Operands, splits: u32) -> R
         rows: small_size("a column of the weight", problem.shape.rows)?,
         splits,
     };
-    let run = if values == ValueType::I8 { 4 } else { 8 };
+    let run = if values == DType::I8 { 4 } else { 8 };
     // Kernels step by the grid.
     let blocks = elements.div_ceil(run).div_ceil(u64::from(SUM_THREADS)).min(1 << 20) as u32;
     let symbol = Symbol { module: "sparse", name };
     Ok(Launch { symbol, grid: [blocks, 1, 1], block: [SUM_THREADS, 1, 1], shared_bytes: 0, args })
 }
 
-fn check(kernel: Kernel, problem: Problem, values: ValueType) -> Result<()> {
+fn check(kernel: Kernel, problem: Problem, values: DType) -> Result<()> {
     problem.check()?;
     check_type(values)?;
     small_size("a column of the weight", problem.shape.rows)?;
@@ -212,9 +213,9 @@ fn check(kernel: Kernel, problem: Problem, values: ValueType) -> Result<()> {
     }
 }
 
-fn check_type(values: ValueType) -> Result<()> {
+fn check_type(values: DType) -> Result<()> {
     match values {
-        ValueType::F16 | ValueType::Bf16 | ValueType::I8 => Ok(()),
+        DType::F16 | DType::Bf16 | DType::I8 => Ok(()),
         _ => Err(other_type()),
     }
 }
@@ -243,7 +244,7 @@ fn grid(kernel: Kernel, problem: Problem, splits: u32) -> Result<[u32; 3]> {
 }
 
 /// Columns of a stage.
-fn stage_cols(values: ValueType) -> usize {
+fn stage_cols(values: DType) -> usize {
     STAGE_TOKEN_BYTES / values.size()
 }
 
@@ -252,5 +253,17 @@ fn small_size(what: &'static str, size: usize) -> Result<u32> {
     match u32::try_from(size) {
         Ok(small) if small < (1 << 31) - 2 * tile::TILE as u32 => Ok(small),
         _ => Err(Error::Overflow { what, rows: size as u64, cols: 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        assert_eq!(STAGE_TOKEN_BYTES as u64, Cuda::read("sparse_small.cu").constant("kTokenBytes"));
+        assert_eq!(u64::from(SUM_THREADS), Cuda::read("sparse.cu").bounds("twofour_sparse_sum_C")[0]);
     }
 }

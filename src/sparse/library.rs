@@ -7,6 +7,7 @@
 //! they come out as our packer would have them, ours is used for that version, device, format and class of shapes, and
 //! otherwise the library's compressor. A completed [`Plan`] says which.
 
+use crate::element::{DType, Element, Factor};
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr};
 
 use super::plan::{Packing, Plan};
-use super::{Factor, Form, Path, cuda};
+use super::{Form, Path, cuda};
 use crate::check::length;
 use crate::compress::cuda::{Reorder, Unpack, reorder_into, unpack_into};
-use crate::compress::{Compressed, Layout, ValueType};
+use crate::compress::{Compressed, Layout};
 use crate::cusparselt::{self, Bias, Compressor, Device, Handle, Operands, Types, Version};
 use crate::dense::Problem;
 use crate::device::driver_error;
@@ -56,7 +57,7 @@ pub struct Library {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     problem: Problem,
-    values: ValueType,
+    values: DType,
     bias: bool,
 }
 
@@ -65,7 +66,7 @@ struct Key {
 pub(crate) struct Origin {
     version: Version,
     device: Device,
-    values: ValueType,
+    values: DType,
     shape: Shape,
 }
 
@@ -145,7 +146,7 @@ impl Library {
 
     /// With the size of what the library would write.
     fn packing_within<T: Factor>(&self, stream: &Arc<CudaStream>, shape: Shape, bytes: usize) -> Result<Packing> {
-        let fits = |layout: &Layout| layout.sizes(shape, T::FORMAT).is_ok_and(|sizes| sizes.buffer <= bytes);
+        let fits = |layout: &Layout| layout.sizes(shape, T::DTYPE).is_ok_and(|sizes| sizes.buffer <= bytes);
         let agreed = probe::agreed::<T>(&self.handle, stream, shape)?;
         Ok(agreed.into_iter().find(fits).map_or(Packing::Library, Packing::Ours))
     }
@@ -187,10 +188,10 @@ impl Library {
         let bytes = compressor.size().bytes;
         let packing = self.packing_within::<T>(stream, shape, bytes)?;
         let (from, to) = match packing {
-            Packing::Ours(to) => (layout.sizes(shape, T::FORMAT)?, to),
+            Packing::Ours(to) => (layout.sizes(shape, T::DTYPE)?, to),
             Packing::Library => return self.repack(stream, &compressor, weight),
         };
-        let sizes = to.sizes(shape, T::FORMAT)?;
+        let sizes = to.sizes(shape, T::DTYPE)?;
         if (from.values, from.pitch) != (sizes.values, sizes.pitch) {
             return self.repack(stream, &compressor, weight);
         }
@@ -210,7 +211,7 @@ impl Library {
             stream.memcpy_dtod(metadata, &mut rest.slice_mut(..sizes.metadata)).map_err(&copy)?;
         } else {
             let codes = ((*layout, metadata.slice(..)), (to, rest.slice_mut(..sizes.metadata)));
-            reorder_into(stream, Reorder::new(shape, T::FORMAT, codes.0, codes.1))?;
+            reorder_into(stream, Reorder::new(shape, T::DTYPE, codes.0, codes.1))?;
         }
         if bytes > sizes.buffer {
             let padding = vec![PADDING; bytes - sizes.buffer];
@@ -273,10 +274,10 @@ impl Library {
     }
 
     fn packed<T: Factor>(&self, shape: Shape, bytes: CudaSlice<u8>, packing: Packing) -> LibraryWeight<T> {
-        LibraryWeight { bytes, origin: self.origin(T::FORMAT, shape), packing, values: PhantomData }
+        LibraryWeight { bytes, origin: self.origin(T::DTYPE, shape), packing, values: PhantomData }
     }
 
-    fn origin(&self, values: ValueType, shape: Shape) -> Origin {
+    fn origin(&self, values: DType, shape: Shape) -> Origin {
         Origin { version: self.handle.version(), device: self.handle.device(), values, shape }
     }
 
@@ -287,7 +288,7 @@ impl Library {
     /// [`Error::Unplanned`] for another type than the plan's; as [`Library::packing`], and [`Error::Cuda`] if the library
     /// has no such product on this device.
     pub fn complete<T: Factor>(&mut self, stream: &Arc<CudaStream>, plan: Plan) -> Result<Plan> {
-        plan.check(plan.problem(), T::FORMAT, plan.given())?;
+        plan.check(plan.problem(), T::DTYPE, plan.given())?;
         if plan.path() != Path::Cusparselt {
             return Ok(plan);
         }
@@ -318,7 +319,7 @@ impl Library {
         let Some(packing) = plan.packing() else {
             return Err(path_error("a search", "the plan's product is not one by cuSPARSELt"));
         };
-        self.check_origin(&weight.origin, plan.problem().shape, T::FORMAT)?;
+        self.check_origin(&weight.origin, plan.problem().shape, T::DTYPE)?;
         let mut y = allocate::<T::Output>(stream, plan.problem().outputs())?;
         let mut workspace = allocate::<u8>(stream, plan.workspace_bytes().max(1))?;
         let bias = match plan.given().bias {
@@ -357,7 +358,7 @@ impl Library {
         let Form::Library { bytes, origin } = args.weight.form else {
             return Err(path_error("a product by cuSPARSELt", "this weight is not packed for it: see `Library::pack`"));
         };
-        self.check_origin(&origin, args.problem.shape, T::FORMAT)?;
+        self.check_origin(&origin, args.problem.shape, T::DTYPE)?;
         let ready = self.ready::<T>(stream, plan)?;
         let needed = ready.workspace_bytes();
         if plan.workspace_bytes() < needed {
@@ -371,7 +372,7 @@ impl Library {
         ready.run(stream, Operands::new(bytes, args.x, args.y, args.workspace))
     }
 
-    fn check_origin(&self, origin: &Origin, shape: Shape, values: ValueType) -> Result<()> {
+    fn check_origin(&self, origin: &Origin, shape: Shape, values: DType) -> Result<()> {
         let planned = self.origin(values, shape);
         if planned == *origin {
             return Ok(());
@@ -381,7 +382,7 @@ impl Library {
 
     /// The library's plan, made if there is none, with the algorithm that a search found.
     fn ready<T: Factor>(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<&mut cusparselt::Plan> {
-        let key = Key { problem: plan.problem(), values: T::FORMAT, bias: plan.given().bias };
+        let key = Key { problem: plan.problem(), values: T::DTYPE, bias: plan.given().bias };
         if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(&key) {
             self.plans.retain(|key, _| key.bias);
         }
@@ -399,8 +400,7 @@ impl Library {
 
 /// The product as the library is asked for it.
 fn described<T: Factor>(Key { problem, bias, .. }: Key) -> Result<cusparselt::Problem> {
-    use cusparselt::Value;
-    let types = Types::new(<T as Value>::TYPE, <T::Output as Value>::TYPE)?;
+    let types = Types::new(T::DTYPE, <T::Output as Element>::DTYPE)?;
     let mut described = cusparselt::Problem::new(types, problem.tokens, problem.shape);
     described.bias = bias.then_some(Bias::Shared);
     Ok(described)

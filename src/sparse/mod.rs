@@ -53,6 +53,7 @@
 use crate::check::length;
 use crate::compress::Layout;
 use crate::dense::Problem;
+use crate::element::Factor;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -62,7 +63,6 @@ use crate::space::Space;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod factor;
 #[cfg(feature = "cuda")]
 pub mod library;
 mod plan;
@@ -73,7 +73,6 @@ pub mod launch;
 #[doc(hidden)]
 pub mod steps;
 
-pub use factor::Factor;
 pub use launch::MAX_SMALL_TOKENS;
 pub use plan::{Given, Libraries, Packing, Path, Plan};
 
@@ -121,7 +120,7 @@ impl<'a, S: Space, T: Factor> Weight<'a, S, T> {
         self.shape.check()?;
         match &self.form {
             Form::Packed { layout, values, metadata } => {
-                let sizes = layout.sizes(self.shape, T::FORMAT)?;
+                let sizes = layout.sizes(self.shape, T::DTYPE)?;
                 length("values", Some(values), sizes.values)?;
                 length("metadata", Some(metadata), sizes.metadata)
             }

@@ -4,11 +4,11 @@
 //! everywhere, and testable without a device. Only what cuSPARSELt works in is the library's to say:
 //! [`Library::complete`](super::library::Library::complete) adds it.
 
+use crate::element::{DType, Factor};
 use std::fmt;
 
-use super::Factor;
 use super::launch::{self, Kernel};
-use crate::compress::{Layout, ValueType};
+use crate::compress::Layout;
 use crate::dense::Problem;
 use crate::dense::split::aligned;
 use crate::device::Limits;
@@ -94,7 +94,7 @@ impl fmt::Display for Packing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Plan {
     problem: Problem,
-    values: ValueType,
+    values: DType,
     given: Given,
     libraries: Libraries,
     limits: Limits,
@@ -135,10 +135,10 @@ impl Plan {
 
     fn draft<T: Factor>(limits: &Limits, problem: Problem, given: Given, libraries: Libraries) -> Result<Self> {
         problem.check()?;
-        given.layout.check(problem.shape, T::FORMAT)?;
+        given.layout.check(problem.shape, T::DTYPE)?;
         Ok(Self {
             problem,
-            values: T::FORMAT,
+            values: T::DTYPE,
             given,
             libraries,
             limits: *limits,
@@ -223,7 +223,7 @@ impl Plan {
 
     /// The type of weight and activations.
     #[must_use]
-    pub const fn values(&self) -> ValueType {
+    pub const fn values(&self) -> DType {
         self.values
     }
 
@@ -263,7 +263,7 @@ impl Plan {
     }
 
     /// Checks that arguments are those the plan was made for.
-    pub(super) fn check(&self, problem: Problem, values: ValueType, given: Given) -> Result<()> {
+    pub(super) fn check(&self, problem: Problem, values: DType, given: Given) -> Result<()> {
         // A copy that is there but not used does no harm; and cuSPARSELt has the weight in a form of its own.
         let dense = given.dense || self.given.dense && self.path != Path::Dense;
         let layout = if self.path == Path::Cusparselt { self.given.layout } else { given.layout };
@@ -296,13 +296,13 @@ impl Plan {
 
     fn own_serves(&self, path: &'static str, kernel: Kernel) -> Result<()> {
         let because = match self.values {
-            ValueType::F16 | ValueType::Bf16 | ValueType::I8 if self.given.layout != Layout::CutlassSm80 => {
+            DType::F16 | DType::Bf16 | DType::I8 if self.given.layout != Layout::CutlassSm80 => {
                 "own kernels read layout cutlass-sm80: reorder the metadata"
             }
-            ValueType::F16 | ValueType::Bf16 | ValueType::I8 if launch::takes(kernel, self.problem, self.values) => {
+            DType::F16 | DType::Bf16 | DType::I8 if launch::takes(kernel, self.problem, self.values) => {
                 return Ok(());
             }
-            ValueType::F16 | ValueType::Bf16 | ValueType::I8 => "the sizes exceed what the kernel counts in 32 bits",
+            DType::F16 | DType::Bf16 | DType::I8 => "the sizes exceed what the kernel counts in 32 bits",
             _ => "own kernels multiply f16, bf16 and i8",
         };
         Err(path_error(path, because))
@@ -314,12 +314,12 @@ impl Plan {
         let size = self.values.size();
         // Bytes of a matrix: 2^32 values of 8 bits, 2^31 of 16, 2^30 of 32.
         let fits = |rows: usize, cols: usize, size: usize| rows.saturating_mul(cols) < (1 << 32) / size;
-        let result = if self.values == ValueType::E4m3 || self.values == ValueType::I8 { 4 } else { size };
+        let result = if self.values == DType::E4m3 || self.values == DType::I8 { 4 } else { size };
         let capability = self.limits.compute_capability;
         if !self.libraries.cusparselt {
             return Err("the library is not available");
         }
-        if self.values == ValueType::E4m3 && capability < (8, 9) {
+        if self.values == DType::E4m3 && capability < (8, 9) {
             return Err("the device has no 8-bit floating point: compute capability 8.9 and later have");
         }
         if tokens == 0 || shape.rows == 0 || shape.cols == 0 {
@@ -335,8 +335,8 @@ impl Plan {
             return Err("a matrix has 2^32 bytes or more");
         }
         match self.values {
-            ValueType::I8 if self.given.bias => Err("to i32 sums the library adds a bias in f32, and ours is i32"),
-            ValueType::I8 if shape.cols >= 1 << 18 => Err("the library's i32 sums do not wrap, and K may exceed them"),
+            DType::I8 if self.given.bias => Err("to i32 sums the library adds a bias in f32, and ours is i32"),
+            DType::I8 if shape.cols >= 1 << 18 => Err("the library's i32 sums do not wrap, and K may exceed them"),
             _ => Ok(()),
         }
     }
@@ -345,9 +345,9 @@ impl Plan {
         let shape = self.problem.shape;
         match self.values {
             _ if !self.libraries.cublaslt => Err("the library is not available"),
-            ValueType::E4m3 | ValueType::E5m2 => Err("dense products of 8-bit floating point are not offered"),
-            ValueType::I8 if !shape.rows.is_multiple_of(4) => Err("for i8, cuBLASLt wants N in multiples of 4"),
-            ValueType::I8 if self.given.bias => Err("to i32 sums cuBLASLt adds no bias"),
+            DType::E4m3 | DType::E5m2 => Err("dense products of 8-bit floating point are not offered"),
+            DType::I8 if !shape.rows.is_multiple_of(4) => Err("for i8, cuBLASLt wants N in multiples of 4"),
+            DType::I8 if self.given.bias => Err("to i32 sums cuBLASLt adds no bias"),
             _ if shape.cols == 0 && self.given.bias => Err("an empty sum is none for cuBLASLt, and the bias remains"),
             _ => Ok(()),
         }

@@ -2,11 +2,11 @@
 //! the other. The CUDA executor runs such a list, and so does the emulator in tests.
 
 use super::launch::{self, Kernel, Operands, SparseArgs, SumArgs};
-use super::{Factor, Form, Multiply, Path, Plan, Weight};
-use crate::compress::{Layout, ValueType};
-use crate::dense::product::{Call, Numbers, Product};
+use super::{Form, Multiply, Path, Plan, Weight};
+use crate::compress::Layout;
+use crate::dense::product::{Call, Product};
 use crate::device::launch::{Launch, Symbol};
-use crate::element::DType;
+use crate::element::Factor;
 use crate::error::{Error, Result, path_error};
 use crate::space::{Raw, RawSlice};
 pub use unpack::UnpackArgs;
@@ -51,11 +51,11 @@ impl Step {
 pub fn rehearse<T: Factor>(plan: &Plan) -> Result<Vec<Step>> {
     let (problem, given) = (plan.problem(), plan.given());
     if plan.path() == Path::Cusparselt {
-        plan.check(problem, T::FORMAT, given)?;
+        plan.check(problem, T::DTYPE, given)?;
         return Ok(vec![Step::Cusparselt]);
     }
     let raw = |elements| RawSlice { address: 0, elements };
-    let sizes = given.layout.sizes(problem.shape, T::FORMAT)?;
+    let sizes = given.layout.sizes(problem.shape, T::DTYPE)?;
     let weight = Weight::<Raw, T>::new(problem.shape, given.layout, raw(sizes.values), raw(sizes.metadata));
     let args = Multiply::new(weight, problem.tokens, raw(problem.inputs()), raw(problem.outputs()));
     let args = if given.bias { args.bias(raw(problem.shape.rows)) } else { args };
@@ -71,7 +71,7 @@ impl<T: Factor> Multiply<'_, '_, Raw, T> {
     /// not read; [`Error::Workspace`]; and [`Error::Overflow`] beyond what kernels count.
     pub fn steps(&self, plan: &Plan) -> Result<Vec<Step>> {
         self.check()?;
-        plan.check(self.problem, T::FORMAT, self.given())?;
+        plan.check(self.problem, T::DTYPE, self.given())?;
         let workspace = self.workspace.unwrap_or(RawSlice { address: 0, elements: 0 });
         if workspace.elements < plan.workspace_bytes() {
             return Err(Error::Workspace { needed: plan.workspace_bytes() as u64, got: workspace.elements as u64 });
@@ -117,9 +117,9 @@ impl<T: Factor> Multiply<'_, '_, Raw, T> {
             partial: workspace.address,
         };
         let splits = plan.splits();
-        let mut steps = vec![Step::Product(launch::product(kernel, self.problem, T::FORMAT, &at, splits)?)];
+        let mut steps = vec![Step::Product(launch::product(kernel, self.problem, T::DTYPE, &at, splits)?)];
         if splits > 1 {
-            steps.push(Step::Sum(launch::sum(self.problem, T::FORMAT, &at, splits)?));
+            steps.push(Step::Sum(launch::sum(self.problem, T::DTYPE, &at, splits)?));
         }
         Ok(steps)
     }
@@ -141,13 +141,7 @@ impl<T: Factor> Multiply<'_, '_, Raw, T> {
                 dense.address
             }
         };
-        let (dtype, numbers) = match T::FORMAT {
-            ValueType::F16 => (DType::F16, Numbers::Floats),
-            ValueType::Bf16 => (DType::Bf16, Numbers::Floats),
-            ValueType::I8 => (DType::F32, Numbers::Integers),
-            _ => (DType::F32, Numbers::Floats),
-        };
-        let call = Call { product: Product::output(self.problem, dtype), numbers, bias: self.bias.is_some() };
+        let call = Call { product: Product::output(self.problem, T::DTYPE), bias: self.bias.is_some() };
         let bias = self.bias.map(|bias| bias.address);
         steps.push(Step::BlasLt(call, [self.x.address, weight, self.y.address], bias));
         Ok(steps)

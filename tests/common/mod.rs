@@ -19,6 +19,9 @@
 //! fn doubles_nan() {
 //!     everywhere!(doubles, &vec![f32::NAN]);
 //! }
+//!
+//! // Properties without a case: a test of each.
+//! everywhere_tests!(doubles_nothing, doubles_infinity);
 //! ```
 
 #![allow(dead_code, unused_macros, unused_imports, unreachable_pub)]
@@ -53,6 +56,19 @@ macro_rules! everywhere {
     }};
 }
 pub(crate) use everywhere;
+
+/// Makes a test of each of these properties, `fn(on: &mut impl TestExecutor)`, on every executor.
+macro_rules! everywhere_tests {
+    ($($property:ident),* $(,)?) => {
+        mod everywhere {
+            $(#[test]
+            fn $property() {
+                $crate::common::everywhere!(super::$property);
+            })*
+        }
+    };
+}
+pub(crate) use everywhere_tests;
 
 /// Runs a property, `fn(on: &mut impl TestExecutor, case: &Case)`, on random cases: so many on each executor, those of the
 /// emulator each on a schedule of its own. Failures are kept beside the file that says so.

@@ -1,20 +1,20 @@
 //! Numbers of operands: rounded, and compared.
 
-use twofour::{DType, Element};
+use twofour::{DType, Float};
 
 /// Rounds to another type.
-pub fn convert<T: Element>(values: &[f32]) -> Vec<T> {
+pub fn convert<T: Float>(values: &[f32]) -> Vec<T> {
     values.iter().map(|&value| T::from_f32(value)).collect()
 }
 
 /// Equal bits, or both NaN.
-pub fn same<T: Element>(a: T, b: T) -> bool {
+pub fn same<T: Float>(a: T, b: T) -> bool {
     let (a, b) = (a.to_f32(), b.to_f32());
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
 /// Half a unit in the last place of a type at a value, a little more than its rounding error.
-pub fn rounding<T: Element>(value: f64) -> f64 {
+pub fn rounding<T: Float>(value: f64) -> f64 {
     let (relative, least) = match T::DTYPE {
         DType::F32 => (2f64.powi(-24), 2f64.powi(-149)),
         DType::F16 => (2f64.powi(-11), 2f64.powi(-24)),

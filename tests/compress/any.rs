@@ -2,11 +2,11 @@
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use twofour::compress::{Value, ValueType};
-use twofour::{E4m3, E5m2, bf16, f16};
+
+use twofour::{DType, E4m3, E5m2, Element, bf16, f16};
 
 /// A value as the oracle sees it.
-pub(crate) trait Wide: Value {
+pub(crate) trait Wide: Element {
     /// As a number.
     fn to_f64(self) -> f64;
     /// From bits, of which the lowest count.
@@ -71,12 +71,12 @@ impl Wide for E5m2 {
 macro_rules! for_type {
     ($value_type:expr, $function:ident($($argument:expr),*)) => {
         match $value_type {
-            twofour::compress::ValueType::F16 => $function::<twofour::f16>($($argument),*),
-            twofour::compress::ValueType::Bf16 => $function::<twofour::bf16>($($argument),*),
-            twofour::compress::ValueType::F32 => $function::<f32>($($argument),*),
-            twofour::compress::ValueType::I8 => $function::<i8>($($argument),*),
-            twofour::compress::ValueType::E4m3 => $function::<twofour::E4m3>($($argument),*),
-            twofour::compress::ValueType::E5m2 => $function::<twofour::E5m2>($($argument),*),
+            twofour::DType::F16 => $function::<twofour::f16>($($argument),*),
+            twofour::DType::Bf16 => $function::<twofour::bf16>($($argument),*),
+            twofour::DType::F32 => $function::<f32>($($argument),*),
+            twofour::DType::I8 => $function::<i8>($($argument),*),
+            twofour::DType::E4m3 => $function::<twofour::E4m3>($($argument),*),
+            twofour::DType::E5m2 => $function::<twofour::E5m2>($($argument),*),
             other => panic!("no such values: {other}"),
         }
     };
@@ -85,8 +85,8 @@ pub(crate) use for_type;
 
 /// Any bits at all, with many zeros of both signs and many equal magnitudes.
 pub(crate) fn values<T: Wide>(rng: &mut StdRng, count: usize) -> Vec<T> {
-    let sign = match T::TYPE {
-        ValueType::I8 => 0,
+    let sign = match T::DTYPE {
+        DType::I8 => 0,
         value_type => 1 << (8 * value_type.size() - 1),
     };
     let mut value = || match rng.random_range(0..8) {
@@ -99,6 +99,6 @@ pub(crate) fn values<T: Wide>(rng: &mut StdRng, count: usize) -> Vec<T> {
 }
 
 /// The same bits.
-pub(crate) fn same<T: Value>(a: &[T], b: &[T]) -> bool {
+pub(crate) fn same<T: Element>(a: &[T], b: &[T]) -> bool {
     bytemuck::cast_slice::<T, u8>(a) == bytemuck::cast_slice::<T, u8>(b)
 }

@@ -1,8 +1,8 @@
 //! Edge cases by name.
 
 use crate::any::same;
-use twofour::compress::{Compressed, Evidence, Layout, Sparsity, ValueType, convert, cpu};
-use twofour::{E4m3, E5m2, Error, Pattern, Shape, bf16, f16};
+use twofour::compress::{Compressed, DTYPES, Evidence, Layout, Sparsity, convert, cpu};
+use twofour::{DType, E4m3, E5m2, Error, Pattern, Shape, bf16, f16};
 
 const GROUP: Shape = Shape::new(1, 4);
 
@@ -127,7 +127,7 @@ fn four_columns() {
 
 #[test]
 fn nothing_at_all() {
-    for (layout, value_type) in Layout::ALL.into_iter().flat_map(|l| ValueType::ALL.map(|t| (l, t))) {
+    for (layout, value_type) in Layout::ALL.into_iter().flat_map(|l| DTYPES.map(|t| (l, t))) {
         for shape in [Shape::new(0, 64), Shape::new(0, 0), Shape::new(64, 0)] {
             let Ok(sizes) = layout.sizes(shape, value_type) else { continue };
             assert_eq!((sizes.values, sizes.metadata, sizes.buffer), (0, 0, 0), "{layout} {value_type} {shape:?}");
@@ -201,7 +201,7 @@ fn the_unused_half_of_the_last_byte_is_no_code() {
 #[test]
 fn a_worked_example() {
     let place = |layout: Layout| {
-        let place = layout.map(Shape::new(64, 128), ValueType::F16).unwrap().place(37, 19).unwrap();
+        let place = layout.map(Shape::new(64, 128), DType::F16).unwrap().place(37, 19).unwrap();
         (place.byte, place.shift)
     };
     assert_eq!(place(Layout::CusparseltMma), (721, 4));
@@ -209,7 +209,7 @@ fn a_worked_example() {
     assert_eq!(place(Layout::CusparseltSm90), (686, 0));
     assert_eq!(place(Layout::CutlassSm90(twofour::compress::MinTileK::K64)), (809, 4));
     assert_eq!(place(Layout::CutlassSm90(twofour::compress::MinTileK::K128)), (601, 4));
-    let large = |layout: Layout| layout.map(Shape::new(256, 128), ValueType::F16).unwrap().place(200, 19).unwrap().byte;
+    let large = |layout: Layout| layout.map(Shape::new(256, 128), DType::F16).unwrap().place(200, 19).unwrap().byte;
     assert_eq!(large(Layout::CutlassSm80), 2819);
     assert_eq!(large(Layout::CusparseltMma), 3331);
     assert_eq!(large(Layout::CusparseltSm90), 3590);
@@ -221,18 +221,18 @@ fn buffers_are_as_large_as_the_library_says() {
     let buffer =
         |layout: Layout, value_type, rows, cols| layout.sizes(Shape::new(rows, cols), value_type).unwrap().buffer;
     for (rows, cols, bytes) in [(64, 64, 4608), (16, 32, 768), (64, 32, 2560), (96, 160, 17920), (8, 16, 384)] {
-        assert_eq!(buffer(Layout::CusparseltMma, ValueType::F16, rows, cols), bytes, "{rows} x {cols}");
+        assert_eq!(buffer(Layout::CusparseltMma, DType::F16, rows, cols), bytes, "{rows} x {cols}");
     }
-    assert_eq!(buffer(Layout::CusparseltMma, ValueType::Bf16, 128, 128), 18432);
-    assert_eq!(buffer(Layout::CusparseltMma, ValueType::Bf16, 1024, 2048), 1024 * 2048 * 2 * 9 / 16);
+    assert_eq!(buffer(Layout::CusparseltMma, DType::Bf16, 128, 128), 18432);
+    assert_eq!(buffer(Layout::CusparseltMma, DType::Bf16, 1024, 2048), 1024 * 2048 * 2 * 9 / 16);
     for (rows, cols, bytes) in [(64, 64, 4096), (96, 160, 15872), (128, 64, 8192)] {
-        assert_eq!(buffer(Layout::CusparseltSm86Int8, ValueType::I8, rows, cols), bytes, "{rows} x {cols}");
+        assert_eq!(buffer(Layout::CusparseltSm86Int8, DType::I8, rows, cols), bytes, "{rows} x {cols}");
     }
 }
 
 #[test]
 fn the_layout_for_cusparselt() {
-    use ValueType::{Bf16, E4m3, F16, F32, I8};
+    use DType::{Bf16, E4m3, F16, F32, I8};
     let layout = |capability, value_type, rows| Layout::cusparselt(capability, value_type, Shape::new(rows, 128));
     for capability in [(8, 0), (8, 6), (8, 7), (8, 9), (12, 0), (12, 1)] {
         assert_eq!(layout(capability, F16, 256), Some(Layout::CusparseltMma));

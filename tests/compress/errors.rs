@@ -1,7 +1,8 @@
 //! Every error that the arguments of `compress` can give.
 
-use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, ValueType, convert, cpu};
-use twofour::{Error, Shape, f16};
+use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, cpu};
+use twofour::mask::{Kind, Sampling};
+use twofour::{DType, Error, Shape, f16};
 
 fn what(result: twofour::Result<()>) -> &'static str {
     match result.unwrap_err() {
@@ -49,8 +50,33 @@ fn every_length_is_checked() {
     assert_eq!(what(Compressed::<i8>::from_layout(shape, layout, &[0; 8], &[0; 512]).map(|_| ())), "values");
     assert_eq!(what(Compressed::<i8>::from_layout(shape, layout, &[0; 32], &[0; 2]).map(|_| ())), "metadata");
     let mut plain = [0; 2];
-    let reorder = cpu::Reorder::new(shape, ValueType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
+    let reorder = cpu::Reorder::new(shape, DType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
     assert_eq!(what(cpu::reorder_into(reorder)), "metadata (from)");
+}
+
+#[test]
+fn logits_choose_among_four_values_alone() {
+    let shape = Shape::new(2, 8);
+    let (logits, sampling) = (vec![0.0f32; shape.logits()], Sampling { seed: 1, draw: 0, kappa: 1.0, tau: 1.0 });
+    let refused = |error: Error| matches!(error, Error::Path { path: "compression from logits", because } if because.contains("f32"));
+    let dense = vec![1.0f32; shape.weights()];
+    assert!(refused(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &dense).unwrap_err()));
+    let mut codes = vec![0; shape.weights() / 4];
+    let pack = cpu::Pack::from_logits(shape, Kind::Hard, sampling, logits.as_slice(), &dense).codes(&mut codes);
+    assert!(refused(cpu::pack_into(pack).unwrap_err()));
+    assert!(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &vec![1i8; shape.weights()]).is_ok());
+}
+
+#[test]
+fn sums_are_no_values() {
+    let (shape, sums) = (Shape::new(2, 8), [1i32; 16]);
+    let refused = |error: Error| matches!(error, Error::Layout { dtype: "i32", .. });
+    for layout in Layout::ALL {
+        assert!(!layout.supports(DType::I32), "{layout}");
+        assert!(refused(layout.sizes(Shape::new(256, 256), DType::I32).unwrap_err()), "{layout}");
+    }
+    assert!(refused(Compressed::by_magnitude(shape, &sums).unwrap_err()));
+    assert!(refused(Compressed::new(shape, vec![1i32; 8], vec![0x44; 2]).unwrap_err()));
 }
 
 #[test]
@@ -82,16 +108,16 @@ fn shapes_are_checked_before_memory_is_asked_for() {
         assert!(expected(&convert::codes_from_patterns_into(shape, &[], &mut []).unwrap_err()));
         assert!(expected(&cpu::check_codes(Sparsity::OneTwo, shape, &[]).unwrap_err()));
         for layout in Layout::ALL {
-            assert!(expected(&layout.sizes(shape, ValueType::F16).unwrap_err()), "{layout}");
+            assert!(expected(&layout.sizes(shape, DType::F16).unwrap_err()), "{layout}");
         }
     }
     let overflows = |layout: Layout, value_type, shape| {
         let error = layout.sizes(shape, value_type).unwrap_err();
         assert!(matches!(error, Error::Overflow { what: "metadata", .. }), "{error}");
     };
-    overflows(Layout::CutlassSm90(MinTileK::K128), ValueType::F32, tall);
+    overflows(Layout::CutlassSm90(MinTileK::K128), DType::F32, tall);
     for layout in [Layout::CutlassSm90(MinTileK::K32), Layout::CutlassSm100] {
-        overflows(layout, ValueType::Bf16, wide);
+        overflows(layout, DType::Bf16, wide);
     }
     assert!(convert::codes_from_mask::<bool>(Sparsity::TwoFour, huge, &[]).is_err());
     assert!(convert::codes_from_patterns(huge, &[]).is_err());
@@ -105,18 +131,18 @@ fn layouts_say_what_they_do_not_hold() {
         error.to_string()
     };
     assert_eq!(
-        error(Layout::CusparseltMma, ValueType::F16, 320, 128),
+        error(Layout::CusparseltMma, DType::F16, 320, 128),
         "layout cusparselt-mma does not hold a f16 weight of 320 x 128: from 256 rows on it is known for multiples of 128 \
          rows and 64 columns alone"
     );
-    error(Layout::CusparseltMma, ValueType::Bf16, 256, 96);
-    error(Layout::CusparseltMma, ValueType::I8, 64, 64);
-    error(Layout::CusparseltSm86Int8, ValueType::I8, 256, 64);
-    error(Layout::CusparseltSm86Int8, ValueType::E4m3, 64, 64);
-    error(Layout::CusparseltSm90, ValueType::F16, 64, 96);
-    error(Layout::CusparseltSm90, ValueType::F32, 64, 64);
-    error(Layout::CutlassSm90(MinTileK::K16), ValueType::F16, 64, 64);
-    error(Layout::CutlassSm90(MinTileK::K32), ValueType::E5m2, 64, 64);
+    error(Layout::CusparseltMma, DType::Bf16, 256, 96);
+    error(Layout::CusparseltMma, DType::I8, 64, 64);
+    error(Layout::CusparseltSm86Int8, DType::I8, 256, 64);
+    error(Layout::CusparseltSm86Int8, DType::E4m3, 64, 64);
+    error(Layout::CusparseltSm90, DType::F16, 64, 96);
+    error(Layout::CusparseltSm90, DType::F32, 64, 64);
+    error(Layout::CutlassSm90(MinTileK::K16), DType::F16, 64, 64);
+    error(Layout::CutlassSm90(MinTileK::K32), DType::E5m2, 64, 64);
     let dense = [f16::ZERO; 96 * 64];
     let compressed = Compressed::from_sparse(Shape::new(96, 64), &dense).unwrap();
     assert!(matches!(compressed.buffer(Layout::CusparseltSm90), Err(Error::Layout { rows: 96, cols: 64, .. })));
@@ -128,18 +154,18 @@ fn illegal_codes_in_a_layout_are_found() {
     let shape = Shape::new(40, 64);
     let dense: Vec<i8> = (0..shape.weights()).map(|i| (i % 251) as i8).collect();
     let compressed = Compressed::by_magnitude(shape, &dense).unwrap();
-    for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, ValueType::I8).is_ok()) {
+    for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, DType::I8).is_ok()) {
         let mut metadata = compressed.metadata(layout).unwrap();
-        let place = layout.map(shape, ValueType::I8).unwrap().place(33, 5).unwrap();
+        let place = layout.map(shape, DType::I8).unwrap().place(33, 5).unwrap();
         metadata[place.byte] &= !(15 << place.shift);
-        let values = vec![0; layout.sizes(shape, ValueType::I8).unwrap().values];
+        let values = vec![0; layout.sizes(shape, DType::I8).unwrap().values];
         let expected = |error| matches!(error, Error::IllegalCode { what: "code", row: 33, group: 5, value: 0, .. });
         assert!(expected(Compressed::from_layout(shape, layout, &values, &metadata).unwrap_err()), "{layout}");
         let mut dense = dense.clone();
         let args = cpu::Unpack::new(shape, layout, &values, &metadata, &mut dense);
         assert!(expected(cpu::unpack_into(args).unwrap_err()), "{layout}");
-        let mut out = vec![0; Layout::CutlassSm80.sizes(shape, ValueType::I8).unwrap().metadata];
-        let args = cpu::Reorder::new(shape, ValueType::I8, (layout, &metadata), (Layout::CutlassSm80, &mut out));
+        let mut out = vec![0; Layout::CutlassSm80.sizes(shape, DType::I8).unwrap().metadata];
+        let args = cpu::Reorder::new(shape, DType::I8, (layout, &metadata), (Layout::CutlassSm80, &mut out));
         let result = cpu::reorder_into(args);
         assert!(expected(result.unwrap_err()), "{layout}");
     }

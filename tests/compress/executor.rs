@@ -4,21 +4,17 @@ use crate::any::Wide;
 use crate::array::Array;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
-use twofour::compress::{Layout, Pack, Reorder, TwoFour, Unpack, ValueType, cpu, cuda};
-use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use twofour::compress::{Layout, Pack, Reorder, Sparsity, Unpack, cpu, cuda};
+use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use twofour::device::Limits;
 use twofour::device::launch::Launch;
 use twofour::mask::{Kind, Sampling};
 use twofour::space::Raw;
-use twofour::{Error, Logit, Shape, Shard, device};
+use twofour::{DType, Error, Logit, Shape, Shard, device};
 use twofour_emulator::{Kernel, Options, Schedule};
 
 /// How often each kernel has run in this process.
 pub(crate) static RUNS: LazyLock<Mutex<HashMap<&'static str, usize>>> = LazyLock::new(Mutex::default);
-
-/// A value that the executors of all spaces take.
-pub(crate) trait Number: Wide + DeviceRepr + ValidAsZeroBits + Default {}
-impl<T: Wide + DeviceRepr + ValidAsZeroBits + Default> Number for T {}
 
 /// A device so small that its blocks take more than one patch.
 pub(crate) const SMALL: Limits = Limits { multiprocessors: 0, ..Limits::A100 };
@@ -69,11 +65,11 @@ pub(crate) struct Outputs<T> {
 /// What a count is before it is added to.
 const BEFORE: u32 = 7;
 
-impl<T: Number> Dense<T> {
+impl<T: Wide> Dense<T> {
     /// Elements of the outputs.
     fn sizes(&self) -> [usize; 4] {
-        let sizes = self.layout.sizes(self.shape, T::TYPE).unwrap();
-        [sizes.values, sizes.metadata, T::TYPE.sparsity().packed_codes(self.shape), self.shape.weights()]
+        let sizes = self.layout.sizes(self.shape, T::DTYPE).unwrap();
+        [sizes.values, sizes.metadata, Sparsity::of(T::DTYPE).packed_codes(self.shape), self.shape.weights()]
     }
 }
 
@@ -151,7 +147,7 @@ macro_rules! on_gpu {
 }
 
 impl Executor {
-    pub(crate) fn pack<T: Number>(&self, case: &Dense<T>, choice: &Choice) -> Result<Outputs<T>, Error> {
+    pub(crate) fn pack<T: Wide>(&self, case: &Dense<T>, choice: &Choice) -> Result<Outputs<T>, Error> {
         let Dense { shape, dense, .. } = case;
         match self {
             Self::Cpu => on_cpu!(
@@ -192,11 +188,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn sample<T: Number + TwoFour, L: Logit + DeviceRepr + Default>(
-        &self,
-        case: &Dense<T>,
-        draw: &Draw<L>,
-    ) -> Result<Outputs<T>, Error> {
+    pub(crate) fn sample<T: Wide, L: Logit>(&self, case: &Dense<T>, draw: &Draw<L>) -> Result<Outputs<T>, Error> {
         let (Dense { shape, dense, .. }, Draw { logits, kind, sampling, shard }) = (case, draw);
         match self {
             Self::Cpu => on_cpu!(case, cpu::Pack::from_logits(*shape, *kind, *sampling, logits, dense).shard(*shard)),
@@ -214,7 +206,7 @@ impl Executor {
     }
 
     /// The dense weight, and the number of faults.
-    pub(crate) fn unpack<T: Number>(
+    pub(crate) fn unpack<T: Wide>(
         &self,
         shape: Shape,
         layout: Layout,
@@ -249,7 +241,7 @@ impl Executor {
     pub(crate) fn reorder(
         &self,
         shape: Shape,
-        value_type: ValueType,
+        value_type: DType,
         from: (Layout, &[u8]),
         to: Layout,
     ) -> Result<(Vec<u8>, u32), Error> {
@@ -279,12 +271,12 @@ impl Executor {
 }
 
 /// Elements of the outputs that are wanted.
-fn wanted<T: Number>(case: &Dense<T>) -> [usize; 4] {
+fn wanted<T: Wide>(case: &Dense<T>) -> [usize; 4] {
     let sizes = case.sizes();
     std::array::from_fn(|i| if case.wants[i] { sizes[i] } else { 0 })
 }
 
-fn emulated<T: Number, L: Logit>(
+fn emulated<T: Wide, L: Logit>(
     case: &Dense<T>,
     schedule: Schedule,
     limits: &Limits,
@@ -327,10 +319,10 @@ pub(crate) fn emulate<A: bytemuck::Pod>(launch: &Launch<A>, schedule: Schedule) 
 /// An array on the device. The driver gives no empty one: there is always an element more than its views show.
 struct Device<T>(CudaSlice<T>);
 
-impl<T: DeviceRepr + Copy + Default + bytemuck::Pod> Device<T> {
+impl<T: DeviceRepr + bytemuck::Pod> Device<T> {
     fn new(stream: &Arc<CudaStream>, values: &[T]) -> Self {
         let mut values = values.to_vec();
-        values.push(T::default());
+        values.push(T::zeroed());
         Self(stream.clone_htod(&values).unwrap())
     }
 

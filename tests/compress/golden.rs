@@ -1,7 +1,7 @@
 //! The golden files of `tests/data/layouts`, bit for bit.
 
 use crate::any::{Wide, same};
-use crate::executor::{Choice, Dense, Executor, Number, SMALL, gpu};
+use crate::executor::{Choice, Dense, Executor, SMALL, gpu};
 use safetensors::SafeTensors;
 use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, cpu};
 use twofour::{Shape, bf16, f16};
@@ -57,7 +57,7 @@ const ARRAYS: [(&str, Layout); 9] = [
 ];
 
 /// Everything in a file follows from its dense weight; how many arrays of metadata it has.
-fn reproduce<T: Number>(name: &str) -> usize {
+fn reproduce<T: Wide>(name: &str) -> usize {
     let golden = Golden::read(name);
     let executors = [Some(Executor::Cpu), Some(Executor::Emulator(Schedule::Solo(1), SMALL)), gpu()];
     for executor in executors.into_iter().flatten() {
@@ -75,7 +75,7 @@ fn reproduce<T: Number>(name: &str) -> usize {
         assert!(same(&compressed.decompress(), &dense), "{name}: dense");
     }
     let pattern = golden.array("pattern").unwrap();
-    if T::TYPE.sparsity() == Sparsity::TwoFour {
+    if Sparsity::of(T::DTYPE) == Sparsity::TwoFour {
         assert_eq!(convert::patterns_from_codes(shape, &codes).unwrap(), pattern, "{name}: patterns");
         assert_eq!(convert::codes_from_patterns(shape, &pattern).unwrap(), codes, "{name}: patterns");
     } else {
@@ -93,7 +93,7 @@ fn reproduce<T: Number>(name: &str) -> usize {
 }
 
 /// Every layout of a file from its dense weight on an executor, however codes are chosen, and back.
-fn reproduce_on<T: Number>(executor: &Executor, golden: &Golden) {
+fn reproduce_on<T: Wide>(executor: &Executor, golden: &Golden) {
     let (shape, dense, codes) = (golden.shape(), golden.values::<T>("dense"), golden.codes());
     for (array, layout) in ARRAYS {
         let Some(expected) = golden.array(array) else { continue };
@@ -106,7 +106,7 @@ fn reproduce_on<T: Number>(executor: &Executor, golden: &Golden) {
             assert!(same(&back, &dense) && faults == 0, "{}: {array} unpacked on {executor:?}", golden.name);
         }
         let plain = (Layout::Plain, codes.as_slice());
-        assert_eq!(executor.reorder(shape, T::TYPE, plain, layout).unwrap(), (expected, 0), "{}", golden.name);
+        assert_eq!(executor.reorder(shape, T::DTYPE, plain, layout).unwrap(), (expected, 0), "{}", golden.name);
     }
 }
 

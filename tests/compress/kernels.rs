@@ -9,9 +9,9 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
-use twofour::compress::{Compressed, Layout, ValueType, cuda};
+use twofour::compress::{Compressed, DTYPES, Layout, cuda};
 use twofour::device::Limits;
-use twofour::{Shape, bf16};
+use twofour::{DType, Shape, bf16};
 use twofour_emulator::{Kernel, Schedule};
 
 /// As many problems as each kernel is to meet.
@@ -21,7 +21,7 @@ fn wanted() -> u64 {
 
 /// A case of its own for each number: all layouts that hold values of the type, in turn. One in eight may be large; the
 /// others have at most two patches' groups, if the layout has shapes as small.
-fn case(value_type: ValueType, number: u64) -> Case {
+fn case(value_type: DType, number: u64) -> Case {
     let layouts: Vec<_> = pairs().into_iter().filter(|(_, held)| *held == value_type).collect();
     let (layout, _) = layouts[number as usize % layouts.len()];
     let mut seed = [number as u8; 32];
@@ -58,14 +58,14 @@ fn check(executor: &Executor, problem: Problem, case: &Case) {
 }
 
 /// So many numbers for each kernel, shared by the types of values that it is for.
-fn problems(each: u64) -> Vec<(Problem, ValueType, u64)> {
+fn problems(each: u64) -> Vec<(Problem, DType, u64)> {
     let all = By::ALL.map(Problem::Pack).into_iter().chain([Problem::Unpack, Problem::Reorder]);
-    let all: Vec<_> = all.flat_map(|problem| ValueType::ALL.map(|value_type| (problem, value_type))).collect();
-    let share = |(problem, value_type): (Problem, ValueType)| {
+    let all: Vec<_> = all.flat_map(|problem| DTYPES.map(|value_type| (problem, value_type))).collect();
+    let share = |(problem, value_type): (Problem, DType)| {
         let types = match (problem, value_type) {
             (Problem::Reorder, _) => 12,
-            (Problem::Pack(By::Magnitude), ValueType::I8) | (_, ValueType::F32) => 1,
-            (Problem::Pack(By::Magnitude), _) | (_, ValueType::F16 | ValueType::Bf16) => 2,
+            (Problem::Pack(By::Magnitude), DType::I8) | (_, DType::F32) => 1,
+            (Problem::Pack(By::Magnitude), _) | (_, DType::F16 | DType::Bf16) => 2,
             _ => 3,
         };
         (0..each.div_ceil(types)).map(move |number| (problem, value_type, number))

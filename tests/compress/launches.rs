@@ -1,12 +1,12 @@
 //! Launches as plain data, addresses beyond 32 bits, and what a device is not asked to do.
 
 use crate::executor::emulate;
-use twofour::compress::{Layout, Pack, Reorder, Unpack, ValueType};
+use twofour::compress::{DTYPES, Layout, Pack, Reorder, Unpack};
 use twofour::device::Limits;
 use twofour::device::launch::Launch;
 use twofour::mask::{Kind, Sampling};
 use twofour::space::{Raw, RawSlice};
-use twofour::{Error, Pattern, Shape, Shard, bf16, f16, noise};
+use twofour::{DType, Error, Pattern, Shape, Shard, bf16, f16, noise};
 use twofour_emulator::{Buffer, Kernel, Options, Schedule};
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 1.0, tau: 1.0 };
@@ -35,7 +35,7 @@ fn a_block_takes_a_patch() {
         (Layout::Plain, Shape::new(0, 64), 0),
         (Layout::Plain, Shape::new(64, 0), 0),
     ] {
-        let sizes = layout.sizes(shape, ValueType::Bf16).unwrap();
+        let sizes = layout.sizes(shape, DType::Bf16).unwrap();
         let args = Pack::<Raw, bf16>::by_magnitude(shape, at(shape.weights())).layout(layout);
         let plan = args.values(at(sizes.values)).metadata(at(sizes.metadata)).launch(&Limits::H200).unwrap();
         assert_eq!(plan.grid[0], blocks, "{layout} {shape:?}");
@@ -94,7 +94,7 @@ fn what_logits_need_is_checked() {
 #[test]
 fn every_length_and_address_is_checked() {
     let shape = Shape::new(32, 32);
-    let sizes = Layout::CutlassSm80.sizes(shape, ValueType::Bf16).unwrap();
+    let sizes = Layout::CutlassSm80.sizes(shape, DType::Bf16).unwrap();
     let run = |what: &str, change: fn(&mut RawSlice)| {
         let of = |name: &str, elements| {
             let mut operand = at(elements);
@@ -111,7 +111,7 @@ fn every_length_and_address_is_checked() {
         let args = Unpack::<Raw, bf16>::new(shape, Layout::CutlassSm80, values, metadata, of("dense", 1024));
         let unpacked = args.faults(of("faults", 1)).launch(&Limits::A100).map(drop);
         let (from, to) = ((Layout::Plain, of("codes", 128)), (Layout::CutlassSm80, of("metadata", sizes.metadata)));
-        let args = Reorder::<Raw>::new(shape, ValueType::Bf16, from, to).faults(of("faults", 1));
+        let args = Reorder::<Raw>::new(shape, DType::Bf16, from, to).faults(of("faults", 1));
         [packed, unpacked, args.launch(&Limits::A100).map(drop)]
     };
     assert!(run("nothing", |_| {}).into_iter().all(|result| result.is_ok()));
@@ -175,7 +175,7 @@ fn addresses_beyond_32_bits_are_right() {
         run_last_block(&plan);
         // All is zero but codes. The last 64 groups of the last row are in the last patch of each of these layouts.
         let got = codes.values_at::<u8>(shape.weights() / 8 - 32, 32);
-        let map = layout.map(shape, ValueType::Bf16).unwrap();
+        let map = layout.map(shape, DType::Bf16).unwrap();
         for (i, group) in (end - 64..end).enumerate() {
             let z = noise::gumbels(SAMPLING.seed, SAMPLING.draw, group as u64);
             let best = (0..6).fold(0, |best, p| if z[p] > z[best] { p } else { best });
@@ -195,7 +195,7 @@ fn addresses_beyond_32_bits_are_right() {
         run_last_block(&sparse.launch(&wide).unwrap());
         let from = (layout, raw(&metadata, shape.weights() / 8));
         let to = (Layout::Plain, raw(&codes, shape.weights() / 8));
-        run_last_block(&Reorder::<Raw>::new(shape, ValueType::Bf16, from, to).launch(&wide).unwrap());
+        run_last_block(&Reorder::<Raw>::new(shape, DType::Bf16, from, to).launch(&wide).unwrap());
         assert_eq!(codes.values_at::<u8>(shape.weights() / 8 - 32, 32), got, "{layout}");
     }
 }
@@ -206,7 +206,7 @@ fn every_pair_of_layouts_has_a_launch() {
     let mut pairs = 0;
     for shape in [Shape::new(64, 64), Shape::new(128, 4096), Shape::new(16_384, 128), Shape::new(7, 20)] {
         for (from, to) in Layout::ALL.into_iter().flat_map(|from| Layout::ALL.map(|to| (from, to))) {
-            for value_type in ValueType::ALL {
+            for value_type in DTYPES {
                 let bytes = |layout: Layout| Some(layout.sizes(shape, value_type).ok()?.metadata);
                 let (Some(of_from), Some(of_to)) = (bytes(from), bytes(to)) else { continue };
                 let args = Reorder::<Raw>::new(shape, value_type, (from, at(of_from)), (to, at(of_to)));

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 /// Values in a group and kept of it.
 pub(crate) fn width<T: Wide>() -> usize {
-    if T::TYPE.name() == "f32" { 2 } else { 4 }
+    if T::DTYPE.name() == "f32" { 2 } else { 4 }
 }
 
 /// The code of kept positions.

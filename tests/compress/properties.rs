@@ -7,20 +7,20 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use twofour::compress::cpu::Violation;
-use twofour::compress::{Compressed, Layout, MinTileK, ValueType, convert, cpu};
-use twofour::{Error, Shape};
+use twofour::compress::{Compressed, DTYPES, Layout, MinTileK, Sparsity, convert, cpu};
+use twofour::{DType, Error, Shape};
 
 /// A weight of random bits in a layout.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) layout: Layout,
-    pub(crate) value_type: ValueType,
+    pub(crate) value_type: DType,
     pub(crate) shape: Shape,
     pub(crate) data: u64,
 }
 
-pub(crate) fn pairs() -> Vec<(Layout, ValueType)> {
-    let all = Layout::ALL.into_iter().flat_map(|layout| ValueType::ALL.map(|value_type| (layout, value_type)));
+pub(crate) fn pairs() -> Vec<(Layout, DType)> {
+    let all = Layout::ALL.into_iter().flat_map(|layout| DTYPES.map(|value_type| (layout, value_type)));
     all.filter(|(layout, value_type)| layout.supports(*value_type)).collect()
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn for_all(cases_to_run: u32, property: impl Fn(&Case)) {
 /// The layout as the oracle knows it, and bytes of its metadata, by the library's rule where it has one.
 pub(crate) fn known(case: &Case) -> (Order, usize) {
     let Shape { rows, cols } = case.shape;
-    let (bytewise, f32) = (case.value_type.size() == 1, case.value_type == ValueType::F32);
+    let (bytewise, f32) = (case.value_type.size() == 1, case.value_type == DType::F32);
     let up = |x: usize, to: usize| x.next_multiple_of(to);
     let order = match case.layout {
         Layout::CutlassSm80 => Order::Ampere { word: if bytewise { 8 } else { 4 } },
@@ -132,7 +132,7 @@ fn check_layout<T: Wide>(case: &Case) {
     assert!(same(&compressed.decompress(), &weight.masked));
 
     let (order, bytes) = known(case);
-    let sizes = layout.sizes(shape, T::TYPE).unwrap();
+    let sizes = layout.sizes(shape, T::DTYPE).unwrap();
     assert_eq!(sizes.metadata, bytes);
     let groups = shape.cols / oracle::width::<T>();
     let mut expected = oracle::metadata(order, shape.rows, groups, &weight.codes, bytes);
@@ -198,7 +198,7 @@ fn check_choices<T: Wide>(case: &Case) {
         let (row, group) = (row as u64, group as u64);
         Error::NotTwoFour { row, group, kept, width: width as u32 }
     });
-    let mut metadata = vec![0; layout.sizes(shape, T::TYPE).unwrap().metadata];
+    let mut metadata = vec![0; layout.sizes(shape, T::DTYPE).unwrap().metadata];
     let result = cpu::pack_into(cpu::Pack::sparse(shape, &dense).layout(layout).metadata(&mut metadata));
     assert_eq!(result.err(), error);
 }
@@ -206,7 +206,7 @@ fn check_choices<T: Wide>(case: &Case) {
 /// Compresses the dense weight and compares with what is expected of it.
 fn check_choice<T: Wide>(case: &Case, expected: &Weight<T>, sparse: bool) {
     let Case { layout, shape, .. } = *case;
-    let sizes = layout.sizes(shape, T::TYPE).unwrap();
+    let sizes = layout.sizes(shape, T::DTYPE).unwrap();
     let (mut values, mut metadata) = (vec![T::from_bits(0x55); sizes.values], vec![0x55; sizes.metadata]);
     let packed = oracle::packed(&expected.codes);
     for with_codes in [false, true] {
@@ -245,7 +245,7 @@ fn choices_are_those_of_sorting() {
 /// Groups are chosen in blocks, in pairs and one by one: every number of them that is left over.
 #[test]
 fn every_length_of_a_row() {
-    for (groups, value_type) in (1..=300).chain(2040..=2060).flat_map(|n| ValueType::ALL.map(|t| (n, t))) {
+    for (groups, value_type) in (1..=300).chain(2040..=2060).flat_map(|n| DTYPES.map(|t| (n, t))) {
         let shape = Shape::new(1, 4 * groups);
         let case = Case { layout: Layout::Plain, value_type, shape, data: groups as u64 };
         for_type!(value_type, check_choices(&case));
@@ -283,7 +283,7 @@ fn maps_are_bijections() {
 fn layouts_become_one_another() {
     for_all(500, |case| {
         let mut rng = StdRng::seed_from_u64(case.data);
-        let sparsity = case.value_type.sparsity();
+        let sparsity = Sparsity::of(case.value_type);
         let legal: Vec<u8> = (0..16).filter(|&code| sparsity.is_legal(code)).collect();
         let codes: Vec<u8> =
             (0..sparsity.groups(case.shape)).map(|_| legal[rng.random_range(0..legal.len())]).collect();
@@ -306,7 +306,7 @@ fn layouts_become_one_another() {
 #[test]
 fn masks_codes_and_patterns_become_one_another() {
     for_all(300, |case| {
-        let (shape, sparsity) = (case.shape, case.value_type.sparsity());
+        let (shape, sparsity) = (case.shape, Sparsity::of(case.value_type));
         let mut rng = StdRng::seed_from_u64(case.data);
         let width = sparsity.width();
         let legal: Vec<u8> = (0..16).filter(|&code| sparsity.is_legal(code)).collect();

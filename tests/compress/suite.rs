@@ -1,17 +1,16 @@
 //! Properties that hold on every executor: each output bit for bit what the oracle lists, padding included, whatever comes
 //! in. Where something comes in that has no legal code, the CPU says so, and a device does what the module promises.
 
-use crate::any::{for_type, same, values};
-use crate::executor::{Choice, Dense, Draw, Executor, Number, Outputs};
+use crate::any::{Wide, for_type, same, values};
+use crate::executor::{Choice, Dense, Draw, Executor, Outputs};
 use crate::oracle;
 use crate::properties::{Case, known};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use twofour::compress::{Layout, TwoFour, Value, ValueType};
-use twofour::cudarc::driver::DeviceRepr;
+use twofour::compress::Layout;
 use twofour::mask::{self, Kind, Sampling};
-use twofour::{E4m3, E5m2, Error, Logit, Pattern, Shape, Shard, bf16, f16};
+use twofour::{DType, E4m3, E5m2, Element, Error, Logit, Pattern, Shape, Shard, bf16, f16};
 
 /// What decides on what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +25,8 @@ pub(crate) enum By {
 impl By {
     pub(crate) const ALL: [Self; 5] = [Self::Codes, Self::Magnitude, Self::NonZeros, Self::F32Logits, Self::Bf16Logits];
 
-    fn serves(self, value_type: ValueType) -> bool {
-        value_type != ValueType::F32 || !matches!(self, Self::F32Logits | Self::Bf16Logits)
+    fn serves(self, value_type: DType) -> bool {
+        value_type != DType::F32 || !matches!(self, Self::F32Logits | Self::Bf16Logits)
     }
 }
 
@@ -42,24 +41,24 @@ pub(crate) fn check_pack(executor: &Executor, case: &Case, by: By) {
     }
     match (by, case.value_type) {
         (By::F32Logits, value_type) => match value_type {
-            ValueType::F16 => check_sample::<f16, f32>(executor, case),
-            ValueType::Bf16 => check_sample::<bf16, f32>(executor, case),
-            ValueType::I8 => check_sample::<i8, f32>(executor, case),
-            ValueType::E4m3 => check_sample::<E4m3, f32>(executor, case),
+            DType::F16 => check_sample::<f16, f32>(executor, case),
+            DType::Bf16 => check_sample::<bf16, f32>(executor, case),
+            DType::I8 => check_sample::<i8, f32>(executor, case),
+            DType::E4m3 => check_sample::<E4m3, f32>(executor, case),
             _ => check_sample::<E5m2, f32>(executor, case),
         },
         (By::Bf16Logits, value_type) => match value_type {
-            ValueType::F16 => check_sample::<f16, bf16>(executor, case),
-            ValueType::Bf16 => check_sample::<bf16, bf16>(executor, case),
-            ValueType::I8 => check_sample::<i8, bf16>(executor, case),
-            ValueType::E4m3 => check_sample::<E4m3, bf16>(executor, case),
+            DType::F16 => check_sample::<f16, bf16>(executor, case),
+            DType::Bf16 => check_sample::<bf16, bf16>(executor, case),
+            DType::I8 => check_sample::<i8, bf16>(executor, case),
+            DType::E4m3 => check_sample::<E4m3, bf16>(executor, case),
             _ => check_sample::<E5m2, bf16>(executor, case),
         },
         (_, value_type) => for_type!(value_type, check_choice(executor, case, by)),
     }
 }
 
-fn check_choice<T: Number>(executor: &Executor, case: &Case, by: By) {
+fn check_choice<T: Wide>(executor: &Executor, case: &Case, by: By) {
     let mut rng = StdRng::seed_from_u64(case.data);
     let width = oracle::width::<T>();
     let mut dense = values::<T>(&mut rng, case.shape.weights());
@@ -99,7 +98,7 @@ fn check_choice<T: Number>(executor: &Executor, case: &Case, by: By) {
 }
 
 /// What the CPU says of the first group without a legal code, but for the code.
-fn choice_error<T: Number>(case: &Dense<T>, codes: &[Option<u8>], by: By) -> Option<Error> {
+fn choice_error<T: Wide>(case: &Dense<T>, codes: &[Option<u8>], by: By) -> Option<Error> {
     let width = oracle::width::<T>();
     let at = codes.iter().position(Option::is_none)?;
     let row_groups = case.shape.cols / width;
@@ -112,7 +111,7 @@ fn choice_error<T: Number>(case: &Dense<T>, codes: &[Option<u8>], by: By) -> Opt
     Some(Error::IllegalCode { what: "code", row, group, value: 0, legal: "" })
 }
 
-fn check_sample<T: Number + TwoFour, L: Logit + DeviceRepr + Default>(executor: &Executor, case: &Case) {
+fn check_sample<T: Wide, L: Logit>(executor: &Executor, case: &Case) {
     let mut rng = StdRng::seed_from_u64(case.data);
     let dense = values::<T>(&mut rng, case.shape.weights());
     let bad = is_bad(&mut rng);
@@ -159,7 +158,7 @@ fn codes_of_mask<L: Logit>(shape: Shape, draw: &Draw<L>) -> Vec<Option<u8>> {
 }
 
 /// With any of the outputs; all, most often.
-fn wanted<T: Number>(case: &Case, dense: Vec<T>, rng: &mut StdRng) -> Dense<T> {
+fn wanted<T: Wide>(case: &Case, dense: Vec<T>, rng: &mut StdRng) -> Dense<T> {
     let mut wants = [true; 4];
     if rng.random() {
         wants = rng.random();
@@ -169,16 +168,16 @@ fn wanted<T: Number>(case: &Case, dense: Vec<T>, rng: &mut StdRng) -> Dense<T> {
 }
 
 /// A NaN of the device's own; zero where there is none.
-fn poison<T: Number>() -> T {
-    T::from_bits(match T::TYPE {
-        ValueType::F16 | ValueType::Bf16 => 0x7fff,
-        ValueType::F32 => 0x7fff_ffff,
-        ValueType::E4m3 | ValueType::E5m2 => 0x7f,
+fn poison<T: Wide>() -> T {
+    T::from_bits(match T::DTYPE {
+        DType::F16 | DType::Bf16 => 0x7fff,
+        DType::F32 => 0x7fff_ffff,
+        DType::E4m3 | DType::E5m2 => 0x7f,
         _ => 0,
     })
 }
 
-fn compare<T: Number>(
+fn compare<T: Wide>(
     executor: &Executor,
     case: &Dense<T>,
     codes: &[Option<u8>],
@@ -190,7 +189,8 @@ fn compare<T: Number>(
         (.., got) => got.unwrap(),
     };
     let expected = expected(case, codes);
-    let of = |what| format!("{what} of {:?} {} {:?} in {}, {executor:?}", case.shape, T::TYPE, case.wants, case.layout);
+    let of =
+        |what| format!("{what} of {:?} {} {:?} in {}, {executor:?}", case.shape, T::DTYPE, case.wants, case.layout);
     equal(&got.values, &expected.values, || of("values"));
     equal(&bytes(&got.metadata), &bytes(&expected.metadata), || of("metadata"));
     equal(&bytes(&got.codes), &bytes(&expected.codes), || of("codes"));
@@ -204,7 +204,7 @@ fn bytes(bytes: &[u8]) -> Vec<i8> {
 }
 
 /// The same bits; says where the first others are.
-fn equal<T: Value>(got: &[T], expected: &[T], what: impl Fn() -> String) {
+fn equal<T: Element>(got: &[T], expected: &[T], what: impl Fn() -> String) {
     if same(got, expected) {
         return;
     }
@@ -225,10 +225,10 @@ fn same_error<T>(got: &Result<T, Error>, expected: &Error) -> bool {
 }
 
 /// By hand, from the codes.
-fn expected<T: Number>(case: &Dense<T>, codes: &[Option<u8>]) -> Outputs<T> {
+fn expected<T: Wide>(case: &Dense<T>, codes: &[Option<u8>]) -> Outputs<T> {
     let Dense { shape, layout, dense, wants } = case;
     let (width, zero) = (oracle::width::<T>(), T::from_bits(0));
-    let sizes = layout.sizes(*shape, T::TYPE).unwrap();
+    let sizes = layout.sizes(*shape, T::DTYPE).unwrap();
     let mut out = Outputs {
         values: vec![zero; sizes.values],
         metadata: vec![],
@@ -251,7 +251,7 @@ fn expected<T: Number>(case: &Dense<T>, codes: &[Option<u8>]) -> Outputs<T> {
     }
     let mended: Vec<u8> = codes.iter().map(|code| code.unwrap_or(4)).collect();
     out.codes = oracle::packed(&mended);
-    out.metadata = metadata(*layout, *shape, T::TYPE, &mended, 0xe);
+    out.metadata = metadata(*layout, *shape, T::DTYPE, &mended, 0xe);
     for (i, wanted) in wants.iter().enumerate() {
         match i {
             _ if *wanted => {}
@@ -265,12 +265,12 @@ fn expected<T: Number>(case: &Dense<T>, codes: &[Option<u8>]) -> Outputs<T> {
 }
 
 /// The oracle's metadata, with any code for padding.
-fn metadata(layout: Layout, shape: Shape, value_type: ValueType, codes: &[u8], padding: u8) -> Vec<u8> {
+fn metadata(layout: Layout, shape: Shape, value_type: DType, codes: &[u8], padding: u8) -> Vec<u8> {
     if layout == Layout::Plain {
         return oracle::packed(codes);
     }
     let (order, bytes) = known(&Case { layout, value_type, shape, data: 0 });
-    let groups = shape.cols / if value_type == ValueType::F32 { 2 } else { 4 };
+    let groups = shape.cols / if value_type == DType::F32 { 2 } else { 4 };
     oracle::padded_metadata(order, shape.rows, groups, codes, bytes, padding)
 }
 
@@ -290,16 +290,16 @@ pub(crate) fn check_unpack(executor: &Executor, case: &Case) {
     for_type!(case.value_type, check_unpack_of(executor, case));
 }
 
-fn check_unpack_of<T: Number>(executor: &Executor, case: &Case) {
+fn check_unpack_of<T: Wide>(executor: &Executor, case: &Case) {
     let Case { shape, layout, .. } = *case;
     let mut rng = StdRng::seed_from_u64(case.data);
     let width = oracle::width::<T>();
     let bad = is_bad(&mut rng);
     let (given, codes) = some_codes(&mut rng, shape.weights() / width, width, bad);
-    let sizes = layout.sizes(shape, T::TYPE).unwrap();
+    let sizes = layout.sizes(shape, T::DTYPE).unwrap();
     // Padding, too, is any bits.
     let values = values::<T>(&mut rng, sizes.values);
-    let metadata = metadata(layout, shape, T::TYPE, &given, 0);
+    let metadata = metadata(layout, shape, T::DTYPE, &given, 0);
     let mut dense = vec![T::from_bits(0); shape.weights()];
     let row_groups = (shape.cols / width).max(1);
     for (g, (group, code)) in dense.chunks_mut(width).zip(&codes).enumerate() {
@@ -324,7 +324,7 @@ fn check_unpack_of<T: Number>(executor: &Executor, case: &Case) {
 pub(crate) fn check_reorder(executor: &Executor, case: &Case) {
     let Case { shape, layout, value_type, .. } = *case;
     let mut rng = StdRng::seed_from_u64(case.data);
-    let width = if value_type == ValueType::F32 { 2 } else { 4 };
+    let width = if value_type == DType::F32 { 2 } else { 4 };
     let bad = is_bad(&mut rng);
     let (given, codes) = some_codes(&mut rng, shape.weights() / width, width, bad);
     let from = metadata(layout, shape, value_type, &given, 0);

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use twofour::cudarc::driver::{CudaSlice, CudaStream, ValidAsZeroBits};
 use twofour::cusparselt::{
-    Activation, Addend, Algorithm, Alpha, Bias, Handle, Operands, Placement, Plan, Problem, Searched, Types, Value,
+    Activation, Addend, Algorithm, Alpha, Bias, Handle, Operands, Placement, Plan, Problem, Searched, Types,
 };
 use twofour::element::E4m3;
-use twofour::{Result, Shape, bf16, f16};
+use twofour::{Element, Result, Shape, bf16, f16};
 
 /// A format with a way to whole numbers and back.
-pub(crate) trait Number: Value + ValidAsZeroBits + PartialEq + std::fmt::Debug {
+pub(crate) trait Number: Element + ValidAsZeroBits + PartialEq + std::fmt::Debug {
     fn of(value: f32) -> Self;
     fn number(self) -> f32;
 }
@@ -60,7 +60,7 @@ pub(crate) struct Case {
 }
 
 pub(crate) fn problem<X: Number, Y: Number>(tokens: usize, shape: Shape) -> Problem {
-    Problem::new(Types::new(X::TYPE, Y::TYPE).unwrap(), tokens, shape)
+    Problem::new(Types::new(X::DTYPE, Y::DTYPE).unwrap(), tokens, shape)
 }
 
 impl Case {
@@ -238,8 +238,8 @@ fn set_bias(plan: &mut Plan, stream: &Arc<CudaStream>, bias: &[f32]) -> Result<(
     }
     let format = plan.problem().types.bias();
     match format {
-        _ if format == f16::TYPE => put::<f16>(plan, stream, bias),
-        _ if format == bf16::TYPE => put::<bf16>(plan, stream, bias),
+        _ if format == f16::DTYPE => put::<f16>(plan, stream, bias),
+        _ if format == bf16::DTYPE => put::<bf16>(plan, stream, bias),
         _ => put::<f32>(plan, stream, bias),
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::thread;
 
 use twofour::cudarc::driver::{CudaContext, CudaStream};
-use twofour::device::launch::{Launch, Symbol, launch};
-use twofour::device::{self, Limits};
-use twofour::{Error, Result};
+use twofour::device::{self, Launch, Limits, Symbol};
+use twofour::mask::{Forward, Kind, Sampling, Statistics};
+use twofour::{Error, Executor, Gpu, Result, Shape};
 
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -16,29 +16,27 @@ struct Args {
     value: f32,
 }
 
-fn plan() -> Launch<Args> {
-    let module = device::modules().next().expect("at least one kernel");
-    Launch {
-        symbol: Symbol { module, name: "twofour_test_kernel" },
-        grid: [3, 2, 1],
-        block: [128, 2, 1],
-        shared_bytes: 4096,
-        args: Args { address: 0xfedc_ba98_7654_3210, count: 7, value: 1.5 },
-    }
-}
-
-fn put(stream: &Arc<CudaStream>, plan: &Launch<Args>) -> Result<()> {
-    // SAFETY: the fake driver runs nothing, and a real one has no kernel of this name.
-    unsafe { launch(stream, plan) }
+fn plan() -> Launch {
+    named("twofour_test_kernel")
 }
 
 /// Of another kernel of the same file.
-fn other_plan() -> Launch<Args> {
+fn other_plan() -> Launch {
     named("twofour_test_other")
 }
 
-fn named(name: &'static str) -> Launch<Args> {
-    Launch { symbol: Symbol { name, ..plan().symbol }, ..plan() }
+fn named(name: &str) -> Launch {
+    of(Symbol::named(device::modules().next().expect("at least one kernel"), name))
+}
+
+fn of(symbol: Symbol) -> Launch {
+    let args = Args { address: 0xfedc_ba98_7654_3210, count: 7, value: 1.5 };
+    Launch::new(symbol, 0, 128, &args).grid([3, 2, 1]).shared_bytes(4096)
+}
+
+fn put(stream: &Arc<CudaStream>, plan: &Launch) -> Result<()> {
+    // SAFETY: the fake driver runs nothing, and a real one has no kernel of this name.
+    unsafe { plan.queue(stream) }
 }
 
 pub(crate) fn launch_on(stream: &Arc<CudaStream>) -> Result<()> {
@@ -130,8 +128,8 @@ fn out_of_memory() {
 fn launches() {
     let stream = stream();
     put(&stream, &plan()).unwrap();
-    put(&stream, &Launch { grid: [5, 2, 1], ..plan() }).unwrap();
-    put(&stream, &Launch { grid: [5, 0, 1], ..plan() }).unwrap();
+    put(&stream, &plan().grid([5, 2, 1])).unwrap();
+    put(&stream, &plan().grid([5, 0, 1])).unwrap();
     // Another handle to the same context, and another thread.
     let other = CudaContext::new(0).unwrap().per_thread_stream();
     put(&other, &plan()).unwrap();
@@ -159,8 +157,8 @@ fn threads() {
 fn much_shared() {
     let stream = stream();
     put(&stream, &plan()).unwrap();
-    put(&stream, &Launch { shared_bytes: 100 << 10, ..plan() }).unwrap();
-    put(&stream, &Launch { shared_bytes: 200 << 10, ..plan() }).unwrap();
+    put(&stream, &plan().shared_bytes(100 << 10)).unwrap();
+    put(&stream, &plan().shared_bytes(200 << 10)).unwrap();
 }
 
 #[test]
@@ -195,7 +193,7 @@ fn two_kernels() {
 #[ignore = "run by its parent"]
 fn unknown_kernel() {
     let error = launch_on(&stream()).unwrap_err();
-    assert!(matches!(error, Error::UnknownKernel { name: "twofour_test_kernel", .. }), "{error}");
+    assert!(matches!(&error, Error::UnknownKernel { name, .. } if name == "twofour_test_kernel"), "{error}");
 }
 
 #[test]
@@ -204,7 +202,7 @@ fn names_that_no_kernel_has() {
     let stream = stream();
     for name in ["", "x=1 --use_fast_math", "twofour\0test", "größe"] {
         let error = put(&stream, &named(name)).unwrap_err();
-        assert!(matches!(&error, Error::UnknownKernel { name: unknown, .. } if *unknown == name), "{error}");
+        assert!(matches!(&error, Error::UnknownKernel { name: unknown, .. } if unknown == name), "{error}");
     }
     launch_on(&stream).unwrap();
 }
@@ -215,4 +213,59 @@ fn compile_error() {
     let error = launch_on(&stream()).unwrap_err();
     assert!(matches!(error, Error::Compile { .. }), "{error}");
     assert!(error.to_string().ends_with("for sm_90a:\nmask.cu(1): error: \"x\"\nsecond line"), "{error}");
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn unprepared() {
+    let file = device::modules().next().unwrap();
+    let expected = Error::Unprepared { what: format!("a kernel of cuda/{file}.cu") };
+    let stream = stream();
+    assert!(device::is_captured(&stream).unwrap());
+    assert_eq!(plan().load(&stream), Err(expected.clone()));
+    assert_eq!(device::prepare(&stream), Err(expected.clone()));
+    assert_eq!(launch_on(&stream), Err(expected));
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn half_prepared() {
+    let stream = stream();
+    assert!(!device::is_captured(&stream).unwrap());
+    launch_on(&stream).unwrap();
+    assert!(device::is_captured(&stream).unwrap());
+    launch_on(&stream).unwrap();
+    let file = device::modules().last().unwrap();
+    let other = of(Symbol::named(file, "twofour_test_kernel"));
+    let expected = Error::Unprepared { what: format!("a kernel of cuda/{file}.cu") };
+    assert_eq!(put(&stream, &other), Err(expected));
+}
+
+/// Two kernels: a mask with its statistics.
+fn run_pass() -> Result<()> {
+    let (shape, mut gpu) = (Shape::new(3, 8), Gpu::new(&stream())?);
+    let logits = gpu.zeros::<f32>(shape.logits())?;
+    let (mut codes, mut statistics) = (gpu.zeros::<u8>(shape.packed_codes())?, gpu.zeros(Statistics::SLOTS)?);
+    let pass =
+        Forward::<_, f32, f32>::new(shape, Kind::Hard, Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 }, &logits);
+    gpu.run(pass.codes(&mut codes).statistics(&mut statistics))
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn pass() {
+    run_pass().unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn pass_without_its_end() {
+    let error = run_pass().unwrap_err();
+    assert!(matches!(&error, Error::UnknownKernel { name, .. } if name == "twofour_mask_statistics"), "{error}");
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn pass_unprepared() {
+    assert_eq!(run_pass(), Err(Error::Unprepared { what: "a kernel of cuda/mask.cu".into() }));
 }

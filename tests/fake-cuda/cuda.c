@@ -8,6 +8,7 @@
 //   FAKE_CUDA_REFUSED   any of the words: fatbin elf ptx
 //   FAKE_CUDA_MISSING   the name of a kernel that no module has
 //                       (of an ELF file of tests/fake-cuda/nvrtc.c, only the kernel it names is there)
+//   FAKE_CUDA_CAPTURING modules after which every stream is being captured; none is if unset
 //   FAKE_CUDA_ARGS      bytes of a kernel's parameter; 0 if unset
 //   FAKE_CUDA_LOG       the file to write to
 
@@ -163,6 +164,45 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
   note("set %d to %d\n", attribute, value);
   return function == &function_ ? kSuccess : kInvalidValue;
 }
+
+// 1 is CU_STREAM_CAPTURE_STATUS_ACTIVE.
+int cuStreamIsCapturing(void* stream, int* status) {
+  (void)stream;
+  *status = loaded >= number("FAKE_CUDA_CAPTURING", kModules + 1);
+  return current == &context ? kSuccess : kInvalidContext;
+}
+
+// Memory of the host's, and events of nothing.
+int cuMemAllocAsync(uint64_t* out, size_t bytes, void* stream) {
+  (void)stream;
+  void* memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  *out = (uint64_t)(uintptr_t)memory;
+  return memory ? kSuccess : kInvalidValue;
+}
+
+int cuMemFreeAsync(uint64_t address, void* stream) {
+  (void)stream;
+  free((void*)(uintptr_t)address);
+  return kSuccess;
+}
+
+int cuMemsetD8Async(uint64_t address, unsigned char byte, size_t bytes, void* stream) {
+  (void)stream;
+  memset((void*)(uintptr_t)address, byte, bytes);
+  return kSuccess;
+}
+
+int cuEventCreate(void** out, unsigned flags) {
+  *out = &context;
+  return flags <= 7 ? kSuccess : kInvalidValue;
+}
+
+int cuEventRecord(void* event, void* stream) {
+  (void)stream;
+  return event == &context ? kSuccess : kInvalidValue;
+}
+
+int cuEventDestroy_v2(void* event) { return event == &context ? kSuccess : kInvalidValue; }
 
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void* stream, void** parameters, void** extra) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use twofour::cudarc::driver::CudaStream;
 use twofour::cusparselt::{
-    self, Addend, Algorithm, Alpha, Bias, Compressor, Handle, Operands, Plan, SplitKMode, Types, ValueType, Version,
+    self, Addend, Algorithm, Alpha, Bias, Compressor, Handle, Operands, Plan, SplitKMode, Types, Version,
 };
-use twofour::{Error, Shape, bf16, device};
+use twofour::{DType, Error, Shape, bf16, device};
 
 use crate::product::{Case, cases, check, numbered, problem, weight};
 
@@ -269,7 +269,7 @@ fn bad_problems() {
     assert_eq!(error, Error::Scalar { what: "columns of the weight", value: 100.0, must });
     let error = Compressor::<i8>::new(&handle, Shape::new(48, 64), None).map(drop).unwrap_err();
     assert!(matches!(error, Error::Scalar { what: "rows of the weight", value: 48.0, .. }), "{error}");
-    assert!(matches!(Types::new(ValueType::Bf16, ValueType::F32), Err(Error::Path { .. })));
+    assert!(matches!(Types::new(DType::Bf16, DType::F32), Err(Error::Path { .. })));
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use twofour::compress::{Compressed, Layout};
+use twofour::compress::{Compressed, Layout, Sparsity};
 use twofour::cudarc::driver::{CudaStream, DriverError};
 use twofour::cusparselt::{self, Types};
 use twofour::device::{self, Limits};
 use twofour::matmul::Problem;
 use twofour::sparse::cuda::{Multiply, Weight, With, multiply, multiply_into, prepare};
 use twofour::sparse::library::{Library, LibraryWeight};
-use twofour::sparse::{Factor, Given, Libraries, Packing, Path, Plan, cpu};
-use twofour::{E4m3, Error, Result, Shape, bf16, f16};
+use twofour::sparse::{Given, Libraries, Packing, Path, Plan, cpu};
+use twofour::{E4m3, Error, Factor, Result, Shape, bf16, f16};
 
 /// The one small, the other from 256 rows on, where layouts change.
 const SMALL: Shape = Shape::new(64, 64);
@@ -58,7 +58,7 @@ fn numbers(count: usize, seed: u64) -> impl Iterator<Item = i8> {
 
 /// A weight, some of whose kept values are zero.
 fn weight<T: Small>(shape: Shape) -> Compressed<T> {
-    let sparsity = T::FORMAT.sparsity();
+    let sparsity = Sparsity::of(T::DTYPE);
     let kept = numbers(shape.weights() / 2, 1).map(T::of).collect();
     let legal: &[u8] = if size_of::<T>() == 4 { &[0x4, 0xe] } else { &[0x4, 0x8, 0xc, 0x9, 0xd, 0xe] };
     let code = |at: usize| legal[(at * 7 + at / 5) % legal.len()];
@@ -136,7 +136,7 @@ fn product<T: Small>(library: &mut Library, stream: &Arc<CudaStream>, tokens: us
     let packing = library.packing::<T>(stream, shape).unwrap();
     let layout = if let Packing::Ours(layout) = packing { layout } else { Layout::CutlassSm80 };
     let [values, metadata] = {
-        let sizes = layout.sizes(shape, T::FORMAT).unwrap();
+        let sizes = layout.sizes(shape, T::DTYPE).unwrap();
         let buffer = weight.buffer(layout).unwrap();
         let (values, metadata) = buffer.split_at(sizes.metadata_offset);
         [values.to_vec(), metadata.to_vec()]
@@ -275,7 +275,7 @@ fn refused() {
 #[ignore = "run by its parent"]
 fn rules() {
     fn agree<T: Factor>() {
-        let types = Types::new(<T as cusparselt::Value>::TYPE, <T::Output as cusparselt::Value>::TYPE).unwrap();
+        let types = Types::new(T::DTYPE, <T::Output as twofour::Element>::DTYPE).unwrap();
         let mut both = [0, 0];
         let sizes = [0, 4, 8, 16, 24, 32, 48, 64, 4096, 1 << 15, 1 << 16, 1 << 17, (1 << 17) + 32];
         for tokens in [0, 1, 4, 8, 12, 16, 32, 33, 1 << 13, 1 << 15, 1 << 16] {
@@ -284,7 +284,7 @@ fn rules() {
                 let theirs = cusparselt::Problem::new(types, tokens, shape).check();
                 let problem = Problem::new(tokens, shape);
                 let ours = Plan::by::<T>(Path::Cusparselt, &Limits::H200, problem, Given::WEIGHT, Libraries::ALL);
-                assert_eq!(ours.is_ok(), theirs.is_ok(), "{} {tokens} {shape:?}: {ours:?} {theirs:?}", T::FORMAT);
+                assert_eq!(ours.is_ok(), theirs.is_ok(), "{} {tokens} {shape:?}: {ours:?} {theirs:?}", T::DTYPE);
                 both[usize::from(theirs.is_ok())] += 1;
             }
         }

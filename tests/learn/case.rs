@@ -3,15 +3,11 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use twofour::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+
 use twofour::learn::cpu::State;
 use twofour::learn::{AdamW, Rounding, Statistics};
 use twofour::mask::{GradientOf, Kind, Sampling};
-use twofour::{Element, Logit, Pattern, Shape, Shard};
-
-/// An element that the executors of all spaces take.
-pub(crate) trait Number: Element + DeviceRepr + ValidAsZeroBits {}
-impl<T: Element + DeviceRepr + ValidAsZeroBits> Number for T {}
+use twofour::{Float, Logit, Pattern, Shape, Shard};
 
 /// Both moments, with their own memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,7 +153,7 @@ pub(crate) fn rng(seed: u64) -> StdRng {
 }
 
 /// Normal values of a spread, special ones among them.
-pub(crate) fn normal<T: Element>(rng: &mut StdRng, count: usize, spread: f32, special: &[f32]) -> Vec<T> {
+pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32, special: &[f32]) -> Vec<T> {
     let mut value = || {
         if !special.is_empty() && rng.random_ratio(1, 24) {
             special[rng.random_range(0..special.len())]
@@ -250,7 +246,7 @@ impl<L: Logit> UpdateCase<L> {
     }
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> FusedCase<L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> FusedCase<L, W, G> {
     pub(crate) fn random(seed: u64, bits: Bits) -> Self {
         let rng = &mut rng(seed);
         let shape = any_shape(rng);
@@ -315,13 +311,13 @@ impl<L: Logit> PriorCase<L> {
 }
 
 /// Equal bits, or both NaN.
-pub(crate) fn same<T: Element>(a: T, b: T) -> bool {
+pub(crate) fn same<T: Float>(a: T, b: T) -> bool {
     let (a, b) = (a.to_f32(), b.to_f32());
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
 #[track_caller]
-pub(crate) fn all_same<T: Element>(got: &[T], expected: &[T], what: &str) {
+pub(crate) fn all_same<T: Float>(got: &[T], expected: &[T], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
         assert!(same(got, expected), "{what}: {i} is {got:?}, not {expected:?}");

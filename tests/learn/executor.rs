@@ -1,11 +1,11 @@
 //! The executors.
 
-use crate::case::{FusedCase, InitialCase, Number, PriorCase, Stepped, UpdateCase};
+use crate::case::{FusedCase, InitialCase, PriorCase, Stepped, UpdateCase};
 use bytemuck::{Pod, Zeroable};
-use twofour::Logit;
 use twofour::learn::cpu::{self, Gradient, Step};
 use twofour::learn::{NORM_SLOTS, Statistics};
 use twofour::mask::{self, GradientOf};
+use twofour::{Float, Logit};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Executor {
@@ -41,7 +41,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn initial<L: Logit + Number>(&self, case: &InitialCase) -> Vec<L> {
+    pub(crate) fn initial<L: Logit>(&self, case: &InitialCase) -> Vec<L> {
         match self {
             Self::Cpu => {
                 let mut logits = poison::<L>(case.shape.logits());
@@ -55,7 +55,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn prior<L: Logit + Number>(&self, case: &PriorCase<L>) -> Vec<L> {
+    pub(crate) fn prior<L: Logit>(&self, case: &PriorCase<L>) -> Vec<L> {
         match self {
             Self::Cpu => {
                 let mut logits = case.logits.clone();
@@ -65,7 +65,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn update<L: Logit + Number>(&self, case: &UpdateCase<L>) -> Stepped<L> {
+    pub(crate) fn update<L: Logit>(&self, case: &UpdateCase<L>) -> Stepped<L> {
         match self {
             Self::Cpu => update_on_cpu(case),
         }
@@ -73,9 +73,9 @@ impl Executor {
 
     pub(crate) fn fused<L, W, G>(&self, case: &FusedCase<L, W, G>) -> Stepped<L>
     where
-        L: Logit + Number,
-        W: Number,
-        G: GradientOf<W> + Number,
+        L: Logit,
+        W: Float,
+        G: GradientOf<W>,
     {
         match self {
             Self::Cpu => fused_on_cpu(case),
@@ -85,9 +85,9 @@ impl Executor {
     /// The gradient of the logits that [`Self::fused`] steps by, by the mask's backward pass of the same executor.
     pub(crate) fn backward<L, W, G>(&self, case: &FusedCase<L, W, G>) -> Vec<f32>
     where
-        L: Logit + Number,
-        W: Number,
-        G: GradientOf<W> + Number,
+        L: Logit,
+        W: Float,
+        G: GradientOf<W>,
     {
         match self {
             Self::Cpu => {
@@ -106,9 +106,9 @@ impl Executor {
     /// The running sum after a measure.
     pub(crate) fn measure<L, W, G>(&self, case: &FusedCase<L, W, G>, before: f64) -> f64
     where
-        L: Logit + Number,
-        W: Number,
-        G: GradientOf<W> + Number,
+        L: Logit,
+        W: Float,
+        G: GradientOf<W>,
     {
         match self {
             Self::Cpu => {
@@ -123,7 +123,7 @@ impl Executor {
     }
 
     /// The running sum after the squares of an update's gradient are added to it.
-    pub(crate) fn norm<L: Logit + Number>(&self, case: &UpdateCase<L>, before: f64) -> f64 {
+    pub(crate) fn norm<L: Logit>(&self, case: &UpdateCase<L>, before: f64) -> f64 {
         match self {
             Self::Cpu => {
                 let mut sum = sum_of(before);
@@ -171,7 +171,7 @@ fn update_on_cpu<L: Logit>(case: &UpdateCase<L>) -> Stepped<L> {
     }
 }
 
-fn fused_on_cpu<L: Logit, W: Number, G: GradientOf<W>>(case: &FusedCase<L, W, G>) -> Stepped<L> {
+fn fused_on_cpu<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W, G>) -> Stepped<L> {
     let (mut logits, mut moments) = (case.logits.clone(), case.moments.clone());
     let (mut sum, mut statistics) =
         (case.norm_squares.map(sum_of), case.statistics.then(|| vec![Statistics::zeroed(); Statistics::SLOTS]));

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use twofour::learn::{AdamW, Statistics};
 use twofour::mask::{GradientOf, Kind, Sampling};
 use twofour::noise::{self, philox, round_keys};
-use twofour::{DType, Element, Logit, Pattern, Shape, Shard};
+use twofour::{DType, Float, Logit, Pattern, Shape, Shard};
 
 /// The first 192 bits of π's fraction.
 const STREAMS: [u64; 3] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0];
@@ -184,7 +184,7 @@ fn pack<L: Logit>(case: &UpdateCase<L>, stepped: &[bool], m: Vec<f32>, v: Vec<f3
 }
 
 /// Mean confidence and kept energy of a fused step's groups that are not skipped, in `f64`.
-pub(crate) fn masks<L: Logit, W: Element, G: GradientOf<W>>(case: &FusedCase<L, W, G>, by: &UpdateCase<L>) -> [f64; 2] {
+pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W, G>, by: &UpdateCase<L>) -> [f64; 2] {
     let (mut confidence, mut energy, mut groups) = (0.0, 0.0, 0);
     for (group, six) in by.gradient.chunks(6).enumerate() {
         let square = six.iter().fold(0.0f32, |sum, g| g.mul_add(*g, sum));

@@ -1,11 +1,11 @@
 //! The properties, for any executor.
 
-use crate::case::{Bits, FusedCase, InitialCase, Moments, Number, PriorCase, Stepped, UpdateCase, all_same};
+use crate::case::{Bits, FusedCase, InitialCase, Moments, PriorCase, Stepped, UpdateCase, all_same};
 use crate::executor::Executor;
 use crate::oracle;
 use twofour::learn::Statistics;
 use twofour::mask::GradientOf;
-use twofour::{Logit, Shape, Shard, bf16, f16};
+use twofour::{Float, Logit, Shape, Shard, bf16, f16};
 
 pub(crate) use crate::edges::edge_cases;
 
@@ -46,7 +46,7 @@ pub(crate) fn updates_are_their_definition(executor: &Executor) {
     }
 }
 
-pub(crate) fn check_update<L: Logit + Number>(executor: &Executor, seed: u64, bits: Bits) {
+pub(crate) fn check_update<L: Logit>(executor: &Executor, seed: u64, bits: Bits) {
     let case = UpdateCase::<L>::random(seed, bits);
     let got = executor.update(&case);
     compare(&got, &oracle::update(&case), &format!("{} {bits:?} seed {seed}", L::DTYPE));
@@ -104,7 +104,7 @@ pub(crate) fn fused_steps_are_gradients_and_updates(executor: &Executor) {
 /// Each pair of types of weight and gradient, by name, so that the type of logits is the only parameter.
 macro_rules! of_weights {
     ($($name:ident: $w:ty, $g:ty;)*) => {
-        $(pub(crate) fn $name<L: Logit + Number>(executor: &Executor, seed: u64, bits: Bits) {
+        $(pub(crate) fn $name<L: Logit>(executor: &Executor, seed: u64, bits: Bits) {
             check_fused::<L, $w, $g>(executor, seed, bits);
         })*
     };
@@ -119,9 +119,9 @@ of_weights! {
 
 fn check_fused<L, W, G>(executor: &Executor, seed: u64, bits: Bits)
 where
-    L: Logit + Number,
-    W: Number,
-    G: GradientOf<W> + Number,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let case = FusedCase::<L, W, G>::random(seed, bits);
     let what = format!("{} {} {} {bits:?} seed {seed}", L::DTYPE, W::DTYPE, G::DTYPE);

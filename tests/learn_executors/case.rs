@@ -1,13 +1,12 @@
 //! Problems with their own memory, made from a seed.
 
-use crate::memory::{Number, Score};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
 use twofour::learn::{AdamW, Rounding, State, Statistics};
 use twofour::mask::{GradientOf, Kind, Sampling};
 use twofour::space::Host;
-use twofour::{Element, Shape, Shard};
+use twofour::{Float, Logit, Shape, Shard};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Moments {
@@ -74,7 +73,7 @@ pub(crate) fn rng(seed: u64) -> StdRng {
 const WILD: [f32; 7] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 1.0e-40, 3.0e38, 1.3e18];
 
 /// Normal values of a spread, some of them special if asked.
-pub(crate) fn normal<T: Element>(rng: &mut StdRng, count: usize, spread: f32, special: bool) -> Vec<T> {
+pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32, special: bool) -> Vec<T> {
     let mut value = || match special && rng.random_ratio(1, 40) {
         true => WILD[rng.random_range(0..WILD.len())],
         false => rng.sample::<f32, _>(StandardNormal) * spread,
@@ -139,7 +138,7 @@ impl Moments {
     }
 }
 
-impl<L: Score> UpdateCase<L> {
+impl<L: Logit> UpdateCase<L> {
     pub(crate) fn new(seed: u64, eight: bool) -> Self {
         let mut rng = rng(seed);
         let shape = shape(&mut rng);
@@ -169,7 +168,7 @@ impl<L: Score> UpdateCase<L> {
     }
 }
 
-impl<L: Score, W: Number, G: GradientOf<W>> FusedCase<L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> FusedCase<L, W, G> {
     pub(crate) fn new(seed: u64, eight: bool) -> Self {
         let mut update = UpdateCase::<L>::new(seed, eight);
         let mut rng = rng(!seed);
@@ -191,7 +190,7 @@ impl<L: Score, W: Number, G: GradientOf<W>> FusedCase<L, W, G> {
     }
 }
 
-impl<L: Score> StartCase<L> {
+impl<L: Logit> StartCase<L> {
     /// With codes that are none, if asked.
     pub(crate) fn new(seed: u64, illegal: bool) -> Self {
         let mut rng = rng(seed);
@@ -217,7 +216,7 @@ impl<L: Score> StartCase<L> {
 }
 
 /// Equal bits, or both NaN.
-pub(crate) fn all_same<T: Element>(got: &[T], expected: &[T], what: &str) {
+pub(crate) fn all_same<T: Float>(got: &[T], expected: &[T], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
         let (a, b) = (got.to_f32(), expected.to_f32());

@@ -11,19 +11,12 @@ use twofour::learn::launch::Pass;
 use twofour::learn::{self, Clip, Fused, Initial, Measure, Norm, Prior, Update};
 use twofour::mask::{self, GradientOf};
 use twofour::space::{Cuda, Host, Raw, RawSlice, Space};
-use twofour::{Element, Logit};
+use twofour::{Float, Logit};
 use twofour_emulator::{Kernel, Options, Schedule};
 
 /// What operands are made of.
 pub(crate) trait Plain: Pod + DeviceRepr + ValidAsZeroBits {}
 impl<T: Pod + DeviceRepr + ValidAsZeroBits> Plain for T {}
-/// An element that the executors of all spaces take.
-pub(crate) trait Number: Element + Plain {}
-impl<T: Element + Plain> Number for T {}
-/// The same of logits.
-pub(crate) trait Score: Logit + Plain {}
-impl<T: Logit + Plain> Score for T {}
-
 /// An executor and its memory.
 pub(crate) trait Memory {
     type S: Space;
@@ -35,14 +28,14 @@ pub(crate) trait Memory {
     fn get<T: Plain>(held: &Self::Held<T>) -> <Self::S as Space>::Ref<'_, T>;
     fn get_mut<T: Plain>(held: &mut Self::Held<T>) -> <Self::S as Space>::Mut<'_, T>;
 
-    fn initial<L: Score>(&self, args: Initial<'_, Self::S, L>);
-    fn prior<L: Score>(&self, args: Prior<'_, Self::S, L>);
-    fn update<L: Score>(&self, args: Update<'_, Self::S, L>);
-    fn fused<L: Score, W: Number, G: GradientOf<W>>(&self, args: Fused<'_, Self::S, L, W, G>);
-    fn measure<L: Score, W: Number, G: GradientOf<W>>(&self, args: Measure<'_, Self::S, L, W, G>);
+    fn initial<L: Logit>(&self, args: Initial<'_, Self::S, L>);
+    fn prior<L: Logit>(&self, args: Prior<'_, Self::S, L>);
+    fn update<L: Logit>(&self, args: Update<'_, Self::S, L>);
+    fn fused<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Fused<'_, Self::S, L, W, G>);
+    fn measure<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Measure<'_, Self::S, L, W, G>);
     fn norm(&self, args: Norm<'_, Self::S>);
     fn clip(&self, args: Clip<'_, Self::S>);
-    fn backward<L: Score, W: Number, G: GradientOf<W>>(&self, args: mask::Backward<'_, Self::S, L, W, G>);
+    fn backward<L: Logit, W: Float, G: GradientOf<W>>(&self, args: mask::Backward<'_, Self::S, L, W, G>);
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -68,19 +61,19 @@ impl Memory for Cpu {
         held
     }
 
-    fn initial<L: Score>(&self, args: Initial<'_, Host, L>) {
+    fn initial<L: Logit>(&self, args: Initial<'_, Host, L>) {
         learn::cpu::initial_into(args).unwrap();
     }
-    fn prior<L: Score>(&self, args: Prior<'_, Host, L>) {
+    fn prior<L: Logit>(&self, args: Prior<'_, Host, L>) {
         learn::cpu::prior_into(args).unwrap();
     }
-    fn update<L: Score>(&self, args: Update<'_, Host, L>) {
+    fn update<L: Logit>(&self, args: Update<'_, Host, L>) {
         learn::cpu::update_into(args).unwrap();
     }
-    fn fused<L: Score, W: Number, G: GradientOf<W>>(&self, args: Fused<'_, Host, L, W, G>) {
+    fn fused<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Fused<'_, Host, L, W, G>) {
         learn::cpu::fused_into(args).unwrap();
     }
-    fn measure<L: Score, W: Number, G: GradientOf<W>>(&self, args: Measure<'_, Host, L, W, G>) {
+    fn measure<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Measure<'_, Host, L, W, G>) {
         learn::cpu::measure_into(args).unwrap();
     }
     fn norm(&self, args: Norm<'_, Host>) {
@@ -89,7 +82,7 @@ impl Memory for Cpu {
     fn clip(&self, args: Clip<'_, Host>) {
         learn::cpu::clip_into(args).unwrap();
     }
-    fn backward<L: Score, W: Number, G: GradientOf<W>>(&self, args: mask::Backward<'_, Host, L, W, G>) {
+    fn backward<L: Logit, W: Float, G: GradientOf<W>>(&self, args: mask::Backward<'_, Host, L, W, G>) {
         mask::cpu::backward_into(args).unwrap();
     }
 }
@@ -153,19 +146,19 @@ impl Memory for Emulator {
         held.raw()
     }
 
-    fn initial<L: Score>(&self, args: Initial<'_, Raw, L>) {
+    fn initial<L: Logit>(&self, args: Initial<'_, Raw, L>) {
         self.run(&args.launch(&self.limits).unwrap());
     }
-    fn prior<L: Score>(&self, args: Prior<'_, Raw, L>) {
+    fn prior<L: Logit>(&self, args: Prior<'_, Raw, L>) {
         self.run(&args.launch(&self.limits).unwrap());
     }
-    fn update<L: Score>(&self, args: Update<'_, Raw, L>) {
+    fn update<L: Logit>(&self, args: Update<'_, Raw, L>) {
         self.pass(&args.launch(&self.limits).unwrap());
     }
-    fn fused<L: Score, W: Number, G: GradientOf<W>>(&self, args: Fused<'_, Raw, L, W, G>) {
+    fn fused<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Fused<'_, Raw, L, W, G>) {
         self.pass(&args.launch(&self.limits).unwrap());
     }
-    fn measure<L: Score, W: Number, G: GradientOf<W>>(&self, args: Measure<'_, Raw, L, W, G>) {
+    fn measure<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Measure<'_, Raw, L, W, G>) {
         self.pass(&args.launch(&self.limits).unwrap());
     }
     fn norm(&self, args: Norm<'_, Raw>) {
@@ -174,7 +167,7 @@ impl Memory for Emulator {
     fn clip(&self, args: Clip<'_, Raw>) {
         self.run(&args.launch().unwrap());
     }
-    fn backward<L: Score, W: Number, G: GradientOf<W>>(&self, args: mask::Backward<'_, Raw, L, W, G>) {
+    fn backward<L: Logit, W: Float, G: GradientOf<W>>(&self, args: mask::Backward<'_, Raw, L, W, G>) {
         self.run(&args.launch(&self.limits).unwrap());
     }
 }
@@ -218,19 +211,19 @@ impl Memory for Gpu {
         held.as_view_mut()
     }
 
-    fn initial<L: Score>(&self, args: Initial<'_, Cuda, L>) {
+    fn initial<L: Logit>(&self, args: Initial<'_, Cuda, L>) {
         learn::cuda::initial_into(&self.0, args).unwrap();
     }
-    fn prior<L: Score>(&self, args: Prior<'_, Cuda, L>) {
+    fn prior<L: Logit>(&self, args: Prior<'_, Cuda, L>) {
         learn::cuda::prior_into(&self.0, args).unwrap();
     }
-    fn update<L: Score>(&self, args: Update<'_, Cuda, L>) {
+    fn update<L: Logit>(&self, args: Update<'_, Cuda, L>) {
         learn::cuda::update_into(&self.0, args).unwrap();
     }
-    fn fused<L: Score, W: Number, G: GradientOf<W>>(&self, args: Fused<'_, Cuda, L, W, G>) {
+    fn fused<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Fused<'_, Cuda, L, W, G>) {
         learn::cuda::fused_into(&self.0, args).unwrap();
     }
-    fn measure<L: Score, W: Number, G: GradientOf<W>>(&self, args: Measure<'_, Cuda, L, W, G>) {
+    fn measure<L: Logit, W: Float, G: GradientOf<W>>(&self, args: Measure<'_, Cuda, L, W, G>) {
         learn::cuda::measure_into(&self.0, args).unwrap();
     }
     fn norm(&self, args: Norm<'_, Cuda>) {
@@ -239,7 +232,7 @@ impl Memory for Gpu {
     fn clip(&self, args: Clip<'_, Cuda>) {
         learn::cuda::clip_into(&self.0, args).unwrap();
     }
-    fn backward<L: Score, W: Number, G: GradientOf<W>>(&self, args: mask::Backward<'_, Cuda, L, W, G>) {
+    fn backward<L: Logit, W: Float, G: GradientOf<W>>(&self, args: mask::Backward<'_, Cuda, L, W, G>) {
         mask::cuda::backward_into(&self.0, args).unwrap();
     }
 }

@@ -1,12 +1,13 @@
 //! The ops of `learn`, set up in an executor's memory, run, and read back.
 
 use crate::case::{FusedCase, Moments, StartCase, Stepped, UpdateCase};
-use crate::memory::{Memory, Number, Score};
+use crate::memory::Memory;
 use bytemuck::Zeroable;
 use twofour::learn::{
     Clip, Fused, Gradient, Initial, Measure, NORM_SLOTS, Norm, Prior, State, Statistics, Step, Update,
 };
 use twofour::mask::{Backward, GradientOf};
+use twofour::{Float, Logit};
 
 /// The running sum, and work space full of NaNs.
 fn slots(sum: f64) -> Vec<f64> {
@@ -15,7 +16,7 @@ fn slots(sum: f64) -> Vec<f64> {
     slots
 }
 
-pub(crate) fn initial<M: Memory, L: Score>(memory: &M, case: &StartCase<L>) -> Vec<L> {
+pub(crate) fn initial<M: Memory, L: Logit>(memory: &M, case: &StartCase<L>) -> Vec<L> {
     let codes = case.codes.as_ref().map(|codes| memory.input("codes", codes));
     let mut logits = memory.in_place("logits", &vec![L::from_f32(f32::NAN); case.shape.logits()]);
     let mut args = Initial::new(case.shape, case.seed, case.sigma, M::get_mut(&mut logits)).shard(case.shard);
@@ -26,7 +27,7 @@ pub(crate) fn initial<M: Memory, L: Score>(memory: &M, case: &StartCase<L>) -> V
     memory.read(&logits)
 }
 
-pub(crate) fn prior<M: Memory, L: Score>(memory: &M, case: &StartCase<L>) -> Option<Vec<L>> {
+pub(crate) fn prior<M: Memory, L: Logit>(memory: &M, case: &StartCase<L>) -> Option<Vec<L>> {
     let codes = memory.input("codes", case.codes.as_ref()?);
     let mut logits = memory.in_place("logits", &case.logits);
     memory.prior(Prior::new(case.shape, M::get(&codes), (case.alpha * case.sigma) as f32, M::get_mut(&mut logits)));
@@ -84,7 +85,7 @@ impl<M: Memory> Sums<M> {
     }
 }
 
-pub(crate) fn update<M: Memory, L: Score>(memory: &M, case: &UpdateCase<L>) -> Stepped<L> {
+pub(crate) fn update<M: Memory, L: Logit>(memory: &M, case: &UpdateCase<L>) -> Stepped<L> {
     let mut logits = memory.in_place("logits", &case.logits);
     // What is only read is read-only.
     let mut gradient = match case.zero {
@@ -122,9 +123,9 @@ pub(crate) fn update<M: Memory, L: Score>(memory: &M, case: &UpdateCase<L>) -> S
 pub(crate) fn fused<M, L, W, G>(memory: &M, case: &FusedCase<L, W, G>) -> Stepped<L>
 where
     M: Memory,
-    L: Score,
-    W: Number,
-    G: GradientOf<W> + Number,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let update = &case.update;
     let mut logits = memory.in_place("logits", &update.logits);
@@ -158,9 +159,9 @@ where
 pub(crate) fn measure<M, L, W, G>(memory: &M, case: &FusedCase<L, W, G>, before: f64) -> f64
 where
     M: Memory,
-    L: Score,
-    W: Number,
-    G: GradientOf<W> + Number,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let update = &case.update;
     let logits = memory.input("logits", &update.logits);
@@ -178,9 +179,9 @@ where
 pub(crate) fn backward<M, L, W, G>(memory: &M, case: &FusedCase<L, W, G>) -> Vec<f32>
 where
     M: Memory,
-    L: Score,
-    W: Number,
-    G: GradientOf<W> + Number,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let update = &case.update;
     let logits = memory.input("logits", &update.logits);

@@ -1,12 +1,12 @@
 //! The properties, for any executor.
 
 use crate::case::{FusedCase, Moments, StartCase, Stepped, UpdateCase, all_same, close, rng};
-use crate::memory::{Cpu, Memory, Number, Score};
+use crate::memory::{Cpu, Memory};
 use crate::ops;
 use rand::Rng;
-use twofour::Element;
 use twofour::learn::Statistics;
 use twofour::mask::GradientOf;
+use twofour::{Float, Logit};
 
 const CASES: u64 = 120;
 
@@ -29,7 +29,7 @@ pub(crate) fn starts_are_the_cpus<M: Memory>(memory: &M) {
 }
 
 /// With illegal codes too, which a CPU refuses.
-pub(crate) fn check_initial<M: Memory, L: Score>(memory: &M, seed: u64) {
+pub(crate) fn check_initial<M: Memory, L: Logit>(memory: &M, seed: u64) {
     let case = StartCase::<L>::new(seed, seed % 8 >= 6);
     compare_starts(&case, &ops::initial(memory, &case), |case| ops::initial(&Cpu, case), "initial logits");
 }
@@ -38,13 +38,13 @@ pub(crate) fn priors_are_the_cpus<M: Memory>(memory: &M) {
     (0..CASES).for_each(|seed| of_logits!(seed, check_prior(memory, seed)));
 }
 
-pub(crate) fn check_prior<M: Memory, L: Score>(memory: &M, seed: u64) {
+pub(crate) fn check_prior<M: Memory, L: Logit>(memory: &M, seed: u64) {
     let case = StartCase::<L>::new(seed, seed % 8 >= 6);
     let Some(got) = ops::prior(memory, &case) else { return };
     compare_starts(&case, &got, |case| ops::prior(&Cpu, case).unwrap(), "logits with a prior");
 }
 
-fn compare_starts<L: Score>(case: &StartCase<L>, got: &[L], expected: impl Fn(&StartCase<L>) -> Vec<L>, what: &str) {
+fn compare_starts<L: Logit>(case: &StartCase<L>, got: &[L], expected: impl Fn(&StartCase<L>) -> Vec<L>, what: &str) {
     let mut legal = case.clone();
     let mut illegal = vec![false; case.shape.groups()];
     for (group, illegal) in illegal.iter_mut().enumerate() {
@@ -66,13 +66,13 @@ pub(crate) fn updates_are_the_cpus<M: Memory>(memory: &M) {
     (0..2 * CASES).for_each(|seed| of_logits!(seed / 2, check_update(memory, seed, seed % 2 == 1)));
 }
 
-pub(crate) fn check_update<M: Memory, L: Score>(memory: &M, seed: u64, eight: bool) {
+pub(crate) fn check_update<M: Memory, L: Logit>(memory: &M, seed: u64, eight: bool) {
     let case = UpdateCase::<L>::new(seed, eight);
     compare_steps(&ops::update(memory, &case), &ops::update(&Cpu, &case), &format!("update {seed}"));
 }
 
 /// To the bit, but for sums.
-pub(crate) fn compare_steps<L: Element>(got: &Stepped<L>, expected: &Stepped<L>, what: &str) {
+pub(crate) fn compare_steps<L: Float>(got: &Stepped<L>, expected: &Stepped<L>, what: &str) {
     all_same(&got.logits, &expected.logits, &format!("{what}: logits"));
     all_same(&got.gradient, &expected.gradient, &format!("{what}: gradient"));
     match (&got.moments, &expected.moments) {
@@ -130,9 +130,9 @@ pub(crate) fn fused_steps_are_a_backward_pass_and_an_update<M: Memory>(memory: &
 pub(crate) fn check_fused<M, L, W, G>(memory: &M, seed: u64, eight: bool)
 where
     M: Memory,
-    L: Score,
-    W: Number,
-    G: GradientOf<W> + Number,
+    L: Logit,
+    W: Float,
+    G: GradientOf<W>,
 {
     let case = FusedCase::<L, W, G>::new(seed, eight);
     let got = ops::fused(memory, &case);

@@ -2,7 +2,7 @@
 
 use crate::common::{TestExecutor, convert, given};
 use twofour::mask::{Backward, Forward, GradientOf, Kind, Sampling, Statistics};
-use twofour::{Element, Logit, Shape, Shard};
+use twofour::{Float, Logit, Shape, Shard};
 
 /// A forward pass with its inputs, and which outputs it wants.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub(crate) struct Forwarded<W> {
     pub(crate) statistics: Option<Statistics>,
 }
 
-impl<L: Logit, W: Element> ForwardCase<L, W> {
+impl<L: Logit, W: Float> ForwardCase<L, W> {
     /// All outputs of the whole weight.
     pub(crate) fn new(shape: Shape, kind: Kind, sampling: Sampling, logits: &[f32], weight: &[f32]) -> Self {
         Self {
@@ -111,7 +111,7 @@ pub(crate) struct Backwarded<G> {
     pub(crate) weight_gradient: Vec<G>,
 }
 
-impl<L: Logit, W: Element, G: GradientOf<W>> BackwardCase<L, W, G> {
+impl<L: Logit, W: Float, G: GradientOf<W>> BackwardCase<L, W, G> {
     pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Backwarded<G> {
         let (logits, weight) = (on.upload(&self.logits).unwrap(), on.upload(&self.weight).unwrap());
         let gradient = on.upload(&self.gradient).unwrap();
@@ -135,7 +135,7 @@ impl<L: Logit, W: Element, G: GradientOf<W>> BackwardCase<L, W, G> {
 }
 
 /// Runs a mask that is given by codes.
-pub(crate) fn frozen<E: TestExecutor, W: Element>(on: &mut E, shape: Shape, codes: &[u8], weight: &[W]) -> Vec<W> {
+pub(crate) fn frozen<E: TestExecutor, W: Float>(on: &mut E, shape: Shape, codes: &[u8], weight: &[W]) -> Vec<W> {
     let (codes, weight) = (on.upload(codes).unwrap(), on.upload(weight).unwrap());
     let mut masked = on.poisoned(shape.weights());
     on.run(Forward::frozen(shape, E::input(&codes), E::input(&weight)).masked(E::output(&mut masked))).unwrap();

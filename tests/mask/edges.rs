@@ -1,29 +1,19 @@
 //! `mask` at its edges, by name: special values, slices of a weight, sizes beyond 32 bits, statistics.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::data::normal;
-use common::executor::{Executor, SMALL, forward_emulated, gpu};
-use common::{BackwardCase, ForwardCase, Wants, convert};
+use crate::case::{BackwardCase, ForwardCase, Wants, frozen};
+use crate::common::emulator::{Array, launches};
+use crate::common::{Emulator, TestExecutor, convert, everywhere_tests, normal};
+use crate::oracle::CODE;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use twofour::device::Limits;
-use twofour::mask::{self, Kind, Sampling, Statistics, cpu};
-use twofour::space::{Raw, RawSlice};
-use twofour::{Pattern, Shape, Shard, bf16, noise};
-use twofour_emulator::{Buffer, Kernel, Options, Schedule};
+use twofour::mask::{Forward, Kind, Sampling, Statistics};
+use twofour::space::Raw;
+use twofour::{Cpu, Executor, Logit, Pattern, Shape, Shard, bf16, f16, noise};
+use twofour_emulator::Schedule;
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 100.0, tau: 1.0 };
 const KINDS: [Kind; 3] = [Kind::Soft, Kind::Hard, Kind::Argmax];
-
-/// The CPU, the emulator, and the GPU if there is one.
-fn executors() -> Vec<Executor> {
-    let mut all = vec![Executor::Cpu, Executor::Emulator(Schedule::RoundRobin), Executor::Emulator(Schedule::Solo(1))];
-    all.extend(gpu());
-    all
-}
 
 fn random(shape: Shape, kind: Kind, seed: u64) -> ForwardCase<f32, f32> {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -35,129 +25,111 @@ fn random(shape: Shape, kind: Kind, seed: u64) -> ForwardCase<f32, f32> {
 // ---- special values -------------------------------------------------------------------------------------------------
 
 /// One group's masked weight and pattern index on an executor.
-fn one_group(executor: &Executor, kind: Kind, logits: [f32; 6], weight: [f32; 4]) -> ([f32; 4], [f32; 4], u8, u8) {
+fn one_group<E: TestExecutor>(
+    on: &mut E,
+    kind: Kind,
+    logits: [f32; 6],
+    weight: [f32; 4],
+) -> ([f32; 4], [f32; 4], u8, u8) {
     let case = ForwardCase::<f32, f32>::new(Shape::new(1, 4), kind, SAMPLING, &logits, &weight);
-    let got = executor.forward(&case);
+    let got = case.run(on);
     let four = |values: Vec<f32>| values.try_into().unwrap();
     (four(got.masked.unwrap()), four(got.mask.unwrap()), got.patterns.unwrap()[0], got.codes.unwrap()[0])
 }
 
-#[test]
-fn a_group_without_a_finite_largest_score_is_poisoned() {
+fn a_group_without_a_finite_largest_score_is_poisoned<E: TestExecutor>(on: &mut E) {
     let nan = [0.0, f32::NAN, 0.0, 0.0, 0.0, 0.0];
     let infinite = [0.0, 0.0, 0.0, f32::INFINITY, 0.0, 0.0];
     let overflowing = [0.0, 0.0, 3e38, 0.0, 0.0, 0.0];
-    for executor in executors() {
-        for kind in KINDS {
-            for logits in [nan, infinite, overflowing, [f32::NEG_INFINITY; 6]] {
-                if kind == Kind::Argmax && logits == overflowing {
-                    continue;
-                }
-                let (masked, mask, pattern, code) = one_group(&executor, kind, logits, [1.0, 2.0, 3.0, 4.0]);
-                assert!(masked.iter().chain(&mask).all(|v| v.is_nan()), "{executor:?} {kind:?} {logits:?}: {masked:?}");
-                assert_eq!((pattern, code), (Pattern::POISON, Pattern::POISON_CODE), "{kind:?} {logits:?}");
+    for kind in KINDS {
+        for logits in [nan, infinite, overflowing, [f32::NEG_INFINITY; 6]] {
+            if kind == Kind::Argmax && logits == overflowing {
+                continue;
             }
+            let (masked, mask, pattern, code) = one_group(on, kind, logits, [1.0, 2.0, 3.0, 4.0]);
+            assert!(masked.iter().chain(&mask).all(|v| v.is_nan()), "{on:?} {kind:?} {logits:?}: {masked:?}");
+            assert_eq!((pattern, code), (Pattern::POISON, Pattern::POISON_CODE), "{kind:?} {logits:?}");
         }
     }
 }
 
-#[test]
-fn a_logit_of_minus_infinity_forbids_its_pattern() {
+fn a_logit_of_minus_infinity_forbids_its_pattern<E: TestExecutor>(on: &mut E) {
     let only = |allowed: usize| std::array::from_fn(|i| if i == allowed { 0.25 } else { f32::NEG_INFINITY });
-    for executor in executors() {
-        for kind in KINDS {
-            for pattern in Pattern::ALL {
-                let (masked, mask, index, code) = one_group(&executor, kind, only(pattern.index() as usize), [1.0; 4]);
-                let kept = std::array::from_fn(|j| f32::from(u8::from(pattern.keeps(j))));
-                assert_eq!((masked, mask), (kept, kept), "{executor:?} {kind:?}");
-                assert_eq!((index, code), (pattern.index(), pattern.code()));
-            }
+    for kind in KINDS {
+        for pattern in Pattern::ALL {
+            let (masked, mask, index, code) = one_group(on, kind, only(pattern.index() as usize), [1.0; 4]);
+            let kept = std::array::from_fn(|j| f32::from(u8::from(pattern.keeps(j))));
+            assert_eq!((masked, mask), (kept, kept), "{on:?} {kind:?}");
+            assert_eq!((index, code), (pattern.index(), pattern.code()));
         }
     }
 }
 
-#[test]
-fn hard_masks_select_whatever_the_weight_is() {
+fn hard_masks_select_whatever_the_weight_is<E: TestExecutor>(on: &mut E) {
     let keep_outer = [0.0, 0.0, 1e6, 0.0, 0.0, 0.0];
-    for executor in executors() {
-        for kind in [Kind::Hard, Kind::Argmax] {
-            let (masked, ..) =
-                one_group(&executor, kind, keep_outer, [-0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
-            let bits = masked.map(f32::to_bits);
-            let expected = [-0.0f32, 0.0, 0.0, f32::NEG_INFINITY].map(f32::to_bits);
-            assert_eq!(bits, expected, "{executor:?}: dropped weights are +0, kept ones are copied");
-            let (masked, ..) = one_group(&executor, kind, keep_outer, [f32::NAN, 1.0, 1.0, f32::from_bits(1)]);
-            assert!(masked[0].is_nan() && masked[3] == f32::from_bits(1), "{executor:?}: {masked:?}");
-        }
+    for kind in [Kind::Hard, Kind::Argmax] {
+        let (masked, ..) = one_group(on, kind, keep_outer, [-0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+        let bits = masked.map(f32::to_bits);
+        let expected = [-0.0f32, 0.0, 0.0, f32::NEG_INFINITY].map(f32::to_bits);
+        assert_eq!(bits, expected, "{on:?}: dropped weights are +0, kept ones are copied");
+        let (masked, ..) = one_group(on, kind, keep_outer, [f32::NAN, 1.0, 1.0, f32::from_bits(1)]);
+        assert!(masked[0].is_nan() && masked[3] == f32::from_bits(1), "{on:?}: {masked:?}");
     }
 }
 
-#[test]
-fn soft_masks_multiply_as_ieee_does() {
+fn soft_masks_multiply_as_ieee_does<E: TestExecutor>(on: &mut E) {
     let keep_outer = [0.0, 0.0, 1e6, 0.0, 0.0, 0.0];
-    for executor in executors() {
-        let (masked, ..) = one_group(&executor, Kind::Soft, keep_outer, [-0.0, f32::INFINITY, -1.0, f32::INFINITY]);
-        assert_eq!(masked[0].to_bits(), (-0.0f32).to_bits());
-        assert!(masked[1].is_nan(), "inf * 0 is NaN: {masked:?}");
-        assert_eq!(masked[2].to_bits(), (-0.0f32).to_bits());
-        assert_eq!(masked[3], f32::INFINITY);
-    }
+    let (masked, ..) = one_group(on, Kind::Soft, keep_outer, [-0.0, f32::INFINITY, -1.0, f32::INFINITY]);
+    assert_eq!(masked[0].to_bits(), (-0.0f32).to_bits());
+    assert!(masked[1].is_nan(), "inf * 0 is NaN: {masked:?}");
+    assert_eq!(masked[2].to_bits(), (-0.0f32).to_bits());
+    assert_eq!(masked[3], f32::INFINITY);
 }
 
-#[test]
-fn ties_go_to_the_lowest_index() {
-    for executor in executors() {
-        for (logits, index) in
-            [([0.5; 6], 0), ([0.0, 0.0, 1.0, 0.0, 1.0, 1.0], 2), ([-0.0, 0.0, -0.0, 0.0, -0.0, 0.0], 0)]
-        {
-            assert_eq!(one_group(&executor, Kind::Argmax, logits, [1.0; 4]).2, index, "{executor:?} {logits:?}");
-        }
+fn ties_go_to_the_lowest_index<E: TestExecutor>(on: &mut E) {
+    for (logits, index) in [([0.5; 6], 0), ([0.0, 0.0, 1.0, 0.0, 1.0, 1.0], 2), ([-0.0, 0.0, -0.0, 0.0, -0.0, 0.0], 0)]
+    {
+        assert_eq!(one_group(on, Kind::Argmax, logits, [1.0; 4]).2, index, "{on:?} {logits:?}");
     }
 }
 
 // ---- shapes ---------------------------------------------------------------------------------------------------------
 
-#[test]
-fn a_shard_has_the_masks_of_the_whole() {
+fn a_shard_has_the_masks_of_the_whole<E: TestExecutor>(on: &mut E) {
     let whole = random(Shape::new(9, 100), Kind::Hard, 3);
-    for executor in executors() {
-        for kind in KINDS {
-            let whole = ForwardCase { kind, ..whole.clone() };
-            let all = executor.forward(&whole);
-            for (rows, cols) in [(0..9, 0..100), (2..7, 0..100), (0..9, 12..48), (3..4, 96..100), (5..9, 4..92)] {
-                let cut = |values: &[f32], per: usize| -> Vec<f32> {
-                    let row =
-                        |r: usize| values[(r * 100 + cols.start) * per / 4..(r * 100 + cols.end) * per / 4].to_vec();
-                    rows.clone().flat_map(row).collect()
-                };
-                let (logits, weight) = (cut(&whole.logits, 6), cut(whole.weight.as_ref().unwrap(), 4));
-                let mut part =
-                    ForwardCase::<f32, f32>::new(Shape::new(rows.len(), cols.len()), kind, SAMPLING, &logits, &weight);
-                part.shard = Shard { row_offset: rows.start as u64, col_offset: cols.start as u64, global_cols: 100 };
-                let got = executor.forward(&part);
-                let expected = cut(all.masked.as_ref().unwrap(), 4);
-                assert_eq!(got.masked.unwrap(), expected, "{executor:?} {kind:?} {rows:?} {cols:?}");
-            }
+    for kind in KINDS {
+        let whole = ForwardCase { kind, ..whole.clone() };
+        let all = whole.run(on);
+        for (rows, cols) in [(0..9, 0..100), (2..7, 0..100), (0..9, 12..48), (3..4, 96..100), (5..9, 4..92)] {
+            let cut = |values: &[f32], per: usize| -> Vec<f32> {
+                let row = |r: usize| values[(r * 100 + cols.start) * per / 4..(r * 100 + cols.end) * per / 4].to_vec();
+                rows.clone().flat_map(row).collect()
+            };
+            let (logits, weight) = (cut(&whole.logits, 6), cut(whole.weight.as_ref().unwrap(), 4));
+            let mut part =
+                ForwardCase::<f32, f32>::new(Shape::new(rows.len(), cols.len()), kind, SAMPLING, &logits, &weight);
+            part.shard = Shard { row_offset: rows.start as u64, col_offset: cols.start as u64, global_cols: 100 };
+            let got = part.run(on);
+            let expected = cut(all.masked.as_ref().unwrap(), 4);
+            assert_eq!(got.masked.unwrap(), expected, "{on:?} {kind:?} {rows:?} {cols:?}");
         }
     }
 }
 
-#[test]
-fn empty_weights_are_nothing_to_do() {
+fn empty_weights_are_nothing_to_do<E: TestExecutor>(on: &mut E) {
     for shape in [Shape::new(0, 8), Shape::new(3, 0), Shape::new(0, 0)] {
-        let mut statistics = vec![Statistics { moved: 9, ..Statistics::default() }; Statistics::SLOTS];
-        let args = cpu::Forward::<f32, f32>::new(shape, Kind::Soft, SAMPLING, &[]).statistics(&mut statistics);
-        cpu::forward_into(args.weight(&[]).masked(&mut [])).unwrap();
-        assert_eq!(statistics[0], Statistics::default());
-        let none = RawSlice { address: 0, elements: 0 };
-        let args = mask::Forward::<Raw, f32, f32>::new(shape, Kind::Soft, SAMPLING, none).weight(none).masked(none);
-        assert_eq!(args.launch(&Limits::H200).unwrap().pass.grid, [1, 1, 1]);
+        let (logits, weight) = (on.upload::<f32>(&[]).unwrap(), on.upload::<f32>(&[]).unwrap());
+        let mut masked = on.poisoned(0);
+        let mut statistics = on.upload(&[Statistics { moved: 9, ..Statistics::default() }; Statistics::SLOTS]).unwrap();
+        let pass = Forward::new(shape, Kind::Soft, SAMPLING, E::input(&logits)).weight(E::input(&weight));
+        on.run(pass.masked(E::output(&mut masked)).statistics(E::output(&mut statistics))).unwrap();
+        assert_eq!(on.download(&statistics).unwrap()[0], Statistics::default(), "{on:?}");
+        assert!(frozen::<_, bf16>(on, shape, &[], &[]).is_empty());
     }
 }
 
 /// Many steps of the grid, every remainder of a chunk, and column shards whose rows wrap in the middle of a step.
-#[test]
-fn long_walks_end_where_they_should() {
+fn long_walks_end_where_they_should<E: TestExecutor>(on: &mut E) {
     for (rows, cols, bf16_logits) in
         [(1, 20_004, false), (37, 324, false), (3, 20_012, true), (601, 36, true), (5001, 4, true)]
     {
@@ -177,72 +149,64 @@ fn long_walks_end_where_they_should() {
                 previous_codes: None,
                 wants: case.wants,
             };
-            agree(&case);
+            agree(on, &case);
         } else {
-            agree(&case);
+            agree(on, &case);
         }
     }
 }
 
-fn agree<L: twofour::Logit + twofour::cudarc::driver::DeviceRepr>(case: &ForwardCase<L, f32>) {
-    let expected = Executor::Cpu.forward(case);
-    for executor in &executors()[1..] {
-        let got = executor.forward(case);
-        assert_eq!(got.patterns, expected.patterns, "{executor:?} {:?}", case.shape);
-        assert_eq!(got.codes, expected.codes);
-        assert_eq!(got.masked, expected.masked);
-        let lean = executor.forward(&ForwardCase { wants: Wants::MASKED, ..case.clone() });
-        assert_eq!(lean.masked, expected.masked);
-    }
+/// With the CPU.
+fn agree<E: TestExecutor, L: Logit>(on: &mut E, case: &ForwardCase<L, f32>) {
+    let (got, expected) = (case.run(on), case.run(&mut Cpu));
+    assert_eq!(got.patterns, expected.patterns, "{on:?} {:?}", case.shape);
+    assert_eq!(got.codes, expected.codes);
+    assert_eq!(got.masked, expected.masked);
+    let lean = ForwardCase { wants: Wants::MASKED, ..case.clone() }.run(on);
+    assert_eq!(lean.masked, expected.masked);
 }
 
 /// A weight of 2³³ elements: the last block of a launch reads logits that are zero, and writes, beyond 32-bit offsets.
 #[test]
 fn addresses_beyond_32_bits_are_right() {
     let shape = Shape::new(1 << 17, 1 << 16);
-    let logits = Buffer::reserve("logits", shape.logits() * 4).unwrap();
-    let mask = Buffer::reserve("mask", shape.weights() * 2).unwrap();
-    let raw = |buffer: &Buffer, elements| RawSlice { address: buffer.address(), elements };
+    let logits = Array::<f32>::reserved(shape.logits());
+    let mut mask = Array::<bf16>::reserved(shape.weights());
     // A device of so many processors that each thread takes one chunk.
     let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
-    let args = mask::Forward::<Raw, f32, bf16>::new(shape, Kind::Hard, SAMPLING, raw(&logits, shape.logits()));
-    let plan = args.mask(raw(&mask, shape.weights())).launch(&wide).unwrap().pass;
-    let last = plan.grid[0] - 1;
-    assert_eq!(u64::from(plan.grid[0]) * 256 * 2, shape.groups() as u64);
-    let launch = twofour_emulator::Launch {
-        kernel: Kernel::find(plan.symbol.name).unwrap(),
-        grid: plan.grid,
-        block: plan.block,
-        shared_bytes: plan.shared_bytes,
-        args: bytemuck::bytes_of(&plan.args),
-    };
-    let blocks = Some(u64::from(last)..u64::from(last) + 1);
-    twofour_emulator::run(&launch, &Options { blocks, ..Options::default() }).unwrap();
+    let pass = Forward::<Raw, f32, bf16>::new(shape, Kind::Hard, SAMPLING, &logits).mask(&mut mask);
+    let launch = launches(wide, pass).unwrap()[0];
+    let last = u64::from(launch.grid[0] - 1);
+    assert_eq!(u64::from(launch.grid[0]) * 256 * 2, shape.groups() as u64);
+    Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin).limits(wide) }.launch(&launch);
     // 512 groups, whose masks end the weight.
-    let got = mask.values_at::<u16>(2 * (shape.weights() - 4 * 512), 4 * 512);
-    for (i, values) in got.chunks_exact(4).enumerate() {
+    for (i, values) in mask.read_end(4 * 512).chunks_exact(4).enumerate() {
         let z = noise::gumbels(SAMPLING.seed, SAMPLING.draw, (shape.groups() - 512 + i) as u64);
         let best = (0..6).fold(0, |best, p| if z[p] > z[best] { p } else { best });
-        let expected = std::array::from_fn(|j| if Pattern::ALL[best].keeps(j) { bf16::ONE.to_bits() } else { 0 });
-        assert_eq!(<[u16; 4]>::try_from(values).unwrap(), expected, "group {i} of the last block");
+        let expected = std::array::from_fn(|j| if Pattern::ALL[best].keeps(j) { bf16::ONE } else { bf16::ZERO });
+        assert_eq!(values.first_chunk::<4>(), Some(&expected), "group {i} of the last block");
     }
 }
 
+/// Codes and weights of 2³³ elements, likewise.
 #[test]
-fn a_billion_weights_fit_one_launch() {
-    let shape = Shape::new(32_768, 32_768);
-    let at = |elements| RawSlice { address: 1 << 40, elements };
-    let args = mask::Forward::<Raw, f32, bf16>::new(shape, Kind::Soft, SAMPLING, at(shape.logits()));
-    let plan = args.weight(at(shape.weights())).masked(at(shape.weights())).launch(&Limits::H200).unwrap();
-    assert_eq!(plan.pass.grid, [132 * 4, 1, 1]);
-    assert_eq!(plan.pass.symbol.name, "twofour_mask_soft_f32_bf16");
+fn frozen_addresses_beyond_32_bits_are_right() {
+    let shape = Shape::new(1 << 17, 1 << 16);
+    let codes = Array::<u8>::reserved(shape.packed_codes());
+    let weight = Array::<bf16>::reserved(shape.weights());
+    let mut masked = Array::<bf16>::reserved(shape.weights());
+    let pass = Forward::<Raw, f32, bf16>::frozen(shape, &codes, &weight).masked(&mut masked);
+    let launch = launches(Limits::H200, pass).unwrap()[0];
+    let last = u64::from(launch.grid[0] - 1);
+    Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin) }.launch(&launch);
+    // Code 0 is none of the six; two groups a thread end the weight.
+    assert!(masked.read_end(8 * 256).iter().all(|value| value.is_nan()));
 }
 
 // ---- gradients ------------------------------------------------------------------------------------------------------
 
 /// Central differences, in f64, of `L = Σ A·(W∘M) − λ Σ (W∘M)²` for soft masks, against every executor.
-#[test]
-fn gradients_are_those_of_central_differences() {
+fn gradients_are_those_of_central_differences<E: TestExecutor>(on: &mut E) {
     let shape = Shape::new(2, 12);
     let sampling = Sampling { seed: 3, draw: 4, kappa: 3.0, tau: 0.7 };
     let lambda = 0.05f32;
@@ -272,41 +236,37 @@ fn gradients_are_those_of_central_differences() {
             })
             .sum()
     };
-    for executor in executors() {
-        let got = executor.backward(&case).logit_gradient;
-        for (at, &got) in got.iter().enumerate() {
-            let (group, i) = (at / 6, at % 6);
-            let at_offset = |offset: f64| {
-                let mut logits: Vec<f64> = case.logits[6 * group..][..6].iter().map(|&l| f64::from(l)).collect();
-                logits[i] += offset;
-                loss(group, &logits)
-            };
-            let h = 1e-5;
-            let difference = (at_offset(h) - at_offset(-h)) / (2.0 * h);
-            assert!((f64::from(got) - difference).abs() < 1e-4, "{executor:?} {at}: {got} for {difference}");
-        }
+    let got = case.run(on).logit_gradient;
+    for (at, &got) in got.iter().enumerate() {
+        let (group, i) = (at / 6, at % 6);
+        let at_offset = |offset: f64| {
+            let mut logits: Vec<f64> = case.logits[6 * group..][..6].iter().map(|&l| f64::from(l)).collect();
+            logits[i] += offset;
+            loss(group, &logits)
+        };
+        let h = 1e-5;
+        let difference = (at_offset(h) - at_offset(-h)) / (2.0 * h);
+        assert!((f64::from(got) - difference).abs() < 1e-4, "{on:?} {at}: {got} for {difference}");
     }
 }
 
 /// A saturated softmax has no gradient, to the bit.
-#[test]
-fn saturated_groups_have_zero_gradient() {
+fn saturated_groups_have_zero_gradient<E: TestExecutor>(on: &mut E) {
     let shape = Shape::new(1, 4);
-    for executor in executors() {
-        let got = executor.backward(&BackwardCase::<f32, f32, f32> {
-            shape,
-            shard: Shard::whole(4),
-            kind: Kind::Hard,
-            sampling: Sampling { kappa: 500.0, tau: 0.05, ..SAMPLING },
-            logits: vec![0.0, 3.0, 0.0, 0.0, 0.0, 0.0],
-            weight: vec![1.0, 2.0, 3.0, 4.0],
-            gradient: vec![1.0; 4],
-            regulariser: 0.0,
-            before: None,
-        });
-        assert_eq!(got.logit_gradient, [0.0; 6], "{executor:?}");
-        assert_eq!(got.weight_gradient, [1.0, 0.0, 1.0, 0.0]);
+    let got = BackwardCase::<f32, f32, f32> {
+        shape,
+        shard: Shard::whole(4),
+        kind: Kind::Hard,
+        sampling: Sampling { kappa: 500.0, tau: 0.05, ..SAMPLING },
+        logits: vec![0.0, 3.0, 0.0, 0.0, 0.0, 0.0],
+        weight: vec![1.0, 2.0, 3.0, 4.0],
+        gradient: vec![1.0; 4],
+        regulariser: 0.0,
+        before: None,
     }
+    .run(on);
+    assert_eq!(got.logit_gradient, [0.0; 6], "{on:?}");
+    assert_eq!(got.weight_gradient, [1.0, 0.0, 1.0, 0.0]);
 }
 
 // ---- statistics -----------------------------------------------------------------------------------------------------
@@ -315,18 +275,82 @@ fn saturated_groups_have_zero_gradient() {
 fn statistics_do_not_depend_on_the_device() {
     let mut case = random(Shape::new(64, 512), Kind::Soft, 4);
     case.previous_codes = Some(vec![0x44; case.shape.packed_codes()]);
-    let small = forward_emulated(&case, Schedule::RoundRobin, &SMALL).statistics.unwrap();
-    let large = forward_emulated(&case, Schedule::Random(3), &Limits::H200).statistics.unwrap();
+    let small = case.run(&mut Emulator::new(Schedule::RoundRobin)).statistics.unwrap();
+    let large = case.run(&mut Emulator::new(Schedule::Random(3)).limits(Limits::H200)).statistics.unwrap();
     assert_eq!(small, large, "to the bit");
-    let cpu = Executor::Cpu.forward(&case).statistics.unwrap();
+    let cpu = case.run(&mut Cpu).statistics.unwrap();
     assert_eq!((cpu.moved, cpu.groups), (small.moved, small.groups));
     assert!(cpu.moved > cpu.groups / 2 && cpu.moved < cpu.groups);
 }
 
+// ---- codes ----------------------------------------------------------------------------------------------------------
+
+/// Every code on weights that show what is done with them: copied, dropped whatever they are, or made NaN.
+fn codes_select_whatever_the_weight_is<E: TestExecutor>(on: &mut E) {
+    for weight in [[-0.0, f32::NAN, f32::INFINITY, 2.5], [f32::NAN, -0.0, -3.0, f32::NEG_INFINITY]] {
+        for code in 0..16 {
+            let masked = frozen(on, Shape::new(1, 4), &[code], &weight);
+            match CODE.iter().position(|&legal| legal == code) {
+                None => assert!(masked.iter().all(|value| value.is_nan()), "{on:?} {code:x}: {masked:?}"),
+                Some(pattern) => {
+                    for (j, value) in masked.iter().enumerate() {
+                        let expected = if Pattern::ALL[pattern].keeps(j) { weight[j] } else { 0.0 };
+                        let same = value.to_bits() == expected.to_bits() || (value.is_nan() && expected.is_nan());
+                        assert!(same, "{on:?} {code:x}.{j}: {value} for {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An odd number of groups ends in half a byte, whose other half may be anything.
+fn codes_of_odd_groups_end_in_half_a_byte<E: TestExecutor>(on: &mut E) {
+    let weight: Vec<f16> = convert(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]);
+    for other in [0x00, 0x40, 0xf0] {
+        for shape in [Shape::new(3, 4), Shape::new(1, 12)] {
+            let masked = frozen(on, shape, &[0xe4, 0x09 | other], &weight);
+            let expected: Vec<f16> = convert(&[1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0, 0.0, 10.0, 11.0, 0.0]);
+            assert_eq!(masked, expected, "{on:?} {shape:?} {other:x}");
+        }
+    }
+}
+
+/// The mask of the codes that a sampled mask has.
+fn codes_give_the_mask_that_they_were_written_of<E: TestExecutor>(on: &mut E) {
+    for (rows, cols) in [(1, 4), (3, 20), (7, 324), (1, 20_004)] {
+        for kind in [Kind::Hard, Kind::Argmax] {
+            let case = random(Shape::new(rows, cols), kind, 11);
+            let sampled = case.run(on);
+            let masked = frozen(on, case.shape, &sampled.codes.unwrap(), case.weight.as_ref().unwrap());
+            assert_eq!(Some(masked), sampled.masked, "{on:?} {:?} {kind:?}", case.shape);
+        }
+    }
+}
+
 #[test]
-fn allocating_forms_give_the_same() {
-    let case = random(Shape::new(3, 16), Kind::Soft, 9);
-    let weight = case.weight.as_ref().unwrap();
-    let masked = cpu::masked_weight(case.shape, case.kind, SAMPLING, &case.logits, weight).unwrap();
-    assert_eq!(Some(masked), Executor::Cpu.forward(&case).masked);
+fn operands_go_in_as_they_are() {
+    let (logits, weight) = ([0.0f32, 1.0, 0.0, 0.0, 0.0, 0.0], vec![1.0f32, 2.0, 3.0, 4.0]);
+    let (mut array, mut vector, mut slice) = ([0.0f32; 4], vec![0.0f32; 4], vec![0.0f32; 4]);
+    let pass = |logits| Forward::new(Shape::new(1, 4), Kind::Argmax, SAMPLING, logits);
+    Cpu.run(pass(&logits[..]).weight(&weight).masked(&mut array)).unwrap();
+    Cpu.run(pass(&logits[..]).weight(&weight[..]).masked(&mut vector)).unwrap();
+    Cpu.run(pass(&logits.to_vec()[..]).weight(weight.as_slice()).masked(&mut slice[..])).unwrap();
+    assert_eq!((&array[..], &vector[..], &slice[..]), (&[1.0, 0.0, 3.0, 0.0][..], &array[..], &array[..]));
+}
+
+everywhere_tests! {
+    a_group_without_a_finite_largest_score_is_poisoned,
+    a_logit_of_minus_infinity_forbids_its_pattern,
+    hard_masks_select_whatever_the_weight_is,
+    soft_masks_multiply_as_ieee_does,
+    ties_go_to_the_lowest_index,
+    a_shard_has_the_masks_of_the_whole,
+    empty_weights_are_nothing_to_do,
+    long_walks_end_where_they_should,
+    gradients_are_those_of_central_differences,
+    saturated_groups_have_zero_gradient,
+    codes_select_whatever_the_weight_is,
+    codes_of_odd_groups_end_in_half_a_byte,
+    codes_give_the_mask_that_they_were_written_of,
 }

@@ -1,19 +1,18 @@
 //! Every error that the arguments of `mask` can give.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
+use crate::common::emulator::works;
 use twofour::device::Limits;
-use twofour::mask::{self, Kind, Sampling, Statistics, cpu};
+use twofour::mask::{Backward, Forward, Kind, Sampling, Statistics};
 use twofour::space::{Raw, RawSlice};
-use twofour::{Error, Shape, Shard, bf16};
+use twofour::{Cpu, Error, Executor, Shape, Shard, bf16};
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 100.0, tau: 1.0 };
 
 fn forward_error(shape: Shape, sampling: Sampling, logits: usize, weight: usize) -> Error {
     let (logits, weight) = (vec![0.0f32; logits], vec![0.0f32; weight]);
     let mut masked = vec![0.0f32; weight.len()];
-    let args = cpu::Forward::new(shape, Kind::Soft, sampling, &logits).weight(&weight).masked(&mut masked);
-    cpu::forward_into(args).unwrap_err()
+    let args = Forward::new(shape, Kind::Soft, sampling, &logits).weight(&weight).masked(&mut masked);
+    Cpu.run(args).unwrap_err()
 }
 
 #[test]
@@ -34,20 +33,20 @@ fn every_output_has_its_length_checked() {
     // A macro, for each use borrows its output for another time.
     macro_rules! args {
         () => {
-            cpu::Forward::<f32, f32>::new(shape, Kind::Hard, SAMPLING, &logits).weight(&weight)
+            Forward::<_, f32, f32>::new(shape, Kind::Hard, SAMPLING, &logits).weight(&weight)
         };
     }
     let what = |result: twofour::Result<()>| match result.unwrap_err() {
         Error::Length { what, .. } => what,
         other => panic!("{other}"),
     };
-    assert_eq!(what(cpu::forward_into(args!().masked(&mut [0.0; 15]))), "masked");
-    assert_eq!(what(cpu::forward_into(args!().mask(&mut [0.0; 17]))), "mask");
-    assert_eq!(what(cpu::forward_into(args!().patterns(&mut [0; 3]))), "patterns");
-    assert_eq!(what(cpu::forward_into(args!().codes(&mut [0; 4]))), "codes");
-    assert_eq!(what(cpu::forward_into(args!().statistics(&mut [Statistics::default(); 1]))), "statistics");
+    assert_eq!(what(Cpu.run(args!().masked(&mut [0.0; 15]))), "masked");
+    assert_eq!(what(Cpu.run(args!().mask(&mut [0.0; 17]))), "mask");
+    assert_eq!(what(Cpu.run(args!().patterns(&mut [0; 3]))), "patterns");
+    assert_eq!(what(Cpu.run(args!().codes(&mut [0; 4]))), "codes");
+    assert_eq!(what(Cpu.run(args!().statistics(&mut [Statistics::default(); 1]))), "statistics");
     let mut statistics = vec![Statistics::default(); Statistics::SLOTS];
-    assert_eq!(what(cpu::forward_into(args!().statistics(&mut statistics).previous_codes(&[0; 3]))), "previous_codes");
+    assert_eq!(what(Cpu.run(args!().statistics(&mut statistics).previous_codes(&[0; 3]))), "previous_codes");
 }
 
 #[test]
@@ -75,28 +74,25 @@ fn scalars_are_checked() {
 fn outputs_that_cannot_be_given_are_refused() {
     let shape = Shape::new(1, 4);
     let logits = [0.0f32; 6];
-    let nothing = cpu::Forward::<f32, f32>::new(shape, Kind::Soft, SAMPLING, &logits);
-    assert!(matches!(cpu::forward_into(nothing), Err(Error::Missing { what: "a mask", .. })));
+    let nothing = Forward::<_, f32, f32>::new(shape, Kind::Soft, SAMPLING, &logits);
+    assert!(matches!(Cpu.run(nothing), Err(Error::Missing { what: "a mask", .. })));
     let mut masked = [0.0f32; 4];
-    let unmasked = cpu::Forward::new(shape, Kind::Soft, SAMPLING, &logits).masked(&mut masked);
-    assert!(matches!(cpu::forward_into(unmasked), Err(Error::Missing { what: "masked", .. })));
+    let unmasked = Forward::new(shape, Kind::Soft, SAMPLING, &logits).masked(&mut masked);
+    assert!(matches!(Cpu.run(unmasked), Err(Error::Missing { what: "masked", .. })));
     let mut codes = [0];
-    let uncounted = cpu::Forward::<f32, f32>::new(shape, Kind::Soft, SAMPLING, &logits).codes(&mut codes);
-    assert!(matches!(
-        cpu::forward_into(uncounted.previous_codes(&[0])),
-        Err(Error::Missing { what: "previous_codes", .. })
-    ));
+    let uncounted = Forward::<_, f32, f32>::new(shape, Kind::Soft, SAMPLING, &logits).codes(&mut codes);
+    assert!(matches!(Cpu.run(uncounted.previous_codes(&[0])), Err(Error::Missing { what: "previous_codes", .. })));
     let (weight, gradient, mut of_logits) = ([0.0f32; 4], [0.0f32; 4], [0.0f32; 6]);
     macro_rules! args {
         ($kind:expr) => {
-            cpu::Backward::new(shape, $kind, SAMPLING, &logits, &weight, &gradient)
+            Backward::new(shape, $kind, SAMPLING, &logits, &weight, &gradient)
         };
     }
-    assert!(matches!(cpu::backward_into(args!(Kind::Soft)), Err(Error::Missing { what: "a gradient", .. })));
+    assert!(matches!(Cpu.run(args!(Kind::Soft)), Err(Error::Missing { what: "a gradient", .. })));
     let of_argmax = args!(Kind::Argmax).logit_gradient(&mut of_logits);
-    assert!(matches!(cpu::backward_into(of_argmax), Err(Error::Missing { what: "a gradient", .. })));
+    assert!(matches!(Cpu.run(of_argmax), Err(Error::Missing { what: "a gradient", .. })));
     let wild = args!(Kind::Soft).regulariser(f32::NAN).logit_gradient(&mut of_logits);
-    assert!(matches!(cpu::backward_into(wild), Err(Error::Scalar { what: "regulariser", .. })));
+    assert!(matches!(Cpu.run(wild), Err(Error::Scalar { what: "regulariser", .. })));
 }
 
 #[test]
@@ -109,18 +105,55 @@ fn shards_outside_the_whole_are_refused() {
         Shard { row_offset: u64::MAX, col_offset: 0, global_cols: 16 },
     ] {
         let mut codes = [0; 2];
-        let args = cpu::Forward::<f32, f32>::new(Shape::new(2, 8), Kind::Hard, SAMPLING, &logits).codes(&mut codes);
-        assert!(matches!(cpu::forward_into(args.shard(shard)), Err(Error::Shard { .. })), "{shard:?}");
+        let args = Forward::<_, f32, f32>::new(Shape::new(2, 8), Kind::Hard, SAMPLING, &logits).codes(&mut codes);
+        assert!(matches!(Cpu.run(args.shard(shard)), Err(Error::Shard { .. })), "{shard:?}");
     }
 }
 
 #[test]
 fn misaligned_addresses_are_refused() {
-    let at = |address, elements| RawSlice { address, elements };
+    let at = RawSlice::new;
+    let masked = at(256, 8);
     for offset in [1, 2, 4, 8] {
-        let args = mask::Forward::<Raw, f32, bf16>::new(Shape::new(1, 8), Kind::Soft, SAMPLING, at(64, 12));
-        let args = args.weight(at(128 + offset, 8)).masked(at(256, 8));
+        let pass = Forward::<Raw, f32, bf16>::new(Shape::new(1, 8), Kind::Soft, SAMPLING, RawSlice::new(64, 12));
+        let pass = pass.weight(at(128 + offset, 8)).masked(masked);
         let expected = Error::Misaligned { what: "weight", address: 128 + offset, align: 16 };
-        assert_eq!(args.launch(&Limits::A100), Err(expected));
+        assert_eq!(works(Limits::A100, pass), Err(expected));
+        let pass = Forward::<Raw, f32, bf16>::frozen(Shape::new(1, 8), RawSlice::new(64 + offset, 1), at(128, 8));
+        let expected = Error::Misaligned { what: "codes", address: 64 + offset, align: 16 };
+        assert_eq!(works(Limits::A100, pass.masked(masked)), Err(expected));
     }
+}
+
+#[test]
+fn frozen_masks_give_the_masked_weight_alone() {
+    let shape = Shape::new(2, 8);
+    let (codes, weight) = ([0x44u8; 2], [1.0f32; 16]);
+    let mut masked = [0.0; 16];
+    // A macro, for each use borrows its output for another time.
+    macro_rules! pass {
+        () => {
+            Forward::frozen(shape, &codes, &weight)
+        };
+    }
+    let nothing = Error::Missing { what: "a mask", missing: "no output was given to write it to" };
+    assert_eq!(Cpu.run(pass!()), Err(nothing));
+    let missing = "a frozen mask gives the masked weight alone: its codes are there";
+    let alone = Err(Error::Missing { what: "a mask", missing });
+    assert_eq!(Cpu.run(pass!().masked(&mut masked).mask(&mut [0.0; 16])), alone);
+    assert_eq!(Cpu.run(pass!().masked(&mut masked).patterns(&mut [0; 4])), alone);
+    assert_eq!(Cpu.run(pass!().masked(&mut masked).codes(&mut [0; 2])), alone);
+    let mut statistics = vec![Statistics::default(); Statistics::SLOTS];
+    assert_eq!(Cpu.run(pass!().masked(&mut masked).statistics(&mut statistics)), alone);
+    assert!(matches!(
+        Cpu.run(pass!().masked(&mut masked).previous_codes(&[0; 2])),
+        Err(Error::Missing { what: "previous_codes", .. })
+    ));
+    assert_eq!(masked, [0.0; 16], "nothing is written");
+    let short = Forward::frozen(shape, &codes[..1], &weight).masked(&mut masked);
+    assert_eq!(Cpu.run(short), Err(Error::Length { what: "codes", expected: 2, got: 1 }));
+    let short = Forward::frozen(shape, &codes, &weight[..15]).masked(&mut masked);
+    assert_eq!(Cpu.run(short), Err(Error::Length { what: "weight", expected: 16, got: 15 }));
+    let ungrouped = Forward::frozen(Shape::new(2, 6), &codes, &weight[..12]).masked(&mut masked[..12]);
+    assert!(matches!(Cpu.run(ungrouped), Err(Error::NotGrouped { cols: 6, .. })));
 }

@@ -3,7 +3,7 @@
 
 use crate::case::{BackwardCase, ForwardCase};
 use twofour::mask::{GradientOf, Kind, Sampling};
-use twofour::{Element, Logit, noise};
+use twofour::{Float, Logit, noise};
 
 /// Positions kept, by pattern index.
 pub(crate) const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
@@ -77,7 +77,7 @@ impl Group {
 }
 
 /// The groups of a forward case, in order.
-pub(crate) fn groups<L: Logit, W: Element>(case: &ForwardCase<L, W>) -> Vec<Group> {
+pub(crate) fn groups<L: Logit, W: Float>(case: &ForwardCase<L, W>) -> Vec<Group> {
     number(case.shape.rows, case.shape.cols, &case.shard)
         .zip(case.logits.chunks_exact(6))
         .map(|(n, l)| Group::new(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32())))
@@ -101,7 +101,7 @@ pub(crate) struct Expected {
 }
 
 /// The logit gradients of a backward case.
-pub(crate) fn logit_gradients<L: Logit, W: Element, G: GradientOf<W>>(
+pub(crate) fn logit_gradients<L: Logit, W: Float, G: GradientOf<W>>(
     case: &BackwardCase<L, W, G>,
 ) -> Vec<[Expected; 6]> {
     let lambda = f64::from(case.regulariser);

@@ -1,14 +1,16 @@
 //! One property suite: random passes against the oracle, on every executor.
 
-use crate::case::{BackwardCase, ForwardCase, Forwarded, Wants};
+use crate::case::{BackwardCase, ForwardCase, Forwarded, Wants, frozen};
 use crate::common::data::{Pass, normal, passes};
+use crate::common::runs::{each_kernel_has_met_many, wanted};
 use crate::common::{Counts, TestExecutor, convert, for_all, rounding, same};
-use crate::oracle::{self, CODE};
+use crate::oracle::{self, CODE, KEPT};
+use proptest::strategy::Strategy;
 use rand::Rng;
 use twofour::mask::{GradientOf, Kind};
-use twofour::{Cpu, Element, Logit, Pattern, bf16, f16};
+use twofour::{Cpu, Float, Logit, Pattern, bf16, f16};
 
-fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
+fn forward_case<L: Logit, W: Float>(pass: &Pass) -> ForwardCase<L, W> {
     let mut rng = pass.rng();
     let mut case =
         ForwardCase::new(pass.shape, pass.kind, pass.sampling, &pass.logits(&mut rng), &pass.weights(&mut rng));
@@ -32,13 +34,13 @@ fn forward_case<L: Logit, W: Element>(pass: &Pass) -> ForwardCase<L, W> {
     case
 }
 
-fn check_forward<L: Logit, W: Element>(on: &mut impl TestExecutor, pass: &Pass) {
+fn check_forward<L: Logit, W: Float>(on: &mut impl TestExecutor, pass: &Pass) {
     let case = forward_case::<L, W>(pass);
     compare_forward(&case, &case.run(on));
 }
 
 /// Compares every output that was wanted with the oracle: choices to the bit, soft values within their error.
-fn compare_forward<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forwarded<W>) {
+fn compare_forward<L: Logit, W: Float>(case: &ForwardCase<L, W>, got: &Forwarded<W>) {
     let groups = oracle::groups(case);
     for (g, group) in groups.iter().enumerate() {
         for j in 0..4 {
@@ -74,7 +76,7 @@ fn compare_forward<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forward
 }
 
 /// A value against the oracle's, within the value's own rounding and `slack`.
-fn close<T: Element>(got: T, expected: f64, slack: f64, what: &str) {
+fn close<T: Float>(got: T, expected: f64, slack: f64, what: &str) {
     let got = f64::from(got.to_f32());
     if expected.is_nan() {
         assert!(got.is_nan(), "{what}: {got} for NaN");
@@ -90,7 +92,7 @@ fn close<T: Element>(got: T, expected: f64, slack: f64, what: &str) {
     assert!((got - expected).abs() <= error, "{what}: {got} for {expected}, off by {:e} of {error:e}", got - expected);
 }
 
-fn compare_statistics<L: Logit, W: Element>(case: &ForwardCase<L, W>, got: &Forwarded<W>, groups: &[oracle::Group]) {
+fn compare_statistics<L: Logit, W: Float>(case: &ForwardCase<L, W>, got: &Forwarded<W>, groups: &[oracle::Group]) {
     let Some(statistics) = got.statistics else { return };
     assert_eq!(statistics.groups, groups.len() as u64);
     let code = |group: &oracle::Group| group.chosen.map_or(Pattern::POISON_CODE, |chosen| CODE[chosen]);
@@ -125,7 +127,7 @@ fn forward_of_types(on: &mut impl TestExecutor, pass: &Pass) {
     }
 }
 
-fn backward_case<L: Logit, W: Element, G: GradientOf<W>>(pass: &Pass) -> BackwardCase<L, W, G> {
+fn backward_case<L: Logit, W: Float, G: GradientOf<W>>(pass: &Pass) -> BackwardCase<L, W, G> {
     let mut rng = pass.rng();
     let regulariser = [0.0, 1e-5, 0.3][rng.random_range(0..3)];
     let before = rng.random::<bool>().then(|| normal(&mut rng, pass.shape.logits(), 1.0, &[]));
@@ -142,7 +144,7 @@ fn backward_case<L: Logit, W: Element, G: GradientOf<W>>(pass: &Pass) -> Backwar
     }
 }
 
-fn check_backward<L: Logit, W: Element, G: GradientOf<W>>(on: &mut impl TestExecutor, pass: &Pass) {
+fn check_backward<L: Logit, W: Float, G: GradientOf<W>>(on: &mut impl TestExecutor, pass: &Pass) {
     let case = backward_case::<L, W, G>(pass);
     let got = case.run(on);
     let expected = oracle::logit_gradients(&case);
@@ -206,4 +208,43 @@ fn forward() {
 #[test]
 fn backward() {
     for_all!(backward_of_types, Counts { cpu: 600, emulator: 500, gpu: 500 }, passes(10));
+}
+
+/// Codes, most of them legal, on weights: selection to the bit.
+fn frozen_holds<W: Float>(on: &mut impl TestExecutor, pass: &Pass) {
+    let mut rng = pass.rng();
+    let legal = rng.random_range(0..16);
+    let mut nibble =
+        || if rng.random_range(0..16) < legal { CODE[rng.random_range(0..6)] } else { rng.random_range(0..16) };
+    let codes: Vec<u8> = (0..pass.shape.packed_codes()).map(|_| nibble() | nibble() << 4).collect();
+    let weight: Vec<W> = convert(&pass.weights(&mut rng));
+    let masked = frozen(on, pass.shape, &codes, &weight);
+    for (at, (got, w)) in masked.iter().zip(&weight).enumerate() {
+        let (group, position) = (at / 4, at % 4);
+        let code = codes[group / 2] >> (4 * (group % 2)) & 15;
+        let expected = match CODE.iter().position(|&legal| legal == code) {
+            Some(pattern) if KEPT[pattern].contains(&position) => *w,
+            Some(_) => W::from_f32(0.0),
+            None => W::from_f32(f32::NAN),
+        };
+        assert!(same(*got, expected), "{on:?}: {got:?} for {expected:?} at {at}, code {code:x}");
+    }
+}
+
+fn frozen_of_types(on: &mut impl TestExecutor, pass: &Pass) {
+    match pass.types {
+        0 => frozen_holds::<f32>(on, pass),
+        1 => frozen_holds::<f16>(on, pass),
+        _ => frozen_holds::<bf16>(on, pass),
+    }
+}
+
+/// The kernels of frozen masks meet as many problems as they did when they were those of `matmul`.
+#[test]
+fn codes() {
+    for types in 0..3 {
+        let of_type = passes(1).prop_map(move |pass| Pass { types, ..pass });
+        for_all!(frozen_of_types, Counts { cpu: 200, emulator: wanted() as u32, gpu: 170 }, of_type);
+    }
+    each_kernel_has_met_many("twofour_mask_frozen_", 3);
 }

@@ -6,7 +6,7 @@ use rand_distr::StandardNormal;
 use twofour::device::Limits;
 use twofour::mask::{self, Kind, Sampling};
 use twofour::matmul::{InputPath, Keep, LogitPath, Masks, OutputPath, Plan, Problem};
-use twofour::{DType, Element, Error, Logit, Shape, Shard};
+use twofour::{DType, Error, Float, Logit, Shape, Shard};
 
 /// Which operands a case has: everything but their values.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ impl Spec {
         !self.frozen && self.kind != Kind::Argmax
     }
 
-    pub(crate) fn plan<L: Logit, W: Element>(&self, limits: &Limits) -> Plan {
+    pub(crate) fn plan<L: Logit, W: Float>(&self, limits: &Limits) -> Plan {
         /// The plan with another way, or as it was where that way is not possible.
         fn turned(plan: Plan, other: Option<Result<Plan, Error>>) -> Plan {
             match other {
@@ -132,7 +132,7 @@ pub(crate) struct Outputs<W> {
     pub(crate) logit_gradient: Vec<f32>,
 }
 
-impl<L: Logit, W: Element> Case<L, W> {
+impl<L: Logit, W: Float> Case<L, W> {
     pub(crate) fn new(spec: Spec) -> Self {
         let mut rng = StdRng::seed_from_u64(spec.seed);
         let shape = spec.shape;
@@ -160,12 +160,12 @@ impl<L: Logit, W: Element> Case<L, W> {
     }
 }
 
-pub(crate) fn normal<T: Element>(rng: &mut StdRng, count: usize, spread: f32) -> Vec<T> {
+pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32) -> Vec<T> {
     (0..count).map(|_| T::from_f32(rng.sample::<f32, _>(StandardNormal) * spread)).collect()
 }
 
 /// Unit roundoff of a type, and half its smallest number: `|round(v) − v| ≤ u·|v| + tiny`.
-pub(crate) fn roundoff<T: Element>() -> (f64, f64) {
+pub(crate) fn roundoff<T: Float>() -> (f64, f64) {
     match T::DTYPE {
         DType::F32 => (2f64.powi(-24), 2f64.powi(-150)),
         DType::F16 => (2f64.powi(-11), 2f64.powi(-25)),

@@ -3,7 +3,7 @@
 
 use crate::array::Array;
 use crate::case::{Case, Outputs};
-use crate::executor::{Executor, Number, by_codes};
+use crate::executor::{Executor, by_codes};
 use bytemuck::Pod;
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
@@ -14,7 +14,7 @@ use twofour::mask;
 use twofour::matmul::steps::Step;
 use twofour::matmul::{Backward, Forward, Keep, Layer, Plan};
 use twofour::space::Raw;
-use twofour::{DType, Element, Logit, bf16, f16};
+use twofour::{DType, Float, Logit, bf16, f16};
 use twofour_emulator::{Kernel, Options, Schedule};
 
 /// How often each kernel has run in this process.
@@ -31,7 +31,7 @@ impl Emulated {
 }
 
 impl Executor for Emulated {
-    fn run<L: Logit + Number, W: Number>(&self, case: &Case<L, W>) -> Outputs<W> {
+    fn run<L: Logit, W: Float>(&self, case: &Case<L, W>) -> Outputs<W> {
         let spec = &case.spec;
         let plan = spec.plan::<L, W>(&self.limits);
         let (logits, codes) = (Array::input("logits", &case.logits), Array::input("codes", &case.codes));
@@ -57,7 +57,7 @@ struct Operands<'a, L, W> {
 }
 
 impl Emulated {
-    fn passes<L: Logit, W: Element, M: Logit>(
+    fn passes<L: Logit, W: Float, M: Logit>(
         &self,
         operands: &Operands<'_, L, W>,
         layer: Layer<'_, Raw, M, W>,
@@ -116,7 +116,7 @@ impl Emulated {
     }
 
     /// `W∘M` as the mask kernel writes it, or as codes say.
-    fn masked<L: Logit, W: Element>(&self, operands: &Operands<'_, L, W>) -> Vec<W> {
+    fn masked<L: Logit, W: Float>(&self, operands: &Operands<'_, L, W>) -> Vec<W> {
         let Operands { case, weight, logits, .. } = *operands;
         let spec = &case.spec;
         if spec.frozen {
@@ -176,7 +176,7 @@ fn multiply(product: &Product, addresses: [u64; 3]) {
     }
 }
 
-fn multiply_as<T: Element, C: Element>(product: &Product, [a, b, c]: [u64; 3]) {
+fn multiply_as<T: Float, C: Float>(product: &Product, [a, b, c]: [u64; 3]) {
     let Product { rows, depth, cols, a_transposed, b_transposed, a_pitch, .. } = *product;
     if rows == 0 || cols == 0 {
         return;

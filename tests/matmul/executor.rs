@@ -2,30 +2,20 @@
 
 use crate::case::{Case, Outputs};
 use twofour::matmul::{Keep, cpu};
-use twofour::{Element, Logit, mask};
-
-/// What every executor takes.
-#[cfg(feature = "cuda")]
-pub(crate) trait Number: Element + Default + twofour::cudarc::driver::DeviceRepr {}
-#[cfg(feature = "cuda")]
-impl<T: Element + Default + twofour::cudarc::driver::DeviceRepr> Number for T {}
-#[cfg(not(feature = "cuda"))]
-pub(crate) trait Number: Element {}
-#[cfg(not(feature = "cuda"))]
-impl<T: Element> Number for T {}
+use twofour::{Float, Logit, mask};
 
 pub(crate) trait Executor {
     /// A bound on the relative error of an addition.
     const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
     /// Runs both passes of a case. Outputs hold NaN before.
-    fn run<L: Logit + Number, W: Number>(&self, case: &Case<L, W>) -> Outputs<W>;
+    fn run<L: Logit, W: Float>(&self, case: &Case<L, W>) -> Outputs<W>;
 }
 
 pub(crate) struct Cpu;
 
 impl Executor for Cpu {
-    fn run<L: Logit + Number, W: Number>(&self, case: &Case<L, W>) -> Outputs<W> {
+    fn run<L: Logit, W: Float>(&self, case: &Case<L, W>) -> Outputs<W> {
         let Case { spec, shard, logits, codes, weight, .. } = case;
         let sampled = cpu::Layer::new(spec.shape, spec.kind, spec.sampling, logits, weight).shard(*shard);
         let out = match spec.frozen {
@@ -36,7 +26,7 @@ impl Executor for Cpu {
     }
 }
 
-fn passes<L: Logit, W: Element, M: Logit>(case: &Case<L, W>, layer: cpu::Layer<'_, M, W>) -> Outputs<W> {
+fn passes<L: Logit, W: Float, M: Logit>(case: &Case<L, W>, layer: cpu::Layer<'_, M, W>) -> Outputs<W> {
     let Case { spec, x, dy, before, .. } = case;
     let mut out = poisoned(case);
     let args = cpu::Forward::new(layer, spec.tokens, x, &mut out.y);
@@ -66,7 +56,7 @@ fn passes<L: Logit, W: Element, M: Logit>(case: &Case<L, W>, layer: cpu::Layer<'
 }
 
 /// `W∘M` as the CPU's `mask` writes it, or as codes say.
-fn masked<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<W> {
+fn masked<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<W> {
     let Case { spec, shard, logits, weight, .. } = case;
     if spec.frozen {
         return by_codes(case);
@@ -78,7 +68,7 @@ fn masked<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<W> {
 }
 
 /// What codes keep of the weight.
-pub(crate) fn by_codes<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<W> {
+pub(crate) fn by_codes<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<W> {
     let kept = |i: usize| {
         let group = i / 4;
         let code = case.codes[group / 2] >> (4 * (group % 2)) & 15;
@@ -92,7 +82,7 @@ pub(crate) fn by_codes<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<W> {
     (0..case.weight.len()).map(kept).collect()
 }
 
-pub(crate) fn poisoned<L: Logit, W: Element>(case: &Case<L, W>) -> Outputs<W> {
+pub(crate) fn poisoned<L: Logit, W: Float>(case: &Case<L, W>) -> Outputs<W> {
     let (shape, problem, keep) = (case.spec.shape, case.spec.problem(), case.spec.keep());
     let nan = |elements| vec![W::from_f32(f32::NAN); elements];
     Outputs {
@@ -106,6 +96,6 @@ pub(crate) fn poisoned<L: Logit, W: Element>(case: &Case<L, W>) -> Outputs<W> {
 }
 
 /// Equal bits, or both NaN.
-pub(crate) fn same<T: Element>(a: T, b: T) -> bool {
+pub(crate) fn same<T: Float>(a: T, b: T) -> bool {
     a.to_f32().to_bits() == b.to_f32().to_bits() || (a.to_f32().is_nan() && b.to_f32().is_nan())
 }

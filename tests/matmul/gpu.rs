@@ -1,7 +1,7 @@
 //! A GPU's executor, and what only it can get wrong.
 
 use crate::case::{Case, Outputs, Spec};
-use crate::executor::{Executor, Number, by_codes, poisoned};
+use crate::executor::{Executor, by_codes, poisoned};
 use crate::kernels;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use twofour::device::{self, Limits};
 use twofour::mask::{self, Kind};
 use twofour::matmul::cuda::{self, BlasLt};
 use twofour::matmul::{Keep, Plan};
-use twofour::{Element, Error, Logit, bf16};
+use twofour::{Error, Float, Logit, bf16};
 
 pub(crate) struct Gpu {
     stream: Arc<CudaStream>,
@@ -48,19 +48,19 @@ impl Gpu {
         Self { stream: Arc::clone(stream), blas, limits }
     }
 
-    fn plan<L: Logit, W: Element>(&self, spec: &Spec) -> Plan {
+    fn plan<L: Logit, W: Float>(&self, spec: &Spec) -> Plan {
         let plan = spec.plan::<L, W>(&self.limits);
         if self.blas.is_some() { plan } else { plan.without_blaslt().expect("f32 needs cuBLASLt") }
     }
 
     /// The driver gives no empty array: there is always an element more than the views below show.
-    fn upload<T: DeviceRepr + Copy + Default>(&self, values: &[T]) -> CudaSlice<T> {
+    fn upload<T: DeviceRepr + bytemuck::Pod>(&self, values: &[T]) -> CudaSlice<T> {
         let mut values = values.to_vec();
-        values.push(T::default());
+        values.push(T::zeroed());
         self.stream.clone_htod(&values).unwrap()
     }
 
-    fn download<T: DeviceRepr + Copy + Default>(&self, array: &CudaSlice<T>) -> Vec<T> {
+    fn download<T: DeviceRepr + bytemuck::Pod>(&self, array: &CudaSlice<T>) -> Vec<T> {
         let mut values = self.stream.clone_dtoh(array).unwrap();
         values.pop();
         values
@@ -82,7 +82,7 @@ impl Executor for Gpu {
     /// Tensor cores truncate.
     const UNIT: f64 = 1.0 / (1 << 23) as f64;
 
-    fn run<L: Logit + Number, W: Number>(&self, case: &Case<L, W>) -> Outputs<W> {
+    fn run<L: Logit, W: Float>(&self, case: &Case<L, W>) -> Outputs<W> {
         let Case { spec, shard, logits, codes, weight, .. } = case;
         let (logits, weight, codes) = (self.upload(logits), self.upload(weight), self.upload(codes));
         let out = match spec.frozen {
@@ -97,7 +97,7 @@ impl Executor for Gpu {
 }
 
 impl Gpu {
-    fn passes<'l, L: Logit, W: Number + Default, M: Logit>(
+    fn passes<'l, L: Logit, W: Float, M: Logit>(
         &self,
         case: &Case<L, W>,
         layer: impl Fn() -> cuda::Layer<'l, M, W>,
@@ -144,7 +144,7 @@ impl Gpu {
         }
     }
 
-    fn masked<L: Logit, W: Number + Default>(
+    fn masked<L: Logit, W: Float>(
         &self,
         case: &Case<L, W>,
         logits: CudaView<'_, L>,

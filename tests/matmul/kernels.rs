@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Spec, Ways};
 use crate::emulated::{Emulated, RUNS};
-use crate::executor::{Executor, Number};
+use crate::executor::Executor;
 use crate::oracle::{compare, gradient};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRng, TestRunner};
@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use twofour::device::Limits;
 use twofour::mask::Kind;
 use twofour::matmul::{Dense, InputPath, Keep, LogitPath, OutputPath};
-use twofour::{Logit, Shape, bf16, f16};
+use twofour::{Float, Logit, Shape, bf16, f16};
 use twofour_emulator::{Kernel, Schedule};
 
-fn check<L: Logit + Number, W: Number, E: Executor>(spec: Spec, executor: &E) {
+fn check<L: Logit, W: Float, E: Executor>(spec: Spec, executor: &E) {
     let case = Case::<L, W>::new(spec);
     compare(&case, &executor.run(&case), E::UNIT);
 }

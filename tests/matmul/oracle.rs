@@ -4,7 +4,7 @@
 use crate::case::{Case, Outputs, roundoff};
 use crate::executor::same;
 use twofour::mask::{Kind, Sampling};
-use twofour::{Element, Logit, noise};
+use twofour::{Float, Logit, noise};
 
 /// Positions kept, by pattern index.
 const KEPT: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
@@ -44,7 +44,7 @@ impl Group {
 }
 
 /// The groups of a case, in order.
-pub(crate) fn groups<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<Group> {
+pub(crate) fn groups<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<Group> {
     let Sampling { seed, draw, kappa, tau } = case.spec.sampling;
     let in_row = case.spec.shape.cols / 4;
     let group = |(number, logits): (usize, &[L])| {
@@ -64,7 +64,7 @@ pub(crate) fn groups<L: Logit, W: Element>(case: &Case<L, W>) -> Vec<Group> {
 /// Compares everything the passes wrote with the oracle. Products are compared with the exact product of what went into
 /// them (`masked` as the executor has it), so that errors do not hide behind one another. `unit` bounds the relative error
 /// of an addition of the executor's.
-pub(crate) fn compare<L: Logit, W: Element>(case: &Case<L, W>, out: &Outputs<W>, unit: f64) {
+pub(crate) fn compare<L: Logit, W: Float>(case: &Case<L, W>, out: &Outputs<W>, unit: f64) {
     let spec = &case.spec;
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
     let groups = groups(case);
@@ -88,7 +88,7 @@ pub(crate) fn compare<L: Logit, W: Element>(case: &Case<L, W>, out: &Outputs<W>,
 }
 
 /// `G = dYᵀ X` with a bound on what an executor may differ by, row-major.
-pub(crate) fn gradient<L: Logit, W: Element>(case: &Case<L, W>, unit: f64) -> Vec<(f64, f64)> {
+pub(crate) fn gradient<L: Logit, W: Float>(case: &Case<L, W>, unit: f64) -> Vec<(f64, f64)> {
     let [t, n, k] = [case.spec.tokens, case.spec.shape.rows, case.spec.shape.cols];
     let (x, dy) = (Matrix(&case.x, k), Matrix(&case.dy, n));
     let one = |i: usize| {
@@ -102,13 +102,13 @@ pub(crate) fn gradient<L: Logit, W: Element>(case: &Case<L, W>, unit: f64) -> Ve
 /// A row-major matrix with this many columns.
 struct Matrix<'a, T>(&'a [T], usize);
 
-impl<T: Element> Matrix<'_, T> {
+impl<T: Float> Matrix<'_, T> {
     fn at(&self, row: usize, col: usize) -> f64 {
         f64::from(self.0[row * self.1 + col].to_f32())
     }
 }
 
-fn compare_masked<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], masked: &[W]) {
+fn compare_masked<L: Logit, W: Float>(case: &Case<L, W>, groups: &[Group], masked: &[W]) {
     let (u, tiny) = roundoff::<W>();
     for (i, (got, weight)) in masked.iter().zip(&case.weight).enumerate() {
         let (got, w) = (f64::from(got.to_f32()), f64::from(weight.to_f32()));
@@ -123,7 +123,7 @@ fn compare_masked<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], mas
 
 /// `got [rows, cols] = a [rows, depth] · b [depth, cols]`: the sum is within `γ·Σ|ab|` with `γ = depth·u/(1 − depth·u)`
 /// whatever its order (Higham, section 3.5), and is then rounded.
-fn compare_product<O: Element>(
+fn compare_product<O: Float>(
     what: &str,
     got: &[O],
     [rows, depth, cols]: [usize; 3],
@@ -150,7 +150,7 @@ fn gamma(depth: usize, unit: f64) -> f64 {
 }
 
 /// `dL/dlogits` from any `G`.
-pub(crate) fn logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, gradient: &[f64]) -> Vec<f64> {
+pub(crate) fn logit_gradient<L: Logit, W: Float>(case: &Case<L, W>, gradient: &[f64]) -> Vec<f64> {
     let lambda = f64::from(case.spec.regulariser);
     let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
     let of_group = |(g, group): (usize, &Group)| {
@@ -165,7 +165,7 @@ pub(crate) fn logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, gradient: 
 /// roundings of `D` and 88 of `|λ| Σ W²`. The error of `y` brings `SOFT` of `|u − mean| ≤ 2 D`, and four products are
 /// left. That is below 90 of `Σ |G W| + 3 |λ| Σ W²`. And the error of `G` moves each `d_j` by that times `|W_j|`: the
 /// pair's sum by two of them, the mean by a mix of four.
-fn compare_logit_gradient<L: Logit, W: Element>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>, unit: f64) {
+fn compare_logit_gradient<L: Logit, W: Float>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>, unit: f64) {
     let lambda = f64::from(case.spec.regulariser);
     let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
     let gradient = gradient(case, unit);
@@ -204,7 +204,7 @@ fn close(what: &str, index: usize, got: f64, expected: f64, bound: f64) {
 }
 
 /// The loss `Σ dY∘Y − λ Σ (W∘M)²` under a soft mask of these logits, all in `f64`: what the logits' gradient is of.
-pub(crate) fn loss<L: Logit, W: Element>(case: &Case<L, W>, logits: &[f64]) -> f64 {
+pub(crate) fn loss<L: Logit, W: Float>(case: &Case<L, W>, logits: &[f64]) -> f64 {
     let spec = &case.spec;
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
     let (kappa, tau, lambda) =

@@ -5,14 +5,14 @@ use twofour::mask::{Kind, Sampling};
 use twofour::matmul::steps::{Step, rehearse};
 use twofour::matmul::{Backward, Dense, Forward, InputPath, Keep, Layer, LogitPath, Masks, OutputPath, Plan, Problem};
 use twofour::space::{Raw, RawSlice};
-use twofour::{Element, Error, Logit, Shape, bf16, f16};
+use twofour::{Error, Float, Logit, Shape, bf16, f16};
 
 const SOFT: Masks = Masks::Sampled(Kind::Soft);
 const HARD: Masks = Masks::Sampled(Kind::Hard);
 /// Layers of language models.
 const SHAPES: [(usize, usize); 4] = [(4096, 4096), (11008, 4096), (14336, 4096), (28672, 8192)];
 
-fn plan<L: Logit, W: Element>(limits: &Limits, tokens: usize, (rows, cols): (usize, usize), masks: Masks) -> Plan {
+fn plan<L: Logit, W: Float>(limits: &Limits, tokens: usize, (rows, cols): (usize, usize), masks: Masks) -> Plan {
     Plan::new::<L, W>(limits, Problem::new(tokens, Shape::new(rows, cols)), masks, Keep::Nothing).unwrap()
 }
 

@@ -1,13 +1,13 @@
 //! The properties, over any executor.
 
 use crate::case::{Case, Outputs, Spec, Values, Ways};
-use crate::executor::{Executor, Number, same};
+use crate::executor::{Executor, same};
 use crate::oracle::{compare, loss};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{Dense, InputPath, Keep, LogitPath, OutputPath};
-use twofour::{Element, Logit, Shape, Shard, bf16, f16};
+use twofour::{Float, Logit, Shape, Shard, bf16, f16};
 
 /// Runs a generic function for each pair of types.
 macro_rules! for_all_types {
@@ -21,7 +21,7 @@ macro_rules! for_all_types {
     };
 }
 
-fn check<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
+fn check<L: Logit, W: Float, E: Executor>(executor: &E, spec: Spec) {
     let case = Case::<L, W>::new(spec);
     compare(&case, &executor.run(&case), E::UNIT);
 }
@@ -130,7 +130,7 @@ pub(crate) fn small_integers_are_exact<E: Executor>(executor: &E) {
     }
 }
 
-fn exact<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
+fn exact<L: Logit, W: Float, E: Executor>(executor: &E, spec: Spec) {
     let case = Case::<L, W>::new(spec);
     let out = executor.run(&case);
     compare(&case, &out, E::UNIT);
@@ -176,7 +176,7 @@ pub(crate) fn shard_is_the_slice_of_the_whole<E: Executor>(executor: &E) {
     }
 }
 
-fn slice<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
+fn slice<L: Logit, W: Float, E: Executor>(executor: &E, spec: Spec) {
     let whole = Case::<L, W>::new(spec);
     let all = executor.run(&whole);
     let (rows, cols) = (3..10, 8..28);
@@ -209,7 +209,7 @@ pub(crate) fn dropped_weights_do_no_harm<E: Executor>(executor: &E) {
     }
 }
 
-fn dropped<L: Logit + Number, W: Number, E: Executor>(executor: &E, spec: Spec) {
+fn dropped<L: Logit, W: Float, E: Executor>(executor: &E, spec: Spec) {
     let mut case = Case::<L, W>::new(spec);
     // Ones, so that what is dropped can be read off the masked weight.
     case.weight.fill(W::from_f32(1.0));
@@ -240,7 +240,7 @@ pub(crate) fn specials_go_through_as_in_a_dense_product<E: Executor>(executor: &
     }
 }
 
-fn special<L: Logit + Number, W: Number, E: Executor>(executor: &E, keep: Keep, value: f32) {
+fn special<L: Logit, W: Float, E: Executor>(executor: &E, keep: Keep, value: f32) {
     let (t, n, k) = (7, 9, 20);
     let clean = Case::<L, W>::new(Spec { keep, ..Spec::new(t, n, k, Kind::Hard) });
     let mut case = clean.clone();
@@ -269,7 +269,7 @@ fn special<L: Logit + Number, W: Number, E: Executor>(executor: &E, keep: Keep, 
     assert_where("logit_gradient", &logit_gradient, |i| i / 6 == 3 * k / 4 + 2);
 }
 
-fn assert_where<T: Element>(what: &str, values: &[T], not_finite: impl Fn(usize) -> bool) {
+fn assert_where<T: Float>(what: &str, values: &[T], not_finite: impl Fn(usize) -> bool) {
     for (i, value) in values.iter().enumerate() {
         assert_eq!(!value.to_f32().is_finite(), not_finite(i), "{what}[{i}] is {value:?}");
     }

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use twofour::mask::{Kind, Sampling, cpu};
 use twofour::matmul::Problem;
 use twofour::matmul::small::{Small, Source, partial_bytes};
-use twofour::{Element, Logit, Pattern, Shape, Shard};
+use twofour::{Float, Logit, Pattern, Shape, Shard};
 use twofour_emulator::{Buffer, Schedule};
 
 /// Where the mask comes from: with the types of logits and weights it names the kernel, but for the number of tokens.
@@ -72,7 +72,7 @@ pub(crate) struct Case<L, W> {
     pub(crate) x: Vec<W>,
 }
 
-impl<L: Logit, W: Element> Case<L, W> {
+impl<L: Logit, W: Float> Case<L, W> {
     /// With normal operands.
     pub(crate) fn new(spec: Spec) -> Self {
         let mut rng = StdRng::seed_from_u64(spec.data);
@@ -201,7 +201,7 @@ pub(crate) enum Outputs<W> {
     Parts(Vec<f32>),
 }
 
-fn wide<T: Element>(values: &[T]) -> Vec<f64> {
+fn wide<T: Float>(values: &[T]) -> Vec<f64> {
     values.iter().map(|value| f64::from(value.to_f32())).collect()
 }
 

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
 use twofour::select::{ByScore, Squares, Statistics, Sweep};
-use twofour::{Element, Shape};
+use twofour::{Float, Shape};
 
 /// What scores are made of.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ pub(crate) fn rng(seed: u64) -> StdRng {
 }
 
 /// Normal values, some of them special if asked, some equal to their neighbours.
-pub(crate) fn normal<T: Element>(rng: &mut StdRng, count: usize, special: &[f32]) -> Vec<T> {
+pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, special: &[f32]) -> Vec<T> {
     let mut last = 0.0f32;
     let mut value = || {
         last = match rng.random_range(0..32) {
@@ -91,7 +91,7 @@ fn shape(rng: &mut StdRng) -> Shape {
     Shape::new(rng.random_range(1..8), 4 * groups)
 }
 
-impl<W: Element> ScoreCase<W> {
+impl<W: Float> ScoreCase<W> {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = rng(seed);
         let shape = shape(&mut rng);
@@ -145,7 +145,7 @@ impl<W: Element> ScoreCase<W> {
     }
 }
 
-impl<X: Element> SquaresCase<X> {
+impl<X: Float> SquaresCase<X> {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = rng(seed);
         let tokens = [rng.random_range(0..20), rng.random_range(0..150), rng.random_range(100..400)][seed as usize % 3];
@@ -167,7 +167,7 @@ impl<X: Element> SquaresCase<X> {
     }
 }
 
-impl<W: Element> SweepCase<W> {
+impl<W: Float> SweepCase<W> {
     /// With a factor of the right form, not of any Hessian; `wide` for more columns than a block has.
     pub(crate) fn new(seed: u64, wide: bool) -> Self {
         let mut rng = rng(seed);
@@ -220,7 +220,7 @@ impl<W: Element> SweepCase<W> {
     }
 }
 
-pub(crate) fn all_same<T: Element>(a: &[T], b: &[T], what: &str) {
+pub(crate) fn all_same<T: Float>(a: &[T], b: &[T], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");
     for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
         assert!(same(a, b), "{what}[{i}]: {a:?} for {b:?}");

@@ -91,24 +91,29 @@ fn devices_have_further_needs() {
 #[cfg(feature = "sparsegpt")]
 #[test]
 fn hessians_are_checked() {
-    use twofour::select::Factor;
+    use twofour::select::Cholesky;
     let identity = [1.0, 0.0, 0.0, 1.0];
-    assert_eq!(what(Factor::new(3, &identity, 0.01).map(drop)), "hessian");
-    assert_eq!(what(Factor::new(usize::MAX, &identity, 0.01).map(drop)), "the Hessian");
+    assert_eq!(what(Cholesky::new(3, &identity, 0.01).map(drop)), "hessian");
+    assert_eq!(what(Cholesky::new(usize::MAX, &identity, 0.01).map(drop)), "the Hessian");
     for damping in [-0.1, f64::NAN, f64::INFINITY] {
-        assert!(matches!(Factor::new(2, &identity, damping), Err(Error::Scalar { what: "damping", .. })), "{damping}");
+        assert!(
+            matches!(Cholesky::new(2, &identity, damping), Err(Error::Scalar { what: "damping", .. })),
+            "{damping}"
+        );
     }
     for wild in [f32::NAN, f32::INFINITY] {
         let hessian = [1.0, 0.0, wild, 1.0];
-        assert!(matches!(Factor::new(2, &hessian, 0.01), Err(Error::Scalar { what, .. }) if what.contains("Hessian")));
+        assert!(
+            matches!(Cholesky::new(2, &hessian, 0.01), Err(Error::Scalar { what, .. }) if what.contains("Hessian"))
+        );
     }
     // Two columns that are the same cannot be told apart, unless damped.
     let same = [2.0; 4];
-    let error = Factor::new(2, &same, 0.0).unwrap_err();
+    let error = Cholesky::new(2, &same, 0.0).unwrap_err();
     assert_eq!(error, Error::NotPositiveDefinite { column: 0 });
     assert!(error.to_string().contains("column 0: raise the damping"));
-    assert!(Factor::new(2, &same, 0.01).is_ok());
-    assert_eq!(Factor::new(2, &[1.0, 0.0, 0.0, -1.0], 0.01), Err(Error::NotPositiveDefinite { column: 1 }));
+    assert!(Cholesky::new(2, &same, 0.01).is_ok());
+    assert_eq!(Cholesky::new(2, &[1.0, 0.0, 0.0, -1.0], 0.01), Err(Error::NotPositiveDefinite { column: 1 }));
     let tiny = [1e-45, 0.0, 0.0, 1e-45];
-    assert!(Factor::new(2, &tiny, 0.0).is_ok());
+    assert!(Cholesky::new(2, &tiny, 0.0).is_ok());
 }

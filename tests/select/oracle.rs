@@ -1,6 +1,6 @@
 //! What is meant, in the plainest form: scores sorted, sums in `f64`.
 
-use twofour::{Element, Pattern, Shape};
+use twofour::{Float, Pattern, Shape};
 
 /// The pattern of the two best scores, or `None` if one is NaN: positions sorted by score, equal ones by position.
 pub(crate) fn choose(scores: &[f32]) -> Option<Pattern> {
@@ -26,7 +26,7 @@ pub(crate) fn code(codes: &[u8], g: usize) -> u8 {
 }
 
 /// `W∘M` of a group.
-pub(crate) fn masked<W: Element>(pattern: Option<Pattern>, weight: &[W]) -> Vec<W> {
+pub(crate) fn masked<W: Float>(pattern: Option<Pattern>, weight: &[W]) -> Vec<W> {
     let of = |(j, &w): (usize, &W)| match pattern {
         None => W::from_f32(f32::NAN),
         Some(pattern) if pattern.keeps(j) => w,

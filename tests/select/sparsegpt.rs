@@ -4,7 +4,7 @@ use crate::case::{By, ScoreCase, SweepCase, normal, rng};
 use crate::squares::{self, Square};
 use rand::Rng;
 use rand::rngs::StdRng;
-use twofour::select::{Factor, Hessian, Squares};
+use twofour::select::{Cholesky, Hessian, Squares};
 use twofour::{Cpu, Executor, Pattern, Shape, bf16};
 
 /// Correlated activations: a few sources, mixed, with noise; some columns always 0 if asked.
@@ -26,7 +26,7 @@ fn hessian(x: &[f32], cols: usize) -> Vec<f32> {
     hessian
 }
 
-fn sweep(shape: Shape, weight: &[f32], factor: &Factor) -> (Vec<f32>, Vec<u8>, Vec<f64>) {
+fn sweep(shape: Shape, weight: &[f32], factor: &Cholesky) -> (Vec<f32>, Vec<u8>, Vec<f64>) {
     let (upper, scale) = (factor.upper().to_vec(), factor.scale().to_vec());
     let case = SweepCase { shape, weight: weight.to_vec(), upper, scale, wants: [true; 4] };
     let got = case.run(&mut Cpu);
@@ -44,7 +44,7 @@ fn sweeps_solve_least_squares() {
         let x = activations(&mut rng, tokens, cols, &dead);
         let shape = Shape::new(6, cols);
         let weight: Vec<f32> = normal(&mut rng, shape.weights(), &[]);
-        let factor = Factor::new(cols, &hessian(&x, cols), 0.01).unwrap();
+        let factor = Cholesky::new(cols, &hessian(&x, cols), 0.01).unwrap();
         let (updated, patterns, losses) = sweep(shape, &weight, &factor);
         let exact: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         let (damped, is_dead) = squares::hessian(&exact, cols, 0.01);
@@ -87,7 +87,7 @@ fn factors_are_those_of_the_inverse() {
         let mut rng = rng(seed);
         let x = activations(&mut rng, 30 + cols / 2, cols, if cols == 20 { &[3, 7] } else { &[] });
         let hessian = hessian(&x, cols);
-        let factor = Factor::new(cols, &hessian, 0.05).unwrap();
+        let factor = Cholesky::new(cols, &hessian, 0.05).unwrap();
         let live: Vec<f64> = (0..cols).map(|j| f64::from(hessian[j * cols + j])).filter(|&h| h != 0.0).collect();
         let added = 0.05 * live.iter().sum::<f64>() / live.len() as f64;
         let damped = Square::new(cols, |r, c| {
@@ -126,7 +126,7 @@ fn the_identity_keeps_magnitudes() {
     let shape = Shape::new(20, 256);
     let weight: Vec<f32> = normal(&mut rng(3), shape.weights(), &[]);
     let identity: Vec<f32> = (0..256 * 256).map(|i| f32::from(u8::from(i % 257 == 0))).collect();
-    let factor = Factor::new(256, &identity, 0.0).unwrap();
+    let factor = Cholesky::new(256, &identity, 0.0).unwrap();
     let case = ScoreCase { shape, by: By::Magnitude, weight: weight.clone(), wants: [true; 4] };
     let by_magnitude = case.run(&mut Cpu);
     let (updated, patterns, _) = sweep(shape, &weight, &factor);
@@ -154,7 +154,7 @@ fn the_loss_is_less_than_that_of_magnitude() {
     };
     let (mut sums, mut norms) = (vec![0.0; shape.cols], vec![0.0; shape.cols]);
     Cpu.run(Squares::new(tokens, shape.cols, &x, &mut sums).norms(&mut norms)).unwrap();
-    let factor = Factor::new(shape.cols, &hessian(&x, shape.cols), Factor::DAMPING).unwrap();
+    let factor = Cholesky::new(shape.cols, &hessian(&x, shape.cols), Cholesky::DAMPING).unwrap();
     let magnitude = masked(By::Magnitude);
     let wanda = masked(By::Scaled(norms));
     let without = masked(By::Scaled(factor.scale().to_vec()));
@@ -202,7 +202,7 @@ fn the_unit_of_activations_does_not_matter() {
     let of = |by: f32| {
         let x: Vec<f32> = x.iter().map(|x| x * by).collect();
         let (updated, patterns, _) =
-            sweep(shape, &weight, &Factor::new(shape.cols, &hessian(&x, shape.cols), 0.01).unwrap());
+            sweep(shape, &weight, &Cholesky::new(shape.cols, &hessian(&x, shape.cols), 0.01).unwrap());
         (updated, patterns)
     };
     assert_eq!(of(1.0), of(2f32.powi(-12)));

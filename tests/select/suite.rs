@@ -7,7 +7,7 @@ use crate::oracle;
 use proptest::prelude::any;
 use rand::Rng;
 use rayon::prelude::*;
-use twofour::{Cpu, Element, Pattern, Shape, bf16, f16};
+use twofour::{Cpu, Float, Pattern, Shape, bf16, f16};
 
 const COUNTS: Counts = Counts { cpu: 150, emulator: 150, gpu: 150 };
 
@@ -25,7 +25,7 @@ fn scores(on: &mut impl TestExecutor, seed: &u64) {
     of_type!(*seed, check_score(on, *seed));
 }
 
-fn check_score<W: Element>(on: &mut impl TestExecutor, seed: u64) {
+fn check_score<W: Float>(on: &mut impl TestExecutor, seed: u64) {
     let case = ScoreCase::<W>::new(seed);
     compare_scored(&case, &case.run(on));
 }
@@ -36,7 +36,7 @@ fn the_two_largest_scores_are_kept() {
 }
 
 /// Every output that was wanted, to the bit, and sums to `f64`'s rounding.
-pub(crate) fn compare_scored<W: Element>(case: &ScoreCase<W>, got: &Scored<W>) {
+pub(crate) fn compare_scored<W: Float>(case: &ScoreCase<W>, got: &Scored<W>) {
     let scores = case.scores();
     let (mut sums, mut counts) = ([0.0, 0.0], [0, 0]);
     for (g, four) in scores.chunks(4).enumerate() {
@@ -94,7 +94,7 @@ fn squares(on: &mut impl TestExecutor, seed: &u64) {
 }
 
 /// The CPU against a sum in `f64`; the others against the CPU, to the bit.
-fn check_squares<X: Element>(on: &mut impl TestExecutor, seed: u64) {
+fn check_squares<X: Float>(on: &mut impl TestExecutor, seed: u64) {
     let case = SquaresCase::<X>::new(seed);
     let (sums, norms) = case.run(on);
     let (expected, expected_norms) = case.run(&mut Cpu);
@@ -129,7 +129,7 @@ fn sweeps(on: &mut impl TestExecutor, seed: &u64) {
 }
 
 /// Choices and updated weights to the bit.
-fn check_sweep<W: Element>(on: &mut impl TestExecutor, seed: u64, wide: bool) {
+fn check_sweep<W: Float>(on: &mut impl TestExecutor, seed: u64, wide: bool) {
     let case = SweepCase::<W>::new(seed, wide);
     compare_swept(&case.run(on), &naive(&case), &format!("seed {seed}"));
 }
@@ -152,7 +152,7 @@ fn every_kernel_meets_many_problems() {
 }
 
 /// The contract's own words: row by row, each column's error to each column on its right, no blocks.
-pub(crate) fn naive<W: Element>(case: &SweepCase<W>) -> Swept<W> {
+pub(crate) fn naive<W: Float>(case: &SweepCase<W>) -> Swept<W> {
     let (shape, cols) = (case.shape, case.shape.cols);
     let (mut updated, mut patterns) = (Vec::new(), Vec::new());
     let (mut codes, mut losses) = (vec![0; shape.packed_codes()], Vec::new());
@@ -193,7 +193,7 @@ pub(crate) fn naive<W: Element>(case: &SweepCase<W>) -> Swept<W> {
     Swept { updated: Some(updated), patterns: Some(indices), codes: Some(codes), losses: Some(losses) }
 }
 
-fn compare_swept<W: Element>(got: &Swept<W>, expected: &Swept<W>, what: &str) {
+fn compare_swept<W: Float>(got: &Swept<W>, expected: &Swept<W>, what: &str) {
     if let (Some(got), Some(expected)) = (&got.patterns, &expected.patterns) {
         assert_eq!(got, expected, "{what}: patterns");
     }

@@ -73,7 +73,7 @@ impl<T: Number> Case<T> {
         let of = |values: Vec<f32>| values.into_iter().map(T::of).collect::<Vec<T>>();
         let (kept, x) = (of(values(spec.shape.weights() / 2, 0.5)), of(values(spec.problem().inputs(), 1.0)));
         let bias = values(spec.shape.rows, 2.0).into_iter().map(T::output).collect();
-        let sparsity = T::FORMAT.sparsity();
+        let sparsity = Sparsity::of(T::DTYPE);
         let legal = legal(sparsity);
         let mut code = || legal[rng.random_range(0..legal.len())];
         let codes = (0..sparsity.packed_codes(spec.shape)).map(|_| code() | code() << 4).collect();
@@ -84,12 +84,12 @@ impl<T: Number> Case<T> {
     /// The layout it is in.
     pub(crate) fn layout(&self) -> Layout {
         let layout = self.spec.layout;
-        if layout.check(self.spec.shape, T::FORMAT).is_ok() { layout } else { Layout::Plain }
+        if layout.check(self.spec.shape, T::DTYPE).is_ok() { layout } else { Layout::Plain }
     }
 
     /// Values and metadata in that layout, rows of values padded as it wants them.
     pub(crate) fn packed(&self) -> (Vec<T>, Vec<u8>) {
-        let sizes = self.layout().sizes(self.spec.shape, T::FORMAT).unwrap();
+        let sizes = self.layout().sizes(self.spec.shape, T::DTYPE).unwrap();
         let buffer = self.weight.buffer(self.layout()).unwrap();
         let (values, metadata) = buffer.split_at(sizes.metadata_offset);
         (values.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect(), metadata.to_vec())

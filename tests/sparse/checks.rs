@@ -5,7 +5,7 @@ use crate::case::{Case, Spec};
 use crate::number::{Number, for_all_types};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use twofour::compress::Layout;
+use twofour::compress::{Layout, Sparsity};
 use twofour::device::Limits;
 use twofour::matmul::Problem;
 use twofour::space::{Raw, RawSlice};
@@ -96,7 +96,7 @@ fn codes_that_are_not_legal_are_named() {
     for (layout, at) in [(Layout::Plain, None), (Layout::CutlassSm80, Some(Layout::CutlassSm80))] {
         let case = Case::<f16>::new(Spec { layout, ..Spec::new(3, 33, 36) });
         let (values, mut metadata) = case.packed();
-        let map = at.map(|layout| layout.map(case.spec.shape, twofour::compress::ValueType::F16).unwrap());
+        let map = at.map(|layout| layout.map(case.spec.shape, twofour::DType::F16).unwrap());
         let group = 20 * 9 + 5;
         let (byte, shift) = match map {
             Some(map) => map.place(20, 5).map(|place| (place.byte, place.shift)).unwrap(),
@@ -122,7 +122,7 @@ fn hostile_metadata_does_no_harm() {
         for shape in
             [Shape::new(1, 4), Shape::new(3, 12), Shape::new(70, 64), Shape::new(128, 128), Shape::new(256, 64)]
         {
-            for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::FORMAT).is_ok()) {
+            for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::DTYPE).is_ok()) {
                 for tokens in [1, 30] {
                     let case = Case::<T>::new(Spec { shape, layout, ..Spec::new(tokens, 0, 0) });
                     let (values, metadata) = case.packed();
@@ -141,8 +141,8 @@ fn hostile_metadata_does_no_harm() {
                         Err(error) => panic!("{error}"),
                     }
                     // Where there is no code, anything may lie.
-                    let map = layout.map(shape, T::FORMAT).unwrap();
-                    let groups = T::FORMAT.sparsity().row_groups(shape.cols);
+                    let map = layout.map(shape, T::DTYPE).unwrap();
+                    let groups = Sparsity::of(T::DTYPE).row_groups(shape.cols);
                     for group in 0..shape.rows * groups {
                         let place = map.place(group / groups, group % groups).unwrap();
                         let of = 15 << place.shift;
@@ -164,7 +164,7 @@ fn steps() {
     let given = Given { dense: true, bias: true, ..Given::WEIGHT };
     let plan = Plan::by::<bf16>(Path::Dense, &Limits::A100, problem, given, Libraries::CUBLASLT).unwrap();
     let weight = |layout: Layout| {
-        let sizes = layout.sizes(problem.shape, twofour::compress::ValueType::Bf16).unwrap();
+        let sizes = layout.sizes(problem.shape, twofour::DType::Bf16).unwrap();
         sparse::Weight::<Raw, bf16>::new(problem.shape, layout, at(sizes.values), at(sizes.metadata))
     };
     let own = weight(Layout::CutlassSm80);

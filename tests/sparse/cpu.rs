@@ -60,7 +60,7 @@ fn every_layout_gives_the_same_bits() {
             let spec = Spec { shape, ..Spec::new(tokens, 0, 0) };
             let of = |layout| executor.run(&Case::<T>::new(Spec { layout, ..spec })).unwrap();
             let plain = of(Layout::Plain);
-            let fitting = Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::FORMAT).is_ok());
+            let fitting = Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::DTYPE).is_ok());
             let layouts: Vec<Layout> = fitting.collect();
             assert!(layouts.len() >= 3);
             assert!(layouts.into_iter().all(|layout| same::<T>(&of(layout), &plain)));

@@ -6,14 +6,14 @@ use crate::case::{Case, Executor};
 use crate::number::Number;
 use bytemuck::Pod;
 use std::cell::RefCell;
-use twofour::compress::{Layout, ValueType};
-use twofour::dense::product::{Call, Numbers, Product};
+use twofour::compress::Layout;
+use twofour::dense::product::{Call, Product};
 use twofour::device::Limits;
 use twofour::device::launch::Launch;
 use twofour::space::Raw;
 use twofour::sparse::steps::Step;
 use twofour::sparse::{Given, Libraries, Multiply, Path, Plan, Weight};
-use twofour::{Element, Error, bf16, f16};
+use twofour::{DType, Error, Float, bf16, f16};
 use twofour_emulator::{Kernel, Options, Schedule};
 
 thread_local! {
@@ -36,7 +36,7 @@ pub(crate) struct Emulated {
 
 /// Whether this way must serve, as the ways say of themselves: own kernels take `f16`, `bf16` and `i8` in their layout.
 fn must_serve<T: Number>(case: &Case<T>, path: Path) -> bool {
-    let own = matches!(T::FORMAT, ValueType::F16 | ValueType::Bf16 | ValueType::I8);
+    let own = matches!(T::DTYPE, DType::F16 | DType::Bf16 | DType::I8);
     let few = case.spec.tokens <= 128;
     own && case.spec.layout == Layout::CutlassSm80 && (path == Path::Tile || path == Path::Small && few)
 }
@@ -51,11 +51,11 @@ pub(crate) fn plan<T: Number>(case: &Case<T>, limits: &Limits, libraries: Librar
         Err(error) => panic!("{error}"),
     };
     let plan = of(Plan::new::<T>(limits, case.spec.problem(), given, libraries));
-    assert!(plan.is_some() || !must_serve(case, Path::Tile), "nothing serves {:?} of {}", case.spec, T::FORMAT);
+    assert!(plan.is_some() || !must_serve(case, Path::Tile), "nothing serves {:?} of {}", case.spec, T::DTYPE);
     let plan = plan?;
     let Some(asked) = case.spec.path else { return Some(plan) };
     let taken = of(plan.with_path(asked)).unwrap_or(plan);
-    assert!(taken.path() == asked || !must_serve(case, asked), "{taken} instead: {:?} of {}", case.spec, T::FORMAT);
+    assert!(taken.path() == asked || !must_serve(case, asked), "{taken} instead: {:?} of {}", case.spec, T::DTYPE);
     Some(taken)
 }
 
@@ -130,18 +130,19 @@ impl Emulated {
 /// A product as cuBLASLt makes it.
 fn multiply(call: &Call, addresses: [u64; 3], bias: Option<u64>) {
     assert_eq!(call.bias, bias.is_some());
-    match (call.numbers, ValueType::from(call.product.operands)) {
-        (Numbers::Integers, _) => {
+    match (call.product.operands, call.product.result) {
+        (DType::I8, DType::I32) => {
             let product = |x: i8, w: i8| i32::from(x) * i32::from(w);
             multiply_as(&call.product, addresses, bias, product, |sum: i32, by: i32| sum.wrapping_add(by), |sum| sum);
         }
-        (_, ValueType::F16) => floats::<f16>(&call.product, addresses, bias),
-        (_, ValueType::Bf16) => floats::<bf16>(&call.product, addresses, bias),
-        _ => floats::<f32>(&call.product, addresses, bias),
+        (DType::F16, DType::F16) => floats::<f16>(&call.product, addresses, bias),
+        (DType::Bf16, DType::Bf16) => floats::<bf16>(&call.product, addresses, bias),
+        (DType::F32, DType::F32) => floats::<f32>(&call.product, addresses, bias),
+        other => panic!("{other:?}"),
     }
 }
 
-fn floats<T: Element>(product: &Product, addresses: [u64; 3], bias: Option<u64>) {
+fn floats<T: Float>(product: &Product, addresses: [u64; 3], bias: Option<u64>) {
     let add = |sum: f32, by: f32| sum + by;
     let bias = bias.map(|at| {
         // SAFETY: the steps under test say that there is a value for each column; a guard page ends the test if not.

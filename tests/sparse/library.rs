@@ -6,11 +6,11 @@ use crate::cpu::{Cpu, same};
 use crate::gpu::Gpu;
 use crate::number::Number;
 use crate::oracle::compare;
-use twofour::compress::{Layout, ValueType};
+use twofour::compress::Layout;
 use twofour::sparse::cuda::{Multiply, Weight, With, multiply_into};
 use twofour::sparse::library::{Library, LibraryWeight};
-use twofour::sparse::{Factor, Given, Libraries, Packing, Path, Plan};
-use twofour::{E4m3, Error, Shape, bf16, f16};
+use twofour::sparse::{Given, Libraries, Packing, Path, Plan};
+use twofour::{DType, E4m3, Error, Factor, Shape, bf16, f16};
 
 /// `None` after saying what there is not; fails instead if `TWOFOUR_REQUIRE_GPU=1` or `TWOFOUR_REQUIRE_CUSPARSELT=1`.
 fn find() -> Option<(Gpu, Library)> {
@@ -34,11 +34,11 @@ fn packings<T: Factor>(gpu: &Gpu, library: &Library) {
         let shape = Shape::new(rows, cols);
         let packing = library.packing::<T>(&gpu.stream, shape);
         let line = packing.as_ref().map_or_else(Error::to_string, Packing::to_string);
-        println!("| {} | {rows} x {cols} | {line} |", T::FORMAT);
+        println!("| {} | {rows} x {cols} | {line} |", T::DTYPE);
         // Rows come in multiples of 32 bytes.
-        assert_eq!(packing.is_ok(), rows.is_multiple_of(32 / T::FORMAT.size()), "{} {shape:?}: {line}", T::FORMAT);
+        assert_eq!(packing.is_ok(), rows.is_multiple_of(32 / T::DTYPE.size()), "{} {shape:?}: {line}", T::DTYPE);
         if let Ok(Packing::Ours(layout)) = &packing {
-            assert_eq!(layout.check(shape, T::FORMAT), Ok(()));
+            assert_eq!(layout.check(shape, T::DTYPE), Ok(()));
         }
         assert_eq!(library.packing::<T>(&gpu.stream, shape), packing, "asked again");
         packing
@@ -71,7 +71,7 @@ fn packed<T: Number>(gpu: &Gpu, library: &Library, case: &Case<T>) -> Vec<(Strin
     assert_eq!(theirs.packing(), Packing::Library);
     let mut all = vec![("from the host".to_owned(), host), ("dense".to_owned(), theirs)];
     // One of the layouts is copied if the packing is ours; the others are decompressed first.
-    for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::FORMAT).is_ok()) {
+    for layout in Layout::ALL.into_iter().filter(|layout| layout.check(shape, T::DTYPE).is_ok()) {
         let (values, metadata) = Case { spec: Spec { layout, ..case.spec }, ..case.clone() }.packed();
         let (values, metadata) = (stream.clone_htod(&values).unwrap(), stream.clone_htod(&metadata).unwrap());
         let weight = Weight::new(shape, layout, values.as_view(), metadata.as_view());
@@ -94,13 +94,13 @@ fn products<T: Number>(gpu: &Gpu, library: &mut Library, spec: Spec) {
     let x = stream.clone_htod(&case.x).unwrap();
     let dense = stream.clone_htod(&case.weight.decompress()).unwrap();
     let all = |library: &mut Library, plan: &Plan| {
-        println!("{}: {plan}", T::FORMAT);
+        println!("{}: {plan}", T::DTYPE);
         let results = weights.iter().map(|(name, weight)| (name, multiply(gpu, library, plan, weight, &case, &x)));
         let results: Vec<(_, Vec<T::Output>)> = results.collect();
         for (name, y) in &results {
             compare(&case, y, gpu);
             assert!(same::<T>(y, &results[0].1), "{name} is not as {}", results[0].0);
-            assert!(T::FORMAT != ValueType::I8 || same::<T>(y, &on_cpu), "{name} is not as on the CPU");
+            assert!(T::DTYPE != DType::I8 || same::<T>(y, &on_cpu), "{name} is not as on the CPU");
         }
     };
     let completed = library.complete::<T>(stream, plan).unwrap();

@@ -1,8 +1,8 @@
 //! The types of products, and ways between them and the oracle's.
 
 use std::sync::LazyLock;
-use twofour::sparse::Factor;
-use twofour::{E4m3, Element, bf16, f16};
+
+use twofour::{E4m3, Factor, Float, bf16, f16};
 
 /// A type of weight and activations.
 pub(crate) trait Number: Factor {
@@ -20,13 +20,13 @@ macro_rules! float {
         impl Number for $type {
             const ROUNDOFF: (f64, f64) = $roundoff;
             fn of(value: f32) -> Self {
-                Element::from_f32(value)
+                Float::from_f32(value)
             }
             fn number(self) -> f64 {
-                f64::from(Element::to_f32(self))
+                f64::from(Float::to_f32(self))
             }
             fn output(value: f32) -> Self {
-                Element::from_f32(value)
+                Float::from_f32(value)
             }
             fn result(output: Self) -> f64 {
                 output.number()

@@ -7,7 +7,7 @@ use twofour::compress::Sparsity;
 
 /// Columns of the values that a row keeps, in order.
 pub(crate) fn columns<T: Number>(case: &Case<T>, row: usize) -> Vec<usize> {
-    let sparsity = T::FORMAT.sparsity();
+    let sparsity = Sparsity::of(T::DTYPE);
     let groups = case.spec.shape.cols / sparsity.width();
     let of = |group: usize| {
         let code = usize::from(case.weight.code(row, group).unwrap());

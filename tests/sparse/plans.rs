@@ -4,8 +4,8 @@ use twofour::compress::Layout;
 use twofour::device::Limits;
 use twofour::matmul::Problem;
 use twofour::sparse::steps::{Step, rehearse};
-use twofour::sparse::{Factor, Given, Libraries, Path, Plan};
-use twofour::{E4m3, Error, Shape, bf16, f16};
+use twofour::sparse::{Given, Libraries, Path, Plan};
+use twofour::{E4m3, Error, Factor, Shape, bf16, f16};
 
 /// Layers of language models.
 const SHAPES: [(usize, usize); 4] = [(4096, 4096), (11008, 4096), (14336, 4096), (28672, 8192)];

@@ -5,7 +5,7 @@ use crate::number::{Number, for_all_types};
 use crate::oracle::{columns, compare};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use twofour::compress::{Compressed, Layout};
+use twofour::compress::{Compressed, Layout, Sparsity};
 use twofour::sparse::Path;
 use twofour::{E4m3, Shape, bf16, f16};
 
@@ -118,7 +118,7 @@ pub(crate) fn small_integers_are_exact<E: Executor>(executor: &E) {
 
 /// A weight that keeps the first of every group, and the second of a group of four.
 fn first_kept<T: Number>(spec: Spec, kept: &[f32]) -> Case<T> {
-    let codes = vec![0x44; T::FORMAT.sparsity().packed_codes(spec.shape)];
+    let codes = vec![0x44; Sparsity::of(T::DTYPE).packed_codes(spec.shape)];
     let kept = kept.iter().cycle().take(spec.shape.weights() / 2).map(|&value| T::of(value)).collect();
     Case { weight: Compressed::new(spec.shape, kept, codes).unwrap(), ..Case::new(spec) }
 }

@@ -109,9 +109,9 @@ impl<T: Number> Case<T> {
             y: y.address(),
             partial: partial.address(),
         };
-        emulate(&product(kernel, problem, T::TYPE, &at, splits).unwrap(), schedule);
+        emulate(&product(kernel, problem, T::DTYPE, &at, splits).unwrap(), schedule);
         if splits > 1 {
-            emulate(&sum(problem, T::TYPE, &at, splits).unwrap(), schedule);
+            emulate(&sum(problem, T::DTYPE, &at, splits).unwrap(), schedule);
         }
         y.values::<u8>().chunks_exact(size_of::<T::Y>()).map(bytemuck::pod_read_unaligned).collect()
     }
@@ -136,7 +136,7 @@ impl<T: Number> Case<T> {
                 true => got == f64::from(sum as i64 as i32),
                 false => got == sum || got.is_nan() && sum.is_nan() || (got - sum).abs() <= bound,
             };
-            assert!(same, "y[{token}, {row}] is {got}, expected {sum} within {bound:e}: {} {:?}", T::TYPE, self.spec);
+            assert!(same, "y[{token}, {row}] is {got}, expected {sum} within {bound:e}: {} {:?}", T::DTYPE, self.spec);
         }
         // The loop above is no test of a bound so wide that anything meets it.
         assert!(cols > 1 << 20 || error < 0.1);

@@ -1,20 +1,19 @@
 //! Launches as plain data: what is refused, how blocks are counted, into how many shares K is cut.
 
-use twofour::compress::ValueType;
 use twofour::device::Limits;
 use twofour::matmul::Problem;
 use twofour::sparse::launch::{Kernel, MAX_SMALL_TOKENS, Operands, partial_bytes, product, splits, sum, takes};
-use twofour::{Error, Shape};
+use twofour::{DType, Error, Shape};
 
 const AT: Operands = Operands { x: 16, values: 32, metadata: 48, bias: Some(64), y: 80, partial: 96 };
-const TYPES: [ValueType; 3] = [ValueType::F16, ValueType::Bf16, ValueType::I8];
+const TYPES: [DType; 3] = [DType::F16, DType::Bf16, DType::I8];
 
 fn problem(tokens: usize, rows: usize, cols: usize) -> Problem {
     Problem::new(tokens, Shape::new(rows, cols))
 }
 
 fn grid(kernel: Kernel, problem: Problem, splits: u32) -> twofour::Result<[u32; 3]> {
-    product(kernel, problem, ValueType::F16, &AT, splits).map(|launch| launch.grid)
+    product(kernel, problem, DType::F16, &AT, splits).map(|launch| launch.grid)
 }
 
 #[test]
@@ -47,9 +46,9 @@ fn shared_memory_is_what_stages_take() {
 fn unsound_launches_are_errors() {
     for kernel in [Kernel::Small, Kernel::Tile] {
         let sound = problem(5, 20, 64);
-        let with = |at: &Operands, splits| product(kernel, sound, ValueType::I8, at, splits);
+        let with = |at: &Operands, splits| product(kernel, sound, DType::I8, at, splits);
         assert!(with(&AT, 1).is_ok());
-        for values in [ValueType::F32, ValueType::E4m3, ValueType::E5m2] {
+        for values in [DType::F32, DType::E4m3, DType::E5m2] {
             assert!(matches!(product(kernel, sound, values, &AT, 1), Err(Error::Path { .. })));
             assert!(!takes(kernel, sound, values));
         }
@@ -77,10 +76,10 @@ fn unsound_launches_are_errors() {
     assert!(matches!(small(MAX_SMALL_TOKENS + 1, 64), Err(Error::Scalar { what: "tokens", .. })));
     assert!(matches!(small(1, 1 << 24), Err(Error::Overflow { what: "a row of the weight", .. })));
     assert!(small(MAX_SMALL_TOKENS, (1 << 24) - 4).is_ok());
-    assert!(takes(Kernel::Small, problem(MAX_SMALL_TOKENS, 1, 4), ValueType::I8));
-    assert!(!takes(Kernel::Small, problem(MAX_SMALL_TOKENS + 1, 1, 4), ValueType::I8));
-    assert!(takes(Kernel::Tile, problem(MAX_SMALL_TOKENS + 1, 1, 4), ValueType::I8));
-    assert!(!takes(Kernel::Tile, problem(1 << 24, 1 << 24, 4), ValueType::F16));
+    assert!(takes(Kernel::Small, problem(MAX_SMALL_TOKENS, 1, 4), DType::I8));
+    assert!(!takes(Kernel::Small, problem(MAX_SMALL_TOKENS + 1, 1, 4), DType::I8));
+    assert!(takes(Kernel::Tile, problem(MAX_SMALL_TOKENS + 1, 1, 4), DType::I8));
+    assert!(!takes(Kernel::Tile, problem(1 << 24, 1 << 24, 4), DType::F16));
 }
 
 #[test]
@@ -88,18 +87,15 @@ fn sums_are_of_parts() {
     let of = |values, splits, at: &Operands| sum(problem(3, 7, 64), values, at, splits);
     let names = TYPES.map(|values| of(values, 2, &AT).unwrap().symbol.name);
     assert_eq!(names, ["twofour_sparse_sum_f16", "twofour_sparse_sum_bf16", "twofour_sparse_sum_i32"]);
-    assert!(matches!(of(ValueType::F16, 1, &AT), Err(Error::Scalar { what: "splits", .. })));
-    assert!(matches!(of(ValueType::F32, 2, &AT), Err(Error::Path { .. })));
-    assert!(matches!(
-        of(ValueType::I8, 2, &Operands { bias: Some(8), ..AT }),
-        Err(Error::Misaligned { what: "bias", .. })
-    ));
+    assert!(matches!(of(DType::F16, 1, &AT), Err(Error::Scalar { what: "splits", .. })));
+    assert!(matches!(of(DType::F32, 2, &AT), Err(Error::Path { .. })));
+    assert!(matches!(of(DType::I8, 2, &Operands { bias: Some(8), ..AT }), Err(Error::Misaligned { what: "bias", .. })));
     assert_eq!((partial_bytes(problem(3, 7, 64), 1), partial_bytes(problem(3, 7, 64), 5)), (0, 3 * 7 * 5 * 4));
 }
 
 #[test]
 fn splits_fill_the_device_and_no_more() {
-    let of = |kernel, tokens, rows, cols| splits(kernel, problem(tokens, rows, cols), ValueType::Bf16, &Limits::H200);
+    let of = |kernel, tokens, rows, cols| splits(kernel, problem(tokens, rows, cols), DType::Bf16, &Limits::H200);
     // Blocks of 32 rows: 128 of them, or 344, are enough for 132 multiprocessors; a launch more costs more than it gains.
     assert_eq!((of(Kernel::Small, 1, 4096, 4096), of(Kernel::Small, 1, 11_008, 4096)), (1, 1));
     // 32 blocks leave most with nothing to do.

@@ -4,10 +4,10 @@ use bytemuck::Pod;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand_distr::StandardNormal;
-use twofour::compress::Value;
-use twofour::{bf16, f16};
 
-pub(crate) trait Number: Value + Send + Sync + PartialEq {
+use twofour::{Element, bf16, f16};
+
+pub(crate) trait Number: Element + Send + Sync + PartialEq {
     type Y: Pod + PartialEq + std::fmt::Debug + Send + Sync;
 
     /// Normal, or any integer.

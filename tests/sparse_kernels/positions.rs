@@ -21,7 +21,7 @@ fn is_the_weight<T: Number>(kernel: Kernel, tokens: usize, shape: Shape) {
         for (at, &y) in y.iter().enumerate() {
             let (token, row) = (at / rows, at % rows);
             let expected = if first + token < cols { case.dense[row * cols + first + token].wide() } else { 0.0 };
-            assert_eq!(T::y_wide(y), expected, "{kernel:?} {} [{row}, {}]", T::TYPE, first + token);
+            assert_eq!(T::y_wide(y), expected, "{kernel:?} {} [{row}, {}]", T::DTYPE, first + token);
         }
     }
 }
@@ -53,7 +53,7 @@ fn every_code_counts_in_its_row() {
         }
         let compressed = case.compressed();
         let metadata = compressed.metadata(Layout::CutlassSm80).unwrap();
-        let map = Layout::CutlassSm80.map(spec.shape, T::TYPE).unwrap();
+        let map = Layout::CutlassSm80.map(spec.shape, T::DTYPE).unwrap();
         let before = case.run_with(compressed.values(), &metadata, Schedule::RoundRobin);
         case.compare(&before);
         let groups = spec.shape.cols / 4;
@@ -66,7 +66,7 @@ fn every_code_counts_in_its_row() {
             changed[place.byte] = changed[place.byte] & !(15 << place.shift) | other << place.shift;
             let after = case.run_with(compressed.values(), &changed, Schedule::RoundRobin);
             for (i, (before, after)) in before.iter().zip(&after).enumerate() {
-                assert_eq!(before != after, i % spec.shape.rows == at / groups, "{kernel:?} {} {at}", T::TYPE);
+                assert_eq!(before != after, i % spec.shape.rows == at / groups, "{kernel:?} {} {at}", T::DTYPE);
             }
         });
     }

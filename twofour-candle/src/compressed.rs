@@ -1,7 +1,8 @@
 //! The linear layer with a compressed weight.
 
 use candle_core::{Device, Module, Result, Tensor};
-use twofour::{Shape, formats};
+use twofour::Shape;
+use twofour_formats::Weight;
 
 use crate::engine::Engine;
 use crate::ops::{self, Compressed};
@@ -12,12 +13,13 @@ use crate::ops::{self, Compressed};
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
 /// use twofour::compress::Compressed;
-/// use twofour::{Shape, bf16, formats};
+/// use twofour::{Shape, bf16};
 /// use twofour_candle::{CompressedLinear, Engine};
+/// use twofour_formats::Weight;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let dense: Vec<bf16> = [1., 0., 0., 2.].map(bf16::from_f32).to_vec();
-/// let weight = formats::Weight::Bf16(Compressed::from_sparse(Shape::new(1, 4), &dense)?);
+/// let weight = Weight::Bf16(Compressed::from_sparse(Shape::new(1, 4), &dense)?);
 /// let layer = CompressedLinear::new(&weight, None, &Device::Cpu, &Engine::default())?;
 /// let x = Tensor::new(&[1_f32, 10., 100., 1000.], &Device::Cpu)?.to_dtype(DType::BF16)?;
 /// assert_eq!(layer.forward(&x)?.to_dtype(DType::F32)?.to_vec1::<f32>()?, [2000.0]); // 2001, in eight bits
@@ -32,11 +34,11 @@ pub struct CompressedLinear {
 }
 
 impl CompressedLinear {
-    /// From a weight of `f16` or `bf16`, as files hold it ([`formats::Reader::weight`]), and a bias `[N]` of its type.
+    /// From a weight of `f16` or `bf16`, as files hold it ([`twofour_formats::Reader::weight`]), and a bias `[N]` of its type.
     ///
     /// # Errors
     /// A weight of another type, a bias that does not fit, and what copying to the device may give.
-    pub fn new(weight: &formats::Weight, bias: Option<&Tensor>, device: &Device, engine: &Engine) -> Result<Self> {
+    pub fn new(weight: &Weight, bias: Option<&Tensor>, device: &Device, engine: &Engine) -> Result<Self> {
         let weight = Compressed::new(weight, device)?;
         let bias = match bias {
             Some(bias) if bias.dims() != [weight.shape().rows] || bias.dtype() != weight.dtype() => {

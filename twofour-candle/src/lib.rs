@@ -18,3 +18,4 @@ pub use learner::{Learner, Moments};
 pub use masked::MaskedLinear;
 pub use sampler::{Mode, Sampler, Settings};
 pub use twofour;
+pub use twofour_formats;

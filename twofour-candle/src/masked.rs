@@ -5,7 +5,8 @@ use candle_nn::Linear;
 use twofour::compress::{self, Sparsity};
 use twofour::matmul::Problem;
 use twofour::sparse::Factor;
-use twofour::{Shape, Shard, bf16, f16, formats, learn, noise};
+use twofour::{Shape, Shard, bf16, f16, learn, noise};
+use twofour_formats::Weight;
 
 use crate::compressed::CompressedLinear;
 use crate::number::{Number, Score, check_types, ready, wrap};
@@ -186,13 +187,13 @@ impl MaskedLinear {
         Ok(codes)
     }
 
-    /// The weight under those masks, compressed, on the host: for [`formats::Plan`] and its
-    /// [`Writer::any_weight`](formats::Writer::any_weight).
+    /// The weight under those masks, compressed, on the host: for [`twofour_formats::Manifest`] and its
+    /// [`Writer::any_weight`](twofour_formats::Writer::any_weight).
     ///
     /// # Errors
     /// As [`codes`](Self::codes), and a weight of `f32`, of which tensor cores keep one of two: see
     /// [`compressed_as`](Self::compressed_as).
-    pub fn compressed(&self) -> Result<formats::Weight> {
+    pub fn compressed(&self) -> Result<Weight> {
         self.compressed_as(self.weight.dtype())
     }
 
@@ -200,11 +201,11 @@ impl MaskedLinear {
     ///
     /// # Errors
     /// As [`codes`](Self::codes), and another type.
-    pub fn compressed_as(&self, dtype: DType) -> Result<formats::Weight> {
+    pub fn compressed_as(&self, dtype: DType) -> Result<Weight> {
         let weight = self.weight.to_dtype(dtype)?.to_device(&Device::Cpu)?;
         match dtype {
-            DType::F16 => Ok(formats::Weight::F16(self.compress::<f16>(&weight)?)),
-            DType::BF16 => Ok(formats::Weight::Bf16(self.compress::<bf16>(&weight)?)),
+            DType::F16 => Ok(Weight::F16(self.compress::<f16>(&weight)?)),
+            DType::BF16 => Ok(Weight::Bf16(self.compress::<bf16>(&weight)?)),
             other => candle_core::bail!(
                 "a 2:4 weight is compressed as f16 or bf16, not as {}: use `compressed_as(DType::BF16)`",
                 other.as_str()

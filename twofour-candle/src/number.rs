@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
 
 /// `f32`, `f16` or `bf16`: in both crates, in both memories.
-pub(crate) trait Number: twofour::Element + candle_core::WithDType + OnDevice {}
-impl<T: twofour::Element + candle_core::WithDType + OnDevice> Number for T {}
+pub(crate) trait Number: twofour::Float + candle_core::WithDType + OnDevice {}
+impl<T: twofour::Float + candle_core::WithDType + OnDevice> Number for T {}
 
 /// A type of logits: `f32` or `bf16`.
 pub(crate) trait Score: Number + twofour::Logit {}

@@ -8,10 +8,10 @@ use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW};
 use common::{distance, f64s, far, gumbels, largest, mask, randn, terms};
 use proptest::prelude::*;
 use twofour::compress::Compressed;
-use twofour::formats::{self, Plan, Reader};
 use twofour::mask::{Kind, Sampling};
 use twofour::{Shape, Shard, bf16, noise};
 use twofour_candle::{CompressedLinear, Engine, MaskedLinear, Mode, Sampler, Settings, ops};
+use twofour_formats::{Error, Manifest, Reader, Weight};
 
 /// A layer with normal weights and logits, of these types.
 fn layer(seed: u64, shape: Shape, [weights, logits]: [DType; 2], bias: bool, sampler: &Sampler) -> MaskedLinear {
@@ -97,15 +97,15 @@ proptest! {
 
         // The weight itself to the bit, through a file.
         let weight = layer.compressed().unwrap();
-        let mut plan = Plan::new();
-        plan.weight("w", weight.value_type(), shape).unwrap();
-        let bytes = plan.to_bytes::<twofour::Error>(|file| file.any_weight("w", &weight)).unwrap();
+        let mut manifest = Manifest::new();
+        manifest.weight("w", weight.value_type(), shape).unwrap();
+        let bytes = manifest.to_bytes::<Error>(|file| file.any_weight("w", &weight)).unwrap();
         let read = Reader::from_bytes(&bytes).unwrap().weight("w").unwrap();
         prop_assert_eq!(read.codes(), layer.codes().unwrap());
         let flat = dense.weight().to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let decompressed = match &read {
-            formats::Weight::Bf16(w) => w.decompress().into_iter().map(f32::from).collect::<Vec<_>>(),
-            formats::Weight::F16(w) => w.decompress().into_iter().map(f32::from).collect(),
+            Weight::Bf16(w) => w.decompress().into_iter().map(f32::from).collect::<Vec<_>>(),
+            Weight::F16(w) => w.decompress().into_iter().map(f32::from).collect(),
             _ => unreachable!(),
         };
         prop_assert!(flat.iter().zip(&decompressed).all(|(a, b)| a == b));

@@ -10,6 +10,9 @@ mod card;
 mod nvrtc;
 mod sass;
 mod table;
+/// What the crate is built for, and how: build.rs reads the same file.
+#[path = "../../build/targets.rs"]
+mod targets;
 mod toolchain;
 
 use anyhow::{Context, Result, bail};
@@ -18,13 +21,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use card::Card;
+use targets::ARCHS;
 use toolchain::Toolchain;
-
-/// What the crate is built for (build.rs has the same list).
-const ARCHS: [&str; 6] = ["80", "86", "89", "90a", "100a", "120"];
-
-/// The flags of build.rs. Nothing is contracted, because noise and choices are promised bit for bit.
-const OPTIONS: [&str; 2] = ["-std=c++17", "--fmad=false"];
 
 /// The most instructions a group may cost in the main loop of a kernel, on sm_90a.
 const LIMITS: [(&str, f64); 2] =

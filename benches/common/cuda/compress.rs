@@ -2,10 +2,10 @@
 
 use super::{Cache, Result, Timed, data, replayed, sets, stream};
 use std::sync::Arc;
-use twofour::compress::{self, Compressed, Layout, ValueType};
+use twofour::compress::{self, Compressed, Layout};
 use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::mask::{Kind, Sampling};
-use twofour::{Shape, bf16};
+use twofour::{DType, Shape, bf16};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
 
 /// A 2:4 weight to values and metadata on the first GPU, as [`compress::on_cpu`](super::super::compress::on_cpu).
 pub fn sparse_on_cuda(case: super::super::compress::Case, cache: Cache) -> Result<Box<dyn Timed>> {
-    if case.values != ValueType::Bf16 {
+    if case.values != DType::Bf16 {
         return Err(format!("on a GPU packing is timed in bf16 alone, not in {}", case.values).into());
     }
     on_cuda(Case { op: Op::Sparse, layout: case.layout, shape: case.shape }, cache)
@@ -96,7 +96,7 @@ struct Operands {
 impl Operands {
     /// With values, metadata and codes of the largest; for [`Op::Sparse`] the dense weight has these alone.
     fn new(stream: &Arc<CudaStream>, case: &Case, set: usize) -> Result<Self> {
-        let sizes = case.layout.sizes(case.shape, ValueType::Bf16)?;
+        let sizes = case.layout.sizes(case.shape, DType::Bf16)?;
         let mut dense = data::normal::<bf16>(case.shape.weights(), 0.02, set);
         if case.op == Op::Sparse {
             dense = Compressed::by_magnitude(case.shape, &dense)?.decompress();
@@ -150,7 +150,7 @@ impl Operands {
             }
             Op::Reorder => {
                 let (from, to) = ((Layout::Plain, codes.as_view()), (layout, metadata.as_view_mut()));
-                reorder_into(stream, Reorder::new(shape, ValueType::Bf16, from, to))?;
+                reorder_into(stream, Reorder::new(shape, DType::Bf16, from, to))?;
             }
             Op::Copy(_) => {}
         }

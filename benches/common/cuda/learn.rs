@@ -4,11 +4,11 @@ use super::super::learn::{BY, Case, LAMBDA, Op, for_types, state};
 use super::super::mask::Inputs;
 use super::{Cache, Result, Timed, replayed, sets, stream};
 use std::sync::Arc;
-use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
+use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::learn::{Gradient, Step, cuda};
 use twofour::mask::{self, GradientOf, Kind};
 use twofour::space::Cuda;
-use twofour::{Element, Logit};
+use twofour::{Float, Logit};
 
 /// A case on the first GPU.
 pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
@@ -17,8 +17,8 @@ pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
 
 fn captured<L, W>(case: Case, cache: Cache) -> Result<Box<dyn Timed>>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + GradientOf<W>,
+    L: Logit,
+    W: Float + GradientOf<W>,
 {
     let stream = stream()?;
     let operands: Result<Vec<_>> =
@@ -37,7 +37,7 @@ struct Operands<L, W> {
     scales: CudaSlice<f32>,
 }
 
-impl<L: Logit + DeviceRepr, W: Element + DeviceRepr + GradientOf<W>> Operands<L, W> {
+impl<L: Logit, W: Float + GradientOf<W>> Operands<L, W> {
     fn new(stream: &Arc<CudaStream>, case: &Case, set: usize) -> Result<Self> {
         let inputs = Inputs::<L, W>::new(case.shape, set);
         let lengths = case.lengths();

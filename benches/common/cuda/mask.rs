@@ -3,9 +3,9 @@
 use super::super::mask::{Case, Inputs, Op, for_types};
 use super::{Cache, Result, Timed, replayed, sets, stream};
 use std::sync::Arc;
-use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
+use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::mask::{self, GradientOf, Statistics};
-use twofour::{Element, Logit};
+use twofour::{Float, Logit};
 
 /// A case on the first GPU.
 pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
@@ -14,8 +14,8 @@ pub fn on_cuda(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
 
 fn captured<L, W>(case: Case, cache: Cache) -> Result<Box<dyn Timed>>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + GradientOf<W>,
+    L: Logit,
+    W: Float + GradientOf<W>,
 {
     let stream = stream()?;
     let operands: Result<Vec<_>> =
@@ -41,7 +41,7 @@ struct Operands<L, W> {
     statistics: CudaSlice<Statistics>,
 }
 
-impl<L: Logit + DeviceRepr, W: Element + DeviceRepr + GradientOf<W>> Operands<L, W> {
+impl<L: Logit, W: Float + GradientOf<W>> Operands<L, W> {
     fn new(stream: &Arc<CudaStream>, case: &Case, set: usize) -> Result<Self> {
         let inputs = Inputs::<L, W>::new(case.shape, set);
         let codes = || stream.alloc_zeros(case.shape.packed_codes());

@@ -7,11 +7,11 @@ use super::{Cache, Replay, Result, Timed, sets, stream};
 use std::sync::Arc;
 use std::time::Duration;
 use twofour::cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
-use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use twofour::cudarc::driver::{CudaSlice, CudaStream};
 use twofour::device::{self, Limits};
 use twofour::mask::{self, Kind};
 use twofour::matmul::{Keep, Masks, Plan, Problem, cuda};
-use twofour::{Element, Logit};
+use twofour::{Float, Logit};
 
 /// What is timed: a product with the mask's part of it, or all three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +62,8 @@ pub fn arena(case: Case, cache: Cache) -> Result<Box<dyn Arena>> {
 
 fn boxed<L, W>(case: Case, cache: Cache) -> Result<Box<dyn Arena>>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
     CudaBlasLT: Matmul<W>,
 {
     Ok(Box::new(Operands::<L, W>::new(case, cache)?))
@@ -127,8 +127,8 @@ struct Set<L, W> {
 
 impl<L, W> Operands<L, W>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
     CudaBlasLT: Matmul<W>,
 {
     fn new(case: Case, cache: Cache) -> Result<Self> {
@@ -154,8 +154,8 @@ where
 
 impl<L, W> Arena for Operands<L, W>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
     CudaBlasLT: Matmul<W>,
 {
     fn plan(&self, keep: Keep) -> Result<Plan> {
@@ -182,8 +182,8 @@ where
 
 impl<L, W> Set<L, W>
 where
-    L: Logit + DeviceRepr,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
     CudaBlasLT: Matmul<W>,
 {
     fn new(stream: &Arc<CudaStream>, case: &Case, number: usize) -> Result<Self> {

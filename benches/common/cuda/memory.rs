@@ -9,7 +9,7 @@ use std::sync::Arc;
 use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result};
 use twofour::device;
 use twofour::matmul::{Keep, Masks, Plan, cuda};
-use twofour::{Element, Logit};
+use twofour::{Float, Logit};
 
 /// Bytes of a step.
 pub struct Taken {
@@ -28,8 +28,8 @@ pub fn taken(case: Case, keep: Keep) -> Result<Taken> {
 
 fn measure<L, W>(case: Case, keep: Keep) -> Result<Taken>
 where
-    L: Logit + DeviceRepr + ValidAsZeroBits,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
 {
     let stream = stream()?;
     let limits = device::limits(stream.context())?;
@@ -82,8 +82,8 @@ impl<W: ValidAsZeroBits + DeviceRepr> Extra<W> {
 
 impl<L, W> Step<L, W>
 where
-    L: Logit + DeviceRepr + ValidAsZeroBits,
-    W: Element + DeviceRepr + ValidAsZeroBits,
+    L: Logit,
+    W: Float,
 {
     fn new(stream: &Arc<CudaStream>, case: Case, plan: Plan) -> Result<Self> {
         let (problem, shape) = (case.problem(), case.shape);

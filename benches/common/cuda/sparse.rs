@@ -153,7 +153,7 @@ struct Bytes {
 impl Bytes {
     fn new<T: Number>(case: &Case) -> Result<Self> {
         let (problem, size) = (case.problem(), size_of::<T>());
-        let sizes = Layout::CutlassSm80.sizes(case.shape, T::FORMAT)?;
+        let sizes = Layout::CutlassSm80.sizes(case.shape, T::DTYPE)?;
         Ok(Self {
             packed: sizes.values * size + sizes.metadata,
             dense: case.shape.weights() * size,

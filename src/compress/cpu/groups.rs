@@ -1,7 +1,8 @@
 //! Dense groups to kept values and codes, and back. Rows do not matter to a group, so a weight is one long row of them;
 //! only where values are padded does it go by rows.
 
-use crate::compress::value::{Sparsity, Value};
+use crate::compress::value::Sparsity;
+use crate::element::Element;
 use crate::shape::Shape;
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -77,13 +78,17 @@ fn code_of([a, b, c, d]: [i16; 4]) -> i16 {
 
 /// How many values are not zero.
 #[inline(always)]
-pub(super) fn non_zeros<T: Value>(group: &[T]) -> u32 {
+pub(super) fn non_zeros<T: Element>(group: &[T]) -> u32 {
     group.iter().map(|value| u32::from(value.magnitude() != 0)).sum()
 }
 
 /// Chooses codes for all groups, and copies the kept values if asked. The first group without a code, if there is one.
-pub(super) fn choose_all<T: Value, R: Rule>(dense: &[T], codes: &mut [u8], values: Option<&mut [T]>) -> Option<usize> {
-    let sparsity = T::TYPE.sparsity();
+pub(super) fn choose_all<T: Element, R: Rule>(
+    dense: &[T],
+    codes: &mut [u8],
+    values: Option<&mut [T]>,
+) -> Option<usize> {
+    let sparsity = Sparsity::of(T::DTYPE);
     let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(codes.par_chunks_mut(PIECE / 2)).enumerate();
     let Some(values) = values else {
         return pieces.filter_map(|(i, (dense, codes))| Some(i * PIECE + choose::<T, R>(dense, codes)?)).min();
@@ -98,11 +103,11 @@ pub(super) fn choose_all<T: Value, R: Rule>(dense: &[T], codes: &mut [u8], value
 }
 
 /// A piece's codes, and its first group without one.
-fn choose<T: Value, R: Rule>(dense: &[T], codes: &mut [u8]) -> Option<usize> {
-    let width = T::TYPE.sparsity().width();
+fn choose<T: Element, R: Rule>(dense: &[T], codes: &mut [u8]) -> Option<usize> {
+    let width = Sparsity::of(T::DTYPE).width();
     let bad = |group: &[T]| non_zeros(group) as usize > width / 2;
     // The vector code knows whether there is one; which one is asked once.
-    let all = match T::TYPE.sparsity() {
+    let all = match Sparsity::of(T::DTYPE) {
         Sparsity::TwoFour => choose_fours::<T, R>(dense, codes),
         Sparsity::OneTwo => choose_twos::<T, R>(dense, codes),
     };
@@ -110,7 +115,7 @@ fn choose<T: Value, R: Rule>(dense: &[T], codes: &mut [u8]) -> Option<usize> {
 }
 
 #[multiversion(targets("x86_64+avx2"))]
-fn choose_fours<T: Value, R: Rule>(dense: &[T], codes: &mut [u8]) -> bool {
+fn choose_fours<T: Element, R: Rule>(dense: &[T], codes: &mut [u8]) -> bool {
     let (blocks, rest) = dense.as_chunks::<{ 4 * LANES }>();
     // Not the rest of the bytes' own blocks: where one code is missing in the last byte, they have a block more.
     let (bytes, last) = codes.split_at_mut(blocks.len() * LANES / 2);
@@ -143,8 +148,8 @@ fn choose_fours<T: Value, R: Rule>(dense: &[T], codes: &mut [u8]) -> bool {
 }
 
 #[multiversion(targets("x86_64+avx2"))]
-fn choose_twos<T: Value, R: Rule>(dense: &[T], codes: &mut [u8]) -> bool {
-    choose_rest(dense.as_chunks::<2>().0, codes, |group| R::one_of_two(group.map(Value::magnitude)))
+fn choose_twos<T: Element, R: Rule>(dense: &[T], codes: &mut [u8]) -> bool {
+    choose_rest(dense.as_chunks::<2>().0, codes, |group| R::one_of_two(group.map(|value| value.magnitude())))
 }
 
 /// Group by group.
@@ -166,26 +171,26 @@ fn choose_rest<G>(groups: &[G], codes: &mut [u8], rule: impl Fn(&G) -> (u8, bool
 }
 
 /// The first group of a piece that keeps more than half its values, and how many.
-pub(super) fn first_violation<T: Value>(dense: &[T]) -> Option<(usize, u32)> {
-    let most = T::TYPE.sparsity().kept() as u32;
+pub(super) fn first_violation<T: Element>(dense: &[T]) -> Option<(usize, u32)> {
+    let most = Sparsity::of(T::DTYPE).kept() as u32;
     if any_violation(dense) {
-        let mut kept = dense.chunks(T::TYPE.sparsity().width()).map(non_zeros).enumerate();
+        let mut kept = dense.chunks(Sparsity::of(T::DTYPE).width()).map(non_zeros).enumerate();
         return kept.find(|&(_, kept)| kept > most);
     }
     None
 }
 
 #[multiversion(targets("x86_64+avx2"))]
-fn any_violation<T: Value>(dense: &[T]) -> bool {
-    match T::TYPE.sparsity() {
+fn any_violation<T: Element>(dense: &[T]) -> bool {
+    match Sparsity::of(T::DTYPE) {
         Sparsity::TwoFour => dense.as_chunks::<4>().0.iter().fold(false, |any, group| any | (non_zeros(group) > 2)),
         Sparsity::OneTwo => dense.as_chunks::<2>().0.iter().fold(false, |any, group| any | (non_zeros(group) > 1)),
     }
 }
 
 /// Copies the values that legal codes keep into rows that lie `pitch` apart, with zeros between.
-pub(super) fn keep_all<T: Value>(shape: Shape, codes: &[u8], dense: &[T], values: &mut [T], pitch: usize) {
-    let (sparsity, kept) = (T::TYPE.sparsity(), shape.cols / 2);
+pub(super) fn keep_all<T: Element>(shape: Shape, codes: &[u8], dense: &[T], values: &mut [T], pitch: usize) {
+    let (sparsity, kept) = (Sparsity::of(T::DTYPE), shape.cols / 2);
     if pitch == kept {
         let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(codes.par_chunks(PIECE / 2));
         let pieces = pieces.zip(values.par_chunks_mut(sparsity.kept() * PIECE));
@@ -206,8 +211,8 @@ pub(super) fn keep_all<T: Value>(shape: Shape, codes: &[u8], dense: &[T], values
 }
 
 /// Copies the values that legal codes keep to where they were, with zeros between.
-pub(super) fn mask_all<T: Value>(codes: &[u8], dense: &[T], masked: &mut [T]) {
-    let sparsity = T::TYPE.sparsity();
+pub(super) fn mask_all<T: Element>(codes: &[u8], dense: &[T], masked: &mut [T]) {
+    let sparsity = Sparsity::of(T::DTYPE);
     let kept: [u8; 16] = std::array::from_fn(|code| sparsity.bits_of_code(code as u8).unwrap_or(0));
     let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(masked.par_chunks_mut(sparsity.width() * PIECE));
     pieces.zip(codes.par_chunks(PIECE / 2)).for_each(|((dense, masked), codes)| {
@@ -222,8 +227,8 @@ pub(super) fn mask_all<T: Value>(codes: &[u8], dense: &[T], masked: &mut [T]) {
 }
 
 /// Spreads values, in rows that lie `pitch` apart, to where legal codes say.
-pub(super) fn spread_all<T: Value>(shape: Shape, codes: &[u8], values: &[T], pitch: usize, dense: &mut [T]) {
-    let (sparsity, kept) = (T::TYPE.sparsity(), shape.cols / 2);
+pub(super) fn spread_all<T: Element>(shape: Shape, codes: &[u8], values: &[T], pitch: usize, dense: &mut [T]) {
+    let (sparsity, kept) = (Sparsity::of(T::DTYPE), shape.cols / 2);
     if pitch == kept {
         let pieces = dense.par_chunks_mut(sparsity.width() * PIECE).zip(codes.par_chunks(PIECE / 2));
         let pieces = pieces.zip(values.par_chunks(sparsity.kept() * PIECE));
@@ -265,8 +270,8 @@ fn only(code: u8) -> usize {
 }
 
 /// A piece: the values that its codes keep.
-fn keep<T: Value>(codes: &[u8], dense: &[T], values: &mut [T]) {
-    match T::TYPE.sparsity() {
+fn keep<T: Element>(codes: &[u8], dense: &[T], values: &mut [T]) {
+    match Sparsity::of(T::DTYPE) {
         Sparsity::TwoFour => {
             let ((pairs, last), (out, last_out)) = (dense.as_chunks::<8>(), values.as_chunks_mut::<4>());
             for ((group, out), &byte) in pairs.iter().zip(out).zip(codes) {
@@ -290,8 +295,8 @@ fn keep<T: Value>(codes: &[u8], dense: &[T], values: &mut [T]) {
 }
 
 /// A piece: values to where its codes say, zeros elsewhere.
-fn spread<T: Value>(codes: &[u8], values: &[T], dense: &mut [T]) {
-    match T::TYPE.sparsity() {
+fn spread<T: Element>(codes: &[u8], values: &[T], dense: &mut [T]) {
+    match Sparsity::of(T::DTYPE) {
         Sparsity::TwoFour => {
             let ((out, last_out), (pairs, last)) = (dense.as_chunks_mut::<8>(), values.as_chunks::<4>());
             for ((out, &[a, b, c, d]), &byte) in out.iter_mut().zip(pairs).zip(codes) {

@@ -2,13 +2,14 @@
 
 use super::THREADS;
 use crate::compress::layout::{Layout, Map};
-use crate::compress::value::ValueType;
+use crate::compress::value::Sparsity;
 use crate::device::bind::ALIGN;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
 /// Groups of a patch are two to this power.
-const PATCH_BITS: u32 = 12;
+pub(super) const PATCH_BITS: u32 = 12;
 /// Groups of the longest chunk, so of the least row of a patch.
 const CHUNK: u64 = 8;
 /// How patches lie over a weight.
@@ -82,7 +83,7 @@ impl Steps {
 }
 
 /// Groups of a chunk.
-pub(super) const fn chunk(value_type: ValueType) -> u32 {
+pub(super) const fn chunk(value_type: DType) -> u32 {
     if value_type.size() == 1 { 8 } else { 4 }
 }
 
@@ -152,7 +153,7 @@ impl Rows {
     /// Where there are codes alone.
     pub(super) const NONE: Self = Self { dense_pitch: 0, values_pitch: 0, dense_whole: 0, values_whole: 0 };
 
-    pub(super) fn new(shape: Shape, value_type: ValueType, pitch: usize, one_row: bool) -> Self {
+    pub(super) fn new(shape: Shape, value_type: DType, pitch: usize, one_row: bool) -> Self {
         let [dense_pitch, values_pitch] = [shape.cols, pitch].map(|values| (values * value_type.size()) as u64);
         let whole = |bytes: u64| one_row || bytes.is_multiple_of(ALIGN);
         let padded = pitch > shape.cols / 2;
@@ -168,13 +169,13 @@ impl Rows {
 /// The patches of a weight whose codes are in these layouts; one long row if nothing stands against it.
 pub(super) fn patches(
     shape: Shape,
-    value_type: ValueType,
+    value_type: DType,
     layouts: &[(Layout, &Map)],
     rows_matter: bool,
 ) -> Result<Patches> {
-    let groups = value_type.sparsity().row_groups(shape.cols);
+    let groups = Sparsity::of(value_type).row_groups(shape.cols);
     if !rows_matter && layouts.iter().all(|(layout, _)| *layout == Layout::Plain) {
-        return Patches::of_one_row(shape, value_type.sparsity().groups(shape));
+        return Patches::of_one_row(shape, Sparsity::of(value_type).groups(shape));
     }
     let extent = [shape.rows, groups].map(|count| count as u64);
     let greatest = |of: fn(&Map) -> [usize; 2], least: [u64; 2]| {

@@ -162,13 +162,13 @@ fn part(mut number: usize, digits: &[Digit], tiles: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use crate::compress::DTYPES;
     use crate::compress::layout::Layout;
-    use crate::compress::value::ValueType;
     use crate::shape::Shape;
 
     #[test]
     fn strides_of_every_layout_are_a_mixed_radix() {
-        for (layout, value_type) in Layout::ALL.iter().flat_map(|l| ValueType::ALL.map(|t| (*l, t))) {
+        for (layout, value_type) in Layout::ALL.iter().flat_map(|l| DTYPES.map(|t| (*l, t))) {
             for shape in [Shape::new(128, 256), Shape::new(256, 512), Shape::new(384, 1024)] {
                 let Ok(map) = layout.map(shape, value_type) else { continue };
                 let mut digits = [map.row_digits(), map.group_digits()].concat();

@@ -1,7 +1,6 @@
 //! cuBLASLt's descriptors, each with its owner. None refers to another, and all are plain memory of the library.
 
 use super::{ALIGN, blas_error};
-use crate::dense::product::Numbers;
 use crate::element::DType;
 use crate::error::Result;
 use cudarc::cublaslt::{result, sys};
@@ -13,10 +12,10 @@ use sys::cublasLtMatmulPreferenceAttributes_t as PrefAttribute;
 pub(super) struct Description(pub(super) sys::cublasLtMatmulDesc_t);
 
 impl Description {
-    pub(super) fn new(numbers: Numbers) -> Result<Self> {
-        let (compute, factors) = match numbers {
-            Numbers::Floats => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F),
-            Numbers::Integers => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32I, sys::cudaDataType_t::CUDA_R_32I),
+    pub(super) fn new(integer: bool) -> Result<Self> {
+        let (compute, factors) = match integer {
+            false => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F),
+            true => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32I, sys::cudaDataType_t::CUDA_R_32I),
         };
         let made = result::create_matmul_desc(compute, factors);
         made.map(Self).map_err(blas_error("cublasLtMatmulDescCreate"))
@@ -61,6 +60,10 @@ pub(super) fn format(dtype: DType) -> sys::cudaDataType_t {
         DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
         DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
         DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        DType::E4m3 => sys::cudaDataType_t::CUDA_R_8F_E4M3,
+        DType::E5m2 => sys::cudaDataType_t::CUDA_R_8F_E5M2,
+        DType::I8 => sys::cudaDataType_t::CUDA_R_8I,
+        DType::I32 => sys::cudaDataType_t::CUDA_R_32I,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a step's gradient comes from: memory, or the mask's backward pass.
 
-use crate::element::Element;
+use crate::element::Float;
 use crate::sample::cpu::{Context, Rule};
 use crate::sample::lanes::{Block, LANES, Lane};
 use multiversion::multiversion;
@@ -61,7 +61,7 @@ pub(super) struct OfMask<'a, W, G> {
     pub(super) counts: bool,
 }
 
-impl<W: Element, G: Element> Source for OfMask<'_, W, G> {
+impl<W: Float, G: Float> Source for OfMask<'_, W, G> {
     #[inline(always)]
     fn make(&mut self, first: usize, start: usize, count: usize, logits: &Block<6>) -> Made {
         make_of_mask(self, first, 4 * start..4 * (start + count), logits)
@@ -70,7 +70,7 @@ impl<W: Element, G: Element> Source for OfMask<'_, W, G> {
 
 /// A function of its own, compiled for the processor at hand as the step is: both inlined into one are long to compile.
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn make_of_mask<W: Element, G: Element>(
+fn make_of_mask<W: Float, G: Float>(
     of: &OfMask<'_, W, G>,
     first: usize,
     weights: Range<usize>,

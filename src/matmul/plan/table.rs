@@ -1,19 +1,19 @@
-//! The table of a plan: which way is best where, and what a way takes. Every line says the model behind it.
+//! The table of a plan: which route is best where, and what a route takes. Every line says the model behind it.
 
-use super::{Choice, Dense, InputPath, Keep, LogitPath, Masks, OutputPath, Plan};
-use crate::dense::product::Product;
+use super::{Basis, Choice, Dense, InputRoute, Keep, LogitRoute, Masks, OutputRoute};
+use crate::dense::Product;
 use crate::dense::split::aligned;
 use crate::dense::tile;
-use crate::device::Limits;
 use crate::element::DType;
 use crate::matmul::small;
 use crate::sample::Kind;
-use crate::shape::Shape;
 
 /// Why own kernels are not taken for sizes that they are slow for.
 const UNALIGNED: &str = "rows or codes do not start on whole accesses: own kernels would be slow";
+/// Why cuBLASLt is not taken where the table would have it.
+const NO_LIBRARY: &str = "own kernels, as cuBLASLt is not to be used";
 
-impl Plan {
+impl Basis {
     // No line has met a GPU yet. Models use, for Hopper, 4.3 TB/s, 700 TFLOP/s in cuBLASLt and 0.6 of that in own dense
     // kernels (`mma.sync` there), 0.4 in those that mask by codes, which have twice the instructions; for Ampere, 1.6 TB/s,
     // 270 TFLOP/s, 0.9 and 0.7.
@@ -43,96 +43,151 @@ impl Plan {
         self.problem.shape.cols.is_multiple_of(32)
     }
 
-    pub(super) fn best_output(&self) -> (OutputPath, &'static str) {
-        let dense = OutputPath::Masked(Dense::BlasLt);
+    pub(super) fn best_output(&self) -> Choice<OutputRoute> {
+        let dense = OutputRoute::Masked(Dense::Cublaslt);
         let few = small::takes(self.problem);
-        match (self.masks, self.keep) {
+        let (route, why) = match (self.masks, self.keep) {
             _ if self.weights == DType::F32 => (dense, "own kernels do not multiply f32"),
             (_, Keep::Masked) => (dense, "the masked weight is to be kept: it is written anyway"),
             (Masks::Sampled(_), Keep::Nothing) if few => {
-                (OutputPath::Sampled, "few tokens: the product is bound by reading the weight and logits, once")
+                (OutputRoute::Sampled, "few tokens: the product is bound by reading the weight and logits, once")
             }
             (Masks::Sampled(Kind::Soft), _) => {
                 (dense, "many tokens: making the masks in every tile would cost more than writing them once")
             }
-            _ if few => (OutputPath::Codes, "few tokens: bound by reading the weight, and codes are 1/16 of it"),
+            _ if few => (OutputRoute::Codes, "few tokens: bound by reading the weight, and codes are 1/16 of it"),
             _ if !self.codes_are_aligned() => (dense, UNALIGNED),
             _ if self.problem.tokens <= self.codes_tokens() => {
-                (OutputPath::Codes, "writing the masked weight would take longer than cuBLASLt would win")
+                (OutputRoute::Codes, "writing the masked weight would take longer than cuBLASLt would win")
             }
             _ => (dense, "so many tokens that cuBLASLt makes up for writing the masked weight"),
-        }
+        };
+        self.output_without(self.output(route, why))
     }
 
-    pub(super) fn best_input(&self) -> (InputPath, &'static str) {
-        let dense = InputPath::Masked(Dense::BlasLt);
-        match (self.masks, self.keep) {
+    pub(super) fn best_input(&self) -> Choice<InputRoute> {
+        let dense = InputRoute::Masked(Dense::Cublaslt);
+        let (route, why) = match (self.masks, self.keep) {
             _ if self.weights == DType::F32 => (dense, "own kernels do not multiply f32"),
             (_, Keep::Masked) => (dense, "the masked weight was kept"),
             (Masks::Sampled(Kind::Soft), _) => (dense, "soft masks are sampled again, once"),
             _ if !self.codes_are_aligned() || !self.rows_are_aligned() => (dense, UNALIGNED),
             _ if self.problem.tokens <= self.codes_tokens() => {
-                (InputPath::Codes, "writing the masked weight would take longer than cuBLASLt would win")
+                (InputRoute::Codes, "writing the masked weight would take longer than cuBLASLt would win")
             }
             _ => (dense, "so many tokens that cuBLASLt makes up for writing the masked weight"),
-        }
+        };
+        self.input_without(self.input(route, why))
     }
 
-    pub(super) fn best_logits(&self) -> (LogitPath, &'static str) {
+    pub(super) fn best_logits(&self, panel_rows: usize) -> Choice<LogitRoute> {
+        let (route, why) = self.best_logit_route();
+        self.logits_without(self.logits(route, panel_rows, why), panel_rows)
+    }
+
+    fn best_logit_route(&self) -> (LogitRoute, &'static str) {
+        let dense = LogitRoute::Panels(Dense::Cublaslt);
         if self.weights == DType::F32 {
-            return (LogitPath::Panels(Dense::BlasLt), "own kernels do not multiply f32");
+            return (dense, "own kernels do not multiply f32");
         }
         if !self.rows_are_aligned() {
-            return (LogitPath::Panels(Dense::BlasLt), UNALIGNED);
+            return (dense, UNALIGNED);
         }
         if self.problem.tokens > self.fused_tokens() {
-            let why = "so many tokens that cuBLASLt makes up for writing the weight's gradient";
-            return (LogitPath::Panels(Dense::BlasLt), why);
+            return (dense, "so many tokens that cuBLASLt makes up for writing the weight's gradient");
         }
         let gradient = Product::weight_gradient(self.problem, self.weights);
         if tile::is_too_small(&gradient, &self.limits) && tile::splits(&gradient, &self.limits) > 1 {
-            return (LogitPath::Panels(Dense::Own), "the weight is too small to fill the device: the tokens are split");
+            let why = "the weight is too small to fill the device: the tokens are split";
+            return (LogitRoute::Panels(Dense::Own), why);
         }
-        (LogitPath::Fused, "the weight's gradient stays in registers: 8 bytes a weight less")
+        (LogitRoute::Fused, "the weight's gradient stays in registers: 8 bytes a weight less")
     }
 }
 
-/// What a way takes.
-impl Plan {
-    pub(super) fn output_choice(&self, path: OutputPath, why: &'static str) -> Choice<OutputPath> {
+/// Own kernels where cuBLASLt may not be used.
+impl Basis {
+    pub(super) fn output_without(&self, choice: Choice<OutputRoute>) -> Choice<OutputRoute> {
+        match choice.route {
+            OutputRoute::Masked(Dense::Cublaslt) if !self.libraries.cublaslt => {
+                self.output(OutputRoute::Masked(Dense::Own), NO_LIBRARY)
+            }
+            _ => choice,
+        }
+    }
+
+    pub(super) fn input_without(&self, choice: Choice<InputRoute>) -> Choice<InputRoute> {
+        match choice.route {
+            InputRoute::Masked(Dense::Cublaslt) if !self.libraries.cublaslt => {
+                self.input(InputRoute::Masked(Dense::Own), NO_LIBRARY)
+            }
+            _ => choice,
+        }
+    }
+
+    pub(super) fn logits_without(&self, choice: Choice<LogitRoute>, panel_rows: usize) -> Choice<LogitRoute> {
+        match choice.route {
+            LogitRoute::Panels(Dense::Cublaslt) if !self.libraries.cublaslt => {
+                self.logits(LogitRoute::Fused, panel_rows, NO_LIBRARY)
+            }
+            _ => choice,
+        }
+    }
+}
+
+/// What a route takes.
+impl Basis {
+    pub(super) fn output(&self, route: OutputRoute, why: &'static str) -> Choice<OutputRoute> {
         let product = Product::output(self.problem, self.weights);
-        let splits = match path {
-            OutputPath::Masked(dense) => dense_splits(dense, &product, &self.limits),
-            OutputPath::Codes if !small::takes(self.problem) => tile::splits(&product, &self.limits),
+        let splits = match route {
+            OutputRoute::Masked(dense) => self.dense_splits(dense, &product),
+            OutputRoute::Codes if !small::takes(self.problem) => tile::splits(&product, &self.limits),
             _ => small::splits(self.problem, &self.limits),
         };
-        let own = match path {
-            OutputPath::Sampled => 0,
-            OutputPath::Codes => self.codes_bytes(),
-            OutputPath::Masked(_) => self.masked_bytes(),
-        };
-        Choice { path, splits, workspace_bytes: own + product.partial_bytes(splits), why }
+        self.output_in(route, splits, why)
     }
 
-    pub(super) fn input_choice(&self, path: InputPath, why: &'static str) -> Choice<InputPath> {
+    /// In so many parts, as far as a kernel takes parts with nothing in them.
+    pub(super) fn output_in(&self, route: OutputRoute, splits: u32, why: &'static str) -> Choice<OutputRoute> {
+        let product = Product::output(self.problem, self.weights);
+        let is_small = !matches!(route, OutputRoute::Masked(_)) && small::takes(self.problem);
+        let splits = if is_small { splits } else { tile::filled(&product, splits) };
+        let own = match route {
+            OutputRoute::Sampled => 0,
+            OutputRoute::Codes => self.codes_bytes(),
+            OutputRoute::Masked(_) => self.masked_bytes(),
+        };
+        Choice { route, splits, workspace_bytes: own + product.partial_bytes(splits), why }
+    }
+
+    pub(super) fn input(&self, route: InputRoute, why: &'static str) -> Choice<InputRoute> {
         let product = Product::input_gradient(self.problem, self.weights);
-        let (splits, own) = match path {
-            InputPath::Codes => (tile::splits(&product, &self.limits), self.codes_bytes()),
-            InputPath::Masked(dense) => (dense_splits(dense, &product, &self.limits), self.masked_bytes()),
+        let (splits, own) = match route {
+            InputRoute::Codes => (tile::splits(&product, &self.limits), self.codes_bytes()),
+            InputRoute::Masked(dense) => (self.dense_splits(dense, &product), self.masked_bytes()),
         };
-        Choice { path, splits, workspace_bytes: own + product.partial_bytes(splits), why }
+        Choice { route, splits, workspace_bytes: own + product.partial_bytes(splits), why }
     }
 
-    pub(super) fn logit_choice(&self, path: LogitPath, why: &'static str) -> Choice<LogitPath> {
-        let LogitPath::Panels(dense) = path else { return Choice { path, splits: 1, workspace_bytes: 0, why } };
-        let product = Product::weight_gradient(self.problem, self.weights);
-        let whole = self.panel_rows >= self.problem.shape.rows;
-        let splits = if whole { dense_splits(dense, &product, &self.limits) } else { 1 };
-        let panel = aligned(
-            self.panel_rows.min(self.problem.shape.rows).saturating_mul(self.problem.shape.cols).saturating_mul(4),
-        );
-        let bytes = if splits > 1 { product.partial_bytes(splits) } else { panel };
-        Choice { path, splits, workspace_bytes: bytes, why }
+    pub(super) fn logits(&self, route: LogitRoute, panel_rows: usize, why: &'static str) -> Choice<LogitRoute> {
+        let LogitRoute::Panels(dense) = route else { return Choice { route, splits: 1, workspace_bytes: 0, why } };
+        let (product, shape) = (Product::weight_gradient(self.problem, self.weights), self.problem.shape);
+        let splits = if panel_rows >= shape.rows { self.dense_splits(dense, &product) } else { 1 };
+        let panel = aligned(panel_rows.min(shape.rows).saturating_mul(shape.cols).saturating_mul(4));
+        let workspace_bytes = if splits > 1 { product.partial_bytes(splits) } else { panel };
+        Choice { route, splits, workspace_bytes, why }
+    }
+
+    /// As many rows of `G` as fit half the level-2 cache, so that the mask pass finds them there, but 32 MiB at most; in
+    /// whole tiles where a tile's rows fit.
+    pub(super) fn default_panel_rows(&self) -> usize {
+        let bytes = (self.limits.l2_bytes as usize / 2).clamp(8 << 20, 32 << 20);
+        let rows = bytes / (self.problem.shape.cols.max(1) * 4);
+        if rows >= tile::TILE { rows / tile::TILE * tile::TILE } else { (rows / 8 * 8).max(8) }
+    }
+
+    fn dense_splits(&self, dense: Dense, product: &Product) -> u32 {
+        if dense == Dense::Own { tile::splits(product, &self.limits) } else { 1 }
     }
 
     fn codes_bytes(&self) -> usize {
@@ -148,16 +203,4 @@ impl Plan {
             _ => aligned(self.problem.shape.weights().saturating_mul(self.weights.size())),
         }
     }
-}
-
-/// As many rows of `G` as fit half the level-2 cache, so that the mask pass finds them there, but 32 MiB at most; in whole
-/// tiles where a tile's rows fit.
-pub(super) fn default_panel_rows(shape: Shape, limits: &Limits) -> usize {
-    let bytes = (limits.l2_bytes as usize / 2).clamp(8 << 20, 32 << 20);
-    let rows = bytes / (shape.cols.max(1) * 4);
-    if rows >= tile::TILE { rows / tile::TILE * tile::TILE } else { (rows / 8 * 8).max(8) }
-}
-
-fn dense_splits(dense: Dense, product: &Product, limits: &Limits) -> u32 {
-    if dense == Dense::Own { tile::splits(product, limits) } else { 1 }
 }

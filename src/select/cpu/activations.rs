@@ -2,7 +2,7 @@
 
 use super::super::activations::{RUN, RUNS, SLAB};
 use super::{Hessian, Squares};
-use crate::element::Element;
+use crate::element::Float;
 use crate::space::HostSpace;
 use gemm::Parallelism;
 use multiversion::multiversion;
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 const STRIP: usize = 256;
 
 /// Adds the squares of a batch's columns to `sums`.
-pub(in super::super) fn squares<S: HostSpace, X: Element>(pass: Squares<'_, S, X>) {
+pub(in super::super) fn squares<S: HostSpace, X: Float>(pass: Squares<'_, S, X>) {
     let (cols, x, all) = (pass.cols, S::slice(pass.x), S::slice_mut(pass.sums));
     let strips = all.par_chunks_mut(STRIP).enumerate();
     strips.for_each(|(strip, sums)| add_strip(x, cols, strip * STRIP, sums));
@@ -25,7 +25,7 @@ pub(in super::super) fn squares<S: HostSpace, X: Element>(pass: Squares<'_, S, X
 
 /// Adds the squares of the columns from `first` on.
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn add_strip<X: Element>(x: &[X], cols: usize, first: usize, sums: &mut [f64]) {
+fn add_strip<X: Float>(x: &[X], cols: usize, first: usize, sums: &mut [f64]) {
     let width = sums.len();
     let mut token = [0.0; STRIP];
     for slab in x.chunks(SLAB * cols) {
@@ -55,7 +55,7 @@ const DEPTH: usize = 512;
 const BAND: usize = 128;
 
 /// Accumulates the Hessian of a batch.
-pub(in super::super) fn hessian<S: HostSpace, X: Element>(pass: Hessian<'_, S, X>) {
+pub(in super::super) fn hessian<S: HostSpace, X: Float>(pass: Hessian<'_, S, X>) {
     let Hessian { tokens, cols, before, .. } = pass;
     let (x, hessian) = (S::slice(pass.x), S::slice_mut(pass.hessian));
     if cols == 0 {

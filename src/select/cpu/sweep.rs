@@ -2,7 +2,7 @@
 
 use super::super::sweep::BLOCK;
 use super::{Sweep, code_of_largest, pack};
-use crate::element::Element;
+use crate::element::Float;
 use crate::pattern::Pattern;
 use crate::space::HostSpace;
 use multiversion::multiversion;
@@ -16,7 +16,7 @@ const LANES: usize = 32;
 type Near = [[f32; LANES]; BLOCK];
 
 /// Sweeps over a weight.
-pub(in super::super) fn sweep<S: HostSpace, W: Element>(pass: Sweep<'_, S, W>) {
+pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
     let shape = pass.shape;
     let (weight, upper, scale) = (S::slice(pass.weight), S::slice(pass.upper), S::slice(pass.scale));
     let (updated, losses) = (pass.updated.map(S::slice_mut), pass.losses.map(S::slice_mut));

@@ -2,9 +2,11 @@
 //! decompressed as they are needed.
 
 use super::Canonical;
-use crate::compress::ValueType;
+use crate::compress::Sparsity;
+use crate::element::{DType, Factor};
+
 use crate::dense::cpu::{Panel, Panels, multiply_add};
-use crate::sparse::Factor;
+
 use std::ops::Range;
 
 /// Writes all of `y`. For types whose sums are `f32`.
@@ -35,7 +37,7 @@ struct Rows<'a, T> {
 
 impl<T: Factor> Panels for Rows<'_, T> {
     fn panel<'p>(&'p self, rows: Range<usize>, cols: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p> {
-        if T::FORMAT == ValueType::F32 {
+        if T::DTYPE == DType::F32 {
             let lies = &self.data[rows.start * self.cols + cols.start..(rows.end - 1) * self.cols + cols.end];
             return Panel { data: bytemuck::cast_slice(lies), row_stride: self.cols, transposed: false };
         }
@@ -53,7 +55,7 @@ struct Transposed<'a, 'w, T>(&'a Canonical<'w, T>);
 impl<T: Factor> Panels for Transposed<'_, '_, T> {
     fn panel<'p>(&'p self, k: Range<usize>, n: Range<usize>, widened: &'p mut Vec<f32>) -> Panel<'p> {
         let weight = self.0;
-        let width = T::FORMAT.sparsity().width();
+        let width = Sparsity::of(T::DTYPE).width();
         // What was there is not all overwritten below.
         widened.clear();
         widened.resize(n.len() * k.len(), 0.0);

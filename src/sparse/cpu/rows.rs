@@ -2,8 +2,9 @@
 //! column, of several tokens at once, which lie side by side for it.
 
 use super::Canonical;
-use crate::sparse::Factor;
-use crate::sparse::factor::arithmetic::Arithmetic;
+use crate::element::Factor;
+
+use crate::element::factor::arithmetic::Arithmetic;
 use multiversion::multiversion;
 use rayon::prelude::*;
 

@@ -2,7 +2,8 @@
 
 use super::stage_cols;
 use crate::check::scalar;
-use crate::compress::ValueType;
+use crate::element::DType;
+
 use crate::dense::Problem;
 use crate::dense::split;
 use crate::device::Limits;
@@ -23,8 +24,8 @@ fn is_few(tokens: usize) -> bool {
 }
 
 /// Four stages of each warp, of 32 rows by 64 bytes and of codes, one for four kept bytes (`i8`: two).
-pub(super) fn shared_bytes(values: ValueType) -> u32 {
-    let codes = if values == ValueType::I8 { 512 } else { 256 };
+pub(super) fn shared_bytes(values: DType) -> u32 {
+    let codes = if values == DType::I8 { 512 } else { 256 };
     (WARPS * STAGES * (WARP_ROWS * 64 + codes)) as u32
 }
 
@@ -66,7 +67,7 @@ pub(super) fn check(Problem { tokens, shape }: Problem) -> Result<()> {
 }
 
 /// Columns that a grid row takes: whole steps, of all warps where that leaves no grid row without any.
-pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize {
+pub(super) fn share(problem: Problem, values: DType, splits: usize) -> usize {
     let (cols, step) = (problem.shape.cols, stage_cols(values));
     let stride = step * (WARPS / row_warps(problem.tokens));
     split::share_of_warps(cols, splits, stride, step)
@@ -75,7 +76,7 @@ pub(super) fn share(problem: Problem, values: ValueType, splits: usize) -> usize
 /// Shares that fill the device. The model, of no measurement yet: time is bytes of weight and tokens that a multiprocessor
 /// reads, blocks of one share them evenly, and one block alone gets no more than three quarters of its multiprocessor's part of
 /// the memory's speed. Sums over parts cost a launch, as long as 8 MB take, and their traffic.
-pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> usize {
+pub(super) fn splits(problem: Problem, values: DType, limits: &Limits) -> usize {
     const ALONE: f64 = 0.75;
     const LAUNCH_BYTES: f64 = 8e6;
     let blocks = blocks(problem).max(1);
@@ -99,14 +100,37 @@ pub(super) fn splits(problem: Problem, values: ValueType, limits: &Limits) -> us
     split::filled(shape.cols, share(problem, values, split::least(most, time)))
 }
 
-pub(super) fn symbol(tokens: usize, values: ValueType) -> Result<&'static str> {
+pub(super) fn symbol(tokens: usize, values: DType) -> Result<&'static str> {
     Ok(match (values, is_few(tokens)) {
-        (ValueType::F16, true) => "twofour_sparse_small_f16_16",
-        (ValueType::F16, false) => "twofour_sparse_small_f16_128",
-        (ValueType::Bf16, true) => "twofour_sparse_small_bf16_16",
-        (ValueType::Bf16, false) => "twofour_sparse_small_bf16_128",
-        (ValueType::I8, true) => "twofour_sparse_small_i8_16",
-        (ValueType::I8, false) => "twofour_sparse_small_i8_128",
+        (DType::F16, true) => "twofour_sparse_small_f16_16",
+        (DType::F16, false) => "twofour_sparse_small_f16_128",
+        (DType::Bf16, true) => "twofour_sparse_small_bf16_16",
+        (DType::Bf16, false) => "twofour_sparse_small_bf16_128",
+        (DType::I8, true) => "twofour_sparse_small_i8_16",
+        (DType::I8, false) => "twofour_sparse_small_i8_128",
         _ => return Err(super::other_type()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("sparse_small.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(WARPS as u64, cuda.constant("kWarps"));
+        assert_eq!(WARP_ROWS as u64, cuda.constant("kWarpRows"));
+        assert_eq!(STAGES as u64, cuda.constant("kWarpStages"));
+        for (values, size) in [(ValueType::F16, 2), (ValueType::I8, 1)] {
+            let stage = cuda.constant_of("kWarpStageBytes", &[("sizeof(T)", size)]);
+            assert_eq!(u64::from(shared_bytes(values)), cuda.constant("kWarps") * cuda.constant("kWarpStages") * stage);
+        }
+        for (tokens, of_kernel) in BLOCK_TOKENS.into_iter().zip([16, MAX_TOKENS]) {
+            assert!(cuda.has(&format!("SMALL(i8, {of_kernel})")));
+            assert_eq!(tokens as u64, cuda.constant_of("tokens", &[("max_tokens", of_kernel as u64)]));
+        }
+    }
 }

@@ -5,17 +5,17 @@
 //! the values' numbers. A layout that agrees with all of them has every code and every value where the library has it,
 //! whatever permutation that is.
 
+use crate::element::{DType, Element, Factor};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::CudaStream;
 use half::{bf16, f16};
 
-use crate::compress::{Layout, Sparsity, Value, ValueType};
+use crate::compress::{Layout, Sparsity};
 use crate::cusparselt::{self, Compressor, Device, Handle, Version};
 use crate::error::Result;
 use crate::shape::Shape;
-use crate::sparse::Factor;
 
 /// Values of a digit of a value's number: 1 to 126 are numbers in every type, in E4m3 by their bits.
 const VALUES: usize = 126;
@@ -25,7 +25,7 @@ const VALUES: usize = 126;
 struct Key {
     version: Version,
     device: Device,
-    values: ValueType,
+    values: DType,
     probe: Shape,
 }
 
@@ -39,7 +39,7 @@ fn answers() -> MutexGuard<'static, HashMap<Key, Vec<Layout>>> {
 /// The layouts in which the library writes weights of this class of shapes, the likeliest first.
 pub(super) fn agreed<T: Factor>(handle: &Handle, stream: &Arc<CudaStream>, shape: Shape) -> Result<Vec<Layout>> {
     let probe = probe_shape(shape);
-    let key = Key { version: handle.version(), device: handle.device(), values: T::FORMAT, probe };
+    let key = Key { version: handle.version(), device: handle.device(), values: T::DTYPE, probe };
     if let Some(known) = answers().get(&key) {
         return Ok(known.clone());
     }
@@ -57,7 +57,7 @@ fn probe_shape(Shape { rows, cols }: Shape) -> Shape {
 }
 
 /// Layouts that hold such values, the one that is expected on the device first.
-fn candidates(device: Device, values: ValueType, probe: Shape) -> Vec<Layout> {
+fn candidates(device: Device, values: DType, probe: Shape) -> Vec<Layout> {
     let expected = Layout::cusparselt(device.compute_capability, values, probe);
     let others =
         [Layout::CusparseltMma, Layout::CusparseltSm90, Layout::CusparseltSm86Int8, Layout::CutlassSm80, Layout::Plain];
@@ -66,10 +66,10 @@ fn candidates(device: Device, values: ValueType, probe: Shape) -> Vec<Layout> {
 }
 
 fn ask<T: Factor>(handle: &Handle, stream: &Arc<CudaStream>, probe: Shape) -> Result<Vec<Layout>> {
-    let values = T::FORMAT;
+    let values = T::DTYPE;
     let mut left = candidates(handle.device(), values, probe);
     let compressor = Compressor::<T>::new(handle, probe, None)?;
-    for digit in 0..digits(values.sparsity(), probe) {
+    for digit in 0..digits(Sparsity::of(values), probe) {
         if left.is_empty() {
             break;
         }
@@ -102,9 +102,9 @@ struct Spelt<T> {
     codes: Vec<u8>,
 }
 
-impl<T: Value> Spelt<T> {
+impl<T: Element> Spelt<T> {
     fn new(shape: Shape, digit: u32) -> Self {
-        let sparsity = T::TYPE.sparsity();
+        let sparsity = Sparsity::of(T::DTYPE);
         let legal = legal(sparsity);
         let of = |number: usize, base: usize| base.checked_pow(digit).map_or(0, |power| number / power % base);
         let codes: Vec<u8> = (0..sparsity.groups(shape)).map(|group| legal[of(group, legal.len())]).collect();
@@ -121,8 +121,8 @@ impl<T: Value> Spelt<T> {
 
     /// Whether the library wrote what our packer would in this layout, gaps aside.
     fn agrees(&self, layout: Layout, wrote: &cusparselt::Compressed) -> bool {
-        let groups = T::TYPE.sparsity().row_groups(self.shape.cols);
-        let Ok(map) = layout.map(self.shape, T::TYPE) else { return false };
+        let groups = Sparsity::of(T::DTYPE).row_groups(self.shape.cols);
+        let Ok(map) = layout.map(self.shape, T::DTYPE) else { return false };
         let nibble = |group: usize| {
             let place = map.place(group / groups, group % groups)?;
             Some(wrote.metadata().get(place.byte)? >> place.shift & 15)
@@ -133,19 +133,21 @@ impl<T: Value> Spelt<T> {
 }
 
 /// A value that is not zero, another for each number from 1 to 126.
-fn value<T: Value>(number: u8) -> T {
+fn value<T: Element>(number: u8) -> T {
     let float = f32::from(number);
-    match T::TYPE {
-        ValueType::F16 => bytemuck::cast(f16::from_f32(float)),
-        ValueType::Bf16 => bytemuck::cast(bf16::from_f32(float)),
-        ValueType::F32 => bytemuck::cast(float),
-        ValueType::I8 | ValueType::E4m3 | ValueType::E5m2 => bytemuck::cast(number),
+    match T::DTYPE {
+        DType::F16 => bytemuck::cast(f16::from_f32(float)),
+        DType::Bf16 => bytemuck::cast(bf16::from_f32(float)),
+        DType::F32 => bytemuck::cast(float),
+        DType::I8 | DType::E4m3 | DType::E5m2 => bytemuck::cast(number),
+        DType::I32 => bytemuck::cast(u32::from(number)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compress::DTYPES;
 
     #[test]
     fn a_probe_is_of_the_class_of_its_shape() {
@@ -155,7 +157,7 @@ mod tests {
             assert!(probe.rows < 768 && probe.cols < 768, "{probe:?}");
             assert_eq!((probe.rows % 256, probe.cols % 256), (rows % 256, cols % 256));
             assert_eq!(probe.rows < 256, rows < 256);
-            for values in ValueType::ALL {
+            for values in DTYPES {
                 for layout in Layout::ALL {
                     assert_eq!(layout.check(shape, values).is_ok(), layout.check(probe, values).is_ok());
                 }
@@ -166,8 +168,8 @@ mod tests {
     /// Over all digits, no two groups and no two values are the same.
     #[test]
     fn probes_tell_all_groups_and_values_apart() {
-        fn apart<T: Value>(shape: Shape) {
-            let digits = digits(T::TYPE.sparsity(), shape);
+        fn apart<T: Element>(shape: Shape) {
+            let digits = digits(Sparsity::of(T::DTYPE), shape);
             let probes: Vec<Spelt<T>> = (0..digits).map(|digit| Spelt::new(shape, digit)).collect();
             let count = probes[0].codes.len();
             let spelt: std::collections::HashSet<Vec<u8>> =

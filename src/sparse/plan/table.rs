@@ -1,7 +1,8 @@
 //! The table of a plan: which way is best where. Every line says the model behind it.
 
 use super::{CUSPARSELT, Path, Plan, TILE};
-use crate::compress::{Layout, ValueType};
+use crate::compress::Layout;
+use crate::element::DType;
 use crate::error::{Result, path_error};
 use crate::sparse::launch::MAX_SMALL_TOKENS;
 
@@ -54,13 +55,13 @@ impl Plan {
         let serves = |path| self.serves(path).is_ok();
         let tokens = self.problem.tokens;
         match self.values {
-            ValueType::F32 => {
+            DType::F32 => {
                 return self.only(Path::Dense, "f32 goes to cuBLASLt, in IEEE f32; tf32 is there to ask for");
             }
-            ValueType::E4m3 => return self.only(Path::Cusparselt, "cuSPARSELt alone multiplies 8-bit floating point"),
+            DType::E4m3 => return self.only(Path::Cusparselt, "cuSPARSELt alone multiplies 8-bit floating point"),
             _ => {}
         }
-        let library = serves(Path::Cusparselt) && (self.values != ValueType::I8 || self.sums_are_short());
+        let library = serves(Path::Cusparselt) && (self.values != DType::I8 || self.sums_are_short());
         let fast = self.rows_are_aligned() || !serves(Path::Dense);
         if tokens <= MAX_SMALL_TOKENS && serves(Path::Small) && fast {
             return Ok((

@@ -3,10 +3,10 @@
 use super::Step;
 use crate::compress::{Layout, Unpack};
 use crate::device::Limits;
+use crate::element::Factor;
 use crate::error::Result;
 use crate::shape::Shape;
 use crate::space::{Raw, RawSlice};
-use crate::sparse::Factor;
 
 pub use crate::compress::launch::UnpackArgs;
 

@@ -1,19 +1,15 @@
 //! What cuBLASLt would do.
 
-use twofour::dense::product::Numbers;
 use twofour::dense::{Call, Product};
 use twofour::space::Plain;
-use twofour::{DType, Element, bf16, f16};
+use twofour::{DType, Float, bf16, f16};
 
 /// A product in `f32`, the bias added last, one rounding at the end; of integers, one that wraps.
 pub(super) fn multiply(call: &Call) {
     let Product { operands, result, .. } = call.form.product;
     assert_eq!(call.form.bias, call.bias.is_some());
-    if call.form.numbers == Numbers::Integers {
-        let term = |a: i8, b: i8| i32::from(a) * i32::from(b);
-        return in_order(call, term, i32::wrapping_add, |sum: i32, _| sum);
-    }
     match (operands, result) {
+        (DType::I8, _) => in_order(call, |a: i8, b: i8| i32::from(a) * i32::from(b), i32::wrapping_add, |sum, _| sum),
         (DType::F32, _) => floats::<f32, f32>(call),
         (DType::F16, DType::F32) => floats::<f16, f32>(call),
         (DType::F16, _) => floats::<f16, f16>(call),
@@ -22,7 +18,7 @@ pub(super) fn multiply(call: &Call) {
     }
 }
 
-fn floats<T: Element, C: Element>(call: &Call) {
+fn floats<T: Float, C: Float>(call: &Call) {
     let bias = call.bias.map(|bias| {
         // SAFETY: the work under test says that there is a value for each column; a guard page ends the test if not.
         unsafe { std::slice::from_raw_parts(bias as *const C, call.form.product.cols) }

@@ -7,8 +7,8 @@ use candle_nn::Linear;
 use std::path::{Path, PathBuf};
 use twofour::bf16;
 use twofour::compress::{Compressed, ValueType};
-use twofour::formats::masks::{Form, Mask, Plan};
-use twofour::formats::{self, TensorType, Weight};
+use twofour_formats::masks::{self, Form, Mask};
+use twofour_formats::{Manifest, TensorType, Weight};
 
 /// Writes the masks of a model's layers beside each other: `<path>.<form>.npz` or `.safetensors` in each of
 /// [`Form::ALL`]; `<path>.codes.safetensors`, packed codes, which the example `compress_model` takes; and
@@ -21,15 +21,15 @@ pub(crate) fn write_masks(path: &Path, model: &Model<Linear>, masks: &Masks) -> 
         layers.push((format!("{name}.weight"), Mask::new(shape, codes.clone())?, weight));
     }
     for form in Form::ALL {
-        let mut plan = Plan::new(form);
+        let mut manifest = masks::Manifest::new(form);
         for (name, mask, _) in &layers {
-            plan.layer(name, mask.shape())?;
+            manifest.layer(name, mask.shape())?;
         }
-        plan.save(with_suffix(path, &format!("{form}.{}", form.extension())), |file| {
+        manifest.save(with_suffix(path, &format!("{form}.{}", form.extension())), |file| {
             layers.iter().try_for_each(|(name, mask, _)| file.mask(name, mask))
         })?;
     }
-    let (mut codes, mut compressed) = (formats::Plan::new(), formats::Plan::new());
+    let (mut codes, mut compressed) = (Manifest::new(), Manifest::new());
     for (name, mask, _) in &layers {
         codes.tensor(&format!("{name}.codes"), TensorType::U8, &[mask.codes().len()])?;
         compressed.weight(name, ValueType::Bf16, mask.shape())?;
@@ -49,7 +49,7 @@ pub(crate) fn write_masks(path: &Path, model: &Model<Linear>, masks: &Masks) -> 
 
 /// Reads the masks of a model's layers back, from the smallest of the files.
 pub(crate) fn read_masks(path: &Path, model: &Model<Linear>) -> Result<Masks, Failure> {
-    let file = formats::masks::Masks::open(with_suffix(path, "base6.safetensors"))?;
+    let file = twofour_formats::masks::Masks::open(with_suffix(path, "base6.safetensors"))?;
     let read = model.linears().map(|(name, _)| {
         let mask = file.read(&format!("{name}.weight"))?;
         Ok((name, mask.into_codes()))

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use twofour::compress::Sparsity;
 use twofour::compress::convert::mask_from_codes;
-use twofour::select::{Factor, cpu};
+use twofour::select::{Cholesky, cpu};
 
 /// Packed codes of each linear layer.
 pub(crate) type Masks = BTreeMap<String, Vec<u8>>;
@@ -72,7 +72,7 @@ impl OneShot {
             let (weight, shape) = host(tap.linear.weight())?;
             let inputs = tap.inputs.borrow();
             let norms: Vec<f32> = inputs.squares.iter().map(|sum| sum.sqrt() as f32).collect();
-            let factor = Factor::new(shape.cols, &inputs.hessian, Factor::DAMPING)?;
+            let factor = Cholesky::new(shape.cols, &inputs.hessian, Cholesky::DAMPING)?;
             magnitude.insert(name.to_owned(), chosen(shape, &weight, None)?);
             wanda.insert(name.to_owned(), chosen(shape, &weight, Some(&norms))?);
             sparsegpt.insert(name.to_owned(), chosen(shape, &weight, Some(factor.scale()))?);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use twofour::Factor;
 
 use candle_core::cuda::{CudaDevice, DeviceId};
 use candle_core::{DType, Result};
@@ -71,11 +72,7 @@ impl OnDevice {
     }
 
     /// The plan of a compressed layer's product.
-    pub(crate) fn compressed<W: Number + sparse::Factor>(
-        &mut self,
-        problem: Problem,
-        given: Given,
-    ) -> Result<sparse::Plan> {
+    pub(crate) fn compressed<W: Number + Factor>(&mut self, problem: Problem, given: Given) -> Result<sparse::Plan> {
         let (limits, cublaslt) = (self.limits, self.blas.is_some());
         let dtype = <W as candle_core::WithDType>::DTYPE;
         remembered(&mut self.compressed, (problem, given, dtype), || {

@@ -5,10 +5,10 @@ use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Tensor};
 use twofour::compress::{self, Layout as CodeLayout};
-use twofour::formats;
 use twofour::matmul::Problem;
 use twofour::sparse::{self, Factor};
 use twofour::{Shape, bf16, f16};
+use twofour_formats::Weight;
 
 use crate::engine::Engine;
 use crate::number::{Number, elements, owned, ready, wrap, zeros};
@@ -27,10 +27,10 @@ impl Compressed {
     ///
     /// # Errors
     /// Values of another type, which candle has no product for; what copying may give.
-    pub fn new(weight: &formats::Weight, device: &Device) -> Result<Self> {
+    pub fn new(weight: &Weight, device: &Device) -> Result<Self> {
         match weight {
-            formats::Weight::F16(weight) => Self::of(weight, device),
-            formats::Weight::Bf16(weight) => Self::of(weight, device),
+            Weight::F16(weight) => Self::of(weight, device),
+            Weight::Bf16(weight) => Self::of(weight, device),
             other => candle_core::bail!("the weight's values are {}, and must be f16 or bf16", other.value_type()),
         }
     }

@@ -1,6 +1,7 @@
 //! The operations on a CUDA device: twofour's executors on candle's stream, from candle's slices to new ones.
 
 use std::sync::Arc;
+use twofour::Factor;
 
 use candle_core::cuda::{CudaDevice, CudaStorage};
 use candle_core::{Layout, Result, Tensor};
@@ -8,7 +9,7 @@ use twofour::cudarc::driver::{CudaSlice, CudaView};
 use twofour::mask::cuda as mask;
 use twofour::matmul::{Problem, cuda};
 use twofour::space::Cuda;
-use twofour::sparse::{self, Factor, Given};
+use twofour::sparse::{self, Given};
 
 use super::codes::Codes;
 use super::compressed::{Multiply, elsewhere};

@@ -20,7 +20,7 @@ use candle_core::{Result, Tensor};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{self, Problem};
 use twofour::space::Space;
-use twofour::{Element, Logit, Shape, Shard};
+use twofour::{Float, Logit, Shape, Shard};
 
 use crate::engine::Engine;
 use crate::number::{ready, wrap};
@@ -69,7 +69,7 @@ impl Masks {
     }
 
     /// The weight under these masks, wherever it is.
-    fn layer<'a, S: Space, L: Logit, W: Element>(
+    fn layer<'a, S: Space, L: Logit, W: Float>(
         &self,
         shape: Shape,
         logits: S::Ref<'a, L>,

@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The members whose programs go along; this crate's own are about the sources.
+/// The members whose programs go along; this crate's own are about the sources, and those of files are on the CPU alone.
 const PACKAGES: [&str; 2] = ["twofour", "twofour-emulator"];
 
 /// A profile of its own, so that a user's release build is left as it is.

@@ -43,9 +43,6 @@ const EXCEPTIONS: &[(&str, Treatment, &str)] = &[
     ("tests/emulator-launch", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-tensor", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-wrappers", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
-    ("tests/formats", Treatment::LeaveOut, "tests files, which no GPU changes"),
-    ("tests/formats_hostile", Treatment::LeaveOut, "tests files, which no GPU changes"),
-    ("examples/compress_model", Treatment::LeaveOut, "runs on the CPU alone"),
     ("benches/emulator-speed", Treatment::LeaveOut, "measures the emulator, which no GPU makes faster"),
     ("examples/emulator-develop", Treatment::LeaveOut, "is there to be changed and built"),
 ];

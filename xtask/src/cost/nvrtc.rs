@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Instant;
 
-use super::{OPTIONS, in_parallel, kernel_files, module};
+use super::targets::OPTIONS;
+use super::{in_parallel, kernel_files, module};
 use crate::toolkit;
 
 type Program = *mut c_void;

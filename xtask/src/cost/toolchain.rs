@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::OPTIONS;
+use super::targets::{NVCC_OPTIONS, OPTIONS};
 use crate::toolkit;
 
 pub(super) struct Toolchain {
@@ -42,7 +42,7 @@ impl Toolchain {
         let name = format!("twofour-cost-{}-{}-{arch}.cubin", std::process::id(), super::module(file));
         let cubin = Removed(std::env::temp_dir().join(name));
         let mut nvcc = Command::new(&self.nvcc);
-        nvcc.current_dir(&self.root).args(OPTIONS).args(["-O3", "-Icuda", "-cubin", "-Xptxas", "-v"]);
+        nvcc.current_dir(&self.root).args(OPTIONS).args(NVCC_OPTIONS).args(["-cubin", "-Xptxas", "-v"]);
         nvcc.arg(format!("-gencode=arch=compute_{arch},code=sm_{arch}")).arg("-o").arg(&cubin.0).arg(file);
         let log = run(&mut nvcc)?.stderr;
         let sass = run(Command::new(&self.cuobjdump).arg("-sass").arg(&cubin.0))?.stdout;

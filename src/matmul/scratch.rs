@@ -1,0 +1,115 @@
+//! What a plan's passes work in, and the passes with it.
+
+use super::{Backward, Forward, Keep, Layer, Masks, Plan, Saved};
+use crate::element::{Float, Logit};
+use crate::error::Result;
+use crate::pass::{self, Executor, Queue};
+use crate::sample::{Kind, Sampling, Source};
+use crate::space::{Input, Output, Raw, RawSlice};
+
+/// What the forward pass leaves for the backward pass ([`Keep`]), and the workspace of both, each where the plan needs it.
+/// It serves a layer from a forward pass to its backward pass; a workspace alone can serve many layers
+/// ([`Forward::workspace`]).
+pub struct Scratch<E: Executor, W: Float> {
+    saved: Saved<E::Buffer<W>, E::Buffer<u8>>,
+    workspace: Option<E::Buffer<u8>>,
+}
+
+impl<E: Executor, W: Float> Scratch<E, W> {
+    /// `W∘M` as the last forward pass left it, for a plan with [`Keep::Masked`].
+    #[must_use]
+    pub fn masked(&self) -> Option<&E::Buffer<W>> {
+        if let Saved::Masked(masked) = &self.saved { Some(masked) } else { None }
+    }
+
+    /// The codes as the last forward pass left them, for a plan with [`Keep::Codes`].
+    #[must_use]
+    pub fn codes(&self) -> Option<&E::Buffer<u8>> {
+        if let Saved::Codes(codes) = &self.saved { Some(codes) } else { None }
+    }
+}
+
+impl<L: Logit, W: Float> Plan<L, W> {
+    /// The forward pass of a layer, which leaves in `scratch` what the plan keeps.
+    #[must_use]
+    pub fn forward<'a, E: Executor>(
+        &self,
+        layer: &'a Layer<'_, E::Space, L, W>,
+        x: impl Input<'a, Space = E::Space, Element = W>,
+        y: impl Output<'a, Space = E::Space, Element = W>,
+        scratch: &'a mut Scratch<E, W>,
+    ) -> Forward<'a, E::Space, L, W> {
+        let pass = Forward::new(self, layer, x, y);
+        let pass = match &mut scratch.saved {
+            Saved::Nothing => pass,
+            Saved::Masked(masked) => pass.save_masked(E::output(masked)),
+            Saved::Codes(codes) => pass.save_codes(E::output(codes)),
+        };
+        match &mut scratch.workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        }
+    }
+
+    /// The backward pass of a layer, after its forward pass with the same `scratch`: as yet it writes nothing.
+    #[must_use]
+    pub fn backward<'a, E: Executor>(
+        &self,
+        layer: &'a Layer<'_, E::Space, L, W>,
+        dy: impl Input<'a, Space = E::Space, Element = W>,
+        scratch: &'a mut Scratch<E, W>,
+    ) -> Backward<'a, E::Space, L, W> {
+        let pass = Backward::new(self, layer, dy);
+        let pass = match &scratch.saved {
+            Saved::Nothing => pass,
+            Saved::Masked(masked) => pass.use_masked(E::input(masked)),
+            Saved::Codes(codes) => pass.use_codes(E::input(codes)),
+        };
+        match &mut scratch.workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        }
+    }
+}
+
+impl<L: Logit, W: Float> pass::Plan for Plan<L, W> {
+    type Scratch<E: Executor> = Scratch<E, W>;
+
+    fn scratch<E: Executor>(&self, on: &E) -> Result<Scratch<E, W>> {
+        let shape = self.problem().shape;
+        let saved = match self.keep() {
+            Keep::Nothing => Saved::Nothing,
+            Keep::Masked => Saved::Masked(on.zeros(shape.weights())?),
+            Keep::Codes => Saved::Codes(on.zeros(shape.packed_codes())?),
+        };
+        Ok(Scratch { saved, workspace: on.workspace(self.workspace_bytes())? })
+    }
+
+    fn rehearse(&self, queue: &mut Queue) -> Result<()> {
+        let (problem, masks) = (self.problem(), self.masks());
+        let (shape, workspace) = (problem.shape, RawSlice::nowhere(self.workspace_bytes()));
+        let (weight, codes) = (RawSlice::nowhere(shape.weights()), RawSlice::nowhere(shape.packed_codes()));
+        let sampling = Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
+        let source = match masks {
+            Masks::Sampled(kind) => Source::Sampled { kind, sampling, logits: RawSlice::nowhere(shape.logits()) },
+            Masks::Frozen => Source::Frozen { codes },
+        };
+        let layer = Layer::<Raw, L, W>::of(shape, source, weight);
+        let (inputs, outputs) = (RawSlice::nowhere(problem.inputs()), RawSlice::nowhere(problem.outputs()));
+        let forward = Forward::new(self, &layer, inputs, outputs).workspace(workspace);
+        let backward = Backward::new(self, &layer, outputs).input_gradient(inputs).workspace(workspace);
+        let backward = match masks {
+            Masks::Sampled(Kind::Soft | Kind::Hard) => {
+                backward.logit_gradient(inputs, RawSlice::nowhere(shape.logits()))
+            }
+            _ => backward,
+        };
+        let (forward, backward) = match self.keep() {
+            Keep::Nothing => (forward, backward),
+            Keep::Masked => (forward.save_masked(weight), backward.use_masked(weight)),
+            Keep::Codes => (forward.save_codes(codes), backward.use_codes(codes)),
+        };
+        queue.pass(forward)?;
+        queue.pass(backward)
+    }
+}

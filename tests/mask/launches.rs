@@ -1,0 +1,75 @@
+//! What `mask` gives a device to do.
+
+use crate::common::SMALL;
+use crate::common::emulator::{launches, works};
+use twofour::device::{Launch, Limits};
+use twofour::mask::{Backward, Forward, Kind, Sampling, Statistics};
+use twofour::space::{Raw, RawSlice};
+use twofour::{Shape, bf16, f16};
+
+const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 100.0, tau: 1.0 };
+
+fn at<T>(elements: usize) -> RawSlice<T> {
+    RawSlice::new(1 << 40, elements)
+}
+
+fn name(launch: &Launch) -> &str {
+    launch.symbol.name()
+}
+
+#[test]
+fn a_billion_weights_fit_one_launch() {
+    let shape = Shape::new(32_768, 32_768);
+    let pass = Forward::<Raw, f32, bf16>::new(shape, Kind::Soft, SAMPLING, at(shape.logits()));
+    let pass = pass.weight(at(shape.weights())).masked(at(shape.weights()));
+    let [launch] = launches(Limits::H200, pass).unwrap()[..] else { panic!("more than one") };
+    assert_eq!(launch.grid, [132 * 4, 1, 1]);
+    assert_eq!(name(&launch), "twofour_mask_soft_f32_bf16");
+    let pass = Forward::<Raw, f32, bf16>::frozen(shape, at(shape.packed_codes()), at(shape.weights()));
+    let [launch] = launches(Limits::H200, pass.masked(at(shape.weights()))).unwrap()[..] else {
+        panic!("more than one")
+    };
+    assert_eq!(launch.grid, [(shape.groups() / 2 / 256) as u32, 1, 1]);
+    assert_eq!((launch.symbol.file(), name(&launch)), ("mask_frozen", "twofour_mask_frozen_bf16"));
+}
+
+#[test]
+fn empty_weights_are_one_block() {
+    for shape in [Shape::new(0, 8), Shape::new(3, 0), Shape::new(0, 0)] {
+        let pass = Forward::<Raw, f32, f32>::new(shape, Kind::Soft, SAMPLING, RawSlice::nowhere(0));
+        let pass = pass.weight(RawSlice::nowhere(0)).masked(RawSlice::nowhere(0));
+        assert_eq!(launches(Limits::H200, pass).unwrap()[0].grid, [1, 1, 1]);
+    }
+}
+
+/// What is wanted chooses the kernel; statistics bring one that adds them up.
+#[test]
+fn kernels_are_chosen_by_what_is_wanted() {
+    let shape = Shape::new(64, 512);
+    let pass = |kind| {
+        let pass = Forward::<Raw, bf16, f16>::new(shape, kind, SAMPLING, at(shape.logits()));
+        pass.weight(at(shape.weights())).masked(at(shape.weights()))
+    };
+    for (kind, lean) in [(Kind::Soft, "soft"), (Kind::Hard, "hard"), (Kind::Argmax, "full")] {
+        let launches = |pass| launches(SMALL, pass).unwrap();
+        assert_eq!(name(&launches(pass(kind))[0]), format!("twofour_mask_{lean}_bf16_f16"));
+        assert_eq!(name(&launches(pass(kind).codes(at(shape.packed_codes())))[0]), "twofour_mask_full_bf16_f16");
+        let counted = launches(pass(kind).statistics(at(Statistics::SLOTS)));
+        let names: Vec<&str> = counted.iter().map(name).collect();
+        assert_eq!(names, ["twofour_mask_full_bf16_f16", "twofour_mask_statistics"]);
+        // As many blocks on every device, so that sums are the same.
+        assert_eq!(counted[0].grid, [(shape.groups() / 4 / 256) as u32, 1, 1]);
+        assert_eq!(counted[1].grid, [1, 1, 1]);
+    }
+    let (logits, weight, gradient) =
+        (at::<f32>(shape.logits()), at::<f16>(shape.weights()), at::<f32>(shape.weights()));
+    for (kind, variant) in [(Kind::Soft, "soft"), (Kind::Hard, "hard")] {
+        let pass = Backward::<Raw, _, _, _>::new(shape, kind, SAMPLING, logits, weight, gradient);
+        let works = works(SMALL, pass.logit_gradient(at(shape.logits()))).unwrap();
+        assert_eq!(works.len(), 1);
+        let pass = Backward::<Raw, _, _, _>::new(shape, kind, SAMPLING, logits, weight, gradient);
+        let launches = launches(SMALL, pass.weight_gradient(at(shape.weights()))).unwrap();
+        assert_eq!(name(&launches[0]), format!("twofour_mask_backward_{variant}_f32_f16_f32"));
+        assert_eq!(launches[0].grid, [4, 1, 1]);
+    }
+}

@@ -1,0 +1,108 @@
+//! What is known of the inputs of each layer, from a file that whoever ran the model on calibration data has written.
+
+use crate::Failure;
+use crate::number::{Number, for_type};
+use std::path::Path;
+use twofour::select::cpu;
+use twofour_formats::{Reader, TensorInfo, TensorType};
+
+/// A file of activations.
+pub(crate) struct Activations {
+    reader: Reader<'static>,
+    label: String,
+}
+
+impl Activations {
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        Ok(Self { reader: Reader::open(path)?, label: path.display().to_string() })
+    }
+
+    /// The norms of the columns of a layer's inputs, `[K]`, for Wanda; up to a factor that all columns share.
+    pub(crate) fn norms(&self, layer: &str, cols: usize) -> Result<Vec<f32>, Failure> {
+        let norms = if let Some(squares) = self.tensor(layer, ".squares", &[cols])? {
+            let sums = self.numbers(squares)?;
+            sums.iter().map(|sum| sum.sqrt() as f32).collect()
+        } else if let Some(hessian) = self.tensor(layer, ".hessian", &[cols, cols])? {
+            let hessian = self.numbers(hessian)?;
+            // Its diagonal is the sums of squares, times two over the number of tokens.
+            (0..cols).map(|j| hessian[j * cols + j].sqrt() as f32).collect()
+        } else {
+            let inputs = self.inputs(layer, cols)?;
+            for_type!(inputs.dtype(), norms_of_inputs(&self.reader, inputs.name(), cols))?
+        };
+        match norms.iter().position(|norm: &f32| !norm.is_finite()) {
+            Some(column) => Err(self.wrong(format!("the norm of column {column} of `{layer}` is {}", norms[column]))),
+            None => Ok(norms),
+        }
+    }
+
+    /// The Hessian of SparseGPT's loss, `[K, K]`; up to a factor.
+    pub(crate) fn hessian(&self, layer: &str, cols: usize) -> Result<Vec<f32>, Failure> {
+        if let Some(hessian) = self.tensor(layer, ".hessian", &[cols, cols])? {
+            return Ok(self.numbers(hessian)?.into_iter().map(|number| number as f32).collect());
+        }
+        if self.reader.tensor_info(layer).is_none() && self.reader.tensor_info(&format!("{layer}.squares")).is_some() {
+            let problem =
+                format!("`{layer}.squares` is enough for Wanda, and SparseGPT needs `{layer}.hessian` or inputs");
+            return Err(self.wrong(problem));
+        }
+        let inputs = self.inputs(layer, cols)?;
+        for_type!(inputs.dtype(), hessian_of_inputs(&self.reader, inputs.name(), cols))
+    }
+
+    /// A tensor of a layer, which must have this shape if it is there.
+    fn tensor(&self, layer: &str, ending: &str, shape: &[usize]) -> Result<Option<&TensorInfo>, Failure> {
+        let Some(tensor) = self.reader.tensor_info(&format!("{layer}{ending}")) else { return Ok(None) };
+        if tensor.shape() != shape {
+            let (name, got) = (tensor.name(), tensor.shape());
+            return Err(self.wrong(format!("`{name}` is {got:?}, and the layer needs {shape:?}")));
+        }
+        Ok(Some(tensor))
+    }
+
+    fn inputs(&self, layer: &str, cols: usize) -> Result<&TensorInfo, Failure> {
+        match self.reader.tensor_info(layer) {
+            Some(tensor) if matches!(tensor.shape(), [_, last] if *last == cols) => Ok(tensor),
+            Some(tensor) => {
+                Err(self.wrong(format!("`{layer}` is {:?}, and the layer's inputs are [T, {cols}]", tensor.shape())))
+            }
+            None => Err(self.wrong(format!(
+                "nothing is known of the inputs of `{layer}`: there is no `{layer}.squares`, `{layer}.hessian` or \
+                 `{layer}`; give it, or leave the layer out with --exclude"
+            ))),
+        }
+    }
+
+    /// Elements of any float type.
+    fn numbers(&self, tensor: &TensorInfo) -> Result<Vec<f64>, Failure> {
+        if tensor.dtype() == TensorType::F64 {
+            let bytes = self.reader.tensor(tensor.name())?;
+            return Ok(bytes.as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect());
+        }
+        for_type!(tensor.dtype(), widened(&self.reader, tensor.name()))
+    }
+
+    fn wrong(&self, problem: String) -> Failure {
+        format!("{}: {problem}", self.label).into()
+    }
+}
+
+fn widened<T: Number>(reader: &Reader<'_>, name: &str) -> Result<Vec<f64>, Failure> {
+    Ok(reader.elements::<T>(name)?.into_iter().map(|value| f64::from(twofour::Float::to_f32(value))).collect())
+}
+
+fn norms_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> Result<Vec<f32>, Failure> {
+    let inputs = reader.elements::<T>(name)?;
+    let (mut sums, mut norms) = (vec![0.0; cols], vec![0.0; cols]);
+    let tokens = inputs.len() / cols.max(1);
+    cpu::squares_into(cpu::Squares::new(tokens, cols, &inputs, &mut sums).norms(&mut norms))?;
+    Ok(norms)
+}
+
+fn hessian_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> Result<Vec<f32>, Failure> {
+    let inputs = reader.elements::<T>(name)?;
+    let elements = cols.checked_mul(cols).ok_or("the Hessian is too large")?;
+    let mut hessian = vec![0.0; elements];
+    cpu::hessian_into(cpu::Hessian::new(inputs.len() / cols.max(1), cols, &inputs, 0, &mut hessian))?;
+    Ok(hessian)
+}

@@ -1,0 +1,39 @@
+//! What may be wrong with a file. Every message names the file and says what is wrong with it.
+
+/// What went wrong. Nothing that a file holds makes this crate panic; it returns one of these.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape, a length or a code, as `twofour` finds it.
+    #[error(transparent)]
+    Core(#[from] twofour::Error),
+    /// A file is not what it says it is, cannot be read or written, or cannot hold what it is to hold.
+    #[error("{path}: {problem}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A weight, a mask or a layer in a file is wrong.
+    #[error("{path}: weight `{name}`: {error}")]
+    InWeight {
+        /// The file.
+        path: String,
+        /// The weight's name.
+        name: String,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
+    /// Values were asked for in a type that they are not of.
+    #[error("its values are {held}, and {asked} was asked for: ask for {held}")]
+    DType {
+        /// The type they are of.
+        held: &'static str,
+        /// The type asked for.
+        asked: &'static str,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
