@@ -1,27 +1,22 @@
 //! Special values and sizes, by name.
 
 use crate::case::{By, ScoreCase, SquaresCase, SweepCase, all_same, close, normal, rng};
-use crate::common::{TestExecutor, everywhere, same};
+use crate::common::{TestExecutor, everywhere_tests, same};
 use crate::suite::{compare_scored, naive};
 use twofour::{Cpu, Pattern, Shape, bf16};
 
-#[test]
-fn edge_cases() {
-    everywhere!(all_of_them);
-}
-
-fn all_of_them(on: &mut impl TestExecutor) {
-    special_scores(on);
-    a_nan_is_counted_and_shows(on);
-    kept_weights_are_copied(on);
-    small_scores_count_beside_large_ones(on);
-    wanda_with_dead_and_infinite_columns(on);
-    no_tokens_and_no_columns(on);
-    a_sweep_without_correlations_is_magnitude(on);
-    what_is_not_finite_spoils_its_row_alone(on);
-    many_rows_and_odd_groups(on);
-    long_walks_end_where_they_should(on);
-}
+everywhere_tests!(
+    special_scores,
+    a_nan_is_counted_and_shows,
+    kept_weights_are_copied,
+    small_scores_count_beside_large_ones,
+    wanda_with_dead_and_infinite_columns,
+    no_tokens_and_no_columns,
+    a_sweep_without_correlations_is_magnitude,
+    what_is_not_finite_spoils_its_row_alone,
+    many_rows_and_odd_groups,
+    long_walks_end_where_they_should,
+);
 
 fn one_group(on: &mut impl TestExecutor, weight: [f32; 4]) -> (Vec<f32>, u8, u8) {
     let case =

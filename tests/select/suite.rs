@@ -2,12 +2,14 @@
 
 use crate::case::{By, ScoreCase, Scored, SquaresCase, SweepCase, Swept, all_same, close, normal, rng};
 use crate::common::runs::{each_kernel_has_met_many, wanted};
-use crate::common::{Counts, Emulator, TestExecutor, everywhere, for_all};
+use crate::common::{Counts, Emulator, TestExecutor, everywhere_tests, for_all};
 use crate::oracle;
 use proptest::prelude::any;
 use rand::Rng;
 use rayon::prelude::*;
 use twofour::{Cpu, Float, Pattern, Shape, bf16, f16};
+
+everywhere_tests!(sums_choose_the_same, wanda_is_its_formula);
 
 const COUNTS: Counts = Counts { cpu: 150, emulator: 150, gpu: 150 };
 
@@ -72,7 +74,7 @@ pub(crate) fn compare_scored<W: Float>(case: &ScoreCase<W>, got: &Scored<W>) {
 
 /// Scores whose sums are exact, many of them equal: the choice is that of the largest sum of two, of equal ones the
 /// lowest index.
-fn sums(on: &mut impl TestExecutor) {
+fn sums_choose_the_same(on: &mut impl TestExecutor) {
     let mut rng = rng(77);
     let shape = Shape::new(6, 4 * 216);
     let scores: Vec<f32> = (0..shape.weights()).map(|_| rng.random_range(-2..3) as f32).collect();
@@ -82,11 +84,6 @@ fn sums(on: &mut impl TestExecutor) {
     for (index, four) in patterns.into_iter().zip(scores.chunks(4)) {
         assert_eq!(index, oracle::best_of_six(four).index(), "{four:?}");
     }
-}
-
-#[test]
-fn sums_choose_the_same() {
-    everywhere!(sums);
 }
 
 fn squares(on: &mut impl TestExecutor, seed: &u64) {
@@ -210,7 +207,7 @@ fn compare_swept<W: Float>(got: &Swept<W>, expected: &Swept<W>, what: &str) {
 
 /// Squares, norms and scaled scores together, against `abs(W) · ‖X‖₂` in `f64`, where two scores are not as good as
 /// equal.
-fn wanda(on: &mut impl TestExecutor) {
+fn wanda_is_its_formula(on: &mut impl TestExecutor) {
     let (shape, tokens) = (Shape::new(40, 48), 70);
     let mut rng = rng(5);
     let weight = normal::<bf16>(&mut rng, shape.weights(), &[]);
@@ -236,9 +233,4 @@ fn wanda(on: &mut impl TestExecutor) {
         }
     }
     assert_eq!(compared, 4 * shape.groups());
-}
-
-#[test]
-fn wanda_is_its_formula() {
-    everywhere!(wanda);
 }
