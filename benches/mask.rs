@@ -8,7 +8,8 @@
 
 mod common;
 
-use common::mask::{Case, Op};
+use common::Place;
+use common::mask::{Case, Does};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::mask::Kind;
 use twofour::{DType, Shape};
@@ -21,23 +22,23 @@ criterion_group! {
 criterion_main!(benches);
 
 /// What training with MaskLLM's settings does, in the types people use; then the other kinds.
-const OPS: [(Op, Kind, DType, DType); 10] = [
-    (Op::Forward, Kind::Soft, DType::F32, DType::F32),
-    (Op::Forward, Kind::Soft, DType::F32, DType::Bf16),
-    (Op::Forward, Kind::Soft, DType::Bf16, DType::Bf16),
-    (Op::Forward, Kind::Hard, DType::F32, DType::Bf16),
-    (Op::Forward, Kind::Argmax, DType::F32, DType::Bf16),
-    (Op::Backward, Kind::Soft, DType::F32, DType::F32),
-    (Op::Backward, Kind::Soft, DType::F32, DType::Bf16),
-    (Op::Backward, Kind::Soft, DType::Bf16, DType::Bf16),
-    (Op::Backward, Kind::Hard, DType::F32, DType::Bf16),
-    (Op::Forward, Kind::Soft, DType::F32, DType::F16),
+const OPS: [(Does, Kind, DType, DType); 10] = [
+    (Does::Forward, Kind::Soft, DType::F32, DType::F32),
+    (Does::Forward, Kind::Soft, DType::F32, DType::Bf16),
+    (Does::Forward, Kind::Soft, DType::Bf16, DType::Bf16),
+    (Does::Forward, Kind::Hard, DType::F32, DType::Bf16),
+    (Does::Forward, Kind::Argmax, DType::F32, DType::Bf16),
+    (Does::Backward, Kind::Soft, DType::F32, DType::F32),
+    (Does::Backward, Kind::Soft, DType::F32, DType::Bf16),
+    (Does::Backward, Kind::Soft, DType::Bf16, DType::Bf16),
+    (Does::Backward, Kind::Hard, DType::F32, DType::Bf16),
+    (Does::Forward, Kind::Soft, DType::F32, DType::F16),
 ];
 
 fn cases(shapes: &[(usize, usize)]) -> Vec<Case> {
     let shapes = if common::smoke() { &[(8, 64)] } else { shapes };
-    let case = |&(rows, cols): &(usize, usize), (op, kind, logits, weights)| Case {
-        op,
+    let case = |&(rows, cols): &(usize, usize), (does, kind, logits, weights)| Case {
+        does,
         kind,
         logits,
         weights,
@@ -54,7 +55,7 @@ fn throughput(case: &Case) -> Throughput {
 fn on_cpu(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mask/cpu");
     for case in cases(&[(256, 512), (2048, 4096)]) {
-        common::bench(&mut group, &case.name(), throughput(&case), || common::mask::on_cpu(case));
+        common::bench(&mut group, &case.name(), throughput(&case), || common::mask::ready(case, Place::Cpu));
     }
 }
 
@@ -71,7 +72,7 @@ fn on_cuda(criterion: &mut Criterion) {
     for case in cases(&[(2048, 4096), (4096, 14336)]) {
         for cache in [Hot, Cold] {
             let name = format!("{}/{cache:?}", case.name()).to_lowercase();
-            common::bench(&mut group, &name, throughput(&case), || common::cuda::mask::on_cuda(case, cache));
+            common::bench(&mut group, &name, throughput(&case), || common::mask::ready(case, Place::Gpu(cache)));
         }
     }
 }

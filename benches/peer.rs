@@ -20,7 +20,7 @@
 
 mod common;
 
-use common::{Cache, Result, Timed, compress, learn, mask, matmul, sparse};
+use common::{Cache, Place, Result, Timed, compress, learn, mask, matmul, sparse};
 use std::io::{BufRead, Write};
 use twofour::compress::Layout;
 use twofour::mask::Kind;
@@ -76,79 +76,31 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     let dtype = |name| named(name, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)]);
     let (logits, weights) = (dtype(logits)?, dtype(weights)?);
     let (shape, tokens) = (Shape::new(rows.parse()?, cols.parse()?), tokens.parse()?);
-    let place = named(device, [("cpu", None), ("cuda-hot", Some(Cache::Hot)), ("cuda-cold", Some(Cache::Cold))])?;
-    if place.is_none() {
+    let places =
+        [("cpu", Place::Cpu), ("cuda-hot", Place::Gpu(Cache::Hot)), ("cuda-cold", Place::Gpu(Cache::Cold))];
+    let place = named(device, places)?;
+    if place == Place::Cpu {
         use_threads(threads.parse()?)?;
     }
     let mut timed = if op == "sparse-product" {
-        product(sparse::Case { values: weights.into(), tokens, shape }, place)?
+        sparse::ready(sparse::Case { values: weights.into(), tokens, shape }, place)?
     } else if op == "pack-sparse" {
-        pack(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
+        compress::ready(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
     } else if let Some(op) = op.strip_prefix("learn-") {
         let op = named(op, [("update", learn::Op::Update), ("train", learn::Op::Train)])?;
-        steps(learn::Case { op, eight: false, logits, weights, shape }, place)?
+        learn::ready(learn::Case { op, eight: false, logits, weights, shape }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
         let op = named(op, [("forward", matmul::Op::Forward), ("step", matmul::Op::Step)])?;
-        linear(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
+        matmul::ready(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
     } else {
         let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
-        let ops = [("forward", mask::Op::Forward), ("backward", mask::Op::Backward), ("train", mask::Op::Train)];
-        masks(mask::Case { op: named(op, ops)?, kind, logits, weights, shape, metrics }, place)?
+        let does =
+            [("forward", mask::Does::Forward), ("backward", mask::Does::Backward), ("train", mask::Does::Train)];
+        mask::ready(mask::Case { does: named(op, does)?, kind, logits, weights, shape, metrics }, place)?
     };
     // Touches every page, and compiles what has to be.
     timed.time(1)?;
     Ok(timed)
-}
-
-/// On the CPU, or on the first GPU.
-fn masks(case: mask::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
-    match place {
-        None => mask::on_cpu(case),
-        #[cfg(feature = "cuda")]
-        Some(cache) => common::cuda::mask::on_cuda(case, cache),
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => Err("built without the feature `cuda`".into()),
-    }
-}
-
-fn steps(case: learn::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
-    match place {
-        None => learn::on_cpu(case),
-        #[cfg(feature = "cuda")]
-        Some(cache) => common::cuda::learn::on_cuda(case, cache),
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => Err("built without the feature `cuda`".into()),
-    }
-}
-
-fn linear(case: matmul::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
-    match place {
-        None => matmul::on_cpu(case),
-        #[cfg(feature = "cuda")]
-        Some(cache) => common::cuda::matmul::on_cuda(case, cache),
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => Err("built without the feature `cuda`".into()),
-    }
-}
-
-fn product(case: sparse::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
-    match place {
-        None => sparse::on_cpu(case),
-        #[cfg(feature = "cuda")]
-        Some(cache) => common::cuda::sparse::on_cuda(case, cache),
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => Err("built without the feature `cuda`".into()),
-    }
-}
-
-fn pack(case: compress::Case, place: Option<Cache>) -> Result<Box<dyn Timed>> {
-    match place {
-        None => compress::on_cpu(case),
-        #[cfg(feature = "cuda")]
-        Some(cache) => common::cuda::compress::sparse_on_cuda(case, cache),
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => Err("built without the feature `cuda`".into()),
-    }
 }
 
 fn named<T, const N: usize>(name: &str, values: [(&str, T); N]) -> Result<T> {

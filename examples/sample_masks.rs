@@ -1,8 +1,7 @@
 //! Samples 2:4 masks from logits and prints them: `cargo run --example sample_masks`.
 
-use twofour::mask::cpu::{Forward, forward_into};
-use twofour::mask::{Kind, Sampling};
-use twofour::{Shape, noise};
+use twofour::mask::{Forward, Kind, Sampling};
+use twofour::{Cpu, Executor, Shape, noise};
 
 fn main() -> twofour::Result<()> {
     // A weight of 2 rows and 8 columns has 2 x 2 groups of four, each with one logit for each of six patterns.
@@ -13,8 +12,8 @@ fn main() -> twofour::Result<()> {
     for step in 0..3 {
         let sampling = Sampling { seed: 1, draw: noise::draw(0, step, 0), kappa: 100.0, tau: 1.0 };
         let (mut soft, mut hard) = (vec![0.0_f32; 16], vec![0.0_f32; 16]);
-        forward_into(Forward::new(shape, Kind::Soft, sampling, &logits).mask(&mut soft))?;
-        forward_into(Forward::new(shape, Kind::Hard, sampling, &logits).mask(&mut hard))?;
+        Cpu.run(Forward::new(shape, Kind::Soft, sampling, &logits).mask(&mut soft))?;
+        Cpu.run(Forward::new(shape, Kind::Hard, sampling, &logits).mask(&mut hard))?;
         println!("step {step}: first row soft {:.2?}\n                  hard {:?}", &soft[..8], &hard[..8]);
     }
     Ok(())

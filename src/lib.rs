@@ -49,7 +49,6 @@ pub mod sample;
 pub mod select;
 pub mod shape;
 pub mod space;
-#[cfg(any())]
 pub mod sparse;
 
 pub use cpu::Cpu;

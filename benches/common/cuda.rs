@@ -1,17 +1,24 @@
 //! Timing on the first GPU: runs captured in a graph, so that the host does not matter, between two events.
 
+#[cfg(any())]
 pub mod compress;
+#[cfg(any())]
 pub mod learn;
-pub mod mask;
+#[cfg(any())]
 pub mod matmul;
+#[cfg(any())]
 pub mod memory;
+#[cfg(any())]
 pub mod select;
+#[cfg(any())]
 pub mod sparse;
+#[cfg(any())]
 pub mod ways;
 
-use super::{Cache, Result, Timed, data};
+use super::{Cache, Op, Result, Run, Timed, data};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use twofour::Gpu;
 use twofour::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, sys};
 
 /// Operands that take turns so that none is in the level-2 cache when its turn comes: bytes of all together.
@@ -97,7 +104,8 @@ pub fn copy(bytes: usize) -> Result<Box<dyn Timed>> {
     let stream = stream()?;
     let numbers = |set| stream.clone_htod(&data::normal::<f32>(bytes / 4, 1.0, set));
     let operands = vec![(numbers(0)?, numbers(1)?)];
-    replayed(&stream, operands, |(from, to), _| Ok(stream.memcpy_dtod(from, to)?))
+    let on = Arc::clone(&stream);
+    replayed(&stream, operands, move |(from, to), _| Ok(on.memcpy_dtod(from, to)?))
 }
 
 /// How many sets of operands take turns, when a run moves so many bytes.
@@ -109,24 +117,33 @@ fn sets(cache: Cache, bytes: u64) -> usize {
     }
 }
 
+/// An op on sets of operands in turn, captured.
+pub fn captured<O: Op>(op: &O, cache: Cache) -> Result<Box<dyn Timed>> {
+    let mut gpu = Gpu::new(&stream()?)?;
+    let operands: Result<Vec<_>> = (0..sets(cache, op.bytes())).map(|set| op.ready(&mut gpu, set)).collect();
+    replayed(&Arc::clone(gpu.stream()), operands?, move |set, number| Ok(set.run(&mut gpu, number)?))
+}
+
 /// Runs on sets of operands in turn, captured; `run` also gets the number of the run.
-fn replayed<O: 'static>(
+fn replayed<O: 'static, F: FnMut(&mut O, u64) -> Result<()> + 'static>(
     stream: &Arc<CudaStream>,
     mut sets: Vec<O>,
-    run: impl Fn(&mut O, u64) -> Result<()>,
+    mut run: F,
 ) -> Result<Box<dyn Timed>> {
     let count = sets.len();
     let replay = Replay::capture(stream, RUNS.next_multiple_of(count), |i| run(&mut sets[i % count], i as u64))?;
-    Ok(Box::new(With { replay, _operands: sets }))
+    Ok(Box::new(With { replay, _operands: sets, _run: run }))
 }
 
-/// A graph and the memory that it reads and writes, which goes after it.
-struct With<O> {
+/// A graph, the memory that it reads and writes, and what has run it, whose workspaces are in the graph too: both go
+/// after it.
+struct With<O, F> {
     replay: Replay,
-    _operands: O,
+    _operands: Vec<O>,
+    _run: F,
 }
 
-impl<O> Timed for With<O> {
+impl<O, F> Timed for With<O, F> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         self.replay.time(iterations)
     }

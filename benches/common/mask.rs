@@ -1,13 +1,13 @@
 //! The `mask` op as it is timed.
 
-use super::{Result, Timed, data};
-use std::time::{Duration, Instant};
-use twofour::mask::{self, GradientOf, Kind, Sampling, Statistics};
-use twofour::{DType, Float, Logit, Shape};
+use super::{Op, Place, Result, Run, Timed, data};
+use std::marker::PhantomData;
+use twofour::mask::{Backward, Forward, GradientOf, Kind, Sampling, Statistics};
+use twofour::{DType, Executor, Float, Logit, Shape};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub enum Does {
     /// Logits and weight to the masked weight.
     Forward,
     /// The gradient of the masked weight to the logits' (f32).
@@ -18,7 +18,7 @@ pub enum Op {
 
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    pub op: Op,
+    pub does: Does,
     pub kind: Kind,
     pub logits: DType,
     /// Of the weight, the masked weight and its gradient.
@@ -35,17 +35,17 @@ impl Case {
         let inputs = logits * self.logits.size() as u64 + weights * self.weights.size() as u64;
         let forward = inputs + weights * self.weights.size() as u64;
         let backward = forward + logits * 4;
-        match self.op {
-            Op::Forward => forward,
-            Op::Backward => backward,
-            Op::Train => forward + backward,
+        match self.does {
+            Does::Forward => forward,
+            Does::Backward => backward,
+            Does::Train => forward + backward,
         }
     }
 
     /// `soft_forward/f32_bf16/2048x4096`.
     pub fn name(&self) -> String {
         let Shape { rows, cols, .. } = self.shape;
-        format!("{:?}_{:?}/{}_{}/{rows}x{cols}", self.kind, self.op, self.logits, self.weights).to_lowercase()
+        format!("{:?}_{:?}/{}_{}/{rows}x{cols}", self.kind, self.does, self.logits, self.weights).to_lowercase()
     }
 
     /// The script's temperature and logit scale at the start of training; a fresh draw a run.
@@ -73,16 +73,20 @@ macro_rules! for_types {
         }
     };
 }
+#[allow(unused_imports, reason = "other ops have the same types")]
 pub(super) use for_types;
 
-/// A case on the CPU, on the threads of rayon's current pool.
-pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
-    for_types!(case, boxed(case))
+/// A case, ready to run.
+pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    for_types!(case, of_types(case, place))
 }
 
-fn boxed<L: Logit, W: Float + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
-    Ok(Box::new(OnCpu::<L, W>::new(case)))
+fn of_types<L: Logit, W: Float + GradientOf<W>>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    place.ready(&Typed::<L, W>(case, PhantomData))
 }
+
+/// A case with its types.
+struct Typed<L, W>(Case, PhantomData<(L, W)>);
 
 /// Inputs: what every executor reads.
 pub struct Inputs<L, W> {
@@ -102,66 +106,74 @@ impl<L: Logit, W: Float> Inputs<L, W> {
     }
 }
 
-struct OnCpu<L, W> {
-    case: Case,
-    draw: u64,
-    inputs: Inputs<L, W>,
-    masked: Vec<W>,
-    logit_gradient: Vec<f32>,
-    /// Those of this run and of the one before.
-    codes: [Vec<u8>; 2],
-    statistics: Vec<Statistics>,
-}
+impl<L: Logit, W: Float + GradientOf<W>> Op for Typed<L, W> {
+    type On<E: Executor + 'static> = Operands<E, L, W>;
 
-impl<L: Logit, W: Float + GradientOf<W>> OnCpu<L, W> {
-    fn new(case: Case) -> Self {
-        let shape = case.shape;
-        let code_bytes = if case.metrics { shape.packed_codes() } else { 0 };
-        Self {
-            case,
-            draw: 0,
-            inputs: Inputs::new(shape, 0),
-            masked: vec![W::zeroed(); shape.weights()],
-            logit_gradient: vec![0.0; shape.logits()],
-            codes: [vec![0; code_bytes], vec![0; code_bytes]],
-            statistics: vec![Statistics::default(); Statistics::SLOTS],
-        }
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
     }
 
-    fn forward(&mut self) -> twofour::Result<()> {
-        let Case { shape, kind, .. } = self.case;
-        let Inputs { logits, weight, .. } = &self.inputs;
-        let mut args = mask::cpu::Forward::new(shape, kind, self.case.sampling(self.draw), logits).weight(weight);
-        if self.case.metrics {
-            let [now, before] = &mut self.codes;
-            args = args.codes(now).previous_codes(before).statistics(&mut self.statistics);
+    fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<Operands<E, L, W>> {
+        let (case, shape) = (self.0, self.0.shape);
+        let inputs = Inputs::<L, W>::new(shape, set);
+        let codes = || on.zeros(if case.metrics { shape.packed_codes() } else { 0 });
+        Ok(Operands {
+            case,
+            logits: on.upload(&inputs.logits)?,
+            weight: on.upload(&inputs.weight)?,
+            gradient: on.upload(&inputs.gradient)?,
+            masked: on.zeros(shape.weights())?,
+            logit_gradient: on.zeros(shape.logits())?,
+            codes: [codes()?, codes()?],
+            statistics: on.zeros(Statistics::SLOTS)?,
+        })
+    }
+}
+
+struct Operands<E: Executor, L: Logit, W: Float> {
+    case: Case,
+    logits: E::Buffer<L>,
+    weight: E::Buffer<W>,
+    gradient: E::Buffer<W>,
+    masked: E::Buffer<W>,
+    logit_gradient: E::Buffer<f32>,
+    /// Those of this run and of the one before.
+    codes: [E::Buffer<u8>; 2],
+    statistics: E::Buffer<Statistics>,
+}
+
+impl<E: Executor, L: Logit, W: Float + GradientOf<W>> Run<E> for Operands<E, L, W> {
+    fn run(&mut self, on: &mut E, number: u64) -> twofour::Result<()> {
+        if self.case.does != Does::Backward {
+            self.forward(on, number)?;
         }
-        mask::cpu::forward_into(args.masked(&mut self.masked))?;
+        if self.case.does != Does::Forward {
+            self.backward(on, number)?;
+        }
+        Ok(())
+    }
+}
+
+impl<E: Executor, L: Logit, W: Float + GradientOf<W>> Operands<E, L, W> {
+    fn forward(&mut self, on: &mut E, draw: u64) -> twofour::Result<()> {
+        let Case { shape, kind, metrics, .. } = self.case;
+        let pass = Forward::new(shape, kind, self.case.sampling(draw), E::input(&self.logits));
+        let mut pass = pass.weight(E::input(&self.weight)).masked(E::output(&mut self.masked));
+        if metrics {
+            let [now, before] = &mut self.codes;
+            pass = pass.codes(E::output(now)).previous_codes(E::input(before));
+            pass = pass.statistics(E::output(&mut self.statistics));
+        }
+        on.run(pass)?;
         self.codes.swap(0, 1);
         Ok(())
     }
 
-    fn backward(&mut self) -> twofour::Result<()> {
+    fn backward(&mut self, on: &mut E, draw: u64) -> twofour::Result<()> {
         let Case { shape, kind, .. } = self.case;
-        let Inputs { logits, weight, gradient } = &self.inputs;
-        let sampling = self.case.sampling(self.draw);
-        let args = mask::cpu::Backward::new(shape, kind, sampling, logits, weight, gradient);
-        mask::cpu::backward_into(args.regulariser(self.case.regulariser()).logit_gradient(&mut self.logit_gradient))
-    }
-}
-
-impl<L: Logit, W: Float + GradientOf<W>> Timed for OnCpu<L, W> {
-    fn time(&mut self, iterations: u64) -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..iterations {
-            self.draw += 1;
-            if self.case.op != Op::Backward {
-                self.forward()?;
-            }
-            if self.case.op != Op::Forward {
-                self.backward()?;
-            }
-        }
-        Ok(begun.elapsed())
+        let (logits, weight, gradient) = (E::input(&self.logits), E::input(&self.weight), E::input(&self.gradient));
+        let pass = Backward::new(shape, kind, self.case.sampling(draw), logits, weight, gradient);
+        let pass = pass.regulariser(self.case.regulariser());
+        on.run(pass.logit_gradient(E::output(&mut self.logit_gradient)))
     }
 }

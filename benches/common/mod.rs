@@ -8,21 +8,65 @@
     reason = "every bench is a program of its own and uses a part"
 )]
 
+#[cfg(any())]
 pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+#[cfg(any())]
 pub mod learn;
 pub mod mask;
+#[cfg(any())]
 pub mod matmul;
+#[cfg(any())]
 pub mod sparse;
+#[cfg(any())]
 #[cfg(feature = "cuda")]
 pub mod table;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use std::time::{Duration, Instant};
+use twofour::{Cpu, Executor};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// An op as it is timed, written once for every executor.
+pub trait Op: 'static {
+    /// Its operands on one.
+    type On<E: Executor + 'static>: Run<E> + 'static;
+    /// The least number of bytes a run moves, each operand once.
+    fn bytes(&self) -> u64;
+    /// Makes them; other numbers for another `set`.
+    fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<Self::On<E>>;
+}
+
+/// Operands that an op can be run on again and again.
+pub trait Run<E: Executor> {
+    /// Runs it once. No two runs have the same `number`.
+    fn run(&mut self, on: &mut E, number: u64) -> twofour::Result<()>;
+}
+
+/// Where an op is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the threads of rayon's current pool.
+    Cpu,
+    /// On the first GPU, in a captured graph.
+    Gpu(Cache),
+}
+
+impl Place {
+    /// An op there, ready to run.
+    pub fn ready(self, op: &impl Op) -> Result<Box<dyn Timed>> {
+        match self {
+            Self::Cpu => Ok(Box::new(OnCpu { ready: op.ready(&mut Cpu, 0)?, number: 0 })),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(cache) => cuda::captured(op, cache),
+            #[cfg(not(feature = "cuda"))]
+            Self::Gpu(_) => Err("built without the feature `cuda`".into()),
+        }
+    }
+}
 
 /// An op with its operands, ready to run.
 pub trait Timed {
@@ -30,14 +74,17 @@ pub trait Timed {
     fn time(&mut self, iterations: u64) -> Result<Duration>;
 }
 
-/// Anything on the CPU that can be run again and again.
-pub struct Run<F>(pub F);
+struct OnCpu<R> {
+    ready: R,
+    number: u64,
+}
 
-impl<F: FnMut() -> twofour::Result<()>> Timed for Run<F> {
+impl<R: Run<Cpu>> Timed for OnCpu<R> {
     fn time(&mut self, iterations: u64) -> Result<Duration> {
         let begun = Instant::now();
         for _ in 0..iterations {
-            (self.0)()?;
+            self.number += 1;
+            self.ready.run(&mut Cpu, self.number)?;
         }
         Ok(begun.elapsed())
     }

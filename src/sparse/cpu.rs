@@ -1,26 +1,20 @@
 //! The CPU executor of `sparse`, on all threads of rayon's pool. Results do not depend on how many threads there are. It
-//! allocates what it works in, and leaves a work space and a dense copy alone.
+//! allocates what it works in, and leaves a workspace and a dense copy alone.
 //!
 //! For few tokens, and for `i8`, rows of the weight are walked over as they are compressed. For many, pieces of the weight
 //! are decompressed, and the crate `gemm` multiplies: it multiplies by zeros too, but is so much faster on what lies in
 //! order. Tokens with a NaN or an infinity still go the first way, for that `0 · ∞` is not computed.
 
-use super::Form;
-use crate::compress::cpu::{Reorder, check_codes, reorder_into};
-use crate::compress::{Layout, Sparsity};
-use crate::element::Factor;
-use crate::error::{Error, Result};
+use super::{Factor, Form, Multiply, Weight};
+use crate::compress::{Layout, Reorder, Sparsity, check_codes};
+use crate::error::{Error, Result, unsupported};
+use crate::pass::{Checked, Pass};
 use crate::shape::Shape;
-use crate::space::Host;
+use crate::space::{Host, HostSpace};
 use rayon::prelude::*;
 
 mod panels;
 mod rows;
-
-/// [`super::Weight`] over slices.
-pub type Weight<'a, T> = super::Weight<'a, Host, T>;
-/// [`super::Multiply`] over slices.
-pub type Multiply<'w, 'a, T> = super::Multiply<'w, 'a, Host, T>;
 
 /// From so many tokens on, decompressing costs less than it saves.
 const MANY: usize = 24;
@@ -35,64 +29,34 @@ struct Canonical<'a, T> {
 }
 
 /// Writes `Y = X Wᵀ`, plus the bias if there is one.
-///
-/// # Errors
-/// What [`check`](super::Multiply::check) finds; [`Error::IllegalCode`] with the first group whose code is not legal;
-/// [`Error::Path`] for a weight that cuSPARSELt alone can read; [`Error::Overflow`] for rows of 2³² columns and more.
-pub fn multiply_into<T: Factor>(args: Multiply<'_, '_, T>) -> Result<()> {
-    args.check()?;
+pub(super) fn multiply<S: HostSpace, T: Factor>(pass: Multiply<'_, S, T>) -> Result<()> {
+    let Multiply { problem, weight, x, bias, y, .. } = pass;
     // Columns are counted in 32 bits.
-    if u32::try_from(args.problem.shape.cols).is_err() {
-        return Err(Error::Overflow { what: "a row of the weight", rows: 1, cols: args.problem.shape.cols as u64 });
+    if u32::try_from(problem.shape.cols).is_err() {
+        return Err(Error::Overflow { what: "a row of the weight", rows: 1, cols: problem.shape.cols as u64 });
     }
+    let (x, bias, y) = (S::slice(x), bias.map(S::slice), S::slice_mut(y));
     let mut own = Vec::new();
-    let weight = canonical(&args.weight, &mut own)?;
-    let (tokens, k) = (args.problem.tokens, args.problem.shape.cols);
+    let weight = canonical(weight.share(), &mut own)?;
+    let (tokens, k) = (problem.tokens, problem.shape.cols);
     if !T::IN_F32 || tokens < MANY {
-        rows::multiply(&weight, args.x, args.bias, args.y, 0..tokens);
+        rows::multiply(&weight, x, bias, y, 0..tokens);
         return Ok(());
     }
-    panels::multiply(&weight, args.x, args.bias, args.y);
-    let special = |token: &usize| args.x[token * k..(token + 1) * k].iter().any(|x| !x.is_finite());
+    panels::multiply(&weight, x, bias, y);
+    let special = |token: &usize| x[token * k..(token + 1) * k].iter().any(|x| !x.is_finite());
     let special: Vec<usize> = (0..tokens).into_par_iter().filter(special).collect();
-    rows::multiply(&weight, args.x, args.bias, args.y, special.into_iter());
+    rows::multiply(&weight, x, bias, y, special.into_iter());
     Ok(())
 }
 
-/// `Y = X Wᵀ`, plus the bias if there is one, `[T, N]`, in a new vector.
-///
-/// # Errors
-/// As [`multiply_into`].
-pub fn multiply<T: Factor>(
-    weight: Weight<'_, T>,
-    tokens: usize,
-    x: &[T],
-    bias: Option<&[T::Output]>,
-) -> Result<Vec<T::Output>> {
-    let problem = crate::dense::Problem::new(tokens, weight.shape);
-    // Before anything is allocated.
-    problem.check()?;
-    crate::check::length("x", Some(&x), problem.inputs())?;
-    let mut y = vec![bytemuck::Zeroable::zeroed(); problem.outputs()];
-    let args = Multiply::new(weight, tokens, x, &mut y);
-    multiply_into(match bias {
-        Some(bias) => args.bias(bias),
-        None => args,
-    })?;
-    Ok(y)
-}
-
 /// The weight with its codes in order, checked; in new memory if they are in another.
-fn canonical<'c, T: Factor>(weight: &'c Weight<'_, T>, own: &'c mut Vec<u8>) -> Result<Canonical<'c, T>> {
+fn canonical<'c, S: HostSpace, T: Factor>(weight: Weight<'c, S, T>, own: &'c mut Vec<u8>) -> Result<Canonical<'c, T>> {
     let shape = weight.shape;
     let (layout, values, metadata) = match weight.form {
-        Form::Packed { layout, values, metadata } => (layout, values, metadata),
-        #[cfg(feature = "cuda")]
+        Form::Packed { layout, values, metadata } => (layout, S::slice(values), S::slice(metadata)),
         Form::Library { .. } => {
-            return Err(crate::error::path_error(
-                "the CPU",
-                "this weight was packed for cuSPARSELt, which alone reads it",
-            ));
+            return Err(unsupported("the CPU", "this weight was packed for cuSPARSELt, which alone reads it"));
         }
     };
     let (sparsity, sizes) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?);
@@ -101,7 +65,8 @@ fn canonical<'c, T: Factor>(weight: &'c Weight<'_, T>, own: &'c mut Vec<u8>) -> 
         metadata
     } else {
         own.resize(sparsity.packed_codes(shape), 0);
-        reorder_into(Reorder::new(shape, T::DTYPE, (layout, metadata), (Layout::Plain, own)))?;
+        let to = (Layout::Plain, own.as_mut_slice());
+        Pass::execute(Checked::part(Reorder::<Host>::new(shape, T::DTYPE, (layout, metadata), to)))?;
         own.as_slice()
     };
     Ok(Canonical { shape, values, pitch: sizes.pitch, codes })

@@ -1,5 +1,5 @@
-//! Launches of the own sparse kernels as plain data, for the CUDA executor and the emulator alike: `Y [T, N] = X [T, K] Wᵀ`
-//! plus a bias, with `W [N, K]` compressed. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
+//! What a product queues: kernels of this crate for `Y [T, N] = X [T, K] Wᵀ` plus a bias, with `W [N, K]` compressed, or a
+//! library's product. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
 //!
 //! | operand | is |
 //! | --- | --- |
@@ -24,57 +24,52 @@
 //! - A dropped weight has no term: NaN or infinity in `X` reaches an element of `Y` only through a *kept* weight, be it
 //!   zero. A dense product of the decompressed weight has `0 · NaN` there, and differs.
 
-use crate::check::scalar;
-use crate::element::DType;
-
-use crate::dense::Problem;
-use crate::dense::split;
-use crate::device::Limits;
-use crate::device::launch::{ALIGN, Launch, Symbol, aligned};
-use crate::error::{Error, Result};
+use super::{Factor, Form, Multiply, Route};
+use crate::compress::Unpack;
+use crate::dense::{self, Problem, Product};
+use crate::device::{Launch, Limits, Symbol};
+use crate::element::{DType, Element};
+use crate::error::{Error, Result, unsupported};
+use crate::pass::{Binder, DeviceSpace, Queue, Work};
+use crate::space::{Array, Raw, RawSlice};
+use crate::{cusparselt, sparse::Plan};
 
 mod small;
 mod tile;
 
-pub use small::MAX_TOKENS as MAX_SMALL_TOKENS;
+pub use small::MAX_SMALL_TOKENS;
 
 /// The most blocks along a grid's y.
-const MAX_SPLITS: u32 = 65_535;
+pub(super) const MAX_SPLITS: u32 = 65_535;
 /// Bytes of a token that a stage of either kernel holds; of a row's kept values it holds half as many.
 const STAGE_TOKEN_BYTES: usize = 128;
 /// `twofour_sparse_sum_*`: threads of a block.
 const SUM_THREADS: u32 = 256;
 
-/// Which of the own kernels.
+/// Which of this crate's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kernel {
+pub(super) enum Kernel {
     /// For at most [`MAX_SMALL_TOKENS`] tokens: reads the weight at memory's speed.
     Small,
     /// For many: tiles of 128 rows of `W` by 128 tokens.
     Tile,
 }
 
-/// Device addresses, each on a 16-byte boundary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Operands {
-    /// `X [T, K]`.
-    pub x: u64,
-    /// Kept values `[N, K/2]`.
-    pub values: u64,
-    /// Codes.
-    pub metadata: u64,
-    /// `[N]`, if there is one.
-    pub bias: Option<u64>,
-    /// `Y [T, N]`: written by [`product`] if `splits` is 1, otherwise by [`sum`].
-    pub y: u64,
-    /// [`partial_bytes`] to work in; unused if `splits` is 1.
-    pub partial: u64,
+/// Addresses of a product by a kernel.
+struct Operands {
+    x: u64,
+    values: u64,
+    metadata: u64,
+    bias: u64,
+    y: u64,
+    /// The parts, where there are some.
+    partial: u64,
 }
 
 /// `SparseArgs` of the kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct SparseArgs {
+struct SparseArgs {
     x: u64,
     values: u64,
     codes: u64,
@@ -91,9 +86,9 @@ pub struct SparseArgs {
 const _: () = assert!(size_of::<SparseArgs>() == 72);
 
 /// `SparseSumArgs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct SumArgs {
+struct SumArgs {
     partial: u64,
     y: u64,
     bias: u64,
@@ -103,16 +98,89 @@ pub struct SumArgs {
 }
 const _: () = assert!(size_of::<SumArgs>() == 40);
 
-/// Whether a kernel does a problem: its type of values, its number of tokens, and sizes that its 32-bit numbers hold.
-#[must_use]
-pub fn takes(kernel: Kernel, problem: Problem, values: DType) -> bool {
-    check(kernel, problem, values).is_ok() && grid(kernel, problem, 1).is_ok()
+/// What a checked product queues.
+pub(super) fn multiply<'g, S: DeviceSpace, T: Factor>(
+    pass: &'g mut Multiply<'_, S, T>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let missing = Error::Missing { what: "a product on a device", missing: "no plan was given" };
+    let (plan, problem) = (pass.plan.ok_or(missing)?, pass.problem);
+    // Before anything is bound.
+    match (&pass.weight.form, plan.route()) {
+        (Form::Packed { .. }, Route::Cusparselt) => {
+            let because = "this weight is not packed for it: see `LibraryWeight::pack`";
+            return Err(unsupported("a product by cuSPARSELt", because));
+        }
+        (Form::Library { .. }, Route::Small | Route::Tile | Route::Dense) => {
+            let because = "this weight was packed for it, which alone reads it";
+            return Err(unsupported("a product without cuSPARSELt", because));
+        }
+        _ => {}
+    }
+    let (needed, got) = (plan.workspace_bytes(), pass.workspace.as_ref().map_or(0, Array::elements));
+    if got < needed {
+        return Err(Error::Workspace { needed: needed as u64, got: got as u64 });
+    }
+    let x = binder.input("x", &pass.x)?.address;
+    let bias = binder.input_if("bias", &pass.bias)?;
+    let y = binder.output("y", &mut pass.y)?.address;
+    let workspace = RawSlice::new(binder.output_if("workspace", &mut pass.workspace)?, got);
+    let (layout, values, metadata) = match &pass.weight.form {
+        Form::Library { bytes, origin } => {
+            let (weight, bias) = (binder.input("weight", bytes)?, plan.given().bias.then_some(bias));
+            let (form, origin) = (plan.form(), Some(*origin));
+            queue.push(Work::Cusparselt(cusparselt::Call {
+                form,
+                origin,
+                weight,
+                input: x,
+                output: y,
+                bias,
+                workspace,
+            }));
+            return Ok(());
+        }
+        Form::Packed { layout, values, metadata } => {
+            (*layout, binder.input("values", values)?, binder.input("metadata", metadata)?)
+        }
+    };
+    let kernel = match plan.route() {
+        Route::Small => Kernel::Small,
+        Route::Tile => Kernel::Tile,
+        Route::Dense | Route::Cusparselt => {
+            let weight = match &pass.dense {
+                // A copy that the plan does not know of is left alone.
+                Some(dense) if plan.given().dense => binder.input("dense", dense)?.address,
+                _ => {
+                    let dense = RawSlice::new(workspace.address, problem.shape.weights());
+                    queue.pass(Unpack::<Raw, T>::new(problem.shape, layout, values, metadata, dense))?;
+                    dense.address
+                }
+            };
+            let (product, bias) = (Product::output(problem, T::DTYPE), plan.given().bias.then_some(bias));
+            let form = dense::Form { product, bias: bias.is_some() };
+            queue.push(Work::Dense(dense::Call { form, a: x, b: weight, c: y, bias }));
+            return Ok(());
+        }
+    };
+    let (values, metadata) = (values.address, metadata.address);
+    let at = Operands { x, values, metadata, bias, y, partial: workspace.address };
+    queue.launch(product(kernel, &plan, &at)?);
+    if plan.splits() > 1 {
+        queue.launch(sum(&plan, &at)?);
+    }
+    Ok(())
+}
+
+/// Whether a kernel does a problem: sizes that its 32-bit numbers hold.
+pub(super) fn takes(kernel: Kernel, problem: Problem) -> bool {
+    counts(problem).is_ok() && (kernel == Kernel::Tile || small::takes(problem)) && grid(kernel, problem, 1).is_ok()
 }
 
 /// In how many shares to take the sum over K so that the device is full, at least 1: a modelled choice, see the kernels'
 /// own. It depends on the arguments alone.
-#[must_use]
-pub fn splits(kernel: Kernel, problem: Problem, values: DType, limits: &Limits) -> u32 {
+pub(super) fn splits(kernel: Kernel, problem: Problem, values: DType, limits: &Limits) -> u32 {
     let wanted = match kernel {
         Kernel::Small => small::splits(problem, values, limits),
         Kernel::Tile => tile::splits(problem, values, limits),
@@ -120,116 +188,47 @@ pub fn splits(kernel: Kernel, problem: Problem, values: DType, limits: &Limits) 
     wanted.clamp(1, MAX_SPLITS as usize) as u32
 }
 
-/// Bytes of `partial` for this number of splits, saturating: none for one.
-#[must_use]
-pub fn partial_bytes(problem: Problem, splits: u32) -> usize {
-    split::partial_bytes(problem.outputs(), splits)
-}
-
 /// The product, or its parts where it is split. A problem without tokens or rows is a grid without blocks.
-///
-/// # Errors
-/// As [`Problem::check`]; [`Error::Path`] for other types of values; [`Error::Scalar`] for more tokens than the kernel
-/// takes, or a number of splits that no grid has; [`Error::Overflow`] for sizes beyond the kernel's 32-bit numbers;
-/// [`Error::Misaligned`].
-pub fn product(
-    kernel: Kernel,
-    problem: Problem,
-    values: DType,
-    at: &Operands,
-    splits: u32,
-) -> Result<Launch<SparseArgs>> {
-    check(kernel, problem, values)?;
-    check_splits(splits, 1)?;
-    let [y, partial] = if splits > 1 { [0, at.partial] } else { [at.y, 0] };
+fn product<T: Factor>(kernel: Kernel, plan: &Plan<T>, at: &Operands) -> Result<Launch> {
+    let (problem, splits, values) = (plan.problem(), plan.splits(), T::DTYPE);
     let (share, row_warps) = match kernel {
         Kernel::Small => (small::share(problem, values, splits as usize), small::row_warps(problem.tokens)),
         Kernel::Tile => (tile::share(problem, values, splits as usize), 0),
     };
+    let [tokens, rows, cols] = counts(problem)?;
+    let is_split = splits > 1;
     let args = SparseArgs {
-        x: aligned("x", at.x, ALIGN)?,
-        values: aligned("values", at.values, ALIGN)?,
-        codes: aligned("metadata", at.metadata, ALIGN)?,
-        bias: if splits > 1 { 0 } else { aligned("bias", at.bias.unwrap_or(0), ALIGN)? },
-        y: aligned("y", y, ALIGN)?,
-        partial: aligned("partial", partial, ALIGN)?,
-        tokens: problem.tokens as u32,
-        rows: problem.shape.rows as u32,
-        cols: problem.shape.cols as u32,
+        x: at.x,
+        values: at.values,
+        codes: at.metadata,
+        bias: if is_split { 0 } else { at.bias },
+        y: if is_split { 0 } else { at.y },
+        partial: if is_split { at.partial } else { 0 },
+        tokens,
+        rows,
+        cols,
         share: share as u32,
         splits,
         row_warps: row_warps as u32,
     };
-    let (name, threads, shared_bytes) = match kernel {
-        Kernel::Small => (small::symbol(problem.tokens, values)?, small::THREADS, small::shared_bytes(values)),
-        Kernel::Tile => (tile::symbol(values)?, tile::THREADS, tile::shared_bytes(values)),
-    };
-    let module = match kernel {
-        Kernel::Small => "sparse_small",
-        Kernel::Tile => "sparse",
+    let (symbol, threads, shared_bytes) = match kernel {
+        Kernel::Small => (small::symbol(problem.tokens, values), small::THREADS, small::shared_bytes(values)),
+        Kernel::Tile => (tile::symbol(values), tile::THREADS, tile::shared_bytes(values)),
     };
     let grid = grid(kernel, problem, splits)?;
-    Ok(Launch { symbol: Symbol { module, name }, grid, block: [threads, 1, 1], shared_bytes, args })
+    Ok(Launch::new(symbol, 0, threads, &args).grid(grid).shared_bytes(shared_bytes))
 }
 
 /// Adds up the parts of a split product in their order, adds the bias, and rounds once.
-///
-/// # Errors
-/// As [`product`], for the operands it reads; [`Error::Scalar`] unless `splits` is above 1.
-pub fn sum(problem: Problem, values: DType, at: &Operands, splits: u32) -> Result<Launch<SumArgs>> {
-    problem.check()?;
-    check_type(values)?;
-    check_splits(splits, 2)?;
-    let name = match values {
-        DType::F16 => "twofour_sparse_sum_f16",
-        DType::Bf16 => "twofour_sparse_sum_bf16",
-        _ => "twofour_sparse_sum_i32",
-    };
+fn sum<T: Factor>(plan: &Plan<T>, at: &Operands) -> Result<Launch> {
+    let (problem, splits) = (plan.problem(), plan.splits());
     let elements = problem.outputs() as u64;
-    let args = SumArgs {
-        partial: aligned("partial", at.partial, ALIGN)?,
-        y: aligned("y", at.y, ALIGN)?,
-        bias: aligned("bias", at.bias.unwrap_or(0), ALIGN)?,
-        elements,
-        rows: small_size("a column of the weight", problem.shape.rows)?,
-        splits,
-    };
-    let run = if values == DType::I8 { 4 } else { 8 };
+    let [_, rows, _] = counts(problem)?;
+    let args = SumArgs { partial: at.partial, y: at.y, bias: at.bias, elements, rows, splits };
+    let run = if T::DTYPE == DType::I8 { 4 } else { 8 };
     // Kernels step by the grid.
     let blocks = elements.div_ceil(run).div_ceil(u64::from(SUM_THREADS)).min(1 << 20) as u32;
-    let symbol = Symbol { module: "sparse", name };
-    Ok(Launch { symbol, grid: [blocks, 1, 1], block: [SUM_THREADS, 1, 1], shared_bytes: 0, args })
-}
-
-fn check(kernel: Kernel, problem: Problem, values: DType) -> Result<()> {
-    problem.check()?;
-    check_type(values)?;
-    small_size("a column of the weight", problem.shape.rows)?;
-    small_size("a row of the weight", problem.shape.cols)?;
-    small_size("tokens", problem.tokens)?;
-    match kernel {
-        Kernel::Small => small::check(problem),
-        Kernel::Tile => Ok(()),
-    }
-}
-
-fn check_type(values: DType) -> Result<()> {
-    match values {
-        DType::F16 | DType::Bf16 | DType::I8 => Ok(()),
-        _ => Err(other_type()),
-    }
-}
-
-fn other_type() -> Error {
-    Error::Path { path: "a sparse product by own kernels", because: "they take f16, bf16 and i8 alone" }
-}
-
-fn check_splits(splits: u32, least: u32) -> Result<()> {
-    match splits {
-        _ if (least..=MAX_SPLITS).contains(&splits) => Ok(()),
-        _ if least > 1 => scalar("splits", splits.into(), "from 2 to 65535"),
-        _ => scalar("splits", splits.into(), "from 1 to 65535"),
-    }
+    Ok(Launch::new(Symbol::new("sparse", "sum", &[T::Output::DTYPE.name()]), blocks, SUM_THREADS, &args))
 }
 
 fn grid(kernel: Kernel, problem: Problem, splits: u32) -> Result<[u32; 3]> {
@@ -248,12 +247,18 @@ fn stage_cols(values: DType) -> usize {
     STAGE_TOKEN_BYTES / values.size()
 }
 
-/// Kernels count in 32 bits, with room for a tile beyond the end.
-fn small_size(what: &'static str, size: usize) -> Result<u32> {
-    match u32::try_from(size) {
+/// T, N and K as kernels count them, in 32 bits with room for a tile beyond the end.
+fn counts(problem: Problem) -> Result<[u32; 3]> {
+    let count = |what, size: usize| match u32::try_from(size) {
         Ok(small) if small < (1 << 31) - 2 * tile::TILE as u32 => Ok(small),
         _ => Err(Error::Overflow { what, rows: size as u64, cols: 1 }),
-    }
+    };
+    let Problem { tokens, shape } = problem;
+    Ok([
+        count("tokens", tokens)?,
+        count("a column of the weight", shape.rows)?,
+        count("a row of the weight", shape.cols)?,
+    ])
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! `X` is `[T, K]`, `W` `[N, K]` with half of every group's values kept ([`crate::compress`]), `Y` `[T, N]`; all are
 //! row-major. Any of `T`, `N` and `K` may be zero, and `K` is a multiple of 4.
 //!
-//! | weight and `X` | sums | `Y` and bias | executors and ways |
+//! | weight and `X` | sums | `Y` and bias | executors and routes |
 //! | --- | --- | --- | --- |
 //! | `f16`, `bf16` | `f32` | the same | all |
 //! | `i8` | `i32`, wrapping | `i32` | all |
@@ -13,19 +13,19 @@
 //! Not offered: `E5m2`, scales of 8-bit types (multiply `Y`), and other results of `i8` and `E4m3`, which
 //! [`crate::cusparselt`] has.
 //!
-//! # Ways to a product
+//! # Routes to a product
 //!
-//! On a device there are several, and a [`Plan`] says which one is taken, why, and how much work space it needs; it can be
+//! On a device there are several, and a [`Plan`] says which one is taken, why, and how much workspace it needs; it can be
 //! told otherwise.
 //!
-//! | way | what it does | where it wins |
+//! | route | what it does | where it wins |
 //! | --- | --- | --- |
-//! | [`Path::Small`] | own kernel for at most [`MAX_SMALL_TOKENS`] tokens, which reads the weight once | few tokens |
-//! | [`Path::Tile`] | own kernel on sparse tensor cores (`mma.sp`) | middling numbers of tokens; Ampere and Ada |
-//! | [`Path::Cusparselt`] | NVIDIA's library, on `wgmma.sp` where the device has it | many tokens |
-//! | [`Path::Dense`] | cuBLASLt by the dense weight, which is written to the work space first unless it is there | where sparse loses; `f32` |
+//! | [`Route::Small`] | a kernel of this crate for at most [`MAX_SMALL_TOKENS`] tokens, which reads the weight once | few tokens |
+//! | [`Route::Tile`] | a kernel of this crate on sparse tensor cores (`mma.sp`) | middling numbers of tokens; Ampere and Ada |
+//! | [`Route::Cusparselt`] | NVIDIA's library, on `wgmma.sp` where the device has it | many tokens |
+//! | [`Route::Dense`] | cuBLASLt by the dense weight, which is written to the workspace first unless it is there | where sparse loses; `f32` |
 //!
-//! Own kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair: `library` packs for it.
+//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair: `library` packs for it.
 //!
 //! # Numerics
 //!
@@ -33,71 +33,98 @@
 //!   each part of a product that is [split](Plan::splits)), `Y` is within `n·u/(1 − n·u) · (Σ_k |X_tk W_nk| + |b_n|)` of
 //!   the exact result, and one rounding more, on the CPU; tensor cores truncate where others round: there `u = 2⁻²³` (see
 //!   [`crate::matmul`]). The order of summation differs between
-//!   executors and ways, but not from run to run on the CPU and in own kernels. `i8` is exact there, modulo 2³².
+//!   executors and routes, but not from run to run on the CPU and in this crate's kernels. `i8` is exact there, modulo 2³².
 //! - In tf32, which cuSPARSELt makes of `f32`, `X` and `W` are each rounded to 11 bits first: add `2⁻¹⁰ Σ_k |X_tk W_nk|`.
 //! - How cuSPARSELt rounds `i32` sums beyond 2²⁴ is not documented, and it is said to saturate: a plan takes it for `i8`
 //!   by itself only where sums cannot exceed that.
 //! - Hopper's tensor cores are reported to keep some 14 bits of the sums of 8-bit floating point (DeepSeek-V3 technical
 //!   report, section 3.3.2): for `E4m3` expect `u = 2⁻¹³` there.
 //! - **What is dropped does not count.** A NaN or an infinity in `X_tk` reaches `Y_tn` exactly if `W_nk` is kept (be it a
-//!   zero that is kept): on the CPU and in own kernels, `0 · ∞` is not computed. [`Path::Dense`] multiplies by the zeros
+//!   zero that is kept): on the CPU and in this crate's kernels, `0 · ∞` is not computed. [`Route::Dense`] multiplies by the zeros
 //!   that were dropped, so there the whole row `t` of `Y` becomes NaN, as in any dense product. cuSPARSELt drops what is
 //!   dropped, but its own packer ([`Packing::Library`]) may keep other zeros than the codes say.
 //!
 //! # Executors
 //!
-//! [`cpu`] and, with the feature of its name, `cuda` take the same arguments in their own memory. The CPU's needs no plan,
-//! takes any layout, and refuses codes that are not legal; a device reads codes as they are, and what comes of illegal
-//! ones is unspecified.
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. The CPU takes any
+//! layout, needs no plan and allocates what it works in, leaves a workspace and a dense copy alone, and refuses codes that
+//! are not legal; its results do not depend on the number of threads. A device needs a plan, and reads codes as they are:
+//! what comes of illegal ones is unspecified.
+//!
+//! ```
+//! use twofour::compress::{Compressed, Layout};
+//! use twofour::sparse::{Given, Weight};
+//! use twofour::{Cpu, Executor, Result, Shape, bf16};
+//!
+//! /// `Y = X Wᵀ` of a weight that is compressed, on whatever this is.
+//! fn multiply<E: Executor>(on: &mut E, tokens: usize, x: &[bf16], weight: &Compressed<bf16>) -> Result<Vec<bf16>> {
+//!     let shape = weight.shape();
+//!     let (values, metadata) = (on.upload(weight.values())?, on.upload(&weight.metadata(Layout::CutlassSm80)?)?);
+//!     let weight = Weight::new(shape, Layout::CutlassSm80, E::input(&values), E::input(&metadata));
+//!     let plan = weight.plan(on, tokens, Given::WEIGHT)?;
+//!     let mut scratch = on.scratch(&plan)?;
+//!     let (x, mut y) = (on.upload(x)?, on.zeros(tokens * shape.rows)?);
+//!     on.run(plan.multiply(&weight, E::input(&x), E::output(&mut y), &mut scratch))?;
+//!     on.download(&y)
+//! }
+//!
+//! let dense = [1.0, 2.0, 3.0, 4.0].map(bf16::from_f32).repeat(16 * 16);
+//! let weight = Compressed::by_magnitude(Shape::new(16, 64), &dense)?;
+//! let y = multiply(&mut Cpu, 1, &[bf16::ONE; 64], &weight)?;
+//! assert!(y.iter().all(|y| y.to_f32() == 16.0 * 7.0));
+//! # Ok::<(), twofour::Error>(())
+//! ```
 
 use crate::check::length;
 use crate::compress::Layout;
+use crate::cusparselt::Origin;
 use crate::dense::Problem;
-use crate::element::Factor;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::pass::Executor;
 use crate::shape::Shape;
-use crate::space::Space;
+use crate::space::{Input, Space};
 
-pub mod cpu;
-#[cfg(feature = "cuda")]
-pub mod cuda;
+mod cpu;
+mod launch;
 #[cfg(feature = "cuda")]
 pub mod library;
+mod multiply;
 mod plan;
 
-// Kernels' launches as plain data: for this repository's emulator, not a stable API.
-#[doc(hidden)]
-pub mod launch;
-#[doc(hidden)]
-pub mod steps;
-
+pub use crate::element::Factor;
 pub use launch::MAX_SMALL_TOKENS;
-pub use plan::{Given, Libraries, Packing, Path, Plan};
+pub use multiply::Multiply;
+pub use plan::{Given, Packing, Plan, Route, Scratch};
 
 /// A compressed weight `[N, K]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Weight<'a, S: Space, T: Factor> {
-    pub(crate) shape: Shape,
-    pub(crate) form: Form<S::Ref<'a, T>, S::Ref<'a, u8>>,
+    shape: Shape,
+    form: Form<S::Ref<'a, T>, S::Ref<'a, u8>>,
 }
 
 /// Who can read it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Form<V, M> {
+#[derive(Debug)]
+enum Form<V, M> {
     /// This crate.
     Packed { layout: Layout, values: V, metadata: M },
     /// cuSPARSELt, and it alone.
-    #[cfg(feature = "cuda")]
-    Library { bytes: M, origin: library::Origin },
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the library packs it"))]
+    Library { bytes: M, origin: Origin },
 }
 
 impl<'a, S: Space, T: Factor> Weight<'a, S, T> {
     /// Kept values and codes in a layout, each as long as [`Layout::sizes`] says.
     #[must_use]
-    pub fn new(shape: Shape, layout: Layout, values: S::Ref<'a, T>, metadata: S::Ref<'a, u8>) -> Self {
-        Self { shape, form: Form::Packed { layout, values, metadata } }
+    pub fn new(
+        shape: Shape,
+        layout: Layout,
+        values: impl Input<'a, Space = S, Element = T>,
+        metadata: impl Input<'a, Space = S, Element = u8>,
+    ) -> Self {
+        Self { shape, form: Form::Packed { layout, values: values.input(), metadata: metadata.input() } }
     }
 
     /// `[N, K]`.
@@ -111,12 +138,42 @@ impl<'a, S: Space, T: Factor> Weight<'a, S, T> {
     pub fn layout(&self) -> Option<Layout> {
         match self.form {
             Form::Packed { layout, .. } => Some(layout),
-            #[cfg(feature = "cuda")]
             Form::Library { .. } => None,
         }
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// The best plan for products of this weight as it is packed, by `tokens` rows; what else they are given is in `given`,
+    /// whose layout is of no matter. One that is packed for cuSPARSELt goes there, and one that is not does not, unless
+    /// nothing else serves: then it must be packed first (`library`), or it is for the CPU alone.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan<E: Executor<Space = S>>(&self, on: &E, tokens: usize, given: Given) -> Result<Plan<T>> {
+        let (limits, libraries, problem) = (on.limits(), on.libraries(), Problem::new(tokens, self.shape));
+        match self.layout() {
+            Some(layout) => {
+                let plan = Plan::new(&limits, problem, Given { layout, ..given }, libraries)?;
+                Ok(plan.without_cusparselt().unwrap_or(plan))
+            }
+            None => Plan::by(Route::Cusparselt, &limits, problem, given, libraries),
+        }
+    }
+
+    /// The same for a while.
+    fn share<'s>(&'s self) -> Weight<'s, S, T>
+    where
+        'a: 's,
+    {
+        let form = match &self.form {
+            Form::Packed { layout, values, metadata } => {
+                Form::Packed { layout: *layout, values: S::share(values), metadata: S::share(metadata) }
+            }
+            Form::Library { bytes, origin } => Form::Library { bytes: S::share(bytes), origin: *origin },
+        };
+        Weight { shape: self.shape, form }
+    }
+
+    fn check(&self) -> Result<()> {
         self.shape.check()?;
         match &self.form {
             Form::Packed { layout, values, metadata } => {
@@ -125,76 +182,7 @@ impl<'a, S: Space, T: Factor> Weight<'a, S, T> {
                 length("metadata", Some(metadata), sizes.metadata)
             }
             // Its owner has made it as long as the library asked for.
-            #[cfg(feature = "cuda")]
             Form::Library { .. } => Ok(()),
         }
-    }
-}
-
-/// Arguments of the product.
-///
-/// Shapes: `x [T, K]`, `bias [N]`, `dense [N, K]`, `y [T, N]`, which is overwritten. On a device every operand starts on a
-/// 16-byte boundary.
-pub struct Multiply<'w, 'a, S: Space, T: Factor> {
-    pub(crate) problem: Problem,
-    pub(crate) weight: Weight<'w, S, T>,
-    pub(crate) x: S::Ref<'a, T>,
-    pub(crate) bias: Option<S::Ref<'a, T::Output>>,
-    pub(crate) dense: Option<S::Ref<'a, T>>,
-    pub(crate) y: S::Mut<'a, T::Output>,
-    pub(crate) workspace: Option<S::Mut<'a, u8>>,
-}
-
-impl<'w, 'a, S: Space, T: Factor> Multiply<'w, 'a, S, T> {
-    /// `tokens` rows of `x` by the weight.
-    #[must_use]
-    pub fn new(weight: Weight<'w, S, T>, tokens: usize, x: S::Ref<'a, T>, y: S::Mut<'a, T::Output>) -> Self {
-        let problem = Problem::new(tokens, weight.shape);
-        Self { problem, weight, x, bias: None, dense: None, y, workspace: None }
-    }
-
-    /// Adds `bias[n]` to column `n`, before the sums are rounded. For a plan with [`Given::bias`].
-    #[must_use]
-    pub fn bias(mut self, bias: S::Ref<'a, T::Output>) -> Self {
-        self.bias = Some(bias);
-        self
-    }
-
-    /// The same weight decompressed: [`Path::Dense`] need not write it then. For a plan with [`Given::dense`]; other ways,
-    /// and the CPU, leave it alone.
-    #[must_use]
-    pub fn dense(mut self, dense: S::Ref<'a, T>) -> Self {
-        self.dense = Some(dense);
-        self
-    }
-
-    /// Memory to work in, at least [`Plan::workspace_bytes`]; its content is lost. The CPU executor needs none.
-    #[must_use]
-    pub fn workspace(mut self, workspace: S::Mut<'a, u8>) -> Self {
-        self.workspace = Some(workspace);
-        self
-    }
-
-    /// What a plan for these arguments is given.
-    #[must_use]
-    pub fn given(&self) -> Given {
-        Given {
-            layout: self.weight.layout().unwrap_or(Layout::CutlassSm80),
-            dense: self.dense.is_some(),
-            bias: self.bias.is_some(),
-        }
-    }
-
-    /// Checks shapes and lengths; every executor does it first.
-    ///
-    /// # Errors
-    /// [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Layout`] and [`Error::Length`].
-    pub fn check(&self) -> Result<()> {
-        self.problem.check()?;
-        self.weight.check()?;
-        length("x", Some(&self.x), self.problem.inputs())?;
-        length("bias", self.bias.as_ref(), self.problem.shape.rows)?;
-        length("dense", self.dense.as_ref(), self.problem.shape.weights())?;
-        length("y", Some(&self.y), self.problem.outputs())
     }
 }

@@ -1,28 +1,34 @@
-//! Which way a product is taken on a device, how much work space that needs, and why.
+//! Which route a product takes on a device, how much workspace that needs, and why.
 //!
 //! A plan is plain data, made from sizes, types, the device's [`Limits`] and which libraries there are: the same
-//! everywhere, and testable without a device. Only what cuSPARSELt works in is the library's to say:
-//! [`Library::complete`](super::library::Library::complete) adds it.
+//! everywhere, and testable without a device. Only what cuSPARSELt works in is the library's to say: executors ask it when
+//! they allocate a [`Scratch`], and `Plan::complete` for those who bring memory of their own.
 
-use crate::element::{DType, Factor};
 use std::fmt;
+use std::marker::PhantomData;
 
-use super::launch::{self, Kernel};
+use super::{Factor, Multiply, Weight, launch};
+use crate::check::scalar;
 use crate::compress::Layout;
+use crate::cusparselt;
 use crate::dense::Problem;
-use crate::dense::split::aligned;
 use crate::device::Limits;
-use crate::error::{Error, Result, path_error};
+use crate::error::{Error, Result, unsupported};
+use crate::pass::{self, Executor, Libraries, Queue, Work};
+use crate::space::{Input, Output, Raw, RawSlice};
+use choice::Choice;
 
+mod choice;
+mod serves;
 mod table;
 
-/// A way to `Y`.
+/// A route to `Y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Path {
-    /// An own kernel for at most [`MAX_SMALL_TOKENS`](super::MAX_SMALL_TOKENS) tokens: `f16`, `bf16` and `i8`.
+pub enum Route {
+    /// A kernel of this crate for at most [`MAX_SMALL_TOKENS`](super::MAX_SMALL_TOKENS) tokens: `f16`, `bf16` and `i8`.
     Small,
-    /// An own kernel for any number of tokens: `f16`, `bf16` and `i8`.
+    /// A kernel of this crate for any number of tokens: `f16`, `bf16` and `i8`.
     Tile,
     /// cuSPARSELt: `f16`, `bf16`, `i8`, `f32` (in tf32) and `E4m3`.
     Cusparselt,
@@ -42,34 +48,8 @@ pub struct Given {
 }
 
 impl Given {
-    /// The weight as own kernels read it, and nothing else.
+    /// The weight as this crate's kernels read it, and nothing else.
     pub const WEIGHT: Self = Self { layout: Layout::CutlassSm80, dense: false, bias: false };
-}
-
-/// Which libraries there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Libraries {
-    /// cuBLASLt.
-    pub cublaslt: bool,
-    /// cuSPARSELt.
-    pub cusparselt: bool,
-}
-
-impl Libraries {
-    /// Own kernels only.
-    pub const NONE: Self = Self { cublaslt: false, cusparselt: false };
-    /// cuBLASLt, which comes with every toolkit.
-    pub const CUBLASLT: Self = Self { cublaslt: true, cusparselt: false };
-    /// Both.
-    pub const ALL: Self = Self { cublaslt: true, cusparselt: true };
-
-    /// Those that can be opened, as [`crate::device`] and [`crate::cusparselt`] look for them.
-    #[cfg(feature = "cuda")]
-    #[must_use]
-    pub fn find() -> Self {
-        let cublaslt = crate::device::probe::cublaslt().is_ok();
-        Self { cublaslt, cusparselt: crate::cusparselt::available().is_ok() }
-    }
 }
 
 /// Who packs a weight for cuSPARSELt.
@@ -90,282 +70,258 @@ impl fmt::Display for Packing {
     }
 }
 
-/// The way of a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Plan {
-    problem: Problem,
-    values: DType,
-    given: Given,
-    libraries: Libraries,
-    limits: Limits,
-    path: Path,
+/// How a product of weights and activations of a type is made.
+pub struct Plan<T> {
+    choice: Choice,
+    route: Route,
     splits: u32,
     workspace_bytes: usize,
     why: &'static str,
     packing: Option<Packing>,
+    of: PhantomData<fn() -> T>,
 }
 
 /// What a caller's own choice says instead of a reason.
 const ASKED: &str = "asked for";
 
-impl Plan {
-    /// The best way for a weight and activations of type `T` on a device.
+impl<T: Factor> Plan<T> {
+    /// The best route for a weight and activations of type `T` on a device.
     ///
     /// # Errors
-    /// As [`Problem::check`] and [`Layout::check`]; [`Error::Path`] if no way serves, with what the last one lacks.
-    pub fn new<T: Factor>(limits: &Limits, problem: Problem, given: Given, libraries: Libraries) -> Result<Self> {
-        let plan = Self::draft::<T>(limits, problem, given, libraries)?;
-        let (path, why) = plan.best()?;
-        Ok(plan.taking(path, why))
+    /// As [`Problem::check`] and [`Layout::check`]; [`Error::Unsupported`] if no route serves, with what the last one lacks.
+    pub fn new(limits: &Limits, problem: Problem, given: Given, libraries: Libraries) -> Result<Self> {
+        Self::best(Choice::new::<T>(limits, problem, given, libraries)?)
     }
 
-    /// This way, whatever is the best.
+    /// This route, whatever is the best.
     ///
     /// # Errors
-    /// As [`Plan::new`]; [`Error::Path`] if it does not serve, with the reason.
-    pub fn by<T: Factor>(
-        path: Path,
-        limits: &Limits,
-        problem: Problem,
-        given: Given,
-        libraries: Libraries,
-    ) -> Result<Self> {
-        Self::draft::<T>(limits, problem, given, libraries)?.with_path(path)
+    /// As [`Plan::new`]; [`Error::Unsupported`] if it does not serve, with the reason.
+    pub fn by(route: Route, limits: &Limits, problem: Problem, given: Given, libraries: Libraries) -> Result<Self> {
+        let choice = Choice::new::<T>(limits, problem, given, libraries)?;
+        choice.serves(route)?;
+        Ok(Self::taking(choice, route, ASKED))
     }
 
-    fn draft<T: Factor>(limits: &Limits, problem: Problem, given: Given, libraries: Libraries) -> Result<Self> {
-        problem.check()?;
-        given.layout.check(problem.shape, T::DTYPE)?;
-        Ok(Self {
-            problem,
-            values: T::DTYPE,
-            given,
-            libraries,
-            limits: *limits,
-            path: Path::Tile,
-            splits: 1,
-            workspace_bytes: 0,
-            why: "",
-            packing: None,
-        })
+    fn best(choice: Choice) -> Result<Self> {
+        let (route, why) = choice.best()?;
+        Ok(Self::taking(choice, route, why))
     }
 
-    /// Takes another way.
+    fn taking(choice: Choice, route: Route, why: &'static str) -> Self {
+        let (splits, workspace_bytes) = choice.takes(route);
+        Self { choice, route, splits, workspace_bytes, why, packing: None, of: PhantomData }
+    }
+
+    /// Takes another route.
     ///
     /// # Errors
-    /// [`Error::Path`] if it does not serve, with the reason.
-    pub fn with_path(self, path: Path) -> Result<Self> {
-        self.serves(path)?;
-        Ok(self.taking(path, ASKED))
+    /// [`Error::Unsupported`] if it does not serve, with the reason.
+    pub fn with_route(self, route: Route) -> Result<Self> {
+        self.choice.serves(route)?;
+        Ok(Self::taking(self.choice, route, ASKED))
     }
 
-    /// The best way without cuBLASLt.
+    /// Takes the contraction in so many parts, whatever fills the device.
     ///
     /// # Errors
-    /// [`Error::Path`] if no other serves.
-    pub fn without_cublaslt(self) -> Result<Self> {
-        self.without(Path::Dense, Libraries { cublaslt: false, ..self.libraries })
-    }
-
-    /// The best way without cuSPARSELt.
-    ///
-    /// # Errors
-    /// [`Error::Path`] if no other serves.
-    pub fn without_cusparselt(self) -> Result<Self> {
-        self.without(Path::Cusparselt, Libraries { cusparselt: false, ..self.libraries })
-    }
-
-    /// A way that does not need the library, even one that was asked for, stays.
-    fn without(self, path: Path, libraries: Libraries) -> Result<Self> {
-        let plan = Self { libraries, ..self };
-        if plan.path != path {
-            return Ok(plan);
+    /// [`Error::Scalar`] unless they are from 1 to 65,535; [`Error::Unsupported`] on a route by a library.
+    pub fn with_splits(self, splits: u32) -> Result<Self> {
+        if !matches!(self.route, Route::Small | Route::Tile) {
+            return Err(unsupported("a product in parts", "libraries split it as they like"));
         }
-        let (path, why) = plan.best()?;
-        Ok(plan.taking(path, why))
+        if !(1..=launch::MAX_SPLITS).contains(&splits) {
+            return scalar("splits", splits.into(), "from 1 to 65535");
+        }
+        let workspace_bytes = self.choice.partial_bytes(splits);
+        Ok(Self { splits, workspace_bytes, why: ASKED, ..self })
     }
 
-    fn taking(mut self, path: Path, why: &'static str) -> Self {
-        (self.path, self.why, self.packing) = (path, why, None);
-        (self.splits, self.workspace_bytes) = match path {
-            Path::Small => self.own(Kernel::Small),
-            Path::Tile => self.own(Kernel::Tile),
-            Path::Cusparselt => (1, 0),
-            Path::Dense if self.given.dense => (1, 0),
-            Path::Dense => (1, aligned(self.problem.shape.weights().saturating_mul(self.values.size()))),
-        };
-        self
+    /// The best route without cuBLASLt. A route that does not need the library, even one that was asked for, stays.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if no other serves.
+    pub fn without_cublaslt(self) -> Result<Self> {
+        self.without(Route::Dense, Libraries { cublaslt: false, ..self.choice.libraries })
     }
 
-    fn own(&self, kernel: Kernel) -> (u32, usize) {
-        let splits = launch::splits(kernel, self.problem, self.values, &self.limits);
-        (splits, aligned(launch::partial_bytes(self.problem, splits)))
+    /// The best route without cuSPARSELt, likewise.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if no other serves.
+    pub fn without_cusparselt(self) -> Result<Self> {
+        self.without(Route::Cusparselt, Libraries { cusparselt: false, ..self.choice.libraries })
+    }
+
+    fn without(self, route: Route, libraries: Libraries) -> Result<Self> {
+        let choice = Choice { libraries, ..self.choice };
+        if self.route == route { Self::best(choice) } else { Ok(Self { choice, ..self }) }
+    }
+
+    /// `Y = X Wᵀ` of this weight, in memory that was allocated for the plan.
+    #[must_use]
+    pub fn multiply<'a, E: Executor>(
+        &self,
+        weight: &'a Weight<'_, E::Space, T>,
+        x: impl Input<'a, Space = E::Space, Element = T>,
+        y: impl Output<'a, Space = E::Space, Element = T::Output>,
+        scratch: &'a mut Scratch<E>,
+    ) -> Multiply<'a, E::Space, T> {
+        let pass = Multiply::new(weight, self.problem().tokens, x, y).plan(self);
+        match &mut scratch.workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        }
     }
 
     /// With what only the library knows.
     #[cfg(feature = "cuda")]
-    pub(super) fn completed(mut self, packing: Packing, workspace_bytes: usize) -> Self {
-        (self.packing, self.workspace_bytes) = (Some(packing), workspace_bytes);
-        self
+    pub(super) fn completed(self, packing: Packing, workspace_bytes: usize) -> Self {
+        Self { packing: Some(packing), workspace_bytes, ..self }
     }
 
     /// The sizes it is for.
     #[must_use]
     pub const fn problem(&self) -> Problem {
-        self.problem
+        self.choice.problem
     }
 
     /// What it is for.
     #[must_use]
     pub const fn given(&self) -> Given {
-        self.given
+        self.choice.given
     }
 
-    /// The type of weight and activations.
+    /// The route.
     #[must_use]
-    pub const fn values(&self) -> DType {
-        self.values
+    pub const fn route(&self) -> Route {
+        self.route
     }
 
-    /// The way.
-    #[must_use]
-    pub const fn path(&self) -> Path {
-        self.path
-    }
-
-    /// In how many parts an own kernel takes the contraction, to fill the device; their sums are added in a fixed order.
+    /// In how many parts a kernel of this crate takes the contraction, to fill the device; their sums are added in a fixed
+    /// order.
     #[must_use]
     pub const fn splits(&self) -> u32 {
         self.splits
     }
 
-    /// Bytes of work space. For [`Path::Cusparselt`], not before the plan is [complete](super::library::Library::complete).
+    /// Bytes of workspace. For [`Route::Cusparselt`], not before the plan is completed (`Plan::complete`).
     #[must_use]
     pub const fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
 
-    /// The line of the table that chose the way.
+    /// The line of the table that chose the route.
     #[must_use]
     pub const fn why(&self) -> &'static str {
         self.why
     }
 
-    /// Who packs the weight for [`Path::Cusparselt`], once the plan is [complete](super::library::Library::complete).
+    /// Who packs the weight for [`Route::Cusparselt`], once the plan is completed.
     #[must_use]
     pub const fn packing(&self) -> Option<Packing> {
         self.packing
     }
 
-    /// The device it is for.
-    pub(super) const fn limits(&self) -> &Limits {
-        &self.limits
+    /// What cuSPARSELt is asked for.
+    pub(super) fn form(&self) -> cusparselt::Form {
+        let Choice { types, problem: Problem { tokens, shape }, given, .. } = self.choice;
+        cusparselt::Form { types, tokens, shape, bias: given.bias }
     }
 
     /// Checks that arguments are those the plan was made for.
-    pub(super) fn check(&self, problem: Problem, values: DType, given: Given) -> Result<()> {
+    pub(super) fn check(&self, problem: Problem, given: Given) -> Result<()> {
+        let planned = self.choice.given;
         // A copy that is there but not used does no harm; and cuSPARSELt has the weight in a form of its own.
-        let dense = given.dense || self.given.dense && self.path != Path::Dense;
-        let layout = if self.path == Path::Cusparselt { self.given.layout } else { given.layout };
-        let same = (layout, given.bias) == (self.given.layout, self.given.bias) && (dense || !self.given.dense);
-        if same && (problem, values) == (self.problem, self.values) {
+        let dense = given.dense || planned.dense && self.route != Route::Dense;
+        let layout = if self.route == Route::Cusparselt { planned.layout } else { given.layout };
+        let same = (layout, given.bias) == (planned.layout, planned.bias) && (dense || !planned.dense);
+        if same && problem == self.choice.problem {
             return Ok(());
         }
-        let describe = |Problem { tokens, shape }: Problem, values, Given { layout, dense, bias }: Given| {
+        let describe = |Problem { tokens, shape }: Problem, Given { layout, dense, bias }: Given| {
             let [rows, cols] = [shape.rows, shape.cols];
             let with = |there, what| if there { what } else { "" };
             let (dense, bias) = (with(dense, ", a dense copy"), with(bias, ", a bias"));
-            format!("{tokens} tokens, [{rows}, {cols}] of {values} in layout {layout}{dense}{bias}")
+            format!("{tokens} tokens, [{rows}, {cols}] of {} in layout {layout}{dense}{bias}", T::DTYPE)
         };
-        let planned = describe(self.problem, self.values, self.given);
-        Err(Error::Unplanned { planned, given: describe(problem, values, given) })
-    }
-
-    /// Whether a way serves, and if not, why.
-    fn serves(&self, path: Path) -> Result<()> {
-        match path {
-            Path::Small if self.problem.tokens > launch::MAX_SMALL_TOKENS => {
-                Err(path_error(SMALL, "it takes at most 128 tokens"))
-            }
-            Path::Small => self.own_serves(SMALL, Kernel::Small),
-            Path::Tile => self.own_serves(TILE, Kernel::Tile),
-            Path::Cusparselt => self.cusparselt_serves().map_err(|because| path_error(CUSPARSELT, because)),
-            Path::Dense => self.dense_serves().map_err(|because| path_error(DENSE, because)),
-        }
-    }
-
-    fn own_serves(&self, path: &'static str, kernel: Kernel) -> Result<()> {
-        let because = match self.values {
-            DType::F16 | DType::Bf16 | DType::I8 if self.given.layout != Layout::CutlassSm80 => {
-                "own kernels read layout cutlass-sm80: reorder the metadata"
-            }
-            DType::F16 | DType::Bf16 | DType::I8 if launch::takes(kernel, self.problem, self.values) => {
-                return Ok(());
-            }
-            DType::F16 | DType::Bf16 | DType::I8 => "the sizes exceed what the kernel counts in 32 bits",
-            _ => "own kernels multiply f16, bf16 and i8",
-        };
-        Err(path_error(path, because))
-    }
-
-    /// The library's rules, as [`crate::cusparselt::Problem::check`] has them; a test sees that they agree.
-    fn cusparselt_serves(&self) -> std::result::Result<(), &'static str> {
-        let Problem { tokens, shape } = self.problem;
-        let size = self.values.size();
-        // Bytes of a matrix: 2^32 values of 8 bits, 2^31 of 16, 2^30 of 32.
-        let fits = |rows: usize, cols: usize, size: usize| rows.saturating_mul(cols) < (1 << 32) / size;
-        let result = if self.values == DType::E4m3 || self.values == DType::I8 { 4 } else { size };
-        let capability = self.limits.compute_capability;
-        if !self.libraries.cusparselt {
-            return Err("the library is not available");
-        }
-        if self.values == DType::E4m3 && capability < (8, 9) {
-            return Err("the device has no 8-bit floating point: compute capability 8.9 and later have");
-        }
-        if tokens == 0 || shape.rows == 0 || shape.cols == 0 {
-            return Err("there is nothing to multiply, which the library refuses");
-        }
-        if !(shape.rows.is_multiple_of(32 / size) && shape.cols.is_multiple_of(32 / size)) {
-            return Err("N and K must be multiples of 8 (f32), 16 (f16, bf16) or 32 (8 bits)");
-        }
-        if !tokens.is_multiple_of(16 / size) {
-            return Err("T must be a multiple of 4 (f32), 8 (f16, bf16) or 16 (8 bits)");
-        }
-        if !(fits(shape.rows, shape.cols, size) && fits(tokens, shape.cols, size) && fits(tokens, shape.rows, result)) {
-            return Err("a matrix has 2^32 bytes or more");
-        }
-        match self.values {
-            DType::I8 if self.given.bias => Err("to i32 sums the library adds a bias in f32, and ours is i32"),
-            DType::I8 if shape.cols >= 1 << 18 => Err("the library's i32 sums do not wrap, and K may exceed them"),
-            _ => Ok(()),
-        }
-    }
-
-    fn dense_serves(&self) -> std::result::Result<(), &'static str> {
-        let shape = self.problem.shape;
-        match self.values {
-            _ if !self.libraries.cublaslt => Err("the library is not available"),
-            DType::E4m3 | DType::E5m2 => Err("dense products of 8-bit floating point are not offered"),
-            DType::I8 if !shape.rows.is_multiple_of(4) => Err("for i8, cuBLASLt wants N in multiples of 4"),
-            DType::I8 if self.given.bias => Err("to i32 sums cuBLASLt adds no bias"),
-            _ if shape.cols == 0 && self.given.bias => Err("an empty sum is none for cuBLASLt, and the bias remains"),
-            _ => Ok(()),
-        }
+        let planned = describe(self.choice.problem, planned);
+        Err(Error::Unplanned { planned, given: describe(problem, given) })
     }
 }
 
-const SMALL: &str = "an own product of few tokens";
-const TILE: &str = "an own product";
-const CUSPARSELT: &str = "a product by cuSPARSELt";
-const DENSE: &str = "a dense product by cuBLASLt";
+/// Memory for the products of a plan; it is not empty only on a device, and where the plan needs some.
+pub struct Scratch<E: Executor> {
+    workspace: Option<E::Buffer<u8>>,
+}
 
-impl fmt::Display for Plan {
+impl<E: Executor> fmt::Debug for Scratch<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, splits, bytes) = (format!("{:?}", self.path), self.splits, self.workspace_bytes);
-        write!(f, "Y {path:10} {splits:2} part(s), {bytes:>11} bytes of work space: {}", self.why)?;
-        match (self.path, self.packing) {
-            (Path::Cusparselt, Some(packing)) => write!(f, "; {packing}"),
-            (Path::Cusparselt, None) => f.write_str("; the library was not asked yet"),
+        f.debug_struct("Scratch").field("is_empty", &self.workspace.is_none()).finish()
+    }
+}
+
+impl<T: Factor> pass::Plan for Plan<T> {
+    type Scratch<E: Executor> = Scratch<E>;
+
+    fn scratch<E: Executor>(&self, on: &E) -> Result<Scratch<E>> {
+        let bytes = match self.route {
+            Route::Cusparselt => on.cusparselt_bytes(&self.form())?,
+            _ => self.workspace_bytes,
+        };
+        Ok(Scratch { workspace: on.workspace(bytes)? })
+    }
+
+    fn rehearse(&self, queue: &mut Queue) -> Result<()> {
+        if self.route == Route::Cusparselt {
+            let (form, nothing) = (self.form(), RawSlice::nowhere(0));
+            let bias = form.bias.then_some(0);
+            let [weight, workspace] = [nothing; 2];
+            let call = cusparselt::Call { form, origin: None, weight, input: 0, output: 0, bias, workspace };
+            queue.push(Work::Cusparselt(call));
+            return Ok(());
+        }
+        let Choice { problem, given, .. } = self.choice;
+        let sizes = given.layout.sizes(problem.shape, T::DTYPE)?;
+        let (values, metadata) = (RawSlice::nowhere(sizes.values), RawSlice::nowhere(sizes.metadata));
+        let weight = Weight::<Raw, T>::new(problem.shape, given.layout, values, metadata);
+        let (x, y) = (RawSlice::nowhere(problem.inputs()), RawSlice::nowhere(problem.outputs()));
+        let pass = Multiply::new(&weight, problem.tokens, x, y).plan(self);
+        let pass = if given.bias { pass.bias(RawSlice::nowhere(problem.shape.rows)) } else { pass };
+        let pass = if given.dense { pass.dense(RawSlice::nowhere(problem.shape.weights())) } else { pass };
+        queue.pass(pass.workspace(RawSlice::nowhere(self.workspace_bytes)))
+    }
+}
+
+// By hand, for derived ones would ask the same of `T`.
+impl<T> Clone for Plan<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Plan<T> {}
+
+impl<T> PartialEq for Plan<T> {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |plan: &Self| (plan.choice, plan.route, plan.splits, plan.workspace_bytes, plan.why, plan.packing);
+        parts(self) == parts(other)
+    }
+}
+impl<T> Eq for Plan<T> {}
+
+impl<T> fmt::Debug for Plan<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} ({:?})", self.choice)
+    }
+}
+
+impl<T> fmt::Display for Plan<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (route, splits, bytes) = (format!("{:?}", self.route), self.splits, self.workspace_bytes);
+        write!(f, "Y {route:10} {splits:2} part(s), {bytes:>11} bytes of workspace: {}", self.why)?;
+        match (self.route, self.packing) {
+            (Route::Cusparselt, Some(packing)) => write!(f, "; {packing}"),
+            (Route::Cusparselt, None) => f.write_str("; the library was not asked yet"),
             _ => Ok(()),
         }
     }

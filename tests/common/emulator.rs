@@ -136,6 +136,7 @@ impl Executor for Emulator {
                     ran(CUBLASLT);
                     product::multiply(&call);
                 }
+                Work::Cusparselt(call) => panic!("the emulator has no cuSPARSELt: {call:?}"),
             }
         }
         Ok(())

@@ -1,16 +1,14 @@
 //! How `cuda/sparse_small.cu` is launched: few tokens.
 
 use super::stage_cols;
-use crate::check::scalar;
 use crate::element::DType;
 
 use crate::dense::Problem;
 use crate::dense::split;
-use crate::device::Limits;
-use crate::error::{Error, Result};
+use crate::device::{Limits, Symbol};
 
 /// The most tokens a launch takes.
-pub const MAX_TOKENS: usize = 128;
+pub const MAX_SMALL_TOKENS: usize = 128;
 pub(super) const THREADS: u32 = 256;
 const WARPS: usize = THREADS as usize / 32;
 const WARP_ROWS: usize = 32;
@@ -55,15 +53,9 @@ pub(super) fn blocks(Problem { tokens, shape }: Problem) -> usize {
     shape.rows.div_ceil(block_rows(tokens)).saturating_mul(token_blocks(tokens))
 }
 
-/// What the kernel's offsets hold.
-pub(super) fn check(Problem { tokens, shape }: Problem) -> Result<()> {
-    if tokens > MAX_TOKENS {
-        return scalar("tokens", tokens as f64, "at most 128");
-    }
-    match shape.cols >> 24 {
-        0 => Ok(()),
-        _ => Err(Error::Overflow { what: "a row of the weight", rows: 1, cols: shape.cols as u64 }),
-    }
+/// Whether the kernel's offsets hold it.
+pub(super) fn takes(Problem { tokens, shape }: Problem) -> bool {
+    tokens <= MAX_SMALL_TOKENS && shape.cols >> 24 == 0
 }
 
 /// Columns that a grid row takes: whole steps, of all warps where that leaves no grid row without any.
@@ -100,16 +92,8 @@ pub(super) fn splits(problem: Problem, values: DType, limits: &Limits) -> usize 
     split::filled(shape.cols, share(problem, values, split::least(most, time)))
 }
 
-pub(super) fn symbol(tokens: usize, values: DType) -> Result<&'static str> {
-    Ok(match (values, is_few(tokens)) {
-        (DType::F16, true) => "twofour_sparse_small_f16_16",
-        (DType::F16, false) => "twofour_sparse_small_f16_128",
-        (DType::Bf16, true) => "twofour_sparse_small_bf16_16",
-        (DType::Bf16, false) => "twofour_sparse_small_bf16_128",
-        (DType::I8, true) => "twofour_sparse_small_i8_16",
-        (DType::I8, false) => "twofour_sparse_small_i8_128",
-        _ => return Err(super::other_type()),
-    })
+pub(super) fn symbol(tokens: usize, values: DType) -> Symbol {
+    Symbol::new("sparse_small", "small", &[values.name(), if is_few(tokens) { "16" } else { "128" }])
 }
 
 #[cfg(test)]
