@@ -264,8 +264,8 @@ impl<L: Logit, W: Float, G: GradientOf<W>> FusedCase<L, W, G> {
         let Self { shape, kind, sampling, .. } = *self;
         let (logits, weight) = (on.upload(&self.logits).unwrap(), on.upload(&self.weight).unwrap());
         let (gradient, mut made) = (on.upload(&self.gradient).unwrap(), on.poisoned::<f32>(shape.logits()));
-        let operands = (E::input(&logits), E::input(&weight), E::input(&gradient));
-        let pass = Backward::new(shape, kind, sampling, operands.0, operands.1, operands.2).shard(self.shard);
+        let (logits, weight, gradient) = (E::input(&logits), E::input(&weight), E::input(&gradient));
+        let pass = Backward::new(shape, kind, sampling, logits, weight, gradient).shard(self.shard);
         on.run(pass.regulariser(self.regulariser).logit_gradient(E::output(&mut made))).unwrap();
         on.download(&made).unwrap()
     }
