@@ -2,7 +2,7 @@
 
 use crate::device::Limits;
 use crate::error::Result;
-use crate::pass::{Checked, Executor, Libraries, Pass, Plan};
+use crate::pass::{self, Executor, Libraries, Pass, Plan};
 use crate::space::{Host, Plain};
 
 /// Runs passes on the host, before it returns. Operands are slices, and references to vectors and arrays.
@@ -26,7 +26,7 @@ impl Executor for Cpu {
     type Buffer<T: Plain> = Vec<T>;
 
     fn run<P: Pass<Host>>(&mut self, pass: P) -> Result<()> {
-        P::execute(Checked::new(pass)?)
+        pass::run_on_host(pass)
     }
 
     fn limits(&self) -> Limits {

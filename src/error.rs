@@ -266,8 +266,3 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub(crate) fn unsupported(what: &'static str, because: &'static str) -> Error {
     Error::Unsupported { what, because }
 }
-
-/// The same, by its former name.
-pub(crate) fn path_error(what: &'static str, because: &'static str) -> Error {
-    unsupported(what, because)
-}

@@ -5,11 +5,11 @@
 //! arguments  →  checks  →  plan  →  launches
 //! ```
 //!
-//! A pass is one operation's argument struct, over any [`Space`](crate::space::Space). `run` of an executor checks it; from
+//! A pass is one operation's argument struct, over any [`Space`]. `run` of an executor checks it; from
 //! there on [`Checked`] is the proof that lengths and scalars are right, and nobody looks again.
 
 use crate::error::Result;
-use crate::space::{HostSpace, Raw, Space};
+use crate::space::{Host, HostSpace, Raw, Space};
 
 mod executor;
 mod libraries;
@@ -19,7 +19,7 @@ pub use executor::{Executor, Plan};
 pub use libraries::Libraries;
 pub use queue::{Queue, Work};
 
-pub use crate::device::bind::{Binder, DeviceSpace, Names};
+pub use crate::device::{Binder, DeviceSpace, Names};
 
 /// The arguments of an operation. For this crate's operations alone: executors run them.
 pub trait Pass<S: Space>: Sized {
@@ -80,9 +80,19 @@ impl<P> Checked<P> {
     }
 }
 
+/// Checks a pass over slices and computes it.
+///
+/// # Errors
+/// What [`Pass::check`] finds, and what only the operands' values show.
+pub(crate) fn run_on_host<P: Pass<Host>>(pass: P) -> Result<()> {
+    P::execute(Checked::new(pass)?)
+}
+
 impl Queue {
     /// Adds what another operation does on parts of a checked pass's operands, which are addresses by now.
     pub(crate) fn pass<P: Pass<Raw>>(&mut self, part: P) -> Result<()> {
-        P::queue(&mut Checked::part(part), &mut Binder::bare(), self)
+        // SAFETY: the addresses are parts of operands that the whole pass's binder has found.
+        let mut binder = unsafe { Binder::bare() };
+        P::queue(&mut Checked::part(part), &mut binder, self)
     }
 }

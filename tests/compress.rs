@@ -1,18 +1,17 @@
-//! The suite of `compress`: golden files, an oracle that shares no formula with the crate, edge cases and errors; run
-//! against the CPU's executor, the emulator's and, where there is one, the GPU's.
+//! `compress` on every executor: golden files, an oracle that shares no formula with the crate, edge cases and errors.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 #[path = "compress/any.rs"]
 mod any;
-#[path = "common/array.rs"]
-mod array;
+#[path = "compress/case.rs"]
+mod case;
 #[path = "compress/edges.rs"]
 mod edges;
 #[path = "compress/errors.rs"]
 mod errors;
-#[path = "compress/executor.rs"]
-mod executor;
 #[path = "compress/golden.rs"]
 mod golden;
 #[path = "compress/kernels.rs"]

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use fake::{Child, Scratch};
 use product::{Number, cases, check};
 use twofour::cusparselt::{self, Handle};
-use twofour::element::E4m3;
+use twofour::E4m3;
 use twofour::{Error, bf16, device, f16};
 
 /// A folder with the fake libraries; the one before 0.8 in a folder of its own.

@@ -4,10 +4,9 @@ use super::layout::Layout;
 use super::value::Sparsity;
 use super::{Choice, Draw, Pack, Reorder, cpu};
 use crate::check::length;
-use crate::cpu::Cpu;
 use crate::element::{DType, Element, Logit};
 use crate::error::Result;
-use crate::pass::Executor;
+use crate::pass::run_on_host;
 use crate::sample::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::Host;
@@ -84,7 +83,7 @@ impl<T: Element> Compressed<T> {
         length("dense", Some(&dense), shape.weights())?;
         let mut values = vec![T::zeroed(); shape.weights() / 2];
         let mut codes = vec![0; Sparsity::of(T::DTYPE).packed_codes(shape)];
-        Cpu.run(Pack::<Host, T, L>::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
+        run_on_host(Pack::<Host, T, L>::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
         Ok(Self { shape, values, codes })
     }
 
@@ -99,7 +98,7 @@ impl<T: Element> Compressed<T> {
         length("metadata", Some(&metadata), sizes.metadata)?;
         let mut codes = vec![0; Sparsity::of(T::DTYPE).packed_codes(shape)];
         let plain = (Layout::Plain, codes.as_mut_slice());
-        Cpu.run(Reorder::new(shape, T::DTYPE, (layout, metadata), plain))?;
+        run_on_host(Reorder::new(shape, T::DTYPE, (layout, metadata), plain))?;
         let mut tight = Vec::with_capacity(shape.weights() / 2);
         if let Some(pitch) = std::num::NonZeroUsize::new(sizes.pitch) {
             values.chunks(pitch.get()).for_each(|row| tight.extend_from_slice(&row[..shape.cols / 2]));
@@ -137,7 +136,7 @@ impl<T: Element> Compressed<T> {
     /// As [`Layout::sizes`]; [`Error::Length`](crate::Error::Length).
     pub fn metadata_into(&self, layout: Layout, metadata: &mut [u8]) -> Result<()> {
         let from = (Layout::Plain, self.codes.as_slice());
-        Cpu.run(Reorder::new(self.shape, T::DTYPE, from, (layout, metadata)))
+        run_on_host(Reorder::new(self.shape, T::DTYPE, from, (layout, metadata)))
     }
 
     /// One buffer with the values, rows padded as the layout wants them, and the metadata right behind: what cuSPARSELt

@@ -4,30 +4,28 @@
 use super::layout::Layout;
 use super::value::Sparsity;
 use super::{Choice, Pack, Reorder, Unpack};
-use crate::device::bind::ALIGN;
+use crate::device::ALIGN;
 use crate::device::{Launch, Limits, Symbol};
 use crate::element::{DType, Element, Logit};
 use crate::error::Result;
+use crate::noise;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::SamplingArgs;
 use crate::sample::{Kind, Sampling};
 use crate::shape::Shard;
-use patch::{Arrangement, Patches, Rows, Steps, chunk, patches};
+use patch::{Arrangement, PATCH_BITS, Patches, Rows, Steps, chunk, patches};
 
 mod patch;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
-/// Shared memory of a block that samples: the lines of the noise table, and the codes of a patch (`kPatchWords`).
-const NOISE_TABLE_BYTES: u32 = 2688 * 8;
-const PATCH_CODES_BYTES: u32 = 4096;
-/// What the system takes of shared memory for each block.
-const SYSTEM_SHARED_BYTES: u32 = 1024;
+/// Shared memory for the codes of a patch: `kPatchWords`, a word more for each row.
+const PATCH_CODES_BYTES: u32 = 4 * ((1 << PATCH_BITS) / 8 + 512);
 
 /// Blocks with the noise table that a multiprocessor holds at once, by the groups of a chunk (`kBlocksSampled`) and by its
 /// shared memory: more of them would only load it again.
 fn sampled_blocks(chunk: u32, limits: &Limits) -> u32 {
-    const BLOCK_BYTES: u32 = NOISE_TABLE_BYTES + PATCH_CODES_BYTES + SYSTEM_SHARED_BYTES;
+    const BLOCK_BYTES: u32 = noise::TABLE_BYTES + PATCH_CODES_BYTES + Limits::SYSTEM_SHARED_BYTES;
     let by_registers = if chunk == 8 { 3 } else { 4 };
     (limits.shared_bytes_per_multiprocessor / BLOCK_BYTES).clamp(1, by_registers)
 }
@@ -251,5 +249,26 @@ fn pack_symbol<C, L>(choice: &Choice<C, L>, value_type: DType, logits: DType) ->
         Choice::Magnitude => symbol("magnitude", &[width]),
         Choice::NonZeros => symbol("sparse", &[width]),
         Choice::Logits(_) => symbol("sampled", &[logits.name(), width]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        for file in ["compress.cu", "compress_unpack.cu"] {
+            let cuda = Cuda::read(file);
+            assert_eq!(u64::from(THREADS), cuda.constant("kPatchThreads"));
+            assert_eq!(u64::from(PATCH_BITS), cuda.constant("kPatchBits"));
+            assert_eq!(u64::from(PATCH_CODES_BYTES), 4 * cuda.constant("kPatchWords"));
+        }
+        let cuda = Cuda::read("compress.cu");
+        for groups in [4, 8] {
+            let blocks = cuda.constant_of("kBlocksSampled", &[("V::groups", groups)]);
+            assert_eq!(u64::from(sampled_blocks(groups as u32, &Limits::H200)), blocks);
+        }
     }
 }

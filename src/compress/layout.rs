@@ -35,7 +35,8 @@ mod map;
 mod tile;
 
 pub(crate) use map::Run;
-pub use map::{Digit, Map, Place};
+pub use map::{Map, Place};
+pub use tile::Digit;
 
 /// How codes are arranged, and for whom; see the [module](self) for the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

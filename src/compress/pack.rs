@@ -3,11 +3,11 @@
 use super::layout::Layout;
 use super::value::Sparsity;
 use super::{Choice, Draw, cpu, launch};
-use crate::check::{length, sampled};
+use crate::check::length;
 use crate::element::{DType, Element, Logit};
 use crate::error::{Error, Result, unsupported};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
-use crate::sample::{Kind, Sampling};
+use crate::sample::{self, Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{Array, HostSpace, Input, Output, Space};
 
@@ -175,7 +175,7 @@ impl<S: Space, T: Element, L: Logit> Pass<S> for Pack<'_, S, T, L> {
 
 impl<L: Array> Draw<L> {
     fn check(&self, shape: Shape, dtype: DType) -> Result<()> {
-        sampled(shape, &self.shard, &self.sampling)?;
+        sample::check(shape, &self.shard, &self.sampling)?;
         if self.kind == Kind::Soft {
             let because = "a soft mask keeps a part of every value: use Hard or Argmax";
             return Err(unsupported("compression from logits", because));

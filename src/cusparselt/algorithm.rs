@@ -158,7 +158,11 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn new(version: Version, device: Device, problem: &Problem, adds: bool) -> Self {
+    pub(super) fn of(handle: &Handle, problem: &Problem, adds: bool) -> Self {
+        Self::new(handle.version(), handle.device(), problem, adds)
+    }
+
+    fn new(version: Version, device: Device, problem: &Problem, adds: bool) -> Self {
         Self {
             version,
             device,
@@ -195,7 +199,7 @@ pub(super) fn remember(key: Key, algorithm: Algorithm) {
 /// device and with its version of the library; `adds` if the product had an addend.
 #[must_use]
 pub fn remembered(handle: &Handle, problem: &Problem, adds: bool) -> Option<Algorithm> {
-    recall(&handle.key(problem, adds))
+    recall(&Key::of(handle, problem, adds))
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use super::plan::CompressedSize;
 use super::problem::{Matrix, Placement, check_structured};
 use super::result;
 use super::sys::cusparseOperation_t as Operation;
+use crate::device::Binder;
 use crate::device::driver_error;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::pass::Binder;
 use crate::shape::Shape;
 use crate::space::{Cuda, Input, Output};
 

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 use super::call::{Device, Version};
 use super::library::{Library, library};
 use super::opaque::{Stored, cusparseLtHandle_t};
-use super::{Problem, result};
+use super::result;
 use crate::device::{self, driver_error};
 use crate::error::{Error, Result};
 
@@ -91,11 +91,6 @@ impl Handle {
             return Err(Error::ForeignContext { what: "handle" });
         }
         self.bind()
-    }
-
-    /// What an algorithm found for a problem is remembered under.
-    pub(super) fn key(&self, problem: &Problem, adds: bool) -> super::algorithm::Key {
-        super::algorithm::Key::new(self.version(), self.device(), problem, adds)
     }
 }
 

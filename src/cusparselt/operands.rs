@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use cudarc::driver::{CudaView, CudaViewMut};
 
 use super::problem::Problem;
+use crate::device::Binder;
 use crate::error::{Error, Result};
-use crate::pass::Binder;
 use crate::space::{Cuda, Input, Output, RawSlice};
 
 /// α: what the product is multiplied by.

@@ -12,10 +12,10 @@ use super::operands::{Addend, Addresses, Factors, Operands, long, within};
 use super::problem::Problem;
 use super::result;
 use super::sys::cusparseLtMatmulAlgAttribute_t as AlgAttribute;
+use crate::device::Binder;
 use crate::device::driver_error;
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
-use crate::pass::Binder;
 use crate::space::{Cuda, Input, Output};
 
 /// A product made ready to run on a device: descriptions, an algorithm, and a copy of the bias if there is one.
@@ -284,7 +284,7 @@ impl Plan {
         let (at, factors) = self.bind(stream, &mut binder, &mut operands)?;
         self.has_bias()?;
         let dense = long("weight", binder.input("weight", &dense)?, self.dense_elements())?;
-        let key = self.handle.key(&self.problem, factors.adds());
+        let key = algorithm::Key::of(&self.handle, &self.problem, factors.adds());
         if let Some(algorithm) = algorithm::recall(&key) {
             drop(binder);
             self.adopt(algorithm)?;

@@ -33,7 +33,7 @@ const MOST_PLANS: usize = 1024;
 /// Make one for a device and thread and keep it: making it opens the library and allocates; using it does not. It
 /// serves every stream of its context. Calls on different streams wait for one another through the workspace, by
 /// cudarc's event tracking; where that is disabled, as capturing a CUDA graph needs, use one handle a stream.
-pub struct Cublaslt {
+pub(crate) struct Cublaslt {
     // Fields are dropped in this order: what the library made, then its handle.
     plans: HashMap<Form, Plan>,
     handle: Handle,
@@ -42,14 +42,14 @@ pub struct Cublaslt {
 
 impl Cublaslt {
     /// Bytes of the workspace of [`Cublaslt::new`]: NVIDIA's recommendation for Hopper, ample elsewhere.
-    pub const WORKSPACE_BYTES: usize = 32 << 20;
+    const WORKSPACE_BYTES: usize = 32 << 20;
 
     /// A handle for the stream's context, with a workspace of its own.
     ///
     /// # Errors
     /// [`Error::LibraryUnavailable`] without cuBLASLt, [`Error::Cuda`] if it or the driver refuses, for want of memory
     /// too.
-    pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+    pub(crate) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         probe::cublaslt()?;
         let workspace = stream.alloc_zeros(Self::WORKSPACE_BYTES).map_err(driver_error("cuMemAllocAsync"))?;
         Self::with_workspace(workspace)
@@ -60,7 +60,7 @@ impl Cublaslt {
     ///
     /// # Errors
     /// As [`Cublaslt::new`], and [`Error::Misaligned`] unless `workspace` starts on a 16-byte boundary.
-    pub fn with_workspace(workspace: CudaSlice<u8>) -> Result<Self> {
+    fn with_workspace(workspace: CudaSlice<u8>) -> Result<Self> {
         probe::cublaslt()?;
         let stream = workspace.stream();
         stream.context().bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;

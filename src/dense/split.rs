@@ -15,7 +15,8 @@ pub(crate) const fn partial_bytes(sums: usize, splits: u32) -> usize {
 
 /// Blocks with so much shared memory that a device holds at once: one or two for each multiprocessor.
 pub(crate) fn slots(limits: &Limits, shared_bytes: u32) -> usize {
-    let per_multiprocessor = (limits.shared_bytes_per_multiprocessor / (shared_bytes + 1024)).clamp(1, 2);
+    let per_multiprocessor =
+        (limits.shared_bytes_per_multiprocessor / (shared_bytes + Limits::SYSTEM_SHARED_BYTES)).clamp(1, 2);
     (limits.multiprocessors.max(1) * per_multiprocessor) as usize
 }
 

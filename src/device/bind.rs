@@ -71,15 +71,21 @@ pub struct Binder<'g, S: DeviceSpace> {
 }
 
 impl<'g> Binder<'g, Raw> {
-    /// Of addresses that somebody else vouches for.
+    /// Of addresses that the caller vouches for.
+    ///
+    /// # Safety
+    /// What is queued with it is only run where every operand's address is good for its reads and writes.
     #[must_use]
-    pub const fn bare() -> Self {
+    pub const unsafe fn bare() -> Self {
         Self { guards: None }
     }
 
     /// Of such, whose names are noted down, for messages.
+    ///
+    /// # Safety
+    /// As [`Binder::bare`].
     #[must_use]
-    pub const fn naming(names: &'g mut Names) -> Self {
+    pub const unsafe fn naming(names: &'g mut Names) -> Self {
         Self { guards: Some(names) }
     }
 }

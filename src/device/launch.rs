@@ -89,6 +89,9 @@ impl Launch {
     #[cfg(feature = "cuda")]
     #[doc(hidden)]
     pub fn load(&self, stream: &CudaStream) -> crate::Result<()> {
+        if self.grid.contains(&0) {
+            return Ok(());
+        }
         stream.context().bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;
         kernels::function(stream, self.symbol, self.shared_bytes).map(drop)
     }

@@ -21,7 +21,7 @@
 //! | `TWOFOUR_CACHE_DIR` | the cache's folder, instead of `$XDG_CACHE_HOME/twofour` or `~/.cache/twofour` |
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
 
-pub(crate) mod bind;
+mod bind;
 #[cfg(test)]
 pub(crate) mod constants;
 mod launch;
@@ -39,6 +39,8 @@ mod nvrtc;
 #[cfg(feature = "cuda")]
 pub(crate) mod probe;
 
+pub(crate) use bind::ALIGN;
+pub use bind::{Binder, DeviceSpace, Names};
 pub use launch::{Args, Launch};
 pub use limits::Limits;
 pub use symbol::Symbol;

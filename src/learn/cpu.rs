@@ -4,19 +4,20 @@
 use super::update::Gradient;
 use super::{Clip, Fused, Measure, Moments, Norm, Statistics, Step, Update};
 use crate::element::{Float, Logit};
-use crate::noise;
 use crate::sample::GradientOf;
 use crate::sample::cpu::{Context, Numbering, PIECE, Rule};
 use crate::space::HostSpace;
 use moments::{Eight, Full, PieceMoments};
 use rayon::prelude::*;
 use source::{Memory, OfMask, OfMemory, Source};
-use step::{Piece, Stepping};
+use step::Piece;
+use stepping::Stepping;
 
 mod initial;
 mod moments;
 mod source;
 mod step;
+mod stepping;
 
 pub(super) use initial::{initial, prior};
 
@@ -159,9 +160,4 @@ fn add_squares(norm_squares: &mut [f64], squares: f64) {
     if let [sum, ..] = norm_squares {
         *sum += squares;
     }
-}
-
-/// The keys of a stream of random numbers of its own.
-fn keys(seed: u64, stream: u64) -> [u32; 20] {
-    noise::round_keys(seed ^ stream)
 }

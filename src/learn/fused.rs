@@ -7,7 +7,7 @@ use crate::element::{Float, Logit};
 use crate::error::Error;
 use crate::error::Result;
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
-use crate::sample::{GradientOf, Kind, Sampling};
+use crate::sample::{self, GradientOf, Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -95,9 +95,9 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
 impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Fused<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        check::sampled(*shape, &self.shard, &self.sampling)?;
+        sample::check(*shape, &self.shard, &self.sampling)?;
         check::regulariser(self.regulariser)?;
-        check::has_gradient(self.kind)?;
+        sample::has_gradient(self.kind)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;
@@ -200,9 +200,9 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Measure<'a, S, L, W, G>
 impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Measure<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        check::sampled(*shape, &self.shard, &self.sampling)?;
+        sample::check(*shape, &self.shard, &self.sampling)?;
         check::regulariser(self.regulariser)?;
-        check::has_gradient(self.kind)?;
+        sample::has_gradient(self.kind)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;

@@ -149,5 +149,6 @@ mod tests {
         let cuda = Cuda::read("mask.cu");
         assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
         assert_eq!(u64::from(BLOCKS_PER_MULTIPROCESSOR), cuda.constant("kBlocksLean"));
+        assert_eq!(u64::from(THREADS), Cuda::read("mask_frozen.cu").bounds("twofour_mask_frozen_W")[0]);
     }
 }

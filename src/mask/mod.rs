@@ -39,7 +39,7 @@ use crate::check::{self, length};
 use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
-use crate::sample::{Source, statistics};
+use crate::sample::{self, Source, statistics};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -198,7 +198,7 @@ impl<S: Space, L: Logit, W: Float> Pass<S> for Forward<'_, S, L, W> {
         let Self { shape, .. } = self;
         match &self.source {
             Source::Sampled { sampling, logits, .. } => {
-                check::sampled(*shape, &self.shard, sampling)?;
+                sample::check(*shape, &self.shard, sampling)?;
                 length("logits", Some(logits), shape.logits())?;
             }
             Source::Frozen { codes } => {
@@ -334,14 +334,14 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Backward<'a, S, L, W, G
 impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Backward<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
-        check::sampled(*shape, &self.shard, &self.sampling)?;
+        sample::check(*shape, &self.shard, &self.sampling)?;
         check::regulariser(self.regulariser)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;
         length("logit_gradient", self.logit_gradient.as_ref(), shape.logits())?;
         length("weight_gradient", self.weight_gradient.as_ref(), shape.weights())?;
-        check::has_gradient(self.kind)?;
+        sample::has_gradient(self.kind)?;
         if self.logit_gradient.is_none() && self.weight_gradient.is_none() {
             return Err(Error::Missing { what: "a gradient", missing: "no output was given to write it to" });
         }

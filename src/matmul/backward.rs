@@ -1,6 +1,7 @@
 //! The backward pass.
 
-use super::{Layer, Plan, Saved, cpu, launch, nowhere};
+use super::layer::nowhere;
+use super::{Layer, Plan, Saved, cpu, launch};
 use crate::check::length;
 use crate::element::{Float, Logit};
 use crate::error::{Error, Result};

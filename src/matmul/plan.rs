@@ -8,25 +8,17 @@ use std::marker::PhantomData;
 
 #[cfg(doc)]
 use super::MAX_SMALL_TOKENS;
-use super::{Problem, small};
+use super::{Layer, Masks, Problem, small};
 use crate::check::scalar;
 use crate::device::Limits;
 use crate::element::{DType, Float, Logit};
 use crate::error::{Error, Result, unsupported};
-use crate::pass::Libraries;
+use crate::pass::{Executor, Libraries};
 use crate::sample::Kind;
 use crate::shape::Shape;
+use crate::space::Space;
 
 mod table;
-
-/// The masks of a layer, as far as a plan is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Masks {
-    /// Made from logits.
-    Sampled(Kind),
-    /// Given as codes.
-    Frozen,
-}
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -342,6 +334,18 @@ impl Basis {
             Masks::Sampled(Kind::Soft) => Err(unsupported("masking by codes", "a soft mask has none")),
             _ => Ok(()),
         }
+    }
+}
+
+impl<S: Space, L: Logit, W: Float> Layer<'_, S, L, W> {
+    /// The plan of this layer's passes for so many tokens, with the libraries that the executor has. It serves every layer
+    /// of this shape, these types and masks of this kind.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan<E: Executor<Space = S>>(&self, on: &E, tokens: usize, keep: Keep) -> Result<Plan<L, W>> {
+        let problem = Problem::new(tokens, self.shape);
+        Plan::new(&on.limits(), on.libraries(), problem, self.masks(), keep)
     }
 }
 

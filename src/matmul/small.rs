@@ -174,6 +174,7 @@ fn share(cols: usize, splits: usize, block: Block) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::constants::Cuda;
     use crate::shape::Shape;
 
     #[test]
@@ -197,5 +198,21 @@ mod tests {
         assert!(overflow(of(128, 1 << 24, 1 << 10), "weight"));
         assert!(takes(of(128, (1 << 24) - 1, 1 << 10)));
         assert!(!takes(of(MAX_SMALL_TOKENS + 1, 20, 64)) && !takes(of(1, 1, 1 << 24)));
+    }
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("matmul_small.cu");
+        assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
+        assert_eq!(WARPS as u64, cuda.constant("kWarps"));
+        assert_eq!(STEP as u64, cuda.constant("kStep"));
+        assert_eq!(BLOCKS_PER_MULTIPROCESSOR as u64, cuda.constant("kBlocks"));
+        for tokens in [16, MAX_SMALL_TOKENS] {
+            assert!(cuda.has(&format!("TOKENS(bf16, {tokens})")));
+            let Block { rows, split_warps, few } = Block::new(tokens);
+            let given = [("max_tokens", tokens as u64), ("few", u64::from(few))];
+            assert_eq!(rows as u64, cuda.constant_of("rows", &given));
+            assert_eq!(split_warps as u64, cuda.constant_of("split_warps", &given));
+        }
     }
 }

@@ -53,6 +53,12 @@ impl Queue {
         self.used += 1;
     }
 
+    /// Whether a kernel is all there is to do.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_one_kernel(&self) -> bool {
+        matches!(self.first, [Some(Work::Kernel(_)), None, ..])
+    }
+
     /// What is to be done, in order.
     pub fn works(&self) -> impl Iterator<Item = &Work> {
         self.first.iter().flatten().chain(&self.more)

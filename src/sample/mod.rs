@@ -11,7 +11,8 @@
 
 use crate::check::scalar;
 use crate::element::Float;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::shape::{Shape, Shard};
 
 pub(crate) mod cpu;
 pub(crate) mod lanes;
@@ -81,6 +82,22 @@ impl Sampling {
         }
         Ok(())
     }
+}
+
+/// Checks what sampling the masks of a weight needs besides operands: its shape, where it lies in the whole, and scalars.
+pub(crate) fn check(shape: Shape, shard: &Shard, sampling: &Sampling) -> Result<()> {
+    shape.check()?;
+    shard.check(shape.rows as u64, shape.cols as u64)?;
+    sampling.check()
+}
+
+/// Checks that masks of a kind have a gradient.
+pub(crate) fn has_gradient(kind: Kind) -> Result<()> {
+    if kind == Kind::Argmax {
+        let missing = "argmax masks have none: use Soft or Hard (Forward on G gives G∘M for any kind)";
+        return Err(Error::Missing { what: "a gradient", missing });
+    }
+    Ok(())
 }
 
 /// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.

@@ -108,7 +108,9 @@ pub fn launches<P: Pass<Raw>>(limits: Limits, pass: P) -> Result<Vec<Launch>> {
 
 fn named_works<P: Pass<Raw>>(limits: Limits, pass: P, names: &mut Names) -> Result<Vec<Work>> {
     let (mut pass, mut queue) = (Checked::new(pass)?, Queue::new(limits));
-    P::queue(&mut pass, &mut Binder::naming(names), &mut queue)?;
+    // SAFETY: the emulator checks every access; what it does not run is only looked at.
+    let mut binder = unsafe { Binder::naming(names) };
+    P::queue(&mut pass, &mut binder, &mut queue)?;
     Ok(queue.works().copied().collect())
 }
 
@@ -227,8 +229,12 @@ impl<T: Plain> Array<T> {
 
     /// The last elements.
     pub fn read_end(&self, elements: usize) -> Vec<T> {
-        let bytes = elements * size_of::<T>();
-        of_bytes(&self.buffer.values_at::<u8>(self.buffer.len() - bytes, bytes))
+        self.read_at(self.buffer.len() / size_of::<T>() - elements, elements)
+    }
+
+    /// So many elements from the `first` on.
+    pub fn read_at(&self, first: usize, elements: usize) -> Vec<T> {
+        of_bytes(&self.buffer.values_at::<u8>(first * size_of::<T>(), elements * size_of::<T>()))
     }
 }
 

@@ -1,8 +1,10 @@
 //! Edge cases by name.
 
 use crate::any::same;
-use twofour::compress::{Compressed, DTYPES, Evidence, Layout, Sparsity, convert, cpu};
-use twofour::{DType, E4m3, E5m2, Error, Pattern, Shape, bf16, f16};
+use twofour::compress::{
+    Compressed, DTYPES, Evidence, Layout, Pack, Sparsity, Violation, check_codes, convert, first_violation,
+};
+use twofour::{Cpu, DType, E4m3, E5m2, Error, Executor, Pattern, Shape, bf16, f16};
 
 const GROUP: Shape = Shape::new(1, 4);
 
@@ -25,7 +27,7 @@ fn negative_zero_keeps_its_slot_and_its_sign() {
     assert!(same(&compressed.decompress(), &back));
     // Where nobody says what to keep, it is a zero like any other.
     assert_eq!(sparse([-0.0, 1.0, -0.0, 2.0]), Ok(0xd));
-    assert_eq!(cpu::first_violation(GROUP, &dense), Ok(None));
+    assert_eq!(first_violation(GROUP, &dense), Ok(None));
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn groups_that_keep_too_much_are_named() {
     let mut dense = vec![0i8; shape.weights()];
     dense[12 * 2900 + 4..][..3].fill(-128);
     dense[12 * 2999..].fill(1);
-    assert_eq!(cpu::first_violation(shape, &dense), Ok(Some(cpu::Violation { row: 2900, group: 1, kept: 3 })));
+    assert_eq!(first_violation(shape, &dense), Ok(Some(Violation { row: 2900, group: 1, kept: 3 })));
     let error = Compressed::from_sparse(shape, &dense).unwrap_err();
     assert_eq!(error, Error::NotTwoFour { row: 2900, group: 1, kept: 3, width: 4 });
     let pair = Compressed::from_sparse(Shape::new(1, 4), &[1.0f32, 0.0, 1.0, 1.0]).unwrap_err();
@@ -173,7 +175,7 @@ fn every_illegal_code_is_found() {
             codes[at / 2] = codes[at / 2] & (0xf0 >> (4 * (at % 2))) | code << (4 * (at % 2));
             let legal: &[u8] = if sparsity == Sparsity::TwoFour { &[4, 8, 9, 12, 13, 14] } else { &[4, 14] };
             let row_groups = shape.cols / sparsity.width();
-            match cpu::check_codes(sparsity, shape, &codes) {
+            match check_codes(sparsity, shape, &codes) {
                 Ok(()) => assert!(legal.contains(&code)),
                 Err(Error::IllegalCode { row, group, value, .. }) => {
                     assert!(!legal.contains(&code));
@@ -192,8 +194,7 @@ fn the_unused_half_of_the_last_byte_is_no_code() {
     assert_eq!(compressed, Compressed::new(GROUP, vec![1i8, 2], vec![0x04]).unwrap());
     let mut codes = [0xff];
     let mut values = [0i8; 2];
-    cpu::pack_into(cpu::Pack::with_codes(GROUP, &[1i8, 2, 3, 4], &[0x54]).values(&mut values).codes(&mut codes))
-        .unwrap();
+    Cpu.run(Pack::with_codes(GROUP, &[1i8, 2, 3, 4], &[0x54]).values(&mut values).codes(&mut codes)).unwrap();
     assert_eq!(codes, [0x4]);
 }
 
@@ -252,15 +253,15 @@ fn the_layout_for_cusparselt() {
 /// A pass of the mask op feeds compression as it is.
 #[test]
 fn codes_of_the_mask_op() {
-    use twofour::mask::{Kind, Sampling, cpu as mask};
+    use twofour::mask::{Forward, Kind, Sampling};
     let shape = Shape::new(5, 12);
     let logits: Vec<f32> = (0..shape.logits()).map(|i| (i * 37 % 101) as f32 * 0.01).collect();
     let weight: Vec<bf16> = (0..shape.weights()).map(|i| bf16::from_f32(i as f32 - 20.0)).collect();
     let (mut masked, mut ones) = (vec![bf16::ZERO; 60], vec![bf16::ZERO; 60]);
     let (mut codes, mut patterns) = (vec![0; shape.packed_codes()], vec![0; shape.groups()]);
     let sampling = Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 };
-    let args = mask::Forward::new(shape, Kind::Hard, sampling, &logits).weight(&weight);
-    mask::forward_into(args.masked(&mut masked).mask(&mut ones).codes(&mut codes).patterns(&mut patterns)).unwrap();
+    let pass = Forward::new(shape, Kind::Hard, sampling, &logits).weight(&weight);
+    Cpu.run(pass.masked(&mut masked).mask(&mut ones).codes(&mut codes).patterns(&mut patterns)).unwrap();
     let compressed = Compressed::with_codes(shape, &weight, &codes).unwrap();
     assert!(same(&compressed.decompress(), &masked));
     assert_eq!(convert::codes_from_mask(Sparsity::TwoFour, shape, &ones).unwrap(), codes);

@@ -1,8 +1,10 @@
 //! Every error that the arguments of `compress` can give.
 
-use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, cpu};
+use twofour::compress::{
+    Compressed, Layout, MinTileK, Pack, Reorder, Sparsity, Unpack, check_codes, convert, first_violation,
+};
 use twofour::mask::{Kind, Sampling};
-use twofour::{DType, Error, Shape, f16};
+use twofour::{Cpu, DType, Error, Executor, Shape, f16};
 
 fn what(result: twofour::Result<()>) -> &'static str {
     match result.unwrap_err() {
@@ -21,22 +23,22 @@ fn every_length_is_checked() {
     assert_eq!(what(Compressed::by_magnitude(shape, &[1i8; 17]).map(|_| ())), "dense");
     assert_eq!(what(Compressed::new(shape, vec![1i8; 7], codes.to_vec()).map(|_| ())), "values");
     assert_eq!(what(Compressed::new(shape, vec![1i8; 8], vec![0x44; 3]).map(|_| ())), "codes");
-    assert_eq!(what(cpu::first_violation(shape, &dense[1..]).map(|_| ())), "dense");
+    assert_eq!(what(first_violation(shape, &dense[1..]).map(|_| ())), "dense");
     // A macro, for each use borrows its output for another time.
     macro_rules! pack {
         () => {
-            cpu::Pack::with_codes(shape, &dense, &codes)
+            Pack::with_codes(shape, &dense, &codes)
         };
     }
-    assert_eq!(what(cpu::pack_into(pack!().values(&mut [0; 9]))), "values");
-    assert_eq!(what(cpu::pack_into(pack!().metadata(&mut [0; 3]))), "metadata");
-    assert_eq!(what(cpu::pack_into(pack!().layout(Layout::CutlassSm80).metadata(&mut [0; 2]))), "metadata");
-    assert_eq!(what(cpu::pack_into(pack!().codes(&mut [0; 1]))), "codes");
-    assert_eq!(what(cpu::pack_into(pack!())), "compression");
+    assert_eq!(what(Cpu.run(pack!().values(&mut [0; 9]))), "values");
+    assert_eq!(what(Cpu.run(pack!().metadata(&mut [0; 3]))), "metadata");
+    assert_eq!(what(Cpu.run(pack!().layout(Layout::CutlassSm80).metadata(&mut [0; 2]))), "metadata");
+    assert_eq!(what(Cpu.run(pack!().codes(&mut [0; 1]))), "codes");
+    assert_eq!(what(Cpu.run(pack!())), "compression");
 
     let layout = Layout::CutlassSm90(MinTileK::K64);
     let unpack = |values: &[i8], metadata: &[u8], dense: &mut [i8]| {
-        what(cpu::unpack_into(cpu::Unpack::new(shape, layout, values, metadata, dense)))
+        what(Cpu.run(Unpack::new(shape, layout, values, metadata, dense)))
     };
     assert_eq!(unpack(&[0; 8], &[0; 512], &mut [0; 16]), "values");
     assert_eq!(unpack(&[0; 32], &[0; 511], &mut [0; 16]), "metadata");
@@ -50,20 +52,20 @@ fn every_length_is_checked() {
     assert_eq!(what(Compressed::<i8>::from_layout(shape, layout, &[0; 8], &[0; 512]).map(|_| ())), "values");
     assert_eq!(what(Compressed::<i8>::from_layout(shape, layout, &[0; 32], &[0; 2]).map(|_| ())), "metadata");
     let mut plain = [0; 2];
-    let reorder = cpu::Reorder::new(shape, DType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
-    assert_eq!(what(cpu::reorder_into(reorder)), "metadata (from)");
+    let reorder = Reorder::new(shape, DType::I8, (layout, &[0; 3]), (Layout::Plain, &mut plain));
+    assert_eq!(what(Cpu.run(reorder)), "metadata (from)");
 }
 
 #[test]
 fn logits_choose_among_four_values_alone() {
     let shape = Shape::new(2, 8);
     let (logits, sampling) = (vec![0.0f32; shape.logits()], Sampling { seed: 1, draw: 0, kappa: 1.0, tau: 1.0 });
-    let refused = |error: Error| matches!(error, Error::Path { path: "compression from logits", because } if because.contains("f32"));
+    let refused = |error: Error| matches!(error, Error::Unsupported { what: "compression from logits", because } if because.contains("f32"));
     let dense = vec![1.0f32; shape.weights()];
     assert!(refused(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &dense).unwrap_err()));
     let mut codes = vec![0; shape.weights() / 4];
-    let pack = cpu::Pack::from_logits(shape, Kind::Hard, sampling, logits.as_slice(), &dense).codes(&mut codes);
-    assert!(refused(cpu::pack_into(pack).unwrap_err()));
+    let pack = Pack::from_logits(shape, Kind::Hard, sampling, &logits, &dense).codes(&mut codes);
+    assert!(refused(Cpu.run(pack).unwrap_err()));
     assert!(Compressed::from_logits(shape, Kind::Argmax, sampling, &logits, &vec![1i8; shape.weights()]).is_ok());
 }
 
@@ -104,9 +106,9 @@ fn shapes_are_checked_before_memory_is_asked_for() {
         assert!(expected(&Compressed::<f32>::from_sparse(shape, &[]).unwrap_err()));
         assert!(expected(&Compressed::<i8>::new(shape, vec![], vec![]).unwrap_err()));
         assert!(expected(&Compressed::<i8>::from_buffer(shape, Layout::Plain, &[]).unwrap_err()));
-        assert!(expected(&cpu::first_violation::<i8>(shape, &[]).unwrap_err()));
+        assert!(expected(&first_violation::<i8>(shape, &[]).unwrap_err()));
         assert!(expected(&convert::codes_from_patterns_into(shape, &[], &mut []).unwrap_err()));
-        assert!(expected(&cpu::check_codes(Sparsity::OneTwo, shape, &[]).unwrap_err()));
+        assert!(expected(&check_codes(Sparsity::OneTwo, shape, &[]).unwrap_err()));
         for layout in Layout::ALL {
             assert!(expected(&layout.sizes(shape, DType::F16).unwrap_err()), "{layout}");
         }
@@ -162,11 +164,11 @@ fn illegal_codes_in_a_layout_are_found() {
         let expected = |error| matches!(error, Error::IllegalCode { what: "code", row: 33, group: 5, value: 0, .. });
         assert!(expected(Compressed::from_layout(shape, layout, &values, &metadata).unwrap_err()), "{layout}");
         let mut dense = dense.clone();
-        let args = cpu::Unpack::new(shape, layout, &values, &metadata, &mut dense);
-        assert!(expected(cpu::unpack_into(args).unwrap_err()), "{layout}");
+        let args = Unpack::new(shape, layout, &values, &metadata, &mut dense);
+        assert!(expected(Cpu.run(args).unwrap_err()), "{layout}");
         let mut out = vec![0; Layout::CutlassSm80.sizes(shape, DType::I8).unwrap().metadata];
-        let args = cpu::Reorder::new(shape, DType::I8, (layout, &metadata), (Layout::CutlassSm80, &mut out));
-        let result = cpu::reorder_into(args);
+        let args = Reorder::new(shape, DType::I8, (layout, &metadata), (Layout::CutlassSm80, &mut out));
+        let result = Cpu.run(args);
         assert!(expected(result.unwrap_err()), "{layout}");
     }
 }

@@ -1,10 +1,11 @@
 //! The golden files of `tests/data/layouts`, bit for bit.
 
 use crate::any::{Wide, same};
-use crate::executor::{Choice, Dense, Executor, SMALL, gpu};
+use crate::case::{Choice, Dense, reorder, unpack};
+use crate::common::{Emulator, TestExecutor, gpu};
 use safetensors::SafeTensors;
-use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, cpu};
-use twofour::{Shape, bf16, f16};
+use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, convert, first_violation};
+use twofour::{Cpu, Shape, bf16, f16};
 use twofour_emulator::Schedule;
 
 /// A golden file in memory.
@@ -59,9 +60,10 @@ const ARRAYS: [(&str, Layout); 9] = [
 /// Everything in a file follows from its dense weight; how many arrays of metadata it has.
 fn reproduce<T: Wide>(name: &str) -> usize {
     let golden = Golden::read(name);
-    let executors = [Some(Executor::Cpu), Some(Executor::Emulator(Schedule::Solo(1), SMALL)), gpu()];
-    for executor in executors.into_iter().flatten() {
-        reproduce_on::<T>(&executor, &golden);
+    reproduce_on::<T>(&mut Cpu, &golden);
+    reproduce_on::<T>(&mut Emulator::new(Schedule::Solo(1)), &golden);
+    if let Some(mut gpu) = gpu() {
+        reproduce_on::<T>(&mut gpu, &golden);
     }
     let (shape, dense) = (golden.shape(), golden.values::<T>("dense"));
     let codes = golden.codes();
@@ -93,20 +95,20 @@ fn reproduce<T: Wide>(name: &str) -> usize {
 }
 
 /// Every layout of a file from its dense weight on an executor, however codes are chosen, and back.
-fn reproduce_on<T: Wide>(executor: &Executor, golden: &Golden) {
+fn reproduce_on<T: Wide>(on: &mut impl TestExecutor, golden: &Golden) {
     let (shape, dense, codes) = (golden.shape(), golden.values::<T>("dense"), golden.codes());
     for (array, layout) in ARRAYS {
         let Some(expected) = golden.array(array) else { continue };
         let case = Dense { shape, layout, dense: dense.clone(), wants: [true; 4] };
         for choice in [Choice::Codes(codes.clone()), Choice::Magnitude, Choice::NonZeros] {
-            let got = executor.pack(&case, &choice).unwrap();
-            assert!(got.metadata == expected && got.codes == codes, "{}: {array} on {executor:?}", golden.name);
-            assert!(same(&got.masked, &dense) && got.faults == 0, "{}: {array} on {executor:?}", golden.name);
-            let (back, faults) = executor.unpack(shape, layout, &got.values, &expected).unwrap();
-            assert!(same(&back, &dense) && faults == 0, "{}: {array} unpacked on {executor:?}", golden.name);
+            let got = case.pack(on, &choice).unwrap();
+            assert!(got.metadata == expected && got.codes == codes, "{}: {array} on {on:?}", golden.name);
+            assert!(same(&got.masked, &dense) && got.faults == 0, "{}: {array} on {on:?}", golden.name);
+            let (back, faults) = unpack(on, shape, layout, &got.values, &expected).unwrap();
+            assert!(same(&back, &dense) && faults == 0, "{}: {array} unpacked on {on:?}", golden.name);
         }
         let plain = (Layout::Plain, codes.as_slice());
-        assert_eq!(executor.reorder(shape, T::DTYPE, plain, layout).unwrap(), (expected, 0), "{}", golden.name);
+        assert_eq!(reorder(on, shape, T::DTYPE, plain, layout).unwrap(), (expected, 0), "{}", golden.name);
     }
 }
 
@@ -162,7 +164,7 @@ fn edge_file_as_it_is() {
             Ok(compressed) => compressed,
             Err(error) => {
                 assert!(kept > 2, "{name}: {error}");
-                let violation = cpu::first_violation(row_shape, weight).unwrap().unwrap();
+                let violation = first_violation(row_shape, weight).unwrap().unwrap();
                 assert_eq!((violation.row, violation.group, violation.kept), (0, 0, kept as u32), "{name}");
                 continue;
             }

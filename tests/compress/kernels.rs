@@ -1,7 +1,8 @@
 //! Every kernel on many random problems, on several schedules.
 
 use crate::any::{same, values};
-use crate::executor::{Executor, RUNS, SMALL, gpu};
+use crate::common::runs::{each_kernel_has_met_many, wanted};
+use crate::common::{Emulator, SMALL, TestExecutor, everywhere_tests, gpu};
 use crate::properties::{Case, pairs, shapes};
 use crate::suite::{By, check_pack, check_reorder, check_unpack};
 use proptest::strategy::{Strategy, ValueTree};
@@ -9,15 +10,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
-use twofour::compress::{Compressed, DTYPES, Layout, cuda};
+use twofour::compress::{Compressed, DTYPES, Layout, Packed};
 use twofour::device::Limits;
-use twofour::{DType, Shape, bf16};
-use twofour_emulator::{Kernel, Schedule};
-
-/// As many problems as each kernel is to meet.
-fn wanted() -> u64 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
-}
+use twofour::mask::{Kind, Sampling};
+use twofour::{Cpu, DType, Shape, bf16};
+use twofour_emulator::Schedule;
 
 /// A case of its own for each number: all layouts that hold values of the type, in turn. One in eight may be large; the
 /// others have at most two patches' groups, if the layout has shapes as small.
@@ -37,9 +34,9 @@ fn case(value_type: DType, number: u64) -> Case {
 }
 
 /// Any of several schedules; devices on which a block takes one patch, or all.
-fn emulator(number: u64) -> Executor {
+fn emulator(number: u64) -> Emulator {
     let schedule = [Schedule::RoundRobin, Schedule::Solo(number), Schedule::Random(number)][number as usize / 7 % 3];
-    Executor::Emulator(schedule, [SMALL, Limits::H200][number as usize / 3 % 2])
+    Emulator::new(schedule).limits([SMALL, Limits::H200][number as usize / 3 % 2])
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +46,11 @@ enum Problem {
     Reorder,
 }
 
-fn check(executor: &Executor, problem: Problem, case: &Case) {
+fn check(on: &mut impl TestExecutor, problem: Problem, case: &Case) {
     match problem {
-        Problem::Pack(by) => check_pack(executor, case, by),
-        Problem::Unpack => check_unpack(executor, case),
-        Problem::Reorder => check_reorder(executor, case),
+        Problem::Pack(by) => check_pack(on, case, by),
+        Problem::Unpack => check_unpack(on, case),
+        Problem::Reorder => check_reorder(on, case),
     }
 }
 
@@ -73,61 +70,57 @@ fn problems(each: u64) -> Vec<(Problem, DType, u64)> {
     all.into_iter().flat_map(share).collect()
 }
 
-#[test]
-fn on_the_cpu() {
-    problems(600).into_par_iter().for_each(|(problem, value_type, number)| {
-        check(&Executor::Cpu, problem, &case(value_type, number));
-    });
-}
-
-/// A few more than wanted, for empty weights are no problem for a kernel; some types of values share kernels, and these
-/// meet the more.
+/// In the emulator a few more than wanted, for empty weights are no problem for a kernel; some types of values share
+/// kernels, and these meet the more.
 #[test]
 fn every_kernel_meets_many_problems() {
-    problems(wanted() * 11 / 10).into_par_iter().for_each(|(problem, value_type, number)| {
-        check(&emulator(number), problem, &case(value_type, number));
+    problems(600).into_par_iter().for_each(|(problem, value_type, number)| {
+        check(&mut Cpu, problem, &case(value_type, number));
     });
-    let runs = RUNS.lock().unwrap().clone();
-    let names =
-        twofour_emulator::kernels().iter().map(Kernel::name).filter(|name| name.starts_with("twofour_compress_"));
-    let mut report: Vec<_> = names.map(|name| (runs.get(name.as_str()).copied().unwrap_or(0), name)).collect();
-    report.sort_unstable();
-    println!("{report:#?}");
-    assert_eq!(report.len(), 18);
-    assert!(report.first().is_some_and(|(least, _)| *least as u64 >= wanted()), "{:?}", report.first());
-}
-
-#[test]
-fn on_a_gpu() {
-    let Some(gpu) = gpu() else { return };
-    for (problem, value_type, number) in problems(600) {
-        check(&gpu, problem, &case(value_type, number));
+    problems(wanted() * 11 / 10).into_par_iter().for_each(|(problem, value_type, number)| {
+        check(&mut emulator(number), problem, &case(value_type, number));
+    });
+    each_kernel_has_met_many("twofour_compress_", 18);
+    if let Some(mut gpu) = gpu() {
+        for (problem, value_type, number) in problems(600) {
+            check(&mut gpu, problem, &case(value_type, number));
+        }
     }
 }
 
-/// The device's form of a compressed weight is the host's, on every way to it and from it.
-#[test]
-fn the_form_of_a_device() {
-    let Some(Executor::Gpu(stream)) = gpu() else { return };
+/// An executor's form of a compressed weight is the host's, on every way to it and from it.
+fn the_form_of_an_executor<E: TestExecutor>(on: &mut E) {
     let shape = Shape::new(33, 52);
     let mut rng = StdRng::seed_from_u64(7);
     let dense = values::<bf16>(&mut rng, shape.weights());
     let host = Compressed::by_magnitude(shape, &dense).unwrap();
-    let on_device = stream.clone_htod(&dense).unwrap();
-    let chosen = cuda::Compressed::by_magnitude(&stream, shape, on_device.as_view()).unwrap();
+    let held = on.upload(&dense).unwrap();
+    let chosen = Packed::by_magnitude(on, shape, E::input(&held)).unwrap();
     let same_bits = |other: &Compressed<bf16>| same(host.values(), other.values()) && host.codes() == other.codes();
-    assert!(same_bits(&chosen.download(&stream).unwrap()));
-    let uploaded = cuda::Compressed::upload(&stream, &host).unwrap();
-    assert!(same_bits(&uploaded.download(&stream).unwrap()));
-    let given = cuda::Compressed::with_codes(&stream, shape, on_device.as_view(), uploaded.codes()).unwrap();
-    assert!(same_bits(&given.download(&stream).unwrap()));
+    assert!(same_bits(&chosen.download(on).unwrap()));
+    let uploaded = Packed::upload(on, &host).unwrap();
+    assert!(same_bits(&uploaded.download(on).unwrap()));
+    let given = Packed::with_codes(on, shape, E::input(&held), uploaded.codes()).unwrap();
+    assert!(same_bits(&given.download(on).unwrap()));
     let layout = Layout::CutlassSm100;
-    let metadata = stream.clone_dtoh(&given.metadata(&stream, layout).unwrap()).unwrap();
-    let back = stream.clone_dtoh(&given.decompress(&stream).unwrap()).unwrap();
-    stream.synchronize().unwrap();
-    assert_eq!(metadata, host.metadata(layout).unwrap());
-    assert!(same(&back, &host.decompress()));
+    let (metadata, back) = (given.metadata(on, layout).unwrap(), given.decompress(on).unwrap());
+    assert_eq!(on.download(&metadata).unwrap(), host.metadata(layout).unwrap());
+    assert!(same(&on.download(&back).unwrap(), &host.decompress()));
     let nothing = Compressed::<bf16>::by_magnitude(Shape::new(0, 8), &[]).unwrap();
-    let empty = cuda::Compressed::upload(&stream, &nothing).unwrap();
-    assert_eq!(empty.download(&stream).unwrap(), nothing);
+    let empty = Packed::upload(on, &nothing).unwrap();
+    assert_eq!(empty.download(on).unwrap(), nothing);
 }
+
+/// And so is what the mask of logits keeps.
+fn the_form_from_logits<E: TestExecutor>(on: &mut E) {
+    let (shape, sampling) = (Shape::new(9, 20), Sampling { seed: 3, draw: 4, kappa: 1.0, tau: 1.0 });
+    let dense = values::<bf16>(&mut StdRng::seed_from_u64(8), shape.weights());
+    let logits: Vec<f32> = (0..shape.logits()).map(|i| (i * 37 % 101) as f32 * 0.01).collect();
+    let host = Compressed::from_logits(shape, Kind::Hard, sampling, &logits, &dense).unwrap();
+    let (logits, dense) = (on.upload(&logits).unwrap(), on.upload(&dense).unwrap());
+    let packed = Packed::from_logits(on, shape, Kind::Hard, sampling, E::input(&logits), E::input(&dense)).unwrap();
+    let packed = packed.download(on).unwrap();
+    assert!(same(host.values(), packed.values()) && host.codes() == packed.codes());
+}
+
+everywhere_tests!(the_form_of_an_executor, the_form_from_logits);

@@ -1,22 +1,27 @@
 //! Launches as plain data, addresses beyond 32 bits, and what a device is not asked to do.
 
-use crate::executor::emulate;
+use crate::case::names_what_is_wrong;
+use crate::common::emulator::{Array, launches};
+use crate::common::{Emulator, TestExecutor, everywhere_tests};
 use twofour::compress::{DTYPES, Layout, Pack, Reorder, Unpack};
-use twofour::device::Limits;
-use twofour::device::launch::Launch;
+use twofour::device::{Launch, Limits};
 use twofour::mask::{Kind, Sampling};
-use twofour::space::{Raw, RawSlice};
-use twofour::{DType, Error, Pattern, Shape, Shard, bf16, f16, noise};
-use twofour_emulator::{Buffer, Kernel, Options, Schedule};
+use twofour::pass::Pass;
+use twofour::space::{Output, Raw, RawSlice};
+use twofour::{DType, Error, Executor, Pattern, Shape, Shard, bf16, f16, noise};
+use twofour_emulator::Schedule;
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 1.0, tau: 1.0 };
 
-fn at(elements: usize) -> RawSlice {
-    RawSlice { address: 1 << 40, elements }
+fn at<T>(elements: usize) -> RawSlice<T> {
+    RawSlice::new(1 << 40, elements)
 }
 
-fn raw(buffer: &Buffer, elements: usize) -> RawSlice {
-    RawSlice { address: buffer.address(), elements }
+/// The one launch of a pass.
+fn launch<P: Pass<Raw>>(limits: &Limits, pass: P) -> Result<Launch, Error> {
+    let launches = launches(*limits, pass)?;
+    assert_eq!(launches.len(), 1);
+    Ok(launches[0])
 }
 
 #[test]
@@ -37,10 +42,11 @@ fn a_block_takes_a_patch() {
     ] {
         let sizes = layout.sizes(shape, DType::Bf16).unwrap();
         let args = Pack::<Raw, bf16>::by_magnitude(shape, at(shape.weights())).layout(layout);
-        let plan = args.values(at(sizes.values)).metadata(at(sizes.metadata)).launch(&Limits::H200).unwrap();
-        assert_eq!(plan.grid[0], blocks, "{layout} {shape:?}");
-        assert_eq!((plan.block, plan.shared_bytes), ([256, 1, 1], 0));
-        assert_eq!((plan.symbol.module, plan.symbol.name), ("compress", "twofour_compress_magnitude_b16"));
+        let args = args.values(at(sizes.values)).metadata(at(sizes.metadata));
+        let launch = launch(&Limits::H200, args).unwrap();
+        assert_eq!(launch.grid[0], blocks, "{layout} {shape:?}");
+        assert_eq!((launch.threads, launch.shared_bytes), (256, 0));
+        assert_eq!((launch.symbol.file(), launch.symbol.name()), ("compress", "twofour_compress_magnitude_b16"));
     }
 }
 
@@ -48,21 +54,22 @@ fn a_block_takes_a_patch() {
 #[test]
 fn logits_take_as_many_blocks_as_fit() {
     let shape = Shape::new(4096, 14_336);
-    let (dense, codes) = (at(shape.weights()), at(shape.packed_codes()));
-    let args = Pack::<Raw, bf16, bf16>::from_logits(shape, Kind::Hard, SAMPLING, at(shape.logits()), dense);
-    let args = args.codes(codes);
-    let plan = args.launch(&Limits::H200).unwrap();
-    assert_eq!(plan.grid, [4 * 132, 1, 1]);
-    assert_eq!(plan.symbol.name, "twofour_compress_sampled_bf16_b16");
+    let sampled = |limits: &Limits| {
+        let (logits, dense) = (at(shape.logits()), at(shape.weights()));
+        let args = Pack::<Raw, bf16, bf16>::from_logits(shape, Kind::Hard, SAMPLING, logits, dense);
+        launch(limits, args.codes(at(shape.packed_codes()))).unwrap()
+    };
+    assert_eq!(sampled(&Limits::H200).grid, [4 * 132, 1, 1]);
+    assert_eq!(sampled(&Limits::H200).symbol.name(), "twofour_compress_sampled_bf16_b16");
     // Noise table and codes are 25 KiB of shared memory, and 1 KiB the system's: 3 blocks are in 100 KiB, 1 is always.
     for (kib, blocks) in [(228, 4), (164, 4), (100, 3), (64, 2), (8, 1)] {
         let limits = Limits { shared_bytes_per_multiprocessor: kib << 10, ..Limits::H200 };
-        assert_eq!(args.launch(&limits).unwrap().grid, [blocks * 132, 1, 1]);
+        assert_eq!(sampled(&limits).grid, [blocks * 132, 1, 1]);
     }
     // Eight groups of 8-bit values at a time take the registers of a block.
-    let args = Pack::<Raw, twofour::E4m3, bf16>::from_logits(shape, Kind::Hard, SAMPLING, at(shape.logits()), dense);
-    let plan = args.codes(codes).launch(&Limits::H200).unwrap();
-    assert_eq!(plan.grid, [3 * 132, 1, 1]);
+    let (logits, dense) = (at(shape.logits()), at(shape.weights()));
+    let args = Pack::<Raw, twofour::E4m3, bf16>::from_logits(shape, Kind::Hard, SAMPLING, logits, dense);
+    assert_eq!(launch(&Limits::H200, args.codes(at(shape.packed_codes()))).unwrap().grid, [3 * 132, 1, 1]);
 }
 
 #[test]
@@ -71,7 +78,7 @@ fn a_soft_mask_cannot_be_compressed() {
     let (dense, codes) = (at(shape.weights()), at(shape.packed_codes()));
     let args = Pack::<Raw, bf16, f32>::from_logits(shape, Kind::Soft, SAMPLING, at(shape.logits()), dense);
     let error = args.codes(codes).check().unwrap_err();
-    assert!(matches!(error, Error::Path { .. }), "{error}");
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     assert!(error.to_string().contains("Hard or Argmax"), "{error}");
 }
 
@@ -95,26 +102,30 @@ fn what_logits_need_is_checked() {
 fn every_length_and_address_is_checked() {
     let shape = Shape::new(32, 32);
     let sizes = Layout::CutlassSm80.sizes(shape, DType::Bf16).unwrap();
-    let run = |what: &str, change: fn(&mut RawSlice)| {
-        let of = |name: &str, elements| {
-            let mut operand = at(elements);
-            if name == what {
-                change(&mut operand);
-            }
-            operand
-        };
-        let args = Pack::<Raw, bf16>::with_codes(shape, of("dense", 1024), of("given", 128));
-        let args = args.layout(Layout::CutlassSm80).values(of("values", sizes.values)).codes(of("codes", 128));
-        let args = args.metadata(of("metadata", sizes.metadata)).masked(of("masked", 1024)).faults(of("faults", 1));
-        let packed = args.launch(&Limits::A100).map(drop);
-        let (values, metadata) = (of("values", sizes.values), of("metadata", sizes.metadata));
-        let args = Unpack::<Raw, bf16>::new(shape, Layout::CutlassSm80, values, metadata, of("dense", 1024));
-        let unpacked = args.faults(of("faults", 1)).launch(&Limits::A100).map(drop);
-        let (from, to) = ((Layout::Plain, of("codes", 128)), (Layout::CutlassSm80, of("metadata", sizes.metadata)));
-        let args = Reorder::<Raw>::new(shape, DType::Bf16, from, to).faults(of("faults", 1));
-        [packed, unpacked, args.launch(&Limits::A100).map(drop)]
+    /// Elements that are too many, and bytes that an address is off.
+    type Change = (usize, u64);
+    fn changed<T>(by: Change, is_changed: bool, elements: usize) -> RawSlice<T> {
+        let by = if is_changed { by } else { (0, 0) };
+        RawSlice::new((1 << 40) + by.1, elements + by.0)
+    }
+    let run = |what: &str, by: Change| {
+        macro_rules! of {
+            ($name:literal, $elements:expr) => {
+                changed(by, $name == what, $elements)
+            };
+        }
+        let args = Pack::<Raw, bf16>::with_codes(shape, of!("dense", 1024), of!("given", 128));
+        let args = args.layout(Layout::CutlassSm80).values(of!("values", sizes.values)).codes(of!("codes", 128));
+        let args = args.metadata(of!("metadata", sizes.metadata)).masked(of!("masked", 1024)).faults(of!("faults", 1));
+        let packed = launch(&Limits::A100, args).map(drop);
+        let (values, metadata) = (of!("values", sizes.values), of!("metadata", sizes.metadata));
+        let args = Unpack::<Raw, bf16>::new(shape, Layout::CutlassSm80, values, metadata, of!("dense", 1024));
+        let unpacked = launch(&Limits::A100, args.faults(of!("faults", 1))).map(drop);
+        let (from, to) = ((Layout::Plain, of!("codes", 128)), (Layout::CutlassSm80, of!("metadata", sizes.metadata)));
+        let args = Reorder::<Raw>::new(shape, DType::Bf16, from, to).faults(of!("faults", 1));
+        [packed, unpacked, launch(&Limits::A100, args).map(drop)]
     };
-    assert!(run("nothing", |_| {}).into_iter().all(|result| result.is_ok()));
+    assert!(run("nothing", (0, 0)).into_iter().all(|result| result.is_ok()));
     for (what, used) in [
         ("dense", [true, true, false]),
         ("given", [true, false, false]),
@@ -124,10 +135,10 @@ fn every_length_and_address_is_checked() {
         ("masked", [true, false, false]),
         ("faults", [true, true, true]),
     ] {
-        for (result, used) in run(what, |operand| operand.elements += 1).into_iter().zip(used) {
+        for (result, used) in run(what, (1, 0)).into_iter().zip(used) {
             assert_eq!(matches!(result, Err(Error::Length { .. })), used, "{what}: {result:?}");
         }
-        for (result, used) in run(what, |operand| operand.address += 2).into_iter().zip(used) {
+        for (result, used) in run(what, (0, 2)).into_iter().zip(used) {
             assert_eq!(matches!(result, Err(Error::Misaligned { .. })), used, "{what}: {result:?}");
         }
     }
@@ -137,20 +148,14 @@ fn every_length_and_address_is_checked() {
 fn too_many_patches_are_refused() {
     let shape = Shape::new(1 << 31, 1 << 14);
     let (dense, codes) = (at(shape.weights()), at(shape.packed_codes()));
-    let error = Pack::<Raw, i8>::by_magnitude(shape, dense).codes(codes).launch(&Limits::H200).unwrap_err();
+    let error = launch(&Limits::H200, Pack::<Raw, i8>::by_magnitude(shape, dense).codes(codes)).unwrap_err();
     assert!(matches!(error, Error::Overflow { .. }), "{error}");
 }
 
-fn run_last_block<A: bytemuck::Pod>(plan: &Launch<A>) {
-    let last = u64::from(plan.grid[0]) - 1;
-    let launch = twofour_emulator::Launch {
-        kernel: Kernel::find(plan.symbol.name).unwrap(),
-        grid: plan.grid,
-        block: plan.block,
-        shared_bytes: plan.shared_bytes,
-        args: bytemuck::bytes_of(&plan.args),
-    };
-    twofour_emulator::run(&launch, &Options { blocks: Some(last..last + 1), ..Options::default() }).unwrap();
+/// Runs a pass's last block alone.
+fn run_last_block<P: Pass<Raw>>(limits: Limits, blocks: u64, pass: P) {
+    let blocks = Some(blocks - 1..blocks);
+    Emulator { blocks, ..Emulator::new(Schedule::RoundRobin).limits(limits) }.run(pass).unwrap();
 }
 
 /// A weight of 2³³ elements: the last block of a launch reads and writes beyond 32-bit offsets in every operand.
@@ -160,21 +165,19 @@ fn addresses_beyond_32_bits_are_right() {
     // A device of so many processors that each block takes one patch.
     let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
     let (end, patch) = (shape.groups(), 4096);
-    let logits = Buffer::reserve("logits", shape.logits() * 4).unwrap();
-    let dense = Buffer::reserve("dense", shape.weights() * 2).unwrap();
-    let values = Buffer::reserve("values", shape.weights()).unwrap();
-    let metadata = Buffer::reserve("metadata", shape.weights() / 8).unwrap();
-    let codes = Buffer::reserve("codes", shape.weights() / 8).unwrap();
-    let logits_and_dense = (raw(&logits, shape.logits()), raw(&dense, shape.weights()));
+    let blocks = (end / patch) as u64;
+    let (logits, mut dense) = (Array::<f32>::reserved(shape.logits()), Array::<bf16>::reserved(shape.weights()));
+    let mut values = Array::<bf16>::reserved(shape.weights() / 2);
+    let [mut metadata, mut codes] = [0; 2].map(|_| Array::<u8>::reserved(shape.weights() / 8));
     for layout in [Layout::Plain, Layout::CutlassSm80, Layout::CusparseltSm90] {
-        let (logits, dense) = logits_and_dense;
-        let args = Pack::<Raw, bf16>::from_logits(shape, Kind::Hard, SAMPLING, logits, dense).layout(layout);
-        let args = args.values(raw(&values, shape.weights() / 2)).metadata(raw(&metadata, shape.weights() / 8));
-        let plan = args.codes(raw(&codes, shape.weights() / 8)).launch(&wide).unwrap();
-        assert_eq!(plan.grid[0] as usize, end / patch);
-        run_last_block(&plan);
+        let mut packing = || {
+            let pass = Pack::from_logits(shape, Kind::Hard, SAMPLING, &logits, &dense).layout(layout);
+            pass.values(values.output()).metadata(metadata.output()).codes(codes.output())
+        };
+        assert_eq!(u64::from(launch(&wide, packing()).unwrap().grid[0]), blocks);
+        run_last_block(wide, blocks, packing());
         // All is zero but codes. The last 64 groups of the last row are in the last patch of each of these layouts.
-        let got = codes.values_at::<u8>(shape.weights() / 8 - 32, 32);
+        let got = codes.read_end(32);
         let map = layout.map(shape, DType::Bf16).unwrap();
         for (i, group) in (end - 64..end).enumerate() {
             let z = noise::gumbels(SAMPLING.seed, SAMPLING.draw, group as u64);
@@ -182,21 +185,13 @@ fn addresses_beyond_32_bits_are_right() {
             let code = Pattern::ALL[best].code();
             assert_eq!(got[i / 2] >> (4 * (i % 2)) & 15, code, "{layout}: group {group}");
             let place = map.place(shape.rows - 1, group - (shape.rows - 1) * shape.cols / 4).unwrap();
-            let byte = metadata.values_at::<u8>(place.byte, 1)[0];
+            let byte = metadata.read_at(place.byte, 1)[0];
             assert_eq!(byte >> place.shift & 15, code, "{layout}: group {group}");
         }
-        let sparse = Unpack::<Raw, bf16>::new(
-            shape,
-            layout,
-            raw(&values, shape.weights() / 2),
-            raw(&metadata, shape.weights() / 8),
-            dense,
-        );
-        run_last_block(&sparse.launch(&wide).unwrap());
-        let from = (layout, raw(&metadata, shape.weights() / 8));
-        let to = (Layout::Plain, raw(&codes, shape.weights() / 8));
-        run_last_block(&Reorder::<Raw>::new(shape, DType::Bf16, from, to).launch(&wide).unwrap());
-        assert_eq!(codes.values_at::<u8>(shape.weights() / 8 - 32, 32), got, "{layout}");
+        run_last_block(wide, blocks, Unpack::new(shape, layout, &values, &metadata, &mut dense));
+        let (from, to) = ((layout, &metadata), (Layout::Plain, &mut codes));
+        run_last_block(wide, blocks, Reorder::new(shape, DType::Bf16, from, to));
+        assert_eq!(codes.read_end(32), got, "{layout}");
     }
 }
 
@@ -210,7 +205,7 @@ fn every_pair_of_layouts_has_a_launch() {
                 let bytes = |layout: Layout| Some(layout.sizes(shape, value_type).ok()?.metadata);
                 let (Some(of_from), Some(of_to)) = (bytes(from), bytes(to)) else { continue };
                 let args = Reorder::<Raw>::new(shape, value_type, (from, at(of_from)), (to, at(of_to)));
-                assert!(args.launch(&Limits::H200).unwrap().grid[0] > 0);
+                assert!(launch(&Limits::H200, args).unwrap().grid[0] > 0);
                 pairs += 1;
             }
         }
@@ -219,12 +214,15 @@ fn every_pair_of_layouts_has_a_launch() {
 }
 
 /// Where a device's count is not wanted, none is kept.
-#[test]
-fn faults_need_not_be_counted() {
+fn faults_need_not_be_counted<E: TestExecutor>(on: &mut E) {
     let shape = Shape::new(3, 12);
-    let dense = crate::array::Array::input("dense", &[bf16::ONE; 36]);
-    let codes = crate::array::Array::<u8>::output("codes", 5);
-    let args = Pack::<Raw, bf16>::sparse(shape, dense.raw()).codes(codes.raw());
-    emulate(&args.launch(&Limits::A100).unwrap(), Schedule::RoundRobin);
-    assert_eq!(codes.read(), [0x44, 0x44, 0x44, 0x44, 0x04]);
+    let (dense, mut codes) = (on.upload(&[bf16::ONE; 36]).unwrap(), on.poisoned::<u8>(5));
+    let packed = on.run(Pack::sparse(shape, E::input(&dense)).codes(E::output(&mut codes)));
+    if names_what_is_wrong(on) {
+        return assert!(matches!(packed, Err(Error::NotTwoFour { row: 0, group: 0, kept: 4, width: 4 })));
+    }
+    packed.unwrap();
+    assert_eq!(on.download(&codes).unwrap(), [0x44, 0x44, 0x44, 0x44, 0x04]);
 }
+
+everywhere_tests!(faults_need_not_be_counted);

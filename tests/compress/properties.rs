@@ -1,14 +1,15 @@
 //! Properties of every layout with every type of values, over ragged shapes.
 
 use crate::any::{Wide, for_type, same, values};
+use crate::common::run;
 use crate::oracle::{self, Order};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use twofour::compress::cpu::Violation;
-use twofour::compress::{Compressed, DTYPES, Layout, MinTileK, Sparsity, convert, cpu};
-use twofour::{DType, Error, Shape};
+use twofour::compress::{
+    Compressed, DTYPES, Layout, MinTileK, Pack, Reorder, Sparsity, Unpack, Violation, convert, first_violation,
+};
+use twofour::{Cpu, DType, Error, Executor, Shape};
 
 /// A weight of random bits in a layout.
 #[derive(Debug, Clone, Copy)]
@@ -51,19 +52,9 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
     })
 }
 
-pub(crate) fn for_all(cases_to_run: u32, property: impl Fn(&Case)) {
-    let persistence = FileFailurePersistence::WithSource("regressions");
-    let mut config = Config::default();
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = cases_to_run;
-    }
-    config.failure_persistence = Some(Box::new(persistence));
-    config.source_file = Some(file!());
-    let run = TestRunner::new(config).run(&cases(), |case| {
-        property(&case);
-        Ok(())
-    });
-    run.unwrap_or_else(|error| panic!("{error}"));
+#[track_caller]
+fn for_all(count: u32, property: impl Fn(&Case)) {
+    run(count, &cases(), |case| property(&case));
 }
 
 /// The layout as the oracle knows it, and bytes of its metadata, by the library's rule where it has one.
@@ -146,11 +137,11 @@ fn check_layout<T: Wide>(case: &Case) {
     let mut metadata = vec![0x55; bytes];
     let mut codes = vec![0x55; compressed.codes().len()];
     let packed = oracle::packed(&weight.codes);
-    let args = cpu::Pack::with_codes(shape, &weight.dense, &packed).layout(layout);
-    cpu::pack_into(args.values(&mut values).metadata(&mut metadata).codes(&mut codes)).unwrap();
+    let args = Pack::with_codes(shape, &weight.dense, &packed).layout(layout);
+    Cpu.run(args.values(&mut values).metadata(&mut metadata).codes(&mut codes)).unwrap();
     assert_eq!((&metadata, codes.as_slice()), (&expected, compressed.codes()));
     let mut dense = vec![T::from_bits(0x55); shape.weights()];
-    cpu::unpack_into(cpu::Unpack::new(shape, layout, &values, &metadata, &mut dense)).unwrap();
+    Cpu.run(Unpack::new(shape, layout, &values, &metadata, &mut dense)).unwrap();
     assert!(same(&dense, &weight.masked));
     let back = Compressed::from_layout(shape, layout, &values, &metadata).unwrap();
     assert!(same(back.values(), &weight.values) && back.codes() == packed);
@@ -184,7 +175,7 @@ fn check_choices<T: Wide>(case: &Case) {
     });
     let codes = sparse.chunks(width).map(|group| oracle::code(&oracle::non_zeros(group).unwrap())).collect();
     let sparse = by_codes(sparse, codes);
-    assert_eq!(cpu::first_violation(shape, &sparse.dense), Ok(None));
+    assert_eq!(first_violation(shape, &sparse.dense), Ok(None));
     check_choice(case, &sparse, true);
     // And the whole is 2:4 by luck only.
     let bad = dense.chunks(width).position(|group| oracle::non_zeros(group).is_none());
@@ -193,13 +184,13 @@ fn check_choices<T: Wide>(case: &Case) {
         group: at % (shape.cols / width),
         kept: dense[at * width..(at + 1) * width].iter().filter(|value| value.to_f64() != 0.0).count() as u32,
     });
-    assert_eq!(cpu::first_violation(shape, &dense), Ok(expected));
+    assert_eq!(first_violation(shape, &dense), Ok(expected));
     let error = expected.map(|Violation { row, group, kept }| {
         let (row, group) = (row as u64, group as u64);
         Error::NotTwoFour { row, group, kept, width: width as u32 }
     });
     let mut metadata = vec![0; layout.sizes(shape, T::DTYPE).unwrap().metadata];
-    let result = cpu::pack_into(cpu::Pack::sparse(shape, &dense).layout(layout).metadata(&mut metadata));
+    let result = Cpu.run(Pack::sparse(shape, &dense).layout(layout).metadata(&mut metadata));
     assert_eq!(result.err(), error);
 }
 
@@ -212,14 +203,14 @@ fn check_choice<T: Wide>(case: &Case, expected: &Weight<T>, sparse: bool) {
     for with_codes in [false, true] {
         let mut codes = vec![0x55; packed.len()];
         let args = match sparse {
-            true => cpu::Pack::sparse(shape, &expected.dense),
-            false => cpu::Pack::by_magnitude(shape, &expected.dense),
+            true => Pack::sparse(shape, &expected.dense),
+            false => Pack::by_magnitude(shape, &expected.dense),
         };
         let mut args = args.layout(layout).values(&mut values).metadata(&mut metadata);
         if with_codes {
             args = args.codes(&mut codes);
         }
-        cpu::pack_into(args).unwrap();
+        Cpu.run(args).unwrap();
         let back = Compressed::from_layout(shape, layout, &values, &metadata).unwrap();
         assert!(same(back.values(), &expected.values));
         assert_eq!(back.codes(), packed);
@@ -290,8 +281,7 @@ fn layouts_become_one_another() {
         let packed = oracle::packed(&codes);
         let reorder = |from: Layout, metadata: &[u8], to: Layout| {
             let mut out = vec![0x55; to.sizes(case.shape, case.value_type).unwrap().metadata];
-            cpu::reorder_into(cpu::Reorder::new(case.shape, case.value_type, (from, metadata), (to, &mut out)))
-                .unwrap();
+            Cpu.run(Reorder::new(case.shape, case.value_type, (from, metadata), (to, &mut out))).unwrap();
             out
         };
         let first = reorder(Layout::Plain, &packed, case.layout);

@@ -1,11 +1,12 @@
 //! What `mask` gives a device to do.
 
-use crate::common::SMALL;
 use crate::common::emulator::{launches, works};
+use crate::common::{Emulator, SMALL, TestExecutor};
 use twofour::device::{Launch, Limits};
 use twofour::mask::{Backward, Forward, Kind, Sampling, Statistics};
 use twofour::space::{Raw, RawSlice};
-use twofour::{Shape, bf16, f16};
+use twofour::{Executor, Shape, bf16, f16};
+use twofour_emulator::Schedule;
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 100.0, tau: 1.0 };
 
@@ -72,4 +73,26 @@ fn kernels_are_chosen_by_what_is_wanted() {
         assert_eq!(name(&launches[0]), format!("twofour_mask_backward_{variant}_f32_f16_f32"));
         assert_eq!(launches[0].grid, [4, 1, 1]);
     }
+}
+
+/// What the emulator says of a pass that was given less than it was told.
+#[test]
+#[should_panic(expected = "`weight`")]
+fn a_fault_names_the_operand() {
+    let shape = Shape::new(1, 16);
+    let mut on = Emulator::new(Schedule::RoundRobin);
+    let (logits, weight) = (on.zeros::<f32>(shape.logits()).unwrap(), on.zeros::<f32>(8).unwrap());
+    let mut masked = on.poisoned::<f32>(shape.weights());
+    let beyond = RawSlice::new(Emulator::input(&weight).address, shape.weights());
+    on.run(Forward::new(shape, Kind::Soft, SAMPLING, &logits).weight(beyond).masked(&mut masked)).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "`masked`")]
+fn a_store_to_an_input_is_a_fault() {
+    let shape = Shape::new(1, 16);
+    let mut on = Emulator::new(Schedule::RoundRobin);
+    let (codes, weight) = (on.zeros::<u8>(2).unwrap(), on.upload(&[1.0f32; 16]).unwrap());
+    let input = on.upload(&[0.0f32; 16]).unwrap();
+    on.run(Forward::frozen(shape, &codes, &weight).masked(Emulator::input(&input))).unwrap();
 }

@@ -3,7 +3,7 @@
 use super::THREADS;
 use crate::compress::layout::{Layout, Map};
 use crate::compress::value::Sparsity;
-use crate::device::bind::ALIGN;
+use crate::device::ALIGN;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;

@@ -1,15 +1,6 @@
 //! A layout's index map for one shape.
 
-use super::tile::{Order, Tile};
-
-/// A digit of a row or group number: it counts to `size`, and each count moves the code by `stride` codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digit {
-    /// The digit's base.
-    pub size: usize,
-    /// Codes (half bytes) from one count to the next.
-    pub stride: usize,
-}
+use super::tile::{Digit, Order, Tile};
 
 /// Where a code lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,13 @@
 //! The contiguous tile that a layout repeats.
 
-use super::map::Digit;
+/// A digit of a row or group number: it counts to `size`, and each count moves the code by `stride` codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digit {
+    /// The digit's base.
+    pub size: usize,
+    /// Codes (half bytes) from one count to the next.
+    pub stride: usize,
+}
 
 /// Which tile follows a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 // A lane's number indexes several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::keys;
 use crate::compress::{Sparsity, illegal};
 use crate::element::Logit;
 use crate::error::Result;
 use crate::learn::initial::CENTRE;
 use crate::learn::{INITIAL, Initial, Prior};
+use crate::noise;
 use crate::pattern::Pattern;
 use crate::sample::cpu::{Numbering, PIECE};
 use crate::sample::lanes::{self, Block, LANES};
@@ -23,7 +23,7 @@ use rayon::prelude::*;
 /// [`Error::IllegalCode`](crate::Error::IllegalCode), before anything is written.
 pub(in super::super) fn initial<S: HostSpace, L: Logit>(pass: Initial<'_, S, L>) -> Result<()> {
     let normal = Normal {
-        keys: keys(pass.seed, INITIAL),
+        keys: noise::round_keys(pass.seed ^ INITIAL),
         numbering: Numbering::new(pass.shape, pass.shard),
         spread: pass.spread(),
     };

@@ -4,7 +4,7 @@
 // A lane's number indexes several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::step::Stepping;
+use super::stepping::Stepping;
 use crate::learn::Moments;
 use crate::learn::eight::{LEAST, OfM, OfV, SIGN, inverse};
 use crate::sample::lanes::{self, Block, LANES};

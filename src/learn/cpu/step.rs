@@ -5,44 +5,12 @@
 
 use super::moments::{Pair, PieceMoments};
 use super::source::Source;
+use super::stepping::Stepping;
 use crate::element::{DType, Logit};
 use crate::learn::adamw::Scalars;
-use crate::learn::{AdamW, Moments, ROUNDING_LOGITS, ROUNDING_MOMENTS, Statistics, TOO_LARGE};
-use crate::sample::cpu::Numbering;
+use crate::learn::{Moments, Statistics, TOO_LARGE};
 use crate::sample::lanes::{self, Block, LANES, Lane};
 use multiversion::multiversion;
-
-/// The same for all pieces of a step.
-pub(super) struct Stepping {
-    by: Scalars,
-    factor: f32,
-    pub(super) numbering: Numbering,
-    logit_keys: [u32; 20],
-    pub(super) moment_keys: [u32; 20],
-    pub(super) draw: u64,
-    counts: bool,
-}
-
-impl Stepping {
-    pub(super) fn new(
-        by: &AdamW,
-        factor: Option<&[f32]>,
-        numbering: Numbering,
-        seed: u64,
-        draw: u64,
-        counts: bool,
-    ) -> Self {
-        Self {
-            by: by.scalars(),
-            factor: factor.and_then(<[f32]>::first).map_or(1.0, |&factor| factor),
-            numbering,
-            logit_keys: super::keys(seed, ROUNDING_LOGITS),
-            moment_keys: super::keys(seed, ROUNDING_MOMENTS),
-            draw,
-            counts,
-        }
-    }
-}
 
 pub(super) struct Piece<'a, L, S, M> {
     /// The number of the first group in the shard.

@@ -35,7 +35,7 @@ pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
             own.as_mut_slice()
         }
     };
-    let factor = Factor { cols: shape.cols, upper, scale };
+    let factor = Cholesky { cols: shape.cols, upper, scale };
     let rows = shape.rows.div_ceil(4 * rayon::current_num_threads()).clamp(1, ROWS);
     let mut updated = updated.into_iter().flat_map(|updated| updated.chunks_mut(rows * shape.cols));
     let mut losses = losses.into_iter().flat_map(|losses| losses.chunks_mut(rows));
@@ -63,7 +63,7 @@ pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
     }
 }
 
-struct Factor<'a> {
+struct Cholesky<'a> {
     cols: usize,
     upper: &'a [f32],
     scale: &'a [f32],
@@ -72,7 +72,7 @@ struct Factor<'a> {
 /// What dropping a block's weights left to make up for, a column each; 0 where one was kept.
 type Errors = [f32; BLOCK];
 
-impl Factor<'_> {
+impl Cholesky<'_> {
     /// Sweeps over rows; their losses.
     fn sweep(&self, rows: &mut [f32], patterns: &mut [u8]) -> Vec<f64> {
         let count = rows.len() / self.cols;
@@ -108,7 +108,7 @@ impl Factor<'_> {
 
 /// Chooses and updates the columns of one row that begin at `start`.
 #[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn sweep_block(factor: &Factor<'_>, start: usize, w: &mut [f32], patterns: &mut [u8]) -> Errors {
+fn sweep_block(factor: &Cholesky<'_>, start: usize, w: &mut [f32], patterns: &mut [u8]) -> Errors {
     let mut errors = [0.0; BLOCK];
     for (group, index) in patterns.iter_mut().enumerate() {
         let first = 4 * group;

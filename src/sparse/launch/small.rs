@@ -108,11 +108,11 @@ mod tests {
         assert_eq!(WARPS as u64, cuda.constant("kWarps"));
         assert_eq!(WARP_ROWS as u64, cuda.constant("kWarpRows"));
         assert_eq!(STAGES as u64, cuda.constant("kWarpStages"));
-        for (values, size) in [(ValueType::F16, 2), (ValueType::I8, 1)] {
+        for (values, size) in [(DType::F16, 2), (DType::I8, 1)] {
             let stage = cuda.constant_of("kWarpStageBytes", &[("sizeof(T)", size)]);
             assert_eq!(u64::from(shared_bytes(values)), cuda.constant("kWarps") * cuda.constant("kWarpStages") * stage);
         }
-        for (tokens, of_kernel) in BLOCK_TOKENS.into_iter().zip([16, MAX_TOKENS]) {
+        for (tokens, of_kernel) in BLOCK_TOKENS.into_iter().zip([16, MAX_SMALL_TOKENS]) {
             assert!(cuda.has(&format!("SMALL(i8, {of_kernel})")));
             assert_eq!(tokens as u64, cuda.constant_of("tokens", &[("max_tokens", of_kernel as u64)]));
         }

@@ -37,3 +37,23 @@ pub(super) fn splits(problem: Problem, values: DType, limits: &Limits) -> usize 
 pub(super) fn symbol(values: DType) -> Symbol {
     Symbol::new("sparse", "tile", &[values.name()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::constants::Cuda;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let cuda = Cuda::read("sparse.cu");
+        assert_eq!(TILE as u64, cuda.constant("kTile"));
+        assert_eq!(u64::from(THREADS), cuda.constant("kTileThreads"));
+        assert_eq!(STAGES as u64, cuda.constant("kSparseStages"));
+        for (values, size) in [(DType::F16, 2), (DType::I8, 1)] {
+            let given = [("sizeof(T)", size)];
+            let stage = cuda.constant_of("kSparseStageBytes", &given);
+            assert_eq!(u64::from(shared_bytes(values)), cuda.constant("kSparseStages") * stage);
+            assert_eq!(stage_cols(values) as u64, cuda.constant_of("kStageCols", &given));
+        }
+    }
+}

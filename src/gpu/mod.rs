@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, Executor, Libraries, Pass, Plan, Queue, Work};
 use crate::space::{Cuda, Input, Output, Plain};
 
+pub mod library;
+
 /// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a plan
 /// first needs it. Nothing here synchronises, but [`download`](Executor::download).
 ///
@@ -66,18 +68,22 @@ impl Gpu {
     fn cublaslt(&mut self) -> Result<&mut Cublaslt> {
         if self.cublaslt.is_none() {
             self.refuse_captured("cuBLASLt")?;
-            self.cublaslt = Some(Cublaslt::new(&self.stream)?);
         }
-        self.cublaslt.as_mut().ok_or(Error::Unprepared { what: "cuBLASLt".into() })
+        match &mut self.cublaslt {
+            Some(opened) => Ok(opened),
+            closed => Ok(closed.insert(Cublaslt::new(&self.stream)?)),
+        }
     }
 
     /// cuSPARSELt, opened if it is not.
-    pub(crate) fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
+    fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
         if self.cusparselt.is_none() {
             self.refuse_captured("cuSPARSELt")?;
-            self.cusparselt = Some(OfThread::new(cusparselt::Plans::new(self.stream.context())?));
         }
-        self.cusparselt.as_mut().ok_or(Error::Unprepared { what: "cuSPARSELt".into() })?.get_mut()
+        match &mut self.cusparselt {
+            Some(opened) => opened.get_mut(),
+            closed => closed.insert(OfThread::new(cusparselt::Plans::new(self.stream.context())?)).get_mut(),
+        }
     }
 
     /// Makes the library's plan of a product, which allocates, and sees that the rest of the call is for it.
@@ -134,7 +140,10 @@ impl Executor for Gpu {
         let stream = Arc::clone(&self.stream);
         let (mut binder, mut queue) = (Binder::new(&stream), Queue::new(self.limits));
         P::queue(&mut pass, &mut binder, &mut queue)?;
-        self.load(&queue)?;
+        // A kernel alone is loaded as it is launched.
+        if !queue.is_one_kernel() {
+            self.load(&queue)?;
+        }
         for work in queue.works() {
             match work {
                 // SAFETY: the pass was checked, so its operands are as long as its kernels read and write; the binder has
@@ -171,11 +180,11 @@ impl Executor for Gpu {
     }
 
     fn upload<T: Plain>(&self, values: &[T]) -> Result<Buffer<T>> {
-        let mut buffer = self.zeros(values.len())?;
-        if !values.is_empty() {
-            self.stream.memcpy_htod(values, &mut buffer.memory).map_err(driver_error("cuMemcpyHtoDAsync"))?;
+        if values.is_empty() {
+            return self.zeros(0);
         }
-        Ok(buffer)
+        let memory = self.stream.clone_htod(values).map_err(driver_error("cuMemcpyHtoDAsync"))?;
+        Ok(Buffer { memory, elements: values.len() })
     }
 
     fn download<T: Plain>(&self, buffer: &Buffer<T>) -> Result<Vec<T>> {
