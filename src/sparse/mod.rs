@@ -78,7 +78,6 @@
 use crate::check::length;
 use crate::compress::Layout;
 use crate::cusparselt::Origin;
-use crate::dense::Problem;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -93,6 +92,7 @@ pub mod library;
 mod multiply;
 mod plan;
 
+pub use crate::dense::Problem;
 pub use crate::element::Factor;
 pub use launch::MAX_SMALL_TOKENS;
 pub use multiply::Multiply;
