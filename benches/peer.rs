@@ -86,8 +86,8 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     } else if op == "pack-sparse" {
         compress::ready(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
     } else if let Some(op) = op.strip_prefix("learn-") {
-        let op = named(op, [("update", learn::Op::Update), ("train", learn::Op::Train)])?;
-        learn::ready(learn::Case { op, eight: false, logits, weights, shape }, place)?
+        let does = named(op, [("update", learn::Does::Update), ("train", learn::Does::Train)])?;
+        learn::ready(learn::Case { does, eight: false, logits, weights, shape }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
         let does = named(op, [("forward", matmul::Does::Forward), ("step", matmul::Does::Step)])?;
         matmul::ready(matmul::Case { does, kind, logits, weights, tokens, shape }, place)?

@@ -179,6 +179,12 @@ impl Executor for Gpu {
         Ok(Buffer { memory, elements })
     }
 
+    fn unset<T: Plain>(&self, elements: usize) -> Result<Buffer<T>> {
+        // SAFETY: any bits are a value of a plain type.
+        let memory = unsafe { self.stream.alloc(elements.max(1)) }.map_err(driver_error("cuMemAllocAsync"))?;
+        Ok(Buffer { memory, elements })
+    }
+
     fn upload<T: Plain>(&self, values: &[T]) -> Result<Buffer<T>> {
         if values.is_empty() {
             return self.zeros(0);
@@ -203,7 +209,7 @@ impl Executor for Gpu {
     }
 
     fn workspace(&self, bytes: usize) -> Result<Option<Buffer<u8>>> {
-        if bytes == 0 { Ok(None) } else { self.zeros(bytes).map(Some) }
+        if bytes == 0 { Ok(None) } else { self.unset(bytes).map(Some) }
     }
 
     fn prepare<P: Plan>(&mut self, plan: &P) -> Result<()> {

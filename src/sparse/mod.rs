@@ -78,7 +78,6 @@
 use crate::check::length;
 use crate::compress::Layout;
 use crate::cusparselt::Origin;
-use crate::dense::Problem;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -92,6 +91,7 @@ mod multiply;
 mod plan;
 mod scratch;
 
+pub use crate::dense::Problem;
 pub use crate::element::Factor;
 pub use launch::MAX_SMALL_TOKENS;
 pub use multiply::Multiply;

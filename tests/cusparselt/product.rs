@@ -129,9 +129,8 @@ struct Memory<X, Y> {
 
 impl<X: Number, Y: Number> Memory<X, Y> {
     fn operands(&mut self, case: &Case) -> Operands<'_, X, Y> {
-        let (weight, input) = (self.compressed.as_view(), self.input.as_view());
-        let workspace = (!self.workspace.is_empty()).then(|| self.workspace.as_view_mut());
-        let mut operands = Operands::new(weight, input, self.output.as_view_mut(), workspace);
+        let operands = Operands::new(&self.compressed, &self.input, &mut self.output);
+        let mut operands = operands.workspace(&mut self.workspace);
         operands.alpha = match case.problem.alpha_per_row {
             true => Alpha::PerRow(self.alphas.as_view()),
             false => Alpha::Scalar(case.alpha),
@@ -182,17 +181,16 @@ pub(crate) fn check<X: Number, Y: Number>(
         workspace: stream.alloc_zeros(plan.workspace_bytes().max(16)).unwrap(),
     };
     let mut verdict = stream.clone_htod(&[-1]).unwrap();
-    plan.check_pruned(stream, &memory.weight.as_view(), &mut verdict.as_view_mut())?;
+    plan.check_pruned(stream, &memory.weight, &mut verdict)?;
     let mut buffer = stream.alloc_zeros::<u8>(size.buffer_bytes.max(16)).unwrap();
-    let (mut to, mut within) = (memory.compressed.as_view_mut(), buffer.as_view_mut());
-    plan.compress(stream, &memory.weight.as_view(), &mut to, Some(&mut within))?;
+    plan.compress(stream, &memory.weight, &mut memory.compressed, &mut buffer)?;
     if problem.bias.is_some() {
         set_bias(&mut plan, stream, &bias)?;
     }
     let mut searched = None;
     if search {
         let dense = stream.clone_htod(&w).unwrap();
-        searched = Some(plan.search(stream, memory.operands(&case), &dense.as_view(), 2)?);
+        searched = Some(plan.search(stream, memory.operands(&case), &dense, 2)?);
         memory.workspace = stream.alloc_zeros(plan.workspace_bytes().max(16)).unwrap();
         memory.output = stream.clone_htod(&before).unwrap();
     }
@@ -234,7 +232,7 @@ fn set_bias(plan: &mut Plan, stream: &Arc<CudaStream>, bias: &[f32]) -> Result<(
     fn put<B: Number>(plan: &mut Plan, stream: &Arc<CudaStream>, bias: &[f32]) -> Result<()> {
         let values: Vec<B> = bias.iter().map(|&value| B::of(value)).collect();
         let values = stream.clone_htod(&values).unwrap();
-        plan.set_bias(stream, &values.as_view())
+        plan.set_bias(stream, &values)
     }
     let format = plan.problem().types.bias();
     match format {

@@ -175,6 +175,7 @@ int cuStreamIsCapturing(void* stream, int* status) {
 // Memory of the host's, and events of nothing.
 int cuMemAllocAsync(uint64_t* out, size_t bytes, void* stream) {
   (void)stream;
+  if (bytes == 0) return kInvalidValue;
   void* memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
   *out = (uint64_t)(uintptr_t)memory;
   return memory ? kSuccess : kInvalidValue;

@@ -1,52 +1,13 @@
-//! Products through cuSPARSELt on a fake library, which lays out codes as it is told: that probes find out how, that our
-//! packer is used exactly where they agree, and that what comes out is right either way.
-//!
-//! A process opens a library once, so each case runs in a child process, as one of the ignored tests of `child`.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! `sparse` through cuSPARSELt on a fake library, which lays out codes as it is told: that probes find out how, that this
+//! crate's packer is used exactly where they agree, and that what comes out is right either way.
 
-#[path = "fake-cuda/mod.rs"]
-#[allow(dead_code, reason = "tests/device.rs uses the rest")]
-mod fake;
-
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use fake::Child;
-
-/// A folder with the fake libraries.
-fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake-cusparselt-of-sparse");
-        fs::create_dir_all(&folder).unwrap();
-        for (source, library) in
-            [("driver.c", "libcuda.so"), ("driver.c", "libcuda.so.1"), ("cusparselt.c", "libcusparseLt.so.0")]
-        {
-            fake::build(&format!("../fake-cusparselt/{source}"), &folder.join(library));
-        }
-        folder
-    })
-}
+use crate::fake::Child;
+use crate::{count, run};
 
 /// A child that finds them, on a device of this compute capability, with a library that lays out codes so.
 fn child(test: &str, capability: &str, layout: &str) -> Child {
-    let child = Child::new(test).driver(folder()).env("FAKE_CUDA_CC", capability);
+    let child = crate::fake_child(&format!("sparse::{test}")).env("FAKE_CUDA_CC", capability);
     if layout.is_empty() { child } else { child.env("FAKE_CUSPARSELT_LAYOUT", layout) }
-}
-
-/// Runs it, and sees that the library had nothing to complain about and that all it made was destroyed.
-fn run(child: Child) -> Vec<String> {
-    let log = child.run();
-    assert!(log.iter().all(|line| !line.starts_with("BAD")), "{log:?}");
-    assert_eq!(count(&log, "Init"), count(&log, "Destroy"), "{log:?}");
-    assert_eq!(count(&log, "MatmulPlanInit"), count(&log, "MatmulPlanDestroy"), "{log:?}");
-    log
-}
-
-fn count(log: &[String], call: &str) -> usize {
-    log.iter().filter(|line| line.split(' ').next() == Some(call)).count()
 }
 
 /// Digits of groups' numbers to the base six: 16·24 and 512·128 of them, and three for values to the base 126.
@@ -85,6 +46,13 @@ fn products_are_those_of_the_cpu() {
     }
 }
 
+/// Its handle goes where the user's goes, but the library is for the thread that opened it.
+#[test]
+fn another_thread_does_not_reach_the_library() {
+    let log = crate::fake_log(child("another_thread", "90", "hopper"));
+    assert_eq!((count(&log, "Init"), count(&log, "Destroy")), (2, 1), "one was dropped elsewhere: {log:?}");
+}
+
 #[test]
 fn what_the_library_alone_knows_completes_a_plan() {
     run(child("completing", "90", "hopper"));
@@ -118,6 +86,3 @@ fn a_library_that_fails_is_an_error() {
 fn without_the_library_there_is_an_error() {
     run(child("unavailable", "90", "").env("TWOFOUR_CUSPARSELT", "off"));
 }
-
-#[path = "fake-cusparselt/sparse.rs"]
-mod child;
