@@ -23,6 +23,21 @@ pub(crate) trait Place: Executor + 'static {
         work: impl FnOnce(&mut Self) -> twofour::Result<R>,
     ) -> Result<R>;
 
+    /// An array that `write` writes, with the executor of a device.
+    fn made<T: Stored>(
+        engine: &Engine,
+        device: &DeviceOf<Self>,
+        elements: usize,
+        write: impl FnOnce(&mut Self, &mut Self::Buffer<T>) -> twofour::Result<()>,
+    ) -> Result<Self::Storage> {
+        let array = Self::with(engine, device, |on| {
+            let mut array = on.unset::<T>(elements)?;
+            write(on, &mut array)?;
+            Ok(array)
+        })?;
+        Ok(Self::own(array, device))
+    }
+
     /// An array of any place, if it is of this one.
     fn of(storage: &Storage) -> Option<&Self::Storage>;
 

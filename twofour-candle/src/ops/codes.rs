@@ -25,13 +25,11 @@ impl Op<1> for Codes {
         let codes = with_types!(logits.dtype(), DType::F32, <L, W> {
             let from = logits.elements::<L>()?;
             // An engine for the call: it needs none of the libraries that are shared.
-            P::with(&Engine::default(), logits.device(), |on| {
-                let mut codes = on.unset::<u8>(shape.packed_codes())?;
+            P::made::<u8>(&Engine::default(), logits.device(), shape.packed_codes(), |on, codes| {
                 let pass = Forward::<_, L, W>::new(*shape, masks.kind, masks.sampling, P::Space::share(&from));
-                on.run(pass.shard(masks.shard_of(*shape)).codes(P::output(&mut codes)))?;
-                Ok(codes)
+                on.run(pass.shard(masks.shard_of(*shape)).codes(P::output(codes)))
             })
         })?;
-        Ok((P::own(codes, logits.device()), shape.packed_codes().into()))
+        Ok((codes, shape.packed_codes().into()))
     }
 }

@@ -137,23 +137,20 @@ impl Multiply {
         let bias = bias.as_ref().map(|(bias, layout)| Operand::<P>::of(bias, layout)?.elements::<W>()).transpose()?;
         let weight = Weight::new(shape, self.layout, values.elements::<W>()?, metadata.elements::<u8>()?);
         let (from, given) = (x.elements::<W>()?, Given { bias: bias.is_some(), ..Given::WEIGHT });
-        let y = P::with(&self.engine, x.device(), |on| {
+        P::made::<W>(&self.engine, x.device(), self.problem.outputs(), |on, y| {
             // The CPU, which has its weight like this, needs no plan.
             let plan = match self.layout {
                 CodeLayout::Plain => None,
                 _ => Some(weight.plan(on, tokens, given)?),
             };
-            let mut y = on.unset::<W>(self.problem.outputs())?;
             let mut workspace = on.workspace(plan.map_or(0, |plan| plan.workspace_bytes()))?;
-            let pass = sparse::Multiply::new(&weight, tokens, P::Space::share(&from), P::output(&mut y));
+            let pass = sparse::Multiply::new(&weight, tokens, P::Space::share(&from), P::output(y));
             let pass = if let Some(bias) = &bias { pass.bias(P::Space::share(bias)) } else { pass };
             let pass = if let Some(plan) = &plan { pass.plan(plan) } else { pass };
             on.run(match &mut workspace {
                 Some(workspace) => pass.workspace(P::output(workspace)),
                 None => pass,
-            })?;
-            Ok(y)
-        })?;
-        Ok(P::own(y, x.device()))
+            })
+        })
     }
 }

@@ -26,18 +26,15 @@ impl Op<3> for Product {
         let Problem { tokens, shape } = self.problem;
         let y = with_types!(logits.dtype(), weight.dtype(), <L, W> {
             let (layer, from) = (self.masks.layer::<P, L, W>(shape, logits, weight)?, x.elements::<W>()?);
-            let y = P::with(&self.engine, x.device(), |on| {
+            P::made::<W>(&self.engine, x.device(), self.problem.outputs(), |on, y| {
                 let plan = layer.plan(on, tokens, Keep::Nothing)?;
-                let mut y = on.unset::<W>(self.problem.outputs())?;
                 let mut workspace = on.workspace(plan.output().workspace_bytes)?;
-                let pass = Forward::new(&plan, &layer, P::Space::share(&from), P::output(&mut y));
+                let pass = Forward::new(&plan, &layer, P::Space::share(&from), P::output(y));
                 on.run(match &mut workspace {
                     Some(workspace) => pass.workspace(P::output(workspace)),
                     None => pass,
-                })?;
-                Ok(y)
-            })?;
-            Ok(P::own(y, x.device()))
+                })
+            })
         })?;
         Ok((y, (tokens, shape.rows).into()))
     }
@@ -75,18 +72,15 @@ impl Op<3> for InputGradient<'_> {
         let Problem { tokens, shape } = *problem;
         let dx = with_types!(logits.dtype(), weight.dtype(), <L, W> {
             let (layer, from) = (masks.layer::<P, L, W>(shape, logits, weight)?, dy.elements::<W>()?);
-            let dx = P::with(engine, dy.device(), |on| {
+            P::made::<W>(engine, dy.device(), problem.inputs(), |on, dx| {
                 let plan = layer.plan(on, tokens, Keep::Nothing)?;
-                let mut dx = on.unset::<W>(problem.inputs())?;
                 let mut workspace = on.workspace(plan.input_gradient().workspace_bytes)?;
-                let pass = Backward::new(&plan, &layer, P::Space::share(&from)).input_gradient(P::output(&mut dx));
+                let pass = Backward::new(&plan, &layer, P::Space::share(&from)).input_gradient(P::output(dx));
                 on.run(match &mut workspace {
                     Some(workspace) => pass.workspace(P::output(workspace)),
                     None => pass,
-                })?;
-                Ok(dx)
-            })?;
-            Ok(P::own(dx, dy.device()))
+                })
+            })
         })?;
         Ok((dx, (tokens, shape.cols).into()))
     }
@@ -108,20 +102,18 @@ impl Op<3> for LogitGradient<'_> {
         let weight = Operand::of(&weight, weight_layout)?;
         let dlogits = with_types!(logits.dtype(), weight.dtype(), <L, W> {
             let layer = masks.layer::<P, L, W>(shape, logits, weight)?;
-            let (dy, x, device) = (dy.elements::<W>()?, x.elements::<W>()?, dy.device());
-            P::with(engine, device, |on| {
+            let from = (dy.elements::<W>()?, x.elements::<W>()?);
+            P::made::<f32>(engine, dy.device(), shape.logits(), |on, dlogits| {
                 let plan = layer.plan(on, tokens, Keep::Nothing)?;
-                let mut dlogits = on.unset::<f32>(shape.logits())?;
                 let mut workspace = on.workspace(plan.logit_gradient().workspace_bytes)?;
-                let pass = Backward::new(&plan, &layer, P::Space::share(&dy)).logit_gradient(P::Space::share(&x), P::output(&mut dlogits));
-                let pass = pass.regulariser(masks.regulariser);
+                let pass = Backward::new(&plan, &layer, P::Space::share(&from.0)).regulariser(masks.regulariser);
+                let pass = pass.logit_gradient(P::Space::share(&from.1), P::output(dlogits));
                 on.run(match &mut workspace {
                     Some(workspace) => pass.workspace(P::output(workspace)),
                     None => pass,
-                })?;
-                Ok(dlogits)
+                })
             })
         })?;
-        Ok((P::own(dlogits, dy.device()), (shape.rows, shape.cols / 4, 6).into()))
+        Ok((dlogits, (shape.rows, shape.cols / 4, 6).into()))
     }
 }

@@ -26,14 +26,10 @@ impl Op<2> for MaskedWeight {
         let masked = with_types!(logits.dtype(), weight.dtype(), <L, W> {
             let from = (weight.elements::<W>()?, logits.elements::<L>()?);
             // An engine for the call: it needs none of the libraries that are shared.
-            let masked = P::with(&Engine::default(), weight.device(), |on| {
-                let mut masked = on.unset::<W>(shape.weights())?;
+            P::made::<W>(&Engine::default(), weight.device(), shape.weights(), |on, masked| {
                 let pass = Forward::new(shape, masks.kind, masks.sampling, P::Space::share(&from.1));
-                let pass = pass.shard(masks.shard_of(shape)).weight(P::Space::share(&from.0));
-                on.run(pass.masked(P::output(&mut masked)))?;
-                Ok(masked)
-            })?;
-            Ok(P::own(masked, weight.device()))
+                on.run(pass.shard(masks.shard_of(shape)).weight(P::Space::share(&from.0)).masked(P::output(masked)))
+            })
         })?;
         Ok((masked, (shape.rows, shape.cols).into()))
     }
@@ -65,16 +61,14 @@ impl Op<3> for LogitGradient {
         let MaskedWeight { masks, shape } = self.0;
         let dlogits = with_types!(logits.dtype(), weight.dtype(), <L, W> {
             let from = (logits.elements::<L>()?, weight.elements::<W>()?, gradient.elements::<W>()?);
-            P::with(&Engine::default(), logits.device(), |on| {
-                let mut dlogits = on.unset::<f32>(shape.logits())?;
+            P::made::<f32>(&Engine::default(), logits.device(), shape.logits(), |on, dlogits| {
                 let (logits, weight) = (P::Space::share(&from.0), P::Space::share(&from.1));
                 let gradient = P::Space::share(&from.2);
                 let pass = Backward::new(shape, masks.kind, masks.sampling, logits, weight, gradient);
                 let pass = pass.shard(masks.shard_of(shape)).regulariser(masks.regulariser);
-                on.run(pass.logit_gradient(P::output(&mut dlogits)))?;
-                Ok(dlogits)
+                on.run(pass.logit_gradient(P::output(dlogits)))
             })
         })?;
-        Ok((P::own(dlogits, logits.device()), (shape.rows, shape.cols / 4, 6).into()))
+        Ok((dlogits, (shape.rows, shape.cols / 4, 6).into()))
     }
 }
