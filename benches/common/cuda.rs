@@ -3,13 +3,9 @@
 #[cfg(any())]
 pub mod compress;
 #[cfg(any())]
-pub mod learn;
-#[cfg(any())]
 pub mod matmul;
 #[cfg(any())]
 pub mod memory;
-#[cfg(any())]
-pub mod select;
 #[cfg(any())]
 pub mod sparse;
 #[cfg(any())]

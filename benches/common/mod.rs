@@ -13,11 +13,11 @@ pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
-#[cfg(any())]
 pub mod learn;
 pub mod mask;
 #[cfg(any())]
 pub mod matmul;
+pub mod select;
 #[cfg(any())]
 pub mod sparse;
 #[cfg(any())]
