@@ -22,7 +22,8 @@ criterion_group! {
 }
 criterion_main!(benches);
 
-/// Logits, whether moments have eight bits, weights: what MaskLLM keeps, the same beside a `bf16` weight, and the least.
+/// Logits, whether moments have eight bits, weights: what MaskLLM keeps, the same beside a `bf16` weight, and the
+/// least.
 const TYPES: [(DType, bool, DType); 4] = [
     (DType::F32, false, DType::F32),
     (DType::F32, false, DType::Bf16),
