@@ -51,7 +51,7 @@ macro_rules! of_types {
 
 /// Moments of both kinds, by a number.
 fn bits(number: u64) -> Bits {
-    if number % 2 == 0 { Bits::Full } else { Bits::Eight }
+    if number.is_multiple_of(2) { Bits::Full } else { Bits::Eight }
 }
 
 fn starts(on: &mut impl TestExecutor, seed: &u64) {
