@@ -10,7 +10,8 @@
 
 mod common;
 
-use common::learn::{Case, Op};
+use common::Place;
+use common::learn::{Case, Does};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::{DType, Shape};
 
@@ -21,7 +22,8 @@ criterion_group! {
 }
 criterion_main!(benches);
 
-/// Logits, whether moments have eight bits, weights: what MaskLLM keeps, the same beside a `bf16` weight, and the least.
+/// Logits, whether moments have eight bits, weights: what MaskLLM keeps, the same beside a `bf16` weight, and the
+/// least.
 const TYPES: [(DType, bool, DType); 4] = [
     (DType::F32, false, DType::F32),
     (DType::F32, false, DType::Bf16),
@@ -34,8 +36,8 @@ fn cases(shapes: &[(usize, usize)]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(rows, cols) in shapes {
         for (logits, eight, weights) in TYPES {
-            for op in [Op::Update, Op::Fused, Op::Unfused] {
-                cases.push(Case { op, eight, logits, weights, shape: Shape::new(rows, cols) });
+            for does in [Does::Update, Does::Fused, Does::Unfused] {
+                cases.push(Case { does, eight, logits, weights, shape: Shape::new(rows, cols) });
             }
         }
     }
@@ -50,7 +52,7 @@ fn throughput(case: &Case) -> Throughput {
 fn print_memory(cases: &[Case]) {
     println!("| logits | moments | bytes a weight | MB of {} |", cases[0].shape.weights());
     println!("| --- | --- | ---: | ---: |");
-    for case in cases.iter().filter(|case| case.op == Op::Fused && case.weights != DType::F32) {
+    for case in cases.iter().filter(|case| case.does == Does::Fused && case.weights != DType::F32) {
         let (kept, moments) = (case.kept() as f64, if case.eight { "8 bits" } else { "f32" });
         println!("| {} | {moments} | {:.2} | {:.1} |", case.logits, kept / case.shape.weights() as f64, kept / 1e6);
     }
@@ -61,7 +63,7 @@ fn on_cpu(criterion: &mut Criterion) {
     print_memory(&cases);
     let mut group = criterion.benchmark_group("learn/cpu");
     for case in cases {
-        common::bench(&mut group, &case.name(), throughput(&case), || common::learn::on_cpu(case));
+        common::bench(&mut group, &case.name(), throughput(&case), || common::learn::ready(case, Place::Cpu));
     }
 }
 
@@ -78,7 +80,7 @@ fn on_cuda(criterion: &mut Criterion) {
     for case in cases(&[(2048, 4096), (4096, 14336)]) {
         for cache in [Hot, Cold] {
             let name = format!("{}/{cache:?}", case.name()).to_lowercase();
-            common::bench(&mut group, &name, throughput(&case), || common::cuda::learn::on_cuda(case, cache));
+            common::bench(&mut group, &name, throughput(&case), || common::learn::ready(case, Place::Gpu(cache)));
         }
     }
 }

@@ -2,13 +2,9 @@
 
 #[cfg(any())]
 pub mod compress;
-#[cfg(any())]
-pub mod learn;
 pub mod matmul;
 pub mod memory;
 pub mod routes;
-#[cfg(any())]
-pub mod select;
 #[cfg(any())]
 pub mod sparse;
 

@@ -1,16 +1,15 @@
 //! The `learn` op as it is timed.
 
 use super::mask::Inputs;
-use super::{Result, Timed, data};
-use std::time::{Duration, Instant};
-use twofour::learn::{AdamW, Rounding, State, cpu};
-use twofour::mask::{self, GradientOf, Kind, Sampling};
-use twofour::space::{Host, Space};
-use twofour::{DType, Float, Logit, Shape};
+use super::{Op, Place, Result, Run, Timed, data};
+use std::marker::PhantomData;
+use twofour::learn::{AdamW, Fused, Moments, Rounding, Step, Update};
+use twofour::mask::{Backward, Forward, GradientOf, Kind, Sampling};
+use twofour::{DType, Executor, Float, Logit, Shape};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub enum Does {
     /// A step by a gradient in memory.
     Update,
     /// The gradient of the masked weight to a step, in one pass.
@@ -23,7 +22,7 @@ pub enum Op {
 
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    pub op: Op,
+    pub does: Does,
     /// Whether moments have eight bits.
     pub eight: bool,
     pub logits: DType,
@@ -41,7 +40,7 @@ impl Case {
     /// Bytes of logits and moments, which a training run keeps for this weight.
     pub fn kept(&self) -> u64 {
         let logits = self.shape.logits() as u64;
-        let scales = 4 * State::<Host>::scales(self.shape) as u64;
+        let scales = 4 * Moments::scales(self.shape) as u64;
         logits * self.logits.size() as u64 + if self.eight { 2 * logits + scales } else { 8 * logits }
     }
 
@@ -51,11 +50,11 @@ impl Case {
         let weights = weights * self.weights.size() as u64;
         let logits = (self.shape.logits() * self.logits.size()) as u64;
         let step = 2 * self.kept();
-        match self.op {
-            Op::Update => step + gradient,
-            Op::Fused => step + 2 * weights,
-            Op::Unfused => step + 2 * weights + logits + 2 * gradient,
-            Op::Train => step + 2 * weights + logits + 2 * weights,
+        match self.does {
+            Does::Update => step + gradient,
+            Does::Fused => step + 2 * weights,
+            Does::Unfused => step + 2 * weights + logits + 2 * gradient,
+            Does::Train => step + 2 * weights + logits + 2 * weights,
         }
     }
 
@@ -63,131 +62,102 @@ impl Case {
     pub fn name(&self) -> String {
         let Shape { rows, cols, .. } = self.shape;
         let moments = if self.eight { "8bit" } else { "f32" };
-        format!("{:?}/{}_{moments}_{}/{rows}x{cols}", self.op, self.logits, self.weights).to_lowercase()
+        format!("{:?}/{}_{moments}_{}/{rows}x{cols}", self.does, self.logits, self.weights).to_lowercase()
+    }
+}
+
+/// A case, ready to run.
+pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    match (case.logits, case.weights) {
+        (DType::F32, DType::F32) => of_types::<f32, f32>(case, place),
+        (DType::F32, DType::Bf16) => of_types::<f32, twofour::bf16>(case, place),
+        (DType::Bf16, DType::Bf16) => of_types::<twofour::bf16, twofour::bf16>(case, place),
+        (logits, weights) => Err(format!("{logits} logits with {weights} weights are not timed").into()),
+    }
+}
+
+fn of_types<L: Logit, W: Float + GradientOf<W>>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    place.ready(&Typed::<L, W>(case, PhantomData))
+}
+
+/// A case with its types.
+struct Typed<L, W>(Case, PhantomData<(L, W)>);
+
+impl<L: Logit, W: Float + GradientOf<W>> Op for Typed<L, W> {
+    type On<E: Executor + 'static> = Operands<E, L, W>;
+
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
     }
 
-    /// The script's temperature and logit scale at the start of training; a fresh draw a run.
-    pub fn sampling(&self, draw: u64) -> Sampling {
-        Sampling { seed: 24, draw, kappa: 100.0, tau: 4.0 }
-    }
-
-    pub fn rounding(&self, draw: u64) -> Rounding {
-        Rounding { seed: 24, draw }
-    }
-
-    /// A gradient of the logits, as large as the mask's backward pass makes it.
-    pub fn gradient(&self, stream: usize) -> Vec<f32> {
-        data::normal(self.shape.logits(), 1e-4, 3 * stream + 2)
-    }
-
-    /// Bytes, or values, of each moment and scales, for the kind that is not used none.
-    pub fn lengths(&self) -> Lengths {
-        let logits = self.shape.logits();
-        if self.eight {
-            Lengths { wide: 0, narrow: logits, scales: State::<Host>::scales(self.shape) }
+    fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<Operands<E, L, W>> {
+        let Case { does, eight, shape, .. } = self.0;
+        let inputs = Inputs::<L, W>::new(shape, set);
+        let masked = if does == Does::Train { shape.weights() } else { 0 };
+        // As large as the mask's backward pass makes it.
+        let in_memory = matches!(does, Does::Update | Does::Unfused);
+        let gradient = if in_memory { data::normal(shape.logits(), 1e-4, 3 * set + 2) } else { vec![] };
+        let logits = shape.logits();
+        let moments = if eight {
+            Held::Eight { m: on.zeros(logits)?, v: on.zeros(logits)?, scales: on.zeros(Moments::scales(shape))? }
         } else {
-            Lengths { wide: logits, narrow: 0, scales: 0 }
-        }
+            Held::Full { m: on.zeros(logits)?, v: on.zeros(logits)? }
+        };
+        Ok(Operands {
+            case: self.0,
+            logits: on.upload(&inputs.logits)?,
+            weight: on.upload(&inputs.weight)?,
+            of_masked: on.upload(&inputs.gradient)?,
+            masked: on.zeros(masked)?,
+            gradient: on.upload(&gradient)?,
+            moments,
+        })
     }
 }
 
-/// Elements of each moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Lengths {
-    pub wide: usize,
-    pub narrow: usize,
-    pub scales: usize,
+enum Held<E: Executor> {
+    Full { m: E::Buffer<f32>, v: E::Buffer<f32> },
+    Eight { m: E::Buffer<u8>, v: E::Buffer<u8>, scales: E::Buffer<f32> },
 }
 
-/// The moments that a case has, of both kinds' operands.
-pub fn state<'a, S: Space>(
-    eight: bool,
-    wide: (S::Mut<'a, f32>, S::Mut<'a, f32>),
-    narrow: (S::Mut<'a, u8>, S::Mut<'a, u8>, S::Mut<'a, f32>),
-) -> State<'a, S> {
-    if eight { State::eight(narrow.0, narrow.1, narrow.2) } else { State::f32(wide.0, wide.1) }
-}
-
-/// Calls `$function::<L, W>($arguments)` for the element types that are timed.
-macro_rules! for_types {
-    ($case:expr, $function:ident($($argument:expr),*)) => {
-        match ($case.logits, $case.weights) {
-            (twofour::DType::F32, twofour::DType::F32) => $function::<f32, f32>($($argument),*),
-            (twofour::DType::F32, twofour::DType::Bf16) => $function::<f32, twofour::bf16>($($argument),*),
-            (twofour::DType::Bf16, twofour::DType::Bf16) => $function::<twofour::bf16, twofour::bf16>($($argument),*),
-            (logits, weights) => Err(format!("{logits} logits with {weights} weights are not timed").into()),
-        }
-    };
-}
-#[cfg(feature = "cuda")]
-pub(super) use for_types;
-
-/// A case on the CPU, on the threads of rayon's current pool.
-pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
-    for_types!(case, boxed(case))
-}
-
-fn boxed<L: Logit, W: Float + GradientOf<W>>(case: Case) -> Result<Box<dyn Timed>> {
-    Ok(Box::new(OnCpu::<L, W>::new(case)))
-}
-
-struct OnCpu<L, W> {
+struct Operands<E: Executor, L: Logit, W: Float> {
     case: Case,
-    draw: u64,
-    inputs: Inputs<L, W>,
-    masked: Vec<W>,
-    gradient: Vec<f32>,
-    wide: [Vec<f32>; 2],
-    narrow: [Vec<u8>; 2],
-    scales: Vec<f32>,
+    logits: E::Buffer<L>,
+    weight: E::Buffer<W>,
+    /// The gradient of the masked weight.
+    of_masked: E::Buffer<W>,
+    masked: E::Buffer<W>,
+    /// That of the logits, where it is in memory.
+    gradient: E::Buffer<f32>,
+    moments: Held<E>,
 }
 
-impl<L: Logit, W: Float + GradientOf<W>> OnCpu<L, W> {
-    fn new(case: Case) -> Self {
-        let lengths = case.lengths();
-        Self {
-            case,
-            draw: 0,
-            inputs: Inputs::new(case.shape, 0),
-            masked: vec![W::zeroed(); if case.op == Op::Train { case.shape.weights() } else { 0 }],
-            gradient: if matches!(case.op, Op::Update | Op::Unfused) { case.gradient(0) } else { vec![] },
-            wide: [0; 2].map(|_| vec![0.0; lengths.wide]),
-            narrow: [0; 2].map(|_| vec![0; lengths.narrow]),
-            scales: vec![0.0; lengths.scales],
+impl<E: Executor, L: Logit, W: Float + GradientOf<W>> Run<E> for Operands<E, L, W> {
+    fn run(&mut self, on: &mut E, number: u64) -> twofour::Result<()> {
+        let Case { does, shape, .. } = self.case;
+        // The script's temperature and logit scale at the start of training; a fresh draw a run.
+        let sampling = Sampling { seed: 24, draw: number, kappa: 100.0, tau: 4.0 };
+        let (weight, of_masked) = (&self.weight, &self.of_masked);
+        if does == Does::Train {
+            let pass = Forward::new(shape, Kind::Soft, sampling, E::input(&self.logits)).weight(E::input(weight));
+            on.run(pass.masked(E::output(&mut self.masked)))?;
         }
-    }
-
-    fn run(&mut self) -> twofour::Result<()> {
-        let Case { op, eight, shape, .. } = self.case;
-        let (sampling, rounding) = (self.case.sampling(self.draw), self.case.rounding(self.draw));
-        let Inputs { logits, weight, gradient } = &mut self.inputs;
-        if op == Op::Train {
-            let args = mask::cpu::Forward::new(shape, Kind::Soft, sampling, logits).weight(weight);
-            mask::cpu::forward_into(args.masked(&mut self.masked))?;
+        if does == Does::Unfused {
+            let (logits, weight, of_masked) = (E::input(&self.logits), E::input(weight), E::input(of_masked));
+            let pass = Backward::new(shape, Kind::Soft, sampling, logits, weight, of_masked);
+            on.run(pass.regulariser(LAMBDA).logit_gradient(E::output(&mut self.gradient)))?;
         }
-        if op == Op::Unfused {
-            let args = mask::cpu::Backward::new(shape, Kind::Soft, sampling, logits, weight, gradient);
-            mask::cpu::backward_into(args.regulariser(LAMBDA).logit_gradient(&mut self.gradient))?;
+        let moments = match &mut self.moments {
+            Held::Full { m, v } => Moments::f32(E::output(m), E::output(v)),
+            Held::Eight { m, v, scales } => Moments::eight(E::output(m), E::output(v), E::output(scales)),
+        };
+        let (step, logits) = (Step::new(BY, moments), E::output(&mut self.logits));
+        if matches!(does, Does::Fused | Does::Train) {
+            let (weight, of_masked) = (E::input(weight), E::input(of_masked));
+            let pass = Fused::new(shape, Kind::Soft, sampling, logits, weight, of_masked, step);
+            return on.run(pass.regulariser(LAMBDA));
         }
-        let ([m, v], [narrow_m, narrow_v]) = (&mut self.wide, &mut self.narrow);
-        let state = state::<Host>(eight, (m, v), (narrow_m, narrow_v, &mut self.scales));
-        let step = cpu::Step::new(BY, state);
-        if matches!(op, Op::Fused | Op::Train) {
-            let args = cpu::Fused::new(shape, Kind::Soft, sampling, logits, weight, gradient, step);
-            return cpu::fused_into(args.regulariser(LAMBDA));
-        }
-        let of_memory = cpu::Gradient::Read(&self.gradient);
-        cpu::update_into(cpu::Update::new(shape, of_memory, logits, step).rounding(rounding))
-    }
-}
-
-impl<L: Logit, W: Float + GradientOf<W>> Timed for OnCpu<L, W> {
-    fn time(&mut self, iterations: u64) -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..iterations {
-            self.draw += 1;
-            self.run()?;
-        }
-        Ok(begun.elapsed())
+        let rounding = Rounding { seed: 24, draw: number };
+        on.run(Update::new(shape, E::input(&self.gradient), logits, step).rounding(rounding))
     }
 }

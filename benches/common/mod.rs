@@ -13,10 +13,10 @@ pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
-#[cfg(any())]
 pub mod learn;
 pub mod mask;
 pub mod matmul;
+pub mod select;
 #[cfg(any())]
 pub mod sparse;
 #[cfg(feature = "cuda")]

@@ -1,9 +1,9 @@
 //! The number formats of 8-bit moments ([`super::Moments`]), without a table: a code is the upper bits of a float whose
-//! exponent starts at the format's. What is below the format's normal range is lifted by that range's first value, where
-//! the float's spacing is the format's, and lowered again.
+//! exponent starts at the format's. What is below the format's normal range is lifted by that range's first value,
+//! where the float's spacing is the format's, and lowered again.
 //!
-//! Rounding adds ten random bits, centred, below the last mantissa bit that is kept, and cuts: a value between two codes goes to
-//! the upper one as often as it is near to it, and a value that has a code always gets it.
+//! Rounding adds ten random bits, centred, below the last mantissa bit that is kept, and cuts: a value between two
+//! codes goes to the upper one as often as it is near to it, and a value that has a code always gets it.
 
 /// A format with `MANTISSA` bits of mantissa and four of exponent, without sign. Values are counted in units of the
 /// smallest.

@@ -137,8 +137,8 @@ impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> std::fmt::Debug for Fused<'
     }
 }
 
-/// Arguments of a pass that makes the gradient of [`Fused`] and adds its squares to the running sum, for clipping that is
-/// exact. Nothing else is written.
+/// Arguments of a pass that makes the gradient of [`Fused`] and adds its squares to the running sum, for clipping that
+/// is exact. Nothing else is written.
 ///
 /// Shapes: logits `[N, K/4, 6]`; weight and gradient `[N, K]`.
 ///

@@ -17,20 +17,21 @@ const VARIANCE: f64 = 8.0 * (65536.0 * 65536.0 - 1.0) / 12.0;
 
 /// Arguments of initial logits.
 ///
-/// `logit_i = round(σ·n_i + α·σ·(sim_i − 1))`, overwritten. `sim_i`, 0 to 2, is how many positions pattern `i` shares with the
-/// mask of the given codes; without codes the second term is absent. MaskLLM measures σ again before it adds the
-/// second term (arXiv 2409.17481, 3.3); here it is the σ that was asked for, so that a shard is a slice of the whole.
+/// `logit_i = round(σ·n_i + α·σ·(sim_i − 1))`, overwritten. `sim_i`, 0 to 2, is how many positions pattern `i` shares
+/// with the mask of the given codes; without codes the second term is absent. MaskLLM measures σ again before it adds
+/// the second term (arXiv 2409.17481, 3.3); here it is the σ that was asked for, so that a shard is a slice of the
+/// whole.
 ///
 /// `n_i` is a sum of eight uniform 16-bit numbers, one call of Philox a logit, centred and divided by its deviation: a
 /// normal number but for its tails (no excess over 4.9, kurtosis −0.15), made without a logarithm and so the same bits
 /// on every executor.
 ///
-/// Shapes: logits `[N, K/4, 6]`; codes ⌈N·K/8⌉ bytes, two groups a byte, the even group in the low nibble. A group whose
-/// code is none is an error on the CPU, before anything is written; a device writes NaN logits for it.
+/// Shapes: logits `[N, K/4, 6]`; codes ⌈N·K/8⌉ bytes, two groups a byte, the even group in the low nibble. A group
+/// whose code is none is an error on the CPU, before anything is written; a device writes NaN logits for it.
 ///
 /// # Errors
-/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Length`], and [`Error::Scalar`] unless σ
-/// is finite and not negative and α finite; on the CPU [`Error::IllegalCode`].
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Length`], and [`Error::Scalar`]
+/// unless σ is finite and not negative and α finite; on the CPU [`Error::IllegalCode`].
 #[derive(Debug)]
 pub struct Initial<'a, S: Space, L: Logit> {
     pub(super) shape: Shape,
@@ -107,14 +108,14 @@ impl<S: Space, L: Logit> Pass<S> for Initial<'_, S, L> {
     }
 }
 
-/// Arguments of a prior on logits that exist: `logit_i = round(logit_i + strength·(sim_i − 1))`, in place. `strength` is
-/// α times the deviation of the logits, which for MaskLLM is that of the layer.
+/// Arguments of a prior on logits that exist: `logit_i = round(logit_i + strength·(sim_i − 1))`, in place. `strength`
+/// is α times the deviation of the logits, which for MaskLLM is that of the layer.
 ///
 /// Shapes and codes as in [`Initial`].
 ///
 /// # Errors
-/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Scalar`] unless the strength is
-/// finite; on the CPU [`Error::IllegalCode`].
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Scalar`] unless the strength
+/// is finite; on the CPU [`Error::IllegalCode`].
 #[derive(Debug)]
 pub struct Prior<'a, S: Space, L: Logit> {
     pub(super) shape: Shape,

@@ -22,14 +22,14 @@
 //! ```
 //!
 //! That is AdamW as apex, PyTorch and Megatron have it: the decay is not part of the gradient (Loshchilov and Hutter,
-//! arXiv 1711.05101). `f32` logits are stored as they are; `bf16` logits are rounded stochastically, to the upper or the
-//! lower neighbour with a probability that makes the mean right, for a step is often smaller than their spacing and would
-//! be lost to nearest rounding. A value that `bf16` holds stays as it is.
+//! arXiv 1711.05101). `f32` logits are stored as they are; `bf16` logits are rounded stochastically, to the upper or
+//! the lower neighbour with a probability that makes the mean right, for a step is often smaller than their spacing and
+//! would be lost to nearest rounding. A value that `bf16` holds stays as it is.
 //!
 //! A group is **skipped** where its gradient is NaN or infinite, or so large that its square would not fit (the squares
 //! of its six values add up to 2¹²⁰ or more): its logits and moments stay as they are, it does not enter the norm, and
-//! [`Statistics::skipped`] counts it. A group without a mask ([`crate::mask`], "Numerics") is skipped by [`Fused`], for its
-//! gradient is NaN; a NaN logit stays NaN. Every group is skipped if the clip factor is not between 0 and 1.
+//! [`Statistics::skipped`] counts it. A group without a mask ([`crate::mask`], "Numerics") is skipped by [`Fused`], for
+//! its gradient is NaN; a NaN logit stays NaN. Every group is skipped if the clip factor is not between 0 and 1.
 //!
 //! ```
 //! use twofour::learn::{Fused, Initial, Moments, Recipe, Step};
@@ -60,9 +60,9 @@
 //!
 //! MaskLLM draws a new mask for every micro-batch. Then add the gradients to one array with
 //! [`accumulate_logit_gradient`](crate::mask::Backward::accumulate_logit_gradient) and apply it with [`Update`]. With
-//! one micro-batch a step, [`Fused`] saves that array and two passes. [`Fused`] also serves several micro-batches of **one**
-//! mask: sum `dL/d(W∘M)` in the weight's shape, and step once. For a common draw that is exact, as the gradient is
-//! linear in it, with the regulariser counted once; but fewer draws a step is another algorithm than MaskLLM's.
+//! one micro-batch a step, [`Fused`] saves that array and two passes. [`Fused`] also serves several micro-batches of
+//! **one** mask: sum `dL/d(W∘M)` in the weight's shape, and step once. For a common draw that is exact, as the gradient
+//! is linear in it, with the regulariser counted once; but fewer draws a step is another algorithm than MaskLLM's.
 //!
 //! # Clipping
 //!
@@ -80,9 +80,9 @@
 //!
 //! # Executors
 //!
-//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. From the same gradient
-//! they make the same bits; sums over groups agree to `f64` rounding, and a gradient made by [`Fused`] is that of
-//! [`mask::Backward`](crate::mask::Backward) on the same executor, to the bit.
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. From the same
+//! gradient they make the same bits; sums over groups agree to `f64` rounding, and a gradient made by [`Fused`] is that
+//! of [`mask::Backward`](crate::mask::Backward) on the same executor, to the bit.
 //!
 //! A CUDA graph that is replayed repeats its arguments: hyper-parameters, the step's number and the draw among them.
 

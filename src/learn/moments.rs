@@ -19,8 +19,9 @@ use crate::space::{Host, Output, Space};
 ///
 /// Values are rounded stochastically. A step changes moments by less than their spacing, so that nearest rounding would
 /// bring many to a stop: a `v` whose gradient vanished would stay for ever. With it they are right in the mean. (To a
-/// 1024th of a spacing, the resolution of the ten random bits that a moment has, which still moves with β up to 0.9999.)
-/// A second moment that is not zero never becomes zero, for a first moment divided by it would be without bound.
+/// 1024th of a spacing, the resolution of the ten random bits that a moment has, which still moves with β up to
+/// 0.9999.) A second moment that is not zero never becomes zero, for a first moment divided by it would be without
+/// bound.
 ///
 /// What it costs: a moment below the 250,000th part of its block's largest is little more than noise around the right
 /// mean, and rounding at every step leaves moments a relative deviation: measured 9 % for `m` (β1 = 0.9), and 6 % for

@@ -38,8 +38,8 @@ impl Schedule {
         Self { form: Form::Cosine, from, to, warmup: 0 }
     }
 
-    /// Rises first, in equal parts over so many steps, to where it starts from (the step before the first would be at 0);
-    /// the rest of the run is the schedule.
+    /// Rises first, in equal parts over so many steps, to where it starts from (the step before the first would be at
+    /// 0); the rest of the run is the schedule.
     #[must_use]
     pub const fn warmup(mut self, steps: u64) -> Self {
         self.warmup = steps;
@@ -63,8 +63,9 @@ impl Schedule {
         }
     }
 
-    /// Its form (`linear` or `cosine`), where it starts from and goes to, and the steps of its warm-up: what a file says
-    /// of it. [`linear`](Self::linear) or [`cosine`](Self::cosine), with [`warmup`](Self::warmup), make it again of them.
+    /// Its form (`linear` or `cosine`), where it starts from and goes to, and the steps of its warm-up: what a file
+    /// says of it. [`linear`](Self::linear) or [`cosine`](Self::cosine), with [`warmup`](Self::warmup), make it again
+    /// of them.
     #[must_use]
     pub fn parts(&self) -> (&'static str, [f64; 2], u64) {
         let form = match self.form {

@@ -106,7 +106,8 @@ impl<'a, S: Space, L: Logit> Update<'a, S, L> {
         Self::of(shape, Gradient::Read(gradient.input()), logits.output(), step)
     }
 
-    /// A step by a gradient that is set to zero when it has been read, skipped groups' too, for the next step to add to.
+    /// A step by a gradient that is set to zero when it has been read, skipped groups' too, for the next step to add
+    /// to.
     #[must_use]
     pub fn zeroing(
         shape: Shape,

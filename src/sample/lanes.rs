@@ -300,8 +300,8 @@ pub(crate) fn words(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) ->
 /// Lanes whose four words of Philox fit the processor's registers.
 const REGISTERS: usize = 8;
 
-/// [`noise::philox`] of some groups, a word of 32 bits in 64, as the processor multiplies them; what gathers in the upper
-/// half is never looked at.
+/// [`noise::philox`] of some groups, a word of 32 bits in 64, as the processor multiplies them; what gathers in the
+/// upper half is never looked at.
 #[inline(always)]
 fn philox(round_keys: &[u32; 20], draw: u64, groups: &[u64]) -> [[u64; REGISTERS]; 4] {
     const LOW: u64 = 0xffff_ffff;

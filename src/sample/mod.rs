@@ -84,7 +84,8 @@ impl Sampling {
     }
 }
 
-/// Checks what sampling the masks of a weight needs besides operands: its shape, where it lies in the whole, and scalars.
+/// Checks what sampling the masks of a weight needs besides operands: its shape, where it lies in the whole, and
+/// scalars.
 pub(crate) fn check(shape: Shape, shard: &Shard, sampling: &Sampling) -> Result<()> {
     shape.check()?;
     shard.check(shape.rows as u64, shape.cols as u64)?;

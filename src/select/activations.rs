@@ -96,7 +96,8 @@ impl<S: Space, X: Float> Pass<S> for Squares<'_, S, X> {
 ///
 /// Shapes: `x [T, K]` and `hessian [K, K]`, row-major. After the call, `hessian` is that of `before + T` tokens: what
 /// it held counts as the Hessian of the `before` tokens of earlier batches, and with `before` 0 is overwritten. It is
-/// exactly symmetric; with no tokens at all it is zero. It takes memory for up to 512 tokens in `f32`. On the CPU alone.
+/// exactly symmetric; with no tokens at all it is zero. It takes memory for up to 512 tokens in `f32`. On the CPU
+/// alone.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`].

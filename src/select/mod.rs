@@ -20,8 +20,8 @@
 //!
 //! A group with a NaN score (a NaN weight, `inf · 0`) has no mask: its index is
 //! [`Pattern::POISON`](crate::Pattern::POISON), its code [`Pattern::POISON_CODE`](crate::Pattern::POISON_CODE), its
-//! masked weights are NaN, and [`Statistics::poisoned`] counts it. (Compression by magnitude keeps a NaN instead.) A kept
-//! weight is copied, `-0.0` included; a dropped one becomes `+0.0`.
+//! masked weights are NaN, and [`Statistics::poisoned`] counts it. (Compression by magnitude keeps a NaN instead.) A
+//! kept weight is copied, `-0.0` included; a dropped one becomes `+0.0`.
 //!
 //! # Wanda's norms
 //!
@@ -49,10 +49,11 @@
 //!
 //! # Executors
 //!
-//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory and give the same
-//! bits, but for sums over groups ([`Statistics`], losses), which agree to `f64` rounding. [`Hessian`] runs on the CPU
-//! alone: on a device it is one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations. `Cholesky` is made
-//! on the CPU (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of another factorisation.
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory and give the
+//! same bits, but for sums over groups ([`Statistics`], losses), which agree to `f64` rounding. [`Hessian`] runs on the
+//! CPU alone: on a device it is one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations.
+//! `Cholesky` is made on the CPU (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of
+//! another factorisation.
 
 use crate::check::length;
 use crate::element::Float;

@@ -20,8 +20,8 @@ pub(crate) const BLOCK: usize = 128;
 ///
 /// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
 ///
-/// The workspace holds the weight in `f32` while it changes: [`Sweep::workspace_bytes`], needed on a device; the CPU uses
-/// what a few rows take, and pattern indices where only codes are asked for, and allocates that itself.
+/// The workspace holds the weight in `f32` while it changes: [`Sweep::workspace_bytes`], needed on a device; the CPU
+/// uses what a few rows take, and pattern indices where only codes are asked for, and allocates that itself.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be

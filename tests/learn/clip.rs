@@ -48,7 +48,8 @@ fn clipping_by_the_last_norm_lags_a_step() {
     assert_eq!(second.norm_squares.unwrap(), squares);
 }
 
-/// Micro-batches with draws of their own: gradients are added up, and the update by a third of the sum is one by the mean.
+/// Micro-batches with draws of their own: gradients are added up, and the update by a third of the sum is one by the
+/// mean.
 #[test]
 fn micro_batches_are_added_up() {
     let base = FusedCase::<f32, f32, f32>::random(8, Bits::Full);

@@ -13,8 +13,8 @@ fn spacing(which: usize, units: f32) -> f64 {
     f64::from(values[high] - values[high - 1])
 }
 
-/// One step from the same state and gradient under many draws: moments are neighbours of what `f32` moments would be, and
-/// their mean is that, to five deviations of a mean and what ten random bits resolve.
+/// One step from the same state and gradient under many draws: moments are neighbours of what `f32` moments would be,
+/// and their mean is that, to five deviations of a mean and what ten random bits resolve.
 #[test]
 fn moments_are_unbiased() {
     const DRAWS: u64 = 3000;
@@ -61,8 +61,8 @@ fn moments_are_unbiased() {
     }
 }
 
-/// Where the gradient vanishes, second moments go down as `β2^(t/2)` does, to the smallest there is, beside a neighbour that
-/// keeps the scale up. Nearest rounding would leave each where it was.
+/// Where the gradient vanishes, second moments go down as `β2^(t/2)` does, to the smallest there is, beside a neighbour
+/// that keeps the scale up. Nearest rounding would leave each where it was.
 #[test]
 fn vanished_gradients_are_forgotten() {
     let shape = Shape::new(1, 4 * 64);
@@ -148,7 +148,8 @@ fn a_run_of_eight_bytes_is_much_like_one_of_twenty() {
     assert!(ratio < 0.25, "{ratio}");
 }
 
-/// What rounding at every step leaves of noise, where gradients are within three powers of ten: `Moments` says how much.
+/// What rounding at every step leaves of noise, where gradients are within three powers of ten: `Moments` says how
+/// much.
 #[test]
 fn rounding_leaves_some_noise() {
     for (beta2, of_m, of_v) in [(0.95, 0.09, 0.06), (0.999, 0.09, 0.11)] {

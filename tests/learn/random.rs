@@ -1,5 +1,5 @@
-//! Random problems of a seed: those of a run with what may go wrong in it, and wilder ones, of sizes that end anywhere in
-//! a kernel's unit.
+//! Random problems of a seed: those of a run with what may go wrong in it, and wilder ones, of sizes that end anywhere
+//! in a kernel's unit.
 
 use crate::case::{Bits, FusedCase, InitialCase, Moments, PriorCase, UpdateCase, normal, rng};
 use rand::Rng;

@@ -51,7 +51,7 @@ macro_rules! of_types {
 
 /// Moments of both kinds, by a number.
 fn bits(number: u64) -> Bits {
-    if number % 2 == 0 { Bits::Full } else { Bits::Eight }
+    if number.is_multiple_of(2) { Bits::Full } else { Bits::Eight }
 }
 
 fn starts(on: &mut impl TestExecutor, seed: &u64) {
@@ -84,8 +84,8 @@ fn check_prior<L: Logit>(on: &mut impl TestExecutor, case: &PriorCase<L>) {
     compare_starts(on, case.shape, got, case.codes.clone(), expected, "logits with a prior");
 }
 
-/// Logits at the start, to the bit what is `expected` of legal codes. An illegal one is an error on the CPU, and makes its
-/// group NaN on a device.
+/// Logits at the start, to the bit what is `expected` of legal codes. An illegal one is an error on the CPU, and makes
+/// its group NaN on a device.
 fn compare_starts<E: TestExecutor, L: Logit>(
     on: &E,
     shape: Shape,

@@ -122,7 +122,7 @@ fn squares_are_added_up() {
 }
 
 fn sweeps(on: &mut impl TestExecutor, seed: &u64) {
-    of_type!(*seed, check_sweep(on, *seed, seed % 4 == 0));
+    of_type!(*seed, check_sweep(on, *seed, seed.is_multiple_of(4)));
 }
 
 /// Choices and updated weights to the bit.
