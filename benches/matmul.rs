@@ -1,9 +1,10 @@
-//! Speed of `matmul`: `cargo bench --bench matmul`, or a part with `-- cuda/step`. The masked linear layer, sampling included;
-//! elements per second are floating-point operations of the dense products per second.
+//! Speed of `matmul`: `cargo bench --bench matmul`, or a part with `-- cuda/step`. The masked linear layer, sampling
+//! included; elements per second are floating-point operations of the dense products per second.
 //!
 //! On the CPU: forward and backward, with rayon's pool. On the first GPU, if there is one, each product and the whole
-//! step by every way that a plan could take, with cuBLASLt's dense product of the same shape in the same rounds; tables
-//! of their ratios, and of the memory that a step takes, come at the end. How it is timed is as in `benches/mask.rs`.
+//! step by every route that a plan could take, with cuBLASLt's dense product of the same shape in the same rounds;
+//! tables of their ratios, and of the memory that a step takes, come at the end. How it is timed is as in
+//! `benches/mask.rs`.
 //!
 //! | `TWOFOUR_BENCH` | on the GPU |
 //! | --- | --- |
@@ -16,7 +17,8 @@
 
 mod common;
 
-use common::matmul::{Case, Op};
+use common::Place;
+use common::matmul::{Case, Does};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::mask::Kind;
 use twofour::{DType, Shape};
@@ -36,10 +38,10 @@ fn on_cpu(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matmul/cpu");
     for &(tokens, rows, cols) in problems {
         for (logits, weights) in TYPES {
-            for op in [Op::Forward, Op::Backward] {
-                let case = Case { op, kind: Kind::Soft, logits, weights, tokens, shape: Shape::new(rows, cols) };
+            for does in [Does::Forward, Does::Backward] {
+                let case = Case { does, kind: Kind::Soft, logits, weights, tokens, shape: Shape::new(rows, cols) };
                 let operations = Throughput::Elements(case.operations());
-                common::bench(&mut group, &case.name(), operations, || common::matmul::on_cpu(case));
+                common::bench(&mut group, &case.name(), operations, || common::matmul::ready(case, Place::Cpu));
             }
         }
     }
@@ -55,9 +57,9 @@ fn on_cuda(_: &mut Criterion) {}
 mod on_gpu {
     use super::common::cuda::matmul::{Arena, Part, arena};
     use super::common::cuda::memory;
-    use super::common::cuda::ways::Race;
+    use super::common::cuda::routes::Race;
     use super::common::{self, Cache, table};
-    use super::{Case, Criterion, DType, Kind, Op, Shape, Throughput};
+    use super::{Case, Criterion, DType, Does, Kind, Shape, Throughput};
     use criterion::BenchmarkGroup;
     use criterion::measurement::WallTime;
     use std::time::Duration;
@@ -113,8 +115,8 @@ mod on_gpu {
             for &(rows, cols) in self.shapes {
                 for &tokens in self.tokens {
                     for &(kind, logits) in self.masks {
-                        let (op, shape) = (Op::Step, Shape::new(rows, cols));
-                        let case = Case { op, kind, logits, weights: DType::Bf16, tokens, shape };
+                        let (does, shape) = (Does::Step, Shape::new(rows, cols));
+                        let case = Case { does, kind, logits, weights: DType::Bf16, tokens, shape };
                         cases.extend(self.caches.iter().map(|&cache| (case, cache)));
                     }
                 }
@@ -152,7 +154,7 @@ mod on_gpu {
         table::print(&races, &memory);
     }
 
-    /// Every way through a part; criterion then times the plan's. None if it is filtered out.
+    /// Every route through a part; criterion then times the plan's. None if it is filtered out.
     fn race(
         group: &mut BenchmarkGroup<'_, WallTime>,
         operands: &mut Option<Box<dyn Arena>>,
@@ -173,7 +175,7 @@ mod on_gpu {
                     *operands = Some(arena(case, cache).unwrap());
                 }
                 // A bench that cannot be set up or run is a fault of this program.
-                Race::run(operands.as_mut().unwrap().as_mut(), case, cache, part, rounds).unwrap()
+                operands.as_mut().unwrap().race(part, rounds).unwrap()
             });
             let chosen = race.chosen().unwrap();
             bencher.iter_custom(|iterations| common::Timed::time(chosen, iterations).unwrap());

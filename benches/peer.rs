@@ -76,8 +76,7 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     let dtype = |name| named(name, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)]);
     let (logits, weights) = (dtype(logits)?, dtype(weights)?);
     let (shape, tokens) = (Shape::new(rows.parse()?, cols.parse()?), tokens.parse()?);
-    let places =
-        [("cpu", Place::Cpu), ("cuda-hot", Place::Gpu(Cache::Hot)), ("cuda-cold", Place::Gpu(Cache::Cold))];
+    let places = [("cpu", Place::Cpu), ("cuda-hot", Place::Gpu(Cache::Hot)), ("cuda-cold", Place::Gpu(Cache::Cold))];
     let place = named(device, places)?;
     if place == Place::Cpu {
         use_threads(threads.parse()?)?;
@@ -87,15 +86,14 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     } else if op == "pack-sparse" {
         compress::ready(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
     } else if let Some(op) = op.strip_prefix("learn-") {
-        let op = named(op, [("update", learn::Op::Update), ("train", learn::Op::Train)])?;
-        learn::ready(learn::Case { op, eight: false, logits, weights, shape }, place)?
+        let does = named(op, [("update", learn::Does::Update), ("train", learn::Does::Train)])?;
+        learn::ready(learn::Case { does, eight: false, logits, weights, shape }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
-        let op = named(op, [("forward", matmul::Op::Forward), ("step", matmul::Op::Step)])?;
-        matmul::ready(matmul::Case { op, kind, logits, weights, tokens, shape }, place)?
+        let does = named(op, [("forward", matmul::Does::Forward), ("step", matmul::Does::Step)])?;
+        matmul::ready(matmul::Case { does, kind, logits, weights, tokens, shape }, place)?
     } else {
         let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
-        let does =
-            [("forward", mask::Does::Forward), ("backward", mask::Does::Backward), ("train", mask::Does::Train)];
+        let does = [("forward", mask::Does::Forward), ("backward", mask::Does::Backward), ("train", mask::Does::Train)];
         mask::ready(mask::Case { does: named(op, does)?, kind, logits, weights, shape, metrics }, place)?
     };
     // Touches every page, and compiles what has to be.

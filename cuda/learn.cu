@@ -22,8 +22,8 @@ struct u8x384 {};
 // What steps have in common.
 struct Step {
   void* logits;
-  void* first;  // moments; null: nothing is updated
-  void* second;
+  void* m;  // moments; null: nothing is updated
+  void* v;
   float* scales;           // of 8-bit moments: two a unit
   const float* factor;     // null: 1
   Statistics* statistics;  // null, or [0] for twofour_learn_finish and [1 + block] for the blocks
@@ -68,61 +68,61 @@ TWOFOUR_DEVICE float largest_of_warp(float x) {
 
 // Moments of f32.
 struct WideMoments {
-  float first[kLane];
-  float second[kLane];
+  float m[kLane];
+  float v[kLane];
 
   TWOFOUR_DEVICE WideMoments(const Step& step, const Unit& unit) {
-    read_own<f32>(unit, step.first, first);
-    read_own<f32>(unit, step.second, second);
+    read_own<f32>(unit, step.m, m);
+    read_own<f32>(unit, step.v, v);
   }
-  // Updates a logit's, if it is to be, and gives the second one's root.
+  // Updates a logit's, if it is to be, and gives the root of v.
   TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken) {
-    first[i] = taken ? first_moment(by, first[i], g) : first[i];
-    second[i] = taken ? second_moment(by, second[i], g) : second[i];
-    return square_root(second[i]);
+    m[i] = taken ? next_m(by, m[i], g) : m[i];
+    v[i] = taken ? next_v(by, v[i], g) : v[i];
+    return square_root(v[i]);
   }
   TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&)[kLaneGroups], Staging& staging) const {
-    write_own(unit, static_cast<float*>(step.first), staging, first);
-    write_own(unit, static_cast<float*>(step.second), staging, second);
+    write_own(unit, static_cast<float*>(step.m), staging, m);
+    write_own(unit, static_cast<float*>(step.v), staging, v);
   }
 };
 
-// Moments of 8 bits; `second` is the root once it has been updated.
+// Moments of 8 bits; `v` is the root once it has been updated.
 struct NarrowMoments {
-  float first[kLane];
-  float second[kLane];
+  float m[kLane];
+  float v[kLane];
 
   TWOFOUR_DEVICE NarrowMoments(const Step& step, const Unit& unit) {
-    u32 of_first[3], of_second[3];
-    read_own_codes(unit, static_cast<const u8*>(step.first), of_first);
-    read_own_codes(unit, static_cast<const u8*>(step.second), of_second);
+    u32 of_m[3], of_v[3];
+    read_own_codes(unit, static_cast<const u8*>(step.m), of_m);
+    read_own_codes(unit, static_cast<const u8*>(step.v), of_v);
     const u64 at = unit.first / kUnitGroups * 2;
-    const float first_step = FirstCode::step(load(step.scales + at));
-    const float second_step = SecondCode::step(load(step.scales + at + 1));
+    const float step_m = CodeOfM::step(load(step.scales + at));
+    const float step_v = CodeOfV::step(load(step.scales + at + 1));
     TWOFOUR_UNROLL
     for (int i = 0; i < kLane; ++i) {
-      first[i] = decode_first(of_first[i / 4] >> (8 * (i % 4)) & 255, first_step);
-      second[i] = decode_second(of_second[i / 4] >> (8 * (i % 4)) & 255, second_step);
+      m[i] = decode_m(of_m[i / 4] >> (8 * (i % 4)) & 255, step_m);
+      v[i] = decode_v(of_v[i / 4] >> (8 * (i % 4)) & 255, step_v);
     }
   }
   TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken) {
-    first[i] = taken ? first_moment(by, first[i], g) : first[i];
-    second[i] = square_root(taken ? second_moment(by, second[i], g) : second[i]);
-    return second[i];
+    m[i] = taken ? next_m(by, m[i], g) : m[i];
+    v[i] = square_root(taken ? next_v(by, v[i], g) : v[i]);
+    return v[i];
   }
   TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups],
                             Staging& staging) const {
     float top[2] = {0, 0};
     TWOFOUR_UNROLL
-    for (int i = 0; i < kLane; ++i) top[0] = max_nan(top[0], absolute(first[i])), top[1] = max_nan(top[1], second[i]);
+    for (int i = 0; i < kLane; ++i) top[0] = max_nan(top[0], absolute(m[i])), top[1] = max_nan(top[1], v[i]);
     TWOFOUR_UNROLL
     for (int k = 0; k < 2; ++k) {
       const float largest = largest_of_warp(top[k]);
       top[k] = largest < float_of(kNothingBits) ? 0.0f : largest;
     }
-    const float inverse_first = top[0] == 0.0f ? 0.0f : FirstCode::inverse(top[0]);
-    const float inverse_second = top[1] == 0.0f ? 0.0f : SecondCode::inverse(top[1]);
-    u32 of_first[3] = {}, of_second[3] = {};
+    const float inverse_m = top[0] == 0.0f ? 0.0f : CodeOfM::inverse(top[0]);
+    const float inverse_v = top[1] == 0.0f ? 0.0f : CodeOfV::inverse(top[1]);
+    u32 of_m[3] = {}, of_v[3] = {};
     TWOFOUR_UNROLL
     for (int group = 0; group < int(kLaneGroups); ++group) {
       const u32x4 random = random_bits(step.moment_keys, global[group], step.draw);
@@ -130,12 +130,12 @@ struct NarrowMoments {
       TWOFOUR_UNROLL
       for (int k = 0; k < 6; ++k) {
         const int i = 6 * group + k;
-        of_first[i / 4] |= encode_first(first[i], inverse_first, field(words[k / 3], k % 3)) << (8 * (i % 4));
-        of_second[i / 4] |= encode_second(second[i], inverse_second, field(words[2 + k / 3], k % 3)) << (8 * (i % 4));
+        of_m[i / 4] |= encode_m(m[i], inverse_m, field(words[k / 3], k % 3)) << (8 * (i % 4));
+        of_v[i / 4] |= encode_v(v[i], inverse_v, field(words[2 + k / 3], k % 3)) << (8 * (i % 4));
       }
     }
-    write_own_codes(unit, static_cast<u8*>(step.first), staging, of_first);
-    write_own_codes(unit, static_cast<u8*>(step.second), staging, of_second);
+    write_own_codes(unit, static_cast<u8*>(step.m), staging, of_m);
+    write_own_codes(unit, static_cast<u8*>(step.v), staging, of_v);
     const u64 at = unit.first / kUnitGroups * 2;
     if (lane() < 2) store(step.scales + at + lane(), lane() == 0 ? top[0] : top[1]);
   }
@@ -185,7 +185,7 @@ TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&gl
   TWOFOUR_UNROLL
   for (int i = 0; i < kLane; ++i) {
     const float root = moments.update(step.by, i, factor * g[i], taken >> (i / 6) & 1);
-    after[i] = stepped(step.by, logits[i], moments.first[i], root);
+    after[i] = stepped(step.by, logits[i], moments.m[i], root);
   }
   moments.write(step, unit, global, staging);
   round_logits(step, global, after, L{});
@@ -274,7 +274,7 @@ TWOFOUR_DEVICE void fused_kernel(const LearnFusedArgs& args) {
       sums.groups += unit.groups;
       sums.skipped += unit.groups - popcount(taken);
     }
-    if (!args.step.first) return;
+    if (!args.step.m) return;
     take_step<L, S>(args.step, unit, global, logits, g, taken, factor, own, sums);
   });
   if (args.step.statistics || args.step.norm_squares) add_up(sums, args.step.statistics, args.step.norm_squares);

@@ -1,6 +1,7 @@
 //! Masks do not depend on activations, so the next layer's mask can be made while this layer multiplies: the one keeps
-//! the memory busy, the other the tensor cores. This runs a stack of masked layers on two streams of the first GPU, then on
-//! one, compares the times, and sees that the results are the same to the bit: `cargo run --release --example overlap`.
+//! the memory busy, the other the tensor cores. This runs a stack of masked layers on two streams of the first GPU,
+//! then on one, compares the times, and sees that the results are the same to the bit:
+//! `cargo run --release --example overlap`.
 //!
 //! Exit code 0 if all is well or there is no CUDA device (unless `TWOFOUR_REQUIRE_GPU=1`), 1 if results differ, 2 if
 //! something fails.
@@ -66,12 +67,10 @@ mod stack {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
     use rand_distr::{Distribution, Normal};
-    use std::sync::Arc;
-    use twofour::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, sys};
+    use twofour::cudarc::driver::{CudaEvent, sys};
     use twofour::mask::{self, Kind, Sampling};
-    use twofour::matmul::cuda::{BlasLt, Forward, Layer, forward_into};
-    use twofour::matmul::{Keep, Masks, Plan, Problem};
-    use twofour::{Error, Float, Shape, bf16, device, noise};
+    use twofour::matmul::{Forward, Keep, Layer, Masks, Plan, Problem};
+    use twofour::{Buffer, Executor, Float, Gpu, Shape, bf16, device, noise};
 
     type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -81,7 +80,7 @@ mod stack {
     /// Whether both orders give the same bits.
     pub(crate) fn compare(args: &Args) -> Result<bool> {
         let mut stack = Stack::new(args)?;
-        println!("device      {}", stack.main.context().name()?);
+        println!("device      {}", stack.main.stream().context().name()?);
         let (width, tokens) = (args.width, args.tokens);
         println!(
             "stack       {} layers of {width} x {width} bf16, soft masks, logits f32, {tokens} tokens",
@@ -121,23 +120,22 @@ mod stack {
     }
 
     struct Weight {
-        logits: CudaSlice<f32>,
-        weight: CudaSlice<bf16>,
-        /// `W∘M`, kept for a backward pass.
-        masked: CudaSlice<bf16>,
+        logits: Buffer<f32>,
+        weight: Buffer<bf16>,
+        /// `W∘M`, saved for a backward pass.
+        masked: Buffer<bf16>,
         /// When `masked` is there.
         ready: CudaEvent,
     }
 
     struct Stack {
-        main: Arc<CudaStream>,
-        side: Arc<CudaStream>,
-        blas: Option<BlasLt>,
-        plan: Plan,
+        main: Gpu,
+        side: Gpu,
+        plan: Plan<f32, bf16>,
         weights: Vec<Weight>,
         /// What goes into each layer, and what comes out of the last.
-        activations: Vec<CudaSlice<bf16>>,
-        workspace: CudaSlice<u8>,
+        activations: Vec<Buffer<bf16>>,
+        workspace: Option<Buffer<u8>>,
         /// When a step begins.
         begin: CudaEvent,
     }
@@ -148,19 +146,11 @@ mod stack {
             // SAFETY: work on the two streams is ordered by the events below, and `drop` waits for both streams before
             // anything is freed.
             unsafe { context.disable_event_tracking() };
-            let (main, side) = (context.new_stream()?, context.new_stream()?);
-            device::prepare(&main)?;
-
+            let (mut main, side) = (Gpu::new(&context.new_stream()?)?, Gpu::new(&context.new_stream()?)?);
             let problem = Problem::new(args.tokens, Shape::new(args.width, args.width));
             let masks = Masks::Sampled(Kind::Soft);
-            let mut plan = Plan::new::<f32, bf16>(&device::limits(&context)?, problem, masks, Keep::Masked)?;
-            let blas = match BlasLt::new(&main) {
-                Err(Error::LibraryUnavailable { .. }) => {
-                    plan = plan.without_blaslt()?;
-                    None
-                }
-                blas => Some(blas?),
-            };
+            let plan = Plan::new(&main.limits(), main.libraries(), problem, masks, Keep::Masked)?;
+            main.prepare(&plan)?;
             let shape = problem.shape;
             // So wide that activations keep their size from layer to layer.
             let deviation = (2.0 / args.width.max(1) as f32).sqrt();
@@ -169,38 +159,38 @@ mod stack {
             let weight = normal::<bf16>(&mut rng, shape.weights(), deviation)?;
             let weights = (0..args.layers).map(|_| {
                 Ok(Weight {
-                    logits: main.clone_htod(&logits)?,
-                    weight: main.clone_htod(&weight)?,
-                    masked: main.alloc_zeros(shape.weights())?,
+                    logits: main.upload(&logits)?,
+                    weight: main.upload(&weight)?,
+                    masked: main.zeros(shape.weights())?,
                     ready: context.new_event(None)?,
                 })
             });
             let weights = weights.collect::<Result<Vec<_>>>()?;
-            let mut activations = vec![main.clone_htod(&normal::<bf16>(&mut rng, problem.inputs(), 1.0)?)?];
+            let mut activations = vec![main.upload(&normal::<bf16>(&mut rng, problem.inputs(), 1.0)?)?];
             for _ in 0..args.layers {
-                activations.push(main.alloc_zeros(problem.outputs())?);
+                activations.push(main.zeros(problem.outputs())?);
             }
-            let workspace = main.alloc_zeros::<u8>(plan.workspace_bytes().max(1))?;
+            let workspace = main.workspace(plan.workspace_bytes())?;
             let begin = context.new_event(None)?;
-            Ok(Self { main, side, blas, plan, weights, activations, workspace, begin })
+            Ok(Self { main, side, plan, weights, activations, workspace, begin })
         }
 
         /// Runs so many steps; milliseconds of one.
         fn steps(&mut self, order: Order, steps: u32, round: u16) -> Result<f64> {
-            let timed = || self.main.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+            let timed = || self.main.stream().context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
             let (first, last) = (timed()?, timed()?);
-            first.record(&self.main)?;
+            first.record(self.main.stream())?;
             for step in 0..steps {
                 match order {
                     Order::Sequential => self.sequential(step, round)?,
                     Order::Overlapped => self.overlapped(step, round)?,
                 }
             }
-            last.record(&self.main)?;
+            last.record(self.main.stream())?;
             Ok(f64::from(first.elapsed_ms(&last)?) / f64::from(steps))
         }
 
-        /// Each layer makes its masks, keeps `W∘M`, and multiplies.
+        /// Each layer makes its masks, saves `W∘M`, and multiplies.
         fn sequential(&mut self, step: u32, round: u16) -> Result<()> {
             for at in 0..self.weights.len() {
                 self.multiply(at, sampling(at, step, round), Order::Sequential)?;
@@ -212,14 +202,14 @@ mod stack {
         fn overlapped(&mut self, step: u32, round: u16) -> Result<()> {
             // The side stream may write over a `W∘M` only when the step before has multiplied by it. (In training it
             // waits for the new logits here, too.)
-            self.begin.record(&self.main)?;
-            self.side.wait(&self.begin)?;
+            self.begin.record(self.main.stream())?;
+            self.side.stream().wait(&self.begin)?;
             self.make_mask(0, sampling(0, step, round))?;
             for at in 0..self.weights.len() {
                 if at + 1 < self.weights.len() {
                     self.make_mask(at + 1, sampling(at + 1, step, round))?;
                 }
-                self.main.wait(&self.weights[at].ready)?;
+                self.main.stream().wait(&self.weights[at].ready)?;
                 self.multiply(at, sampling(at, step, round), Order::Overlapped)?;
             }
             Ok(())
@@ -228,36 +218,37 @@ mod stack {
         fn make_mask(&mut self, at: usize, sampling: Sampling) -> Result<()> {
             let shape = self.plan.problem().shape;
             let Weight { logits, weight, masked, ready } = &mut self.weights[at];
-            let args = mask::cuda::Forward::new(shape, Kind::Soft, sampling, logits.as_view());
-            mask::cuda::forward_into(&self.side, args.weight(weight.as_view()).masked(masked.as_view_mut()))?;
-            Ok(ready.record(&self.side)?)
+            let pass = mask::Forward::new(shape, Kind::Soft, sampling, &*logits);
+            self.side.run(pass.weight(&*weight).masked(masked))?;
+            Ok(ready.record(self.side.stream())?)
         }
 
         fn multiply(&mut self, at: usize, sampling: Sampling, order: Order) -> Result<()> {
-            let Problem { tokens, shape } = self.plan.problem();
             let Weight { logits, weight, masked, .. } = &mut self.weights[at];
-            let layer = Layer::new(shape, Kind::Soft, sampling, logits.as_view(), weight.as_view());
+            let layer = Layer::sampled(self.plan.problem().shape, Kind::Soft, sampling, &*logits, &*weight);
             let (inputs, outputs) = self.activations.split_at_mut(at + 1);
-            let args = Forward::new(layer, tokens, inputs[at].as_view(), outputs[0].as_view_mut());
-            let args = args.workspace(self.workspace.as_view_mut());
-            let args = match order {
-                Order::Sequential => args.keep_masked(masked.as_view_mut()),
-                Order::Overlapped => args.kept_masked(masked.as_view()),
+            let pass = Forward::new(&self.plan, &layer, &inputs[at], &mut outputs[0]);
+            let pass = match order {
+                Order::Sequential => pass.save_masked(masked),
+                Order::Overlapped => pass.use_masked(&*masked),
             };
-            Ok(forward_into(&self.main, self.blas.as_mut(), &self.plan, args)?)
+            Ok(self.main.run(match &mut self.workspace {
+                Some(workspace) => pass.workspace(workspace),
+                None => pass,
+            })?)
         }
 
         /// The bits of the last output and of every `W∘M`, once they are there.
         fn results(&self) -> Result<Vec<Vec<u16>>> {
             let arrays = self.activations.last().into_iter().chain(self.weights.iter().map(|weight| &weight.masked));
-            arrays.map(|array| Ok(self.main.clone_dtoh(array)?.into_iter().map(bf16::to_bits).collect())).collect()
+            arrays.map(|array| Ok(self.main.download(array)?.into_iter().map(bf16::to_bits).collect())).collect()
         }
     }
 
     impl Drop for Stack {
         fn drop(&mut self) {
             // Whatever went wrong: nothing is freed that is still in use.
-            let _ = (self.side.synchronize(), self.main.synchronize());
+            let _ = (self.side.stream().synchronize(), self.main.stream().synchronize());
         }
     }
 

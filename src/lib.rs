@@ -35,19 +35,19 @@ pub mod cusparselt;
 #[doc(hidden)]
 pub mod dense;
 pub mod device;
-pub mod element;
-pub mod error;
+mod element;
+mod error;
 #[cfg(feature = "cuda")]
-mod gpu;
+pub mod gpu;
 pub mod learn;
 pub mod mask;
 pub mod matmul;
 pub mod noise;
 pub mod pass;
-pub mod pattern;
+mod pattern;
 pub mod sample;
 pub mod select;
-pub mod shape;
+mod shape;
 pub mod space;
 pub mod sparse;
 
@@ -60,7 +60,7 @@ pub use error::{Error, Result};
 pub use gpu::{Buffer, Gpu};
 pub use half::{bf16, f16};
 pub use pass::{Executor, Libraries};
-pub use pattern::Pattern;
+pub use pattern::{Pattern, code_at, packed_len};
 pub use shape::{Shape, Shard};
 
 /// The README's code, compiled and run by `cargo test`.

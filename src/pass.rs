@@ -5,7 +5,7 @@
 //! arguments  →  checks  →  plan  →  launches
 //! ```
 //!
-//! A pass is one operation's argument struct, over any [`Space`](crate::space::Space). `run` of an executor checks it; from
+//! A pass is one operation's argument struct, over any [`Space`]. `run` of an executor checks it; from
 //! there on [`Checked`] is the proof that lengths and scalars are right, and nobody looks again.
 
 use crate::error::Result;

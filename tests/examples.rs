@@ -97,7 +97,7 @@ fn what_the_forward_pass_keeps() {
     assert!(nothing.contains("Y       Sampled") && nothing.contains("dX = dY (W∘M), with masks"), "{nothing}");
     assert!(nothing.contains("keeps 0 bytes"), "{nothing}");
     let masked = small("soft", "masked");
-    assert!(masked.contains("Y       Masked(BlasLt)") && masked.contains("Y by W∘M as it was kept"), "{masked}");
+    assert!(masked.contains("Y       Masked(Cublaslt)") && masked.contains("Y by W∘M as it was kept"), "{masked}");
     assert!(masked.contains(&format!("keeps {} bytes, and works in 0 bytes: 2.00 a weight", 64 * 128 * 2)), "{masked}");
     let codes = small("hard", "codes");
     assert!(codes.contains("Y       Codes") && codes.contains("keeps 1024 bytes"), "{codes}");

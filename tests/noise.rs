@@ -1,6 +1,6 @@
 //! The noise: Philox' published answers, the table over its whole domain, the same bits on every executor, and the
-//! distribution at fixed seeds. Each statistical test states the chance of failing for a perfect generator; the seeds are
-//! fixed, so that it passes always or never.
+//! distribution at fixed seeds. Each statistical test states the chance of failing for a perfect generator; the seeds
+//! are fixed, so that it passes always or never.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -4,16 +4,13 @@
 pub mod compress;
 #[cfg(any())]
 pub mod learn;
-#[cfg(any())]
 pub mod matmul;
-#[cfg(any())]
 pub mod memory;
+pub mod routes;
 #[cfg(any())]
 pub mod select;
 #[cfg(any())]
 pub mod sparse;
-#[cfg(any())]
-pub mod ways;
 
 use super::{Cache, Op, Result, Run, Timed, data};
 use std::sync::Arc;

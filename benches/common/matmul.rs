@@ -1,21 +1,21 @@
 //! The `matmul` op as it is timed.
 
 use super::mask::for_types;
-use super::{Result, Timed, data};
-use std::time::{Duration, Instant};
-use twofour::mask::{Kind, Sampling};
-use twofour::matmul::{Keep, Problem, cpu};
-use twofour::{DType, Float, Logit, Shape};
+use super::{Op, Place, Result, Run, Timed, data};
+use std::marker::PhantomData;
+use twofour::mask::{self, Kind, Sampling};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Plan, Problem};
+use twofour::{DType, Executor, Float, Logit, Shape};
 
 /// λ of the regulariser, as MaskLLM begins.
 pub const LAMBDA: f32 = 1e-5;
 
 /// What a run does, the mask's part included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub enum Does {
     /// Logits and weight to `Y`, and to `W∘M` on the CPU.
     Forward,
-    /// `dX` with what the forward pass kept, and the logits' gradient.
+    /// `dX` with what the forward pass left, and the logits' gradient.
     Backward,
     /// One, then the other.
     Step,
@@ -23,7 +23,7 @@ pub enum Op {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    pub op: Op,
+    pub does: Does,
     pub kind: Kind,
     pub logits: DType,
     pub weights: DType,
@@ -38,18 +38,20 @@ impl Case {
 
     /// Floating-point operations of the dense products.
     pub fn operations(&self) -> u64 {
-        let products = match self.op {
-            Op::Forward => 1.0,
-            Op::Backward => 2.0,
-            Op::Step => 3.0,
+        let products = match self.does {
+            Does::Forward => 1.0,
+            Does::Backward => 2.0,
+            Does::Step => 3.0,
         };
         (products * self.problem().operations()) as u64
     }
 
-    /// What a forward pass by itself keeps, and one before a backward pass.
-    pub fn keep(&self) -> Keep {
-        match (self.op, self.kind) {
-            (Op::Forward, _) => Keep::Nothing,
+    /// What a forward pass by itself leaves, and one before a backward pass. (On the CPU `W∘M`, whatever the masks are:
+    /// it has no other use for codes.)
+    pub fn keep(&self, place: Place) -> Keep {
+        match (self.does, self.kind) {
+            _ if place == Place::Cpu => Keep::Masked,
+            (Does::Forward, _) => Keep::Nothing,
             (_, Kind::Soft) => Keep::Masked,
             _ => Keep::Codes,
         }
@@ -58,7 +60,14 @@ impl Case {
     /// `forward/f32_bf16/128x2048x2048`: tokens, out and in features.
     pub fn name(&self) -> String {
         let Shape { rows, cols, .. } = self.shape;
-        format!("{:?}/{}_{}/{}x{rows}x{cols}", self.op, self.logits, self.weights, self.tokens).to_lowercase()
+        format!("{:?}/{}_{}/{}x{rows}x{cols}", self.does, self.logits, self.weights, self.tokens).to_lowercase()
+    }
+
+    /// Bytes that a dense product of the sizes reads and writes, the least there is.
+    pub fn least_bytes(&self) -> u64 {
+        let problem = self.problem();
+        let elements = self.shape.weights() + problem.inputs() + problem.outputs();
+        elements as u64 * self.weights.size() as u64
     }
 
     /// The same draw always: the mask is a small part, and `benches/mask.rs` times it.
@@ -67,79 +76,166 @@ impl Case {
     }
 }
 
-/// What every executor reads.
-pub struct Inputs<L, W> {
-    pub logits: Vec<L>,
-    pub weight: Vec<W>,
-    pub x: Vec<W>,
-    pub dy: Vec<W>,
-}
-
-impl<L: Logit, W: Float> Inputs<L, W> {
-    /// The sizes of numbers that training starts from; other numbers for another `stream`.
-    pub fn new(problem: Problem, stream: usize) -> Self {
-        Self {
-            logits: data::normal(problem.shape.logits(), 0.02, 4 * stream),
-            weight: data::normal(problem.shape.weights(), 0.02, 4 * stream + 1),
-            x: data::normal(problem.inputs(), 1.0, 4 * stream + 2),
-            dy: data::normal(problem.outputs(), 0.001, 4 * stream + 3),
-        }
+/// A case, ready to run.
+pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    match place {
+        Place::Cpu => for_types!(case, of_types(case, place)),
+        // There operands that take turns share a workspace, as layers do.
+        #[cfg(feature = "cuda")]
+        Place::Gpu(cache) => super::cuda::matmul::ready(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Place::Gpu(_) => Err("built without the feature `cuda`".into()),
     }
 }
 
-/// A case on the CPU, on the threads of rayon's current pool.
-pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
-    for_types!(case, boxed(case))
+fn of_types<L: Logit, W: Float>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    place.ready(&Typed::<L, W> { case, keep: case.keep(place), of: PhantomData })
 }
 
-fn boxed<L: Logit, W: Float>(case: Case) -> Result<Box<dyn Timed>> {
-    Ok(Box::new(OnCpu::<L, W>::new(case)))
-}
-
-struct OnCpu<L, W> {
+/// A case with its types.
+struct Typed<L, W> {
     case: Case,
-    inputs: Inputs<L, W>,
-    masked: Vec<W>,
-    y: Vec<W>,
-    dx: Vec<W>,
-    logit_gradient: Vec<f32>,
+    keep: Keep,
+    of: PhantomData<(L, W)>,
 }
 
-impl<L: Logit, W: Float> OnCpu<L, W> {
-    fn new(case: Case) -> Self {
-        let problem = case.problem();
-        Self {
-            case,
-            inputs: Inputs::new(problem, 0),
-            masked: data::normal(case.shape.weights(), 0.01, 5),
-            y: vec![W::zeroed(); problem.outputs()],
-            dx: vec![W::zeroed(); problem.inputs()],
-            logit_gradient: vec![0.0; case.shape.logits()],
-        }
+impl<L: Logit, W: Float> Op for Typed<L, W> {
+    type On<E: Executor + 'static> = Planned<E, L, W>;
+
+    fn bytes(&self) -> u64 {
+        self.case.least_bytes()
     }
 
-    /// `W∘M` is kept whatever the masks are: the CPU has no other use for codes.
-    fn run(&mut self) -> twofour::Result<()> {
-        let Case { op, kind, tokens, shape, .. } = self.case;
-        let Inputs { logits, weight, x, dy } = &self.inputs;
-        let layer = cpu::Layer::new(shape, kind, self.case.sampling(), logits, weight);
-        if op != Op::Backward {
-            cpu::forward_into(cpu::Forward::new(layer, tokens, x, &mut self.y).keep_masked(&mut self.masked))?;
+    fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<Planned<E, L, W>> {
+        let operands = Operands::new(on, self.case, set)?;
+        let plan = operands.layer().plan(on, self.case.tokens, self.keep)?;
+        let workspace = on.workspace(plan.workspace_bytes())?;
+        Ok(Planned { operands, plan, workspace })
+    }
+}
+
+/// Operands, and how passes over them are made.
+struct Planned<E: Executor, L: Logit, W: Float> {
+    operands: Operands<E, L, W>,
+    plan: Plan<L, W>,
+    workspace: Option<E::Buffer<u8>>,
+}
+
+impl<E: Executor, L: Logit, W: Float> Run<E> for Planned<E, L, W> {
+    fn run(&mut self, on: &mut E, _: u64) -> twofour::Result<()> {
+        let Self { operands, plan, workspace } = self;
+        let does = operands.case.does;
+        if does != Does::Backward {
+            operands.forward(on, plan, workspace.as_mut(), false)?;
         }
-        if op != Op::Forward {
-            let args = cpu::Backward::new(layer, tokens, dy).regulariser(LAMBDA).kept_masked(&self.masked);
-            cpu::backward_into(args.input_gradient(&mut self.dx).logit_gradient(x, &mut self.logit_gradient))?;
+        if does != Does::Forward {
+            operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH)?;
         }
         Ok(())
     }
 }
 
-impl<L: Logit, W: Float> Timed for OnCpu<L, W> {
-    fn time(&mut self, iterations: u64) -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..iterations {
-            self.run()?;
+/// Which gradients a backward pass is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradients {
+    pub of_input: bool,
+    pub of_logits: bool,
+}
+
+impl Gradients {
+    pub const BOTH: Self = Self { of_input: true, of_logits: true };
+}
+
+/// What passes read and write, on any executor.
+pub struct Operands<E: Executor, L: Logit, W: Float> {
+    pub case: Case,
+    pub logits: E::Buffer<L>,
+    pub weight: E::Buffer<W>,
+    pub x: E::Buffer<W>,
+    pub dy: E::Buffer<W>,
+    /// As a forward pass would have left them.
+    pub masked: E::Buffer<W>,
+    pub codes: E::Buffer<u8>,
+    pub y: E::Buffer<W>,
+    pub dx: E::Buffer<W>,
+    pub logit_gradient: E::Buffer<f32>,
+}
+
+impl<E: Executor, L: Logit, W: Float> Operands<E, L, W> {
+    /// The sizes of numbers that training starts from; other numbers for another `set`.
+    pub fn new(on: &mut E, case: Case, set: usize) -> Result<Self> {
+        let (problem, shape) = (case.problem(), case.shape);
+        let mut operands = Self {
+            case,
+            logits: on.upload(&data::normal(shape.logits(), 0.02, 4 * set))?,
+            weight: on.upload(&data::normal(shape.weights(), 0.02, 4 * set + 1))?,
+            x: on.upload(&data::normal(problem.inputs(), 1.0, 4 * set + 2))?,
+            dy: on.upload(&data::normal(problem.outputs(), 0.001, 4 * set + 3))?,
+            masked: on.zeros(shape.weights())?,
+            codes: on.zeros(shape.packed_codes())?,
+            y: on.zeros(problem.outputs())?,
+            dx: on.zeros(problem.inputs())?,
+            logit_gradient: on.zeros(shape.logits())?,
+        };
+        let Self { logits, weight, masked, codes, .. } = &mut operands;
+        let pass = mask::Forward::new(shape, case.kind, case.sampling(), E::input(logits));
+        let pass = pass.weight(E::input(weight)).masked(E::output(masked));
+        on.run(if case.kind == Kind::Soft { pass } else { pass.codes(E::output(codes)) })?;
+        Ok(operands)
+    }
+
+    pub fn layer(&self) -> Layer<'_, E::Space, L, W> {
+        let Case { kind, shape, .. } = self.case;
+        Layer::sampled(shape, kind, self.case.sampling(), E::input(&self.logits), E::input(&self.weight))
+    }
+
+    /// As the plan has it, or by the masked weight that is there.
+    pub fn forward(
+        &mut self,
+        on: &mut E,
+        plan: &Plan<L, W>,
+        workspace: Option<&mut E::Buffer<u8>>,
+        by_masked: bool,
+    ) -> twofour::Result<()> {
+        let Self { case, logits, weight, x, y, masked, codes, .. } = self;
+        let layer = Layer::sampled(case.shape, case.kind, case.sampling(), E::input(logits), E::input(weight));
+        let pass = Forward::new(plan, &layer, E::input(x), E::output(y));
+        let pass = match plan.keep() {
+            Keep::Nothing => pass,
+            Keep::Masked if by_masked => pass.use_masked(E::input(masked)),
+            Keep::Masked => pass.save_masked(E::output(masked)),
+            Keep::Codes => pass.save_codes(E::output(codes)),
+        };
+        on.run(match workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        })
+    }
+
+    pub fn backward(
+        &mut self,
+        on: &mut E,
+        plan: &Plan<L, W>,
+        workspace: Option<&mut E::Buffer<u8>>,
+        gradients: Gradients,
+    ) -> twofour::Result<()> {
+        let Self { case, logits, weight, x, dy, masked, codes, dx, logit_gradient, .. } = self;
+        let layer = Layer::sampled(case.shape, case.kind, case.sampling(), E::input(logits), E::input(weight));
+        let pass = Backward::new(plan, &layer, E::input(dy)).regulariser(LAMBDA);
+        let mut pass = match plan.keep() {
+            Keep::Nothing => pass,
+            Keep::Masked => pass.use_masked(E::input(masked)),
+            Keep::Codes => pass.use_codes(E::input(codes)),
+        };
+        if gradients.of_input {
+            pass = pass.input_gradient(E::output(dx));
         }
-        Ok(begun.elapsed())
+        if gradients.of_logits {
+            pass = pass.logit_gradient(E::input(x), E::output(logit_gradient));
+        }
+        on.run(match workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        })
     }
 }

@@ -16,11 +16,9 @@ pub mod data;
 #[cfg(any())]
 pub mod learn;
 pub mod mask;
-#[cfg(any())]
 pub mod matmul;
 #[cfg(any())]
 pub mod sparse;
-#[cfg(any())]
 #[cfg(feature = "cuda")]
 pub mod table;
 

@@ -2,18 +2,18 @@
 
 use super::cuda::matmul::Part;
 use super::cuda::memory::Taken;
-use super::cuda::ways::{Race, Role, Runner};
+use super::cuda::routes::{Race, Role, Runner};
 use super::matmul::Case;
 use twofour::Shape;
 
-/// What a plan may lose against the best of its ways.
+/// What a plan may lose against the best of its routes.
 const LIMIT: f64 = 1.03;
 
 pub fn print(races: &[Race], memory: &[Taken]) {
     if races.is_empty() {
         return;
     }
-    ways(races);
+    routes(races);
     verdicts(races);
     bytes(memory);
 }
@@ -28,11 +28,11 @@ fn ratio([low, median, high]: [f64; 3]) -> String {
     format!("{median:.3} | {low:.3} to {high:.3}")
 }
 
-fn ways(races: &[Race]) {
+fn routes(races: &[Race]) {
     println!(
-        "\nEvery way, and its time over that of cuBLASLt's dense product in the same rounds (median, p20 to p80)\n"
+        "\nEvery route, and its time over that of cuBLASLt's dense product in the same rounds (median, p20 to p80)\n"
     );
-    println!("| shape | T | masks | cache | part | way | µs | TFLOP/s | over dense | p20 to p80 |");
+    println!("| shape | T | masks | cache | part | route | µs | TFLOP/s | over dense | p20 to p80 |");
     println!("| --- | ---: | --- | --- | --- | --- | ---: | ---: | ---: | --- |");
     for race in races {
         let Some(dense) = race.find(Role::Dense) else { continue };
@@ -58,13 +58,13 @@ fn verdicts(races: &[Race]) {
     let lost: Vec<f64> = races.iter().filter_map(over_best).filter(|&times| times > LIMIT).collect();
     let worst = races.iter().filter_map(over_best).fold(1.0, f64::max);
     println!(
-        "\nTimes over one another in the same rounds, medians; a plan is to take at most {LIMIT} of its best way, and took \
-         more in {} of {} (worst: {worst:.3})\n",
+        "\nTimes over one another in the same rounds, medians; a plan is to take at most {LIMIT} of its best route, and \
+         took more in {} of {} (worst: {worst:.3})\n",
         lost.len(),
         races.len(),
     );
     println!(
-        "| shape | T | masks | cache | part | plan over its best way | own dense over cuBLASLt | plan over dense |"
+        "| shape | T | masks | cache | part | plan over its best route | own dense over cuBLASLt | plan over dense |"
     );
     println!("| --- | ---: | --- | --- | --- | ---: | ---: | ---: |");
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3}"));
@@ -90,7 +90,7 @@ fn verdicts(races: &[Race]) {
 
 fn bytes(memory: &[Taken]) {
     println!("\nBytes a weight of a step, beyond weight, logits, their gradient and activations\n");
-    println!("| shape | T | masks | keep | planned: kept | planned: work space | planned | measured |");
+    println!("| shape | T | masks | keep | planned: kept | planned: workspace | planned | measured |");
     println!("| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |");
     for Taken { case, keep, kept, workspace, measured } in memory {
         let weights = case.shape.weights().max(1) as f64;

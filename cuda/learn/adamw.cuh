@@ -30,10 +30,10 @@ TWOFOUR_DEVICE float sum_of_squares(const float* g) {
   return square;
 }
 
-TWOFOUR_DEVICE float first_moment(const AdamW& by, float m, float g) {
+TWOFOUR_DEVICE float next_m(const AdamW& by, float m, float g) {
   return fma(by.beta1, m, by.one_minus_beta1 * g);
 }
-TWOFOUR_DEVICE float second_moment(const AdamW& by, float v, float g) {
+TWOFOUR_DEVICE float next_v(const AdamW& by, float v, float g) {
   return fma(by.beta2, v, (by.one_minus_beta2 * g) * g);
 }
 // `root` is the second moment's square root.
@@ -73,29 +73,29 @@ struct Code {
   // Steps in 1.
   TWOFOUR_DEVICE static float inverse(float scale) { return divide(kLargest, scale); }
 };
-using FirstCode = Code<3>;
-using SecondCode = Code<4>;
+using CodeOfM = Code<3>;
+using CodeOfV = Code<4>;
 
 // Blocks whose largest number is below this, 2^-100, hold zeros.
 constexpr u32 kNothingBits = (127 - 100) << 23;
 
-TWOFOUR_DEVICE float decode_first(u32 code, float step) {
-  const float size = FirstCode::decode(code & 127, step);
+TWOFOUR_DEVICE float decode_m(u32 code, float step) {
+  const float size = CodeOfM::decode(code & 127, step);
   return float_of(bits_of(size) | (code & 128) << 24);
 }
-TWOFOUR_DEVICE u32 encode_first(float m, float inverse, u32 random) {
-  const u32 code = FirstCode::encode(absolute(m) * inverse, random);
+TWOFOUR_DEVICE u32 encode_m(float m, float inverse, u32 random) {
+  const u32 code = CodeOfM::encode(absolute(m) * inverse, random);
   return m < 0.0f && code != 0 ? code | 128 : code;
 }
 // The second moment is stored as its root. One that is not 0 keeps a code that is not: a 0 beside a first moment would
 // be a step without bound.
-TWOFOUR_DEVICE float decode_second(u32 code, float step) {
-  const float root = SecondCode::decode(code, step);
+TWOFOUR_DEVICE float decode_v(u32 code, float step) {
+  const float root = CodeOfV::decode(code, step);
   return root * root;
 }
-TWOFOUR_DEVICE u32 encode_second(float root, float inverse, u32 random) {
+TWOFOUR_DEVICE u32 encode_v(float root, float inverse, u32 random) {
   const float x = root * inverse;
-  const u32 code = SecondCode::encode(x, random), least = x > 0.0f ? 1 : 0;
+  const u32 code = CodeOfV::encode(x, random), least = x > 0.0f ? 1 : 0;
   return code > least ? code : least;
 }
 

@@ -1,24 +1,19 @@
-//! The layer itself on the CPU, and which executor takes it: this is what a user of the crate writes.
+//! The layer itself, on any executor, and which one takes it: this is what a user of the crate writes.
 
 use crate::data::Operands;
 use crate::{DeviceArg, Failure, Job};
 use std::time::{Duration, Instant};
-use twofour::device::Limits;
 use twofour::mask::{self, Kind, Statistics};
-use twofour::matmul::{Keep, Masks, Plan, cpu};
-use twofour::{Error, Float, Logit};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Plan};
+use twofour::{Cpu, Error, Executor, Float, Logit};
 
 /// Runs of a part, of which the fastest counts.
 const RUNS: usize = 3;
 
 /// What came out, and how long it took.
-pub(crate) struct Results<W> {
-    pub(crate) device: String,
-    pub(crate) plan: Plan,
-    /// The device that the plan is for, in words.
-    pub(crate) planned_for: String,
-    /// Whether sums were truncated, not rounded.
-    pub(crate) tensor_cores: bool,
+pub(crate) struct Results<L: Logit, W: Float> {
+    pub(crate) place: Place,
+    pub(crate) plan: Plan<L, W>,
     pub(crate) mask: Vec<W>,
     pub(crate) statistics: Statistics,
     pub(crate) y: Vec<W>,
@@ -26,6 +21,16 @@ pub(crate) struct Results<W> {
     /// Empty for `Kind::Argmax`, which has no gradient to the logits.
     pub(crate) logit_gradient: Vec<f32>,
     pub(crate) times: Times,
+}
+
+/// Where it ran.
+pub(crate) struct Place {
+    /// In words.
+    pub(crate) device: String,
+    /// The device that the plan is for, in words.
+    pub(crate) planned_for: String,
+    /// Whether sums were truncated, not rounded.
+    pub(crate) tensor_cores: bool,
 }
 
 /// Times of the parts; each includes what it needs of the masks.
@@ -40,49 +45,147 @@ pub(crate) struct Times {
 }
 
 /// Runs the layer where the job says.
-pub(crate) fn run<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>) -> Result<Results<W>, Failure> {
-    let on_cpu = |why: &str| on_cpu(job, operands, format!("CPU, {} threads{why}", rayon::current_num_threads()));
-    // The driver gives no empty arrays.
-    let empty = job.problem.tokens == 0 || job.problem.shape.weights() == 0;
+pub(crate) fn run<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>) -> Result<Results<L, W>, Failure> {
     match job.device {
-        DeviceArg::Cpu => on_cpu(""),
-        DeviceArg::Auto if empty => on_cpu(" (there is nothing to do)"),
-        DeviceArg::Cuda if empty => Err("an empty problem cannot be shown on a GPU: use --device cpu".into()),
+        DeviceArg::Cpu => on_cpu(job, operands, ""),
         DeviceArg::Cuda => on_gpu(job, operands)?.map_err(Failure::from),
         DeviceArg::Auto => match on_gpu(job, operands)? {
             Ok(results) => Ok(results),
-            Err(Error::DriverUnavailable { .. }) => on_cpu(" (no CUDA driver)"),
-            Err(Error::NoDevice { .. }) => on_cpu(" (no CUDA device)"),
-            Err(unusable) => on_cpu(&format!(" ({unusable})")),
+            Err(Error::DriverUnavailable { .. }) => on_cpu(job, operands, " (no CUDA driver)"),
+            Err(Error::NoDevice { .. }) => on_cpu(job, operands, " (no CUDA device)"),
+            Err(unusable) => on_cpu(job, operands, &format!(" ({unusable})")),
         },
     }
 }
 
-/// The inner result is why there is no GPU to run on.
-fn on_gpu<L, W>(job: &Job, operands: &Operands<L, W>) -> Result<Result<Results<W>, Error>, Failure>
-where
-    L: Logit,
-    W: Float,
-{
-    #[cfg(feature = "cuda")]
-    return match crate::gpu::Gpu::open() {
-        Ok(mut gpu) => gpu.run(job, operands).map(Ok),
-        Err(unusable) => Ok(Err(unusable)),
+fn on_cpu<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, why: &str) -> Result<Results<L, W>, Failure> {
+    let place = Place {
+        device: format!("CPU, {} threads{why}", rayon::current_num_threads()),
+        planned_for: "as it would be on an H200 (this ran on the CPU, where there is one route)".into(),
+        tensor_cores: false,
     };
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = (job, operands);
-        Ok(Err(Error::DriverUnavailable { reason: "this was built without the feature `cuda`".into() }))
-    }
+    Ok(step(&mut Cpu, |_| Ok(()), place, job, operands)?)
 }
 
-/// The job's plan for a device.
-pub(crate) fn plan<L: Logit, W: Float>(job: &Job, limits: &Limits) -> twofour::Result<Plan> {
-    Plan::new::<L, W>(limits, job.problem, Masks::Sampled(job.kind), job.keep)
+/// On the first GPU. The inner result is why there is none to run on.
+#[cfg(feature = "cuda")]
+fn on_gpu<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>) -> Result<twofour::Result<Results<L, W>>, Failure> {
+    use twofour::{DType, Gpu, device};
+    let opened = device::context(0).and_then(|context| Gpu::new(&context.default_stream()));
+    let mut gpu = match opened {
+        Ok(gpu) => gpu,
+        Err(unusable) => return Ok(Err(unusable)),
+    };
+    let device = gpu.stream().context().name()?;
+    let without = if gpu.libraries().cublaslt { "" } else { ", where there is no cuBLASLt" };
+    let place = Place { planned_for: format!("on {device}{without}"), device, tensor_cores: W::DTYPE != DType::F32 };
+    // Whatever was queued is done when a value comes back.
+    let flag = gpu.zeros::<u8>(1)?;
+    Ok(Ok(step(&mut gpu, |gpu| gpu.download(&flag).map(drop), place, job, operands)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu<L: Logit, W: Float>(_: &Job, _: &Operands<L, W>) -> Result<twofour::Result<Results<L, W>>, Failure> {
+    Ok(Err(Error::DriverUnavailable { reason: "this was built without the feature `cuda`".into() }))
+}
+
+/// Forward and backward on any executor, with memory of one's own, so that parts can be timed by themselves; a step
+/// that is only run takes `on.scratch(&plan)`, `plan.forward(..)` and `plan.backward(..)`. `wait` is for what was
+/// queued.
+fn step<E: Executor, L: Logit, W: Float>(
+    on: &mut E,
+    wait: impl Fn(&E) -> twofour::Result<()>,
+    place: Place,
+    job: &Job,
+    operands: &Operands<L, W>,
+) -> twofour::Result<Results<L, W>> {
+    let (shape, problem) = (job.problem.shape, job.problem);
+    let (logits, weight) = (on.upload(&operands.logits)?, on.upload(&operands.weight)?);
+    let (x, dy) = (on.upload(&operands.x)?, on.upload(&operands.dy)?);
+    let (mut masked, mut mask) = (on.zeros(shape.weights())?, on.zeros(shape.weights())?);
+    let (mut codes, mut statistics) = (on.zeros(shape.packed_codes())?, on.zeros(Statistics::SLOTS)?);
+    let (mut y, mut dx) = (on.zeros(problem.outputs())?, on.zeros(problem.inputs())?);
+    let mut logit_gradient = on.zeros(if job.kind == Kind::Argmax { 0 } else { shape.logits() })?;
+    let layer = Layer::sampled(shape, job.kind, job.sampling, E::input(&logits), E::input(&weight));
+    let plan = layer.plan(on, problem.tokens, job.keep)?;
+    on.prepare(&plan)?;
+    let mut workspace = on.workspace(plan.workspace_bytes())?;
+    let mut times = Times::default();
+
+    // Macros, for each use borrows its outputs for another time.
+    macro_rules! masks {
+        () => {
+            mask::Forward::new(shape, job.kind, job.sampling, E::input(&logits)).weight(E::input(&weight))
+        };
+    }
+    times.masks = time(|| {
+        on.run(masks!().masked(E::output(&mut masked)))?;
+        wait(on)
+    })?;
+    on.run(masks!().mask(E::output(&mut mask)).statistics(E::output(&mut statistics)))?;
+
+    times.y = time(|| {
+        let pass = Forward::new(&plan, &layer, E::input(&x), E::output(&mut y));
+        let pass = match job.keep {
+            Keep::Nothing => pass,
+            Keep::Masked => pass.save_masked(E::output(&mut masked)),
+            Keep::Codes => pass.save_codes(E::output(&mut codes)),
+        };
+        on.run(match &mut workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        })?;
+        wait(on)
+    })?;
+    if job.keep == Keep::Masked {
+        times.product = Some(time(|| {
+            let pass = Forward::new(&plan, &layer, E::input(&x), E::output(&mut y)).use_masked(E::input(&masked));
+            on.run(match &mut workspace {
+                Some(workspace) => pass.workspace(E::output(workspace)),
+                None => pass,
+            })?;
+            wait(on)
+        })?);
+    }
+
+    macro_rules! backward {
+        () => {{
+            let pass = Backward::new(&plan, &layer, E::input(&dy)).regulariser(job.lambda);
+            let pass = match job.keep {
+                Keep::Nothing => pass,
+                Keep::Masked => pass.use_masked(E::input(&masked)),
+                Keep::Codes => pass.use_codes(E::input(&codes)),
+            };
+            match &mut workspace {
+                Some(workspace) => pass.workspace(E::output(workspace)),
+                None => pass,
+            }
+        }};
+    }
+    times.dx = time(|| {
+        on.run(backward!().input_gradient(E::output(&mut dx)))?;
+        wait(on)
+    })?;
+    if job.kind != Kind::Argmax {
+        times.logit_gradient = time(|| {
+            on.run(backward!().logit_gradient(E::input(&x), E::output(&mut logit_gradient)))?;
+            wait(on)
+        })?;
+    }
+    Ok(Results {
+        place,
+        plan,
+        mask: on.download(&mask)?,
+        statistics: on.download(&statistics)?[0],
+        y: on.download(&y)?,
+        dx: on.download(&dx)?,
+        logit_gradient: on.download(&logit_gradient)?,
+        times,
+    })
 }
 
 /// The fastest of some runs.
-pub(crate) fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Result<Duration> {
+fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         let start = Instant::now();
@@ -90,59 +193,4 @@ pub(crate) fn time(mut run: impl FnMut() -> twofour::Result<()>) -> twofour::Res
         best = best.min(start.elapsed());
     }
     Ok(best)
-}
-
-fn on_cpu<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, device: String) -> Result<Results<W>, Failure> {
-    let Operands { logits, weight, x, dy } = operands;
-    let (shape, tokens) = (job.problem.shape, job.problem.tokens);
-    let layer = cpu::Layer::new(shape, job.kind, job.sampling, logits, weight);
-    let plan = plan::<L, W>(job, &Limits::H200)?;
-    let mut times = Times::default();
-
-    let mut masked = vec![W::zeroed(); shape.weights()];
-    times.masks = time(|| {
-        let args = mask::cpu::Forward::new(shape, job.kind, job.sampling, logits).weight(weight);
-        mask::cpu::forward_into(args.masked(&mut masked))
-    })?;
-    let mut mask = vec![W::zeroed(); shape.weights()];
-    let mut statistics = vec![Statistics::default(); Statistics::SLOTS];
-    let survey = mask::cpu::Forward::new(shape, job.kind, job.sampling, logits).weight(weight);
-    mask::cpu::forward_into(survey.mask(&mut mask).statistics(&mut statistics))?;
-
-    let mut codes = vec![0; shape.packed_codes()];
-    let mut y = vec![W::zeroed(); job.problem.outputs()];
-    times.y = time(|| {
-        let args = cpu::Forward::new(layer, tokens, x, &mut y);
-        cpu::forward_into(match job.keep {
-            Keep::Nothing => args,
-            Keep::Masked => args.keep_masked(&mut masked),
-            Keep::Codes => args.keep_codes(&mut codes),
-        })
-    })?;
-    if job.keep == Keep::Masked {
-        let again = || cpu::forward_into(cpu::Forward::new(layer, tokens, x, &mut y).kept_masked(&masked));
-        times.product = Some(time(again)?);
-    }
-
-    let mut dx = vec![W::zeroed(); job.problem.inputs()];
-    times.dx = time(|| {
-        let args = cpu::Backward::new(layer, tokens, dy).input_gradient(&mut dx);
-        cpu::backward_into(match job.keep {
-            Keep::Nothing => args,
-            Keep::Masked => args.kept_masked(&masked),
-            Keep::Codes => args.kept_codes(&codes),
-        })
-    })?;
-
-    let mut logit_gradient = Vec::new();
-    if job.kind != Kind::Argmax {
-        logit_gradient.resize(shape.logits(), 0.0);
-        times.logit_gradient = time(|| {
-            let args = cpu::Backward::new(layer, tokens, dy).regulariser(job.lambda);
-            cpu::backward_into(args.logit_gradient(x, &mut logit_gradient))
-        })?;
-    }
-    let planned_for = "as it would be on an H200 (this ran on the CPU, where there is one way)".into();
-    let (tensor_cores, statistics) = (false, statistics[0]);
-    Ok(Results { device, plan, planned_for, tensor_cores, mask, statistics, y, dx, logit_gradient, times })
 }

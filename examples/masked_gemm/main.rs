@@ -1,13 +1,11 @@
 //! A masked linear layer, forward and backward, on a real or a generated weight: samples the masks, runs
 //! `Y = X (W∘M)ᵀ`, `dX = dY (W∘M)` and the gradient of the logits on the GPU if there is one, else on the CPU, and
-//! checks the results against a naive dense reference in `f64`. Prints the plan: which way each product is taken on the
-//! device, or would be on an H200.
+//! checks the results against a naive dense reference in `f64`. Prints the plan: which route each product takes on the
+//! device, or would take on an H200.
 //!
 //! Exit code 0 if all is well, 1 if a result is off, 2 if the arguments or a file are.
 
 mod data;
-#[cfg(feature = "cuda")]
-mod gpu;
 mod layer;
 mod reference;
 mod report;

@@ -73,8 +73,8 @@ fn grid(count: usize) -> Vec<usize> {
 }
 
 /// Checks `Y`, `dX` and, where there is one, the gradient of the logits.
-pub(crate) fn check<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, results: &Results<W>) -> Vec<Check> {
-    let unit = if results.tensor_cores { TRUNCATED } else { U };
+pub(crate) fn check<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, results: &Results<L, W>) -> Vec<Check> {
+    let unit = if results.place.tensor_cores { TRUNCATED } else { U };
     let (t, n, k) = (job.problem.tokens, job.problem.shape.rows, job.problem.shape.cols);
     let groups: Vec<Group> = (0..job.problem.shape.groups()).map(|i| Group::new(job, &operands.logits, i)).collect();
     let weight =
@@ -124,8 +124,8 @@ fn roundoff<T: Float>() -> (f64, f64) {
     }
 }
 
-/// A sum of `depth` products in `f32` with this unit roundoff, in any order (Higham, "Accuracy and stability of numerical
-/// algorithms", section 3.5), of which the second factors have errors of their own, rounded to `O`.
+/// A sum of `depth` products in `f32` with this unit roundoff, in any order (Higham, "Accuracy and stability of
+/// numerical algorithms", section 3.5), of which the second factors have errors of their own, rounded to `O`.
 fn product<O: Float>(unit: f64, depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
     let gamma = depth as f64 * unit / (1.0 - depth as f64 * unit);
     let (mut value, mut bound) = (0.0, 0.0);

@@ -8,9 +8,9 @@ use twofour::mask::Kind;
 use twofour::matmul::Keep;
 use twofour::{Float, Logit};
 
-pub(crate) fn print<L: Logit, W: Float>(job: &Job, results: &Results<W>, checks: &[Check]) {
+pub(crate) fn print<L: Logit, W: Float>(job: &Job, results: &Results<L, W>, checks: &[Check]) {
     let (shape, sampling) = (job.problem.shape, job.sampling);
-    println!("device    {}", results.device);
+    println!("device    {}", results.place.device);
     println!("weight    {} x {} {}, {}", shape.rows, shape.cols, W::DTYPE, job.weight.origin);
     println!("tokens    {}", job.problem.tokens);
     println!("masks     {}, logits {}", name(job.kind), L::DTYPE);
@@ -33,7 +33,7 @@ fn name(kind: Kind) -> &'static str {
 }
 
 /// The masks in two numbers.
-fn found<W: Float>(job: &Job, results: &Results<W>) -> String {
+fn found<L: Logit, W: Float>(job: &Job, results: &Results<L, W>) -> String {
     let confidence = format!("mean confidence {:.3}", results.statistics.confidence);
     if job.kind == Kind::Soft || results.mask.is_empty() {
         return confidence;
@@ -42,16 +42,16 @@ fn found<W: Float>(job: &Job, results: &Results<W>) -> String {
     format!("{:.2} % zeros, {confidence}", 100.0 * zeros as f64 / results.mask.len() as f64)
 }
 
-fn print_plan<W>(job: &Job, results: &Results<W>) {
-    println!("plan      {}", results.planned_for);
+fn print_plan<L: Logit, W: Float>(job: &Job, results: &Results<L, W>) {
+    println!("plan      {}", results.place.planned_for);
     results.plan.to_string().lines().for_each(|line| println!("          {line}"));
     let weights = job.problem.shape.weights().max(1) as f64;
-    let [kept, workspace] = [results.plan.kept_bytes(), results.plan.workspace_bytes()];
+    let [kept, workspace] = [results.plan.saved_bytes(), results.plan.workspace_bytes()];
     let each = (kept + workspace) as f64 / weights;
     println!("          keeps {kept} bytes, and works in {workspace} bytes: {each:.2} a weight");
 }
 
-fn print_times<W>(job: &Job, results: &Results<W>) {
+fn print_times<L: Logit, W: Float>(job: &Job, results: &Results<L, W>) {
     let times = &results.times;
     println!("{:<28} {:>10} {:>10}", "part (best of 3)", "time", "GFLOP/s");
     println!("{:<28} {:>7.3} ms {:>10}", "masks, W∘M", milliseconds(times.masks), "");

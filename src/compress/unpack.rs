@@ -43,7 +43,7 @@ impl<'a, S: Space, T: Element> Unpack<'a, S, T> {
         Self { shape, layout, values, metadata, dense, faults: None }
     }
 
-    /// Counts the groups that have no legal code, as [`Pack::faults`].
+    /// Counts the groups that have no legal code, as [`Pack::faults`](super::Pack::faults).
     #[must_use]
     pub fn faults(mut self, faults: impl Output<'a, Space = S, Element = u32>) -> Self {
         self.faults = Some(faults.output());

@@ -5,7 +5,7 @@
 //! | `T` tokens through a weight `[N, K]` | [`Problem`] |
 //! | a product of matrices, as plain data | [`product`] |
 //! | by cuBLASLt | `cublaslt` |
-//! | by tiles on tensor cores | [`tile`] |
+//! | by tiles on tensor cores | `tile` |
 //! | on the CPU | `cpu` |
 //! | in parts, where there are too few tiles | `split` |
 

@@ -316,7 +316,7 @@ pub(super) fn clip<'g, S: DeviceSpace>(
 mod tests {
     use super::*;
     use crate::device::constants::Cuda;
-    use crate::learn::Moments;
+    use crate::learn::{TOO_LARGE, eight};
 
     #[test]
     fn constants_are_those_of_the_kernels() {
@@ -332,7 +332,7 @@ mod tests {
         for symbol in ["twofour_learn_initial_L", "twofour_learn_prior_L"] {
             assert_eq!(u64::from(STARTS_PER_MULTIPROCESSOR), start.bounds(symbol)[1]);
         }
-        assert_eq!(u64::from(crate::learn::TOO_LARGE.to_bits()), step.constant("kWildBits"));
-        assert_eq!(u64::from(crate::learn::eight::LEAST.to_bits()), step.constant("kNothingBits"));
+        assert_eq!(u64::from(TOO_LARGE.to_bits()), step.constant("kWildBits"));
+        assert_eq!(u64::from(eight::LEAST.to_bits()), step.constant("kNothingBits"));
     }
 }

@@ -47,7 +47,7 @@
 //! for step in 0..3 {
 //!     let at = recipe.at(step);
 //!     let sampling = at.sampling(seed, noise::draw(0, step as u32, 0));
-//!     let gradient = vec![bf16::ONE; shape.weights()]; // dL/d(W∘M), from `matmul` or your framework
+//!     let gradient = vec![bf16::ONE; shape.weights()]; // dL/d(W∘M), from your framework's backward pass
 //!     let by = Step::new(at.adamw, Moments::eight(&mut m, &mut v, &mut scales));
 //!     let pass = Fused::new(shape, Kind::Soft, sampling, &mut logits, &weight, &gradient, by);
 //!     Cpu.run(pass.regulariser(at.regulariser))?;

@@ -1,6 +1,7 @@
 //! The backward pass.
 
-use super::{Layer, Plan, Saved, cpu, launch, nowhere};
+use super::layer::nowhere;
+use super::{Layer, Plan, Saved, cpu, launch};
 use crate::check::length;
 use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
@@ -18,8 +19,8 @@ pub(super) struct ToLogits<'a, S: Space, W: Float> {
 
 /// Arguments of the backward pass: `dy`, and which gradients are wanted.
 ///
-/// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `logit_gradient [N, K/4, 6]`. The layer must be that of the forward pass. On
-/// a device every operand starts on a 16-byte boundary.
+/// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `logit_gradient [N, K/4, 6]`. The layer must be that of the forward pass.
+/// On a device every operand starts on a 16-byte boundary.
 ///
 /// # Errors
 /// When run: as [`Forward`](super::Forward); and [`Error::Missing`] if nothing is to be written, or for the logits'

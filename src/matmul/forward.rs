@@ -16,8 +16,8 @@ use crate::space::{HostSpace, Input, Output, Space};
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`] and [`Error::Length`];
-/// [`Error::Missing`] for codes that the masks do not have; [`Error::Unplanned`] for a layer, or for what is saved, that
-/// the plan was not made for. On a device, [`Error::Workspace`] too.
+/// [`Error::Missing`] for codes that the masks do not have; [`Error::Unplanned`] for a layer, or for what is saved,
+/// that the plan was not made for. On a device, [`Error::Workspace`] too.
 pub struct Forward<'a, S: Space, L: Logit, W: Float> {
     pub(super) plan: Plan<L, W>,
     pub(super) layer: Layer<'a, S, L, W>,
@@ -43,16 +43,16 @@ impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
         Self { plan: *plan, layer: layer.share(), x, y, saved: Saved::Nothing, made: None, workspace: None }
     }
 
-    /// Overwrites `masked [N, K]` with `W∘M`, rounded once: for the backward pass, or for anything else. For a plan with
-    /// [`Keep::Masked`].
+    /// Overwrites `masked [N, K]` with `W∘M`, rounded once: for the backward pass, or for anything else. For a plan
+    /// with [`Keep::Masked`].
     #[must_use]
     pub fn save_masked(mut self, masked: impl Output<'a, Space = S, Element = W>) -> Self {
         (self.saved, self.made) = (Saved::Masked(masked.output()), None);
         self
     }
 
-    /// Overwrites `codes` (two groups a byte) with the codes of a hard or argmax mask, for the backward pass. For a plan
-    /// with [`Keep::Codes`].
+    /// Overwrites `codes` (two groups a byte) with the codes of a hard or argmax mask, for the backward pass. For a
+    /// plan with [`Keep::Codes`].
     #[must_use]
     pub fn save_codes(mut self, codes: impl Output<'a, Space = S, Element = u8>) -> Self {
         (self.saved, self.made) = (Saved::Codes(codes.output()), None);

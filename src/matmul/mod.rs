@@ -32,9 +32,9 @@
 //! # Ok::<(), twofour::Error>(())
 //! ```
 //!
-//! Neither noise, nor softmax, nor mask is stored. What a pass does leave for the next is the caller's choice, [`Keep`]:
-//! nothing (the backward pass samples the mask again), the masked weight (2 or 4 bytes a weight), or the codes of a hard
-//! mask (half a byte a group). [`Scratch`] holds it, and the workspace.
+//! Neither noise, nor softmax, nor mask is stored. What a pass does leave for the next is the caller's choice,
+//! [`Keep`]: nothing (the backward pass samples the mask again), the masked weight (2 or 4 bytes a weight), or the
+//! codes of a hard mask (half a byte a group). [`Scratch`] holds it, and the workspace.
 //!
 //! # Routes to a product
 //!
@@ -43,22 +43,23 @@
 //!
 //! | route | what it does | where it wins |
 //! | --- | --- | --- |
-//! | [`OutputRoute::Sampled`] | makes masked weights in the registers of the product: one read of `W` and the logits | few tokens |
-//! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | reads `W` and codes, and masks on the way through shared memory | hard and frozen masks |
-//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | writes `W∘M` once, and multiplies by it as by a dense weight | many tokens |
-//! | [`LogitRoute::Fused`] | `G` stays in registers, and what leaves them is the logits' gradient | memory, middling `T` |
-//! | [`LogitRoute::Panels`] | `G` goes through a workspace of bounded size, rows by rows | many tokens on Hopper; `f32` |
+//! | [`OutputRoute::Sampled`] | masked weights in registers: one read of `W` and logits | few tokens |
+//! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | masks on the way through shared memory | hard and frozen masks |
+//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | writes `W∘M`, and multiplies by it | many tokens |
+//! | [`LogitRoute::Fused`] | `G` stays in registers: only `dlogits` leave them | memory, middling `T` |
+//! | [`LogitRoute::Panels`] | `G` goes through a small workspace, rows by rows | many tokens on Hopper; `f32` |
 //!
-//! Any sizes are served, but this crate's kernels are fast only for N and K that are multiples of 8, and of 32 for K with
-//! codes; a plan leaves others to cuBLASLt. They use `mma.sync` with 16-bit operands (PTX ISA, "Matrix multiply-accumulate
-//! operation using mma instruction"); `f32` products go to cuBLASLt, in IEEE `f32`, not TF32.
+//! Any sizes are served, but this crate's kernels are fast only for N and K that are multiples of 8, and of 32 for K
+//! with codes; a plan leaves others to cuBLASLt. They use `mma.sync` with 16-bit operands (PTX ISA, "Matrix
+//! multiply-accumulate operation using mma instruction"); `f32` products go to cuBLASLt, in IEEE `f32`, not TF32.
 //!
 //! # Overlap
 //!
 //! Masks depend on logits alone, not on activations. So the masked weight of the next layer can be made on a second
 //! stream while this layer multiplies: the one is bound by memory, the other by arithmetic. Run [`mask::Forward`] there
 //! into a buffer, let the first stream wait for an event, and give the buffer to both passes as it is
-//! ([`Forward::use_masked`], [`Backward::use_masked`], with a plan of [`Keep::Masked`]). `examples/overlap.rs` shows it.
+//! ([`Forward::use_masked`], [`Backward::use_masked`], with a plan of [`Keep::Masked`]). `examples/overlap.rs` shows
+//! it.
 //!
 //! # Numerics
 //!
@@ -80,18 +81,18 @@
 //! route to everything, and works in memory that it allocates.
 
 use crate::check::length;
-use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
+#[cfg(doc)]
 use crate::mask;
-use crate::pass::{Executor, Pass};
-use crate::sample::{Kind, Sampling, Source};
-use crate::shape::{Shape, Shard};
-use crate::space::{Array, Input, Raw, RawSlice, Space};
+use crate::sample::Kind;
+use crate::shape::Shape;
+use crate::space::Array;
 
 mod backward;
 mod cpu;
 mod forward;
 mod launch;
+mod layer;
 mod plan;
 mod scratch;
 mod small;
@@ -99,107 +100,10 @@ mod small;
 pub use crate::dense::Problem;
 pub use backward::Backward;
 pub use forward::Forward;
-pub use plan::{Choice, Dense, InputRoute, Keep, LogitRoute, Masks, OutputRoute, Plan};
+pub use layer::{Layer, Masks};
+pub use plan::{Choice, Dense, InputRoute, Keep, LogitRoute, OutputRoute, Plan};
 pub use scratch::Scratch;
 pub use small::MAX_SMALL_TOKENS;
-
-/// A masked weight that is not materialised: what both passes need to make its mask. Passes borrow it.
-///
-/// Shapes: logits `[N, K/4, 6]` or codes `[N·K/8]` (rounded up), weight `[N, K]`.
-#[derive(Debug)]
-pub struct Layer<'a, S: Space, L: Logit, W: Float> {
-    shape: Shape,
-    shard: Shard,
-    source: Source<S::Ref<'a, L>, S::Ref<'a, u8>>,
-    weight: S::Ref<'a, W>,
-}
-
-impl<'a, S: Space, W: Float> Layer<'a, S, f32, W> {
-    /// The weight under a mask that no longer changes, given by its codes: row-major over the groups, two a byte, low
-    /// nibble first, as [`mask::Forward::codes`] writes them. Any code but the six of [`Pattern`](crate::Pattern) makes
-    /// its group NaN.
-    #[must_use]
-    pub fn frozen(
-        shape: Shape,
-        codes: impl Input<'a, Space = S, Element = u8>,
-        weight: impl Input<'a, Space = S, Element = W>,
-    ) -> Self {
-        Self::of(shape, Source::Frozen { codes: codes.input() }, weight.input())
-    }
-}
-
-impl<'a, S: Space, L: Logit, W: Float> Layer<'a, S, L, W> {
-    /// The weight under a mask of this kind.
-    #[must_use]
-    pub fn sampled(
-        shape: Shape,
-        kind: Kind,
-        sampling: Sampling,
-        logits: impl Input<'a, Space = S, Element = L>,
-        weight: impl Input<'a, Space = S, Element = W>,
-    ) -> Self {
-        Self::of(shape, Source::Sampled { kind, sampling, logits: logits.input() }, weight.input())
-    }
-
-    fn of(shape: Shape, source: Source<S::Ref<'a, L>, S::Ref<'a, u8>>, weight: S::Ref<'a, W>) -> Self {
-        Self { shape, shard: Shard::whole(shape.cols as u64), source, weight }
-    }
-
-    /// Says that the weight is a slice of a larger one; its masks are then the slice of the larger one's. (Frozen masks
-    /// are the slice's own.)
-    #[must_use]
-    pub fn shard(mut self, shard: Shard) -> Self {
-        self.shard = shard;
-        self
-    }
-
-    /// Which masks these are, for a [`Plan`].
-    #[must_use]
-    pub fn masks(&self) -> Masks {
-        match self.source {
-            Source::Sampled { kind, .. } => Masks::Sampled(kind),
-            Source::Frozen { .. } => Masks::Frozen,
-        }
-    }
-
-    /// The plan of this layer's passes for so many tokens, with the libraries that the executor has. It serves every layer
-    /// of this shape, these types and masks of this kind.
-    ///
-    /// # Errors
-    /// As [`Plan::new`].
-    pub fn plan<E: Executor<Space = S>>(&self, on: &E, tokens: usize, keep: Keep) -> Result<Plan<L, W>> {
-        let problem = Problem::new(tokens, self.shape);
-        Plan::new(&on.limits(), on.libraries(), problem, self.masks(), keep)
-    }
-
-    /// The layer for a while.
-    fn share(&self) -> Layer<'_, S, L, W> {
-        let source = match &self.source {
-            Source::Sampled { kind, sampling, logits } => {
-                Source::Sampled { kind: *kind, sampling: *sampling, logits: S::share(logits) }
-            }
-            Source::Frozen { codes } => Source::Frozen { codes: S::share(codes) },
-        };
-        Layer { shape: self.shape, shard: self.shard, source, weight: S::share(&self.weight) }
-    }
-
-    /// Checks what making the mask needs, as [`mask`] does.
-    fn check(&self) -> Result<()> {
-        let source = match &self.source {
-            Source::Sampled { kind, sampling, logits } => {
-                Source::Sampled { kind: *kind, sampling: *sampling, logits: nowhere(logits) }
-            }
-            Source::Frozen { codes } => Source::Frozen { codes: nowhere(codes) },
-        };
-        let pass = mask::Forward::<Raw, L, W>::of(self.shape, source).shard(self.shard);
-        pass.weight(nowhere(&self.weight)).masked(RawSlice::nowhere(self.shape.weights())).check()
-    }
-}
-
-/// An operand's length alone: other operations' checks see nothing else.
-fn nowhere<T>(operand: &impl Array) -> RawSlice<T> {
-    RawSlice::nowhere(operand.elements())
-}
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone, Copy)]

@@ -1,32 +1,24 @@
 //! Which route each product of a masked linear layer takes on a device, how much workspace that needs, and why.
 //!
-//! A plan is plain data, made from sizes, types, the masks' kind and the device's [`Limits`] alone: the same everywhere,
-//! and testable without a device.
+//! A plan is plain data, made from sizes, types, the masks' kind and the device's [`Limits`] alone: the same
+//! everywhere, and testable without a device.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 #[cfg(doc)]
 use super::MAX_SMALL_TOKENS;
-use super::{Problem, small};
+use super::{Layer, Masks, Problem, small};
 use crate::check::scalar;
 use crate::device::Limits;
 use crate::element::{DType, Float, Logit};
 use crate::error::{Error, Result, unsupported};
-use crate::pass::Libraries;
+use crate::pass::{Executor, Libraries};
 use crate::sample::Kind;
 use crate::shape::Shape;
+use crate::space::Space;
 
 mod table;
-
-/// The masks of a layer, as far as a plan is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Masks {
-    /// Made from logits.
-    Sampled(Kind),
-    /// Given as codes.
-    Frozen,
-}
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -83,7 +75,8 @@ pub enum LogitRoute {
 pub struct Choice<R> {
     /// The route.
     pub route: R,
-    /// In how many parts an own kernel takes the contraction, to fill the device; their sums are added in a fixed order.
+    /// In how many parts an own kernel takes the contraction, to fill the device; their sums are added in a fixed
+    /// order.
     pub splits: u32,
     /// Bytes of workspace.
     pub workspace_bytes: usize,
@@ -102,8 +95,8 @@ struct Basis {
     libraries: Libraries,
 }
 
-/// The routes of a layer's three products, for logits of type `L` and weights of type `W`. ([`Layer::frozen`] says `f32`
-/// for the logits that it does not have.)
+/// The routes of a layer's three products, for logits of type `L` and weights of type `W`. ([`Layer::frozen`] says
+/// `f32` for the logits that it does not have.)
 ///
 /// [`Layer::frozen`]: super::Layer::frozen
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -126,8 +119,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
     /// [`Layer::plan`](super::Layer::plan) asks its executor for.
     ///
     /// # Errors
-    /// As [`Problem::check`]; [`Error::Unsupported`] for codes to be kept of masks that have none to keep, and for `f32` without
-    /// cuBLASLt, as own kernels do not multiply it.
+    /// As [`Problem::check`]; [`Error::Unsupported`] for codes to be kept of masks that have none to keep, and for
+    /// `f32` without cuBLASLt, as own kernels do not multiply it.
     pub fn new(limits: &Limits, libraries: Libraries, problem: Problem, masks: Masks, keep: Keep) -> Result<Self> {
         problem.check()?;
         let fits = match (keep, masks) {
@@ -181,8 +174,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
         Ok(self)
     }
 
-    /// Takes the contraction of `Y` in so many parts, or in as many as have something to do: how busy an own kernel keeps
-    /// a device.
+    /// Takes the contraction of `Y` in so many parts, or in as many as have something to do: how busy an own kernel
+    /// keeps a device.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless it is from 1 to 65535; [`Error::Unsupported`] where cuBLASLt multiplies.
@@ -237,8 +230,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
         Ok(self)
     }
 
-    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more workspace, or less,
-    /// than the default (half the level-2 cache, at most 32 MiB).
+    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more workspace, or
+    /// less, than the default (half the level-2 cache, at most 32 MiB).
     #[must_use]
     pub fn with_panel_rows(mut self, rows: usize) -> Self {
         self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;
@@ -342,6 +335,18 @@ impl Basis {
             Masks::Sampled(Kind::Soft) => Err(unsupported("masking by codes", "a soft mask has none")),
             _ => Ok(()),
         }
+    }
+}
+
+impl<S: Space, L: Logit, W: Float> Layer<'_, S, L, W> {
+    /// The plan of this layer's passes for so many tokens, with the libraries that the executor has. It serves every
+    /// layer of this shape, these types and masks of this kind.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan<E: Executor<Space = S>>(&self, on: &E, tokens: usize, keep: Keep) -> Result<Plan<L, W>> {
+        let problem = Problem::new(tokens, self.shape);
+        Plan::new(&on.limits(), on.libraries(), problem, self.masks(), keep)
     }
 }
 

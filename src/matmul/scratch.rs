@@ -7,8 +7,8 @@ use crate::pass::{self, Executor, Queue};
 use crate::sample::{Kind, Sampling, Source};
 use crate::space::{Input, Output, Raw, RawSlice};
 
-/// What the forward pass leaves for the backward pass ([`Keep`]), and the workspace of both, each where the plan needs it.
-/// It serves a layer from a forward pass to its backward pass; a workspace alone can serve many layers
+/// What the forward pass leaves for the backward pass ([`Keep`]), and the workspace of both, each where the plan needs
+/// it. It serves a layer from a forward pass to its backward pass; a workspace alone can serve many layers
 /// ([`Forward::workspace`]).
 pub struct Scratch<E: Executor, W: Float> {
     saved: Saved<E::Buffer<W>, E::Buffer<u8>>,

@@ -1,6 +1,6 @@
 //! `Y = X (W∘M)ᵀ` for few tokens, in one kernel that reads weights and logits (or codes) once and stores no `W∘M`: each
-//! thread makes masked weights in the registers that it hands to the tensor cores. `cuda/matmul_small.cu` is the kernel,
-//! this is its launch as plain data.
+//! thread makes masked weights in the registers that it hands to the tensor cores. `cuda/matmul_small.cu` is the
+//! kernel, this is its launch as plain data.
 //!
 //! It pays while a weight's mask is made no more than once: up to [`MAX_SMALL_TOKENS`] tokens. Beyond, `W∘M` is better
 //! materialised.
@@ -10,9 +10,9 @@
 //!
 //! # Numerics
 //!
-//! `W∘M` has the very bits that [`mask::Forward`](crate::mask::Forward) gives on the same device; products are summed in
-//! `f32` in an order that depends on the shape and `splits` alone, so a launch repeats itself to the bit. A group without
-//! a mask (see [`crate::mask`]), or whose code is none of the six, is NaN.
+//! `W∘M` has the very bits that [`mask::Forward`](crate::mask::Forward) gives on the same device; products are summed
+//! in `f32` in an order that depends on the shape and `splits` alone, so a launch repeats itself to the bit. A group
+//! without a mask (see [`crate::mask`]), or whose code is none of the six, is NaN.
 
 use super::{Layer, Problem};
 use crate::dense::split;

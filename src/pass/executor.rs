@@ -51,6 +51,14 @@ pub trait Executor {
     /// [`Error::Cuda`](crate::Error::Cuda) if there is no memory.
     fn zeros<T: Plain>(&self, elements: usize) -> Result<Self::Buffer<T>>;
 
+    /// An array for outputs: its elements are whatever was there, and on the CPU zeros.
+    ///
+    /// # Errors
+    /// As [`Executor::zeros`].
+    fn unset<T: Plain>(&self, elements: usize) -> Result<Self::Buffer<T>> {
+        self.zeros(elements)
+    }
+
     /// A copy of the host's values.
     ///
     /// # Errors

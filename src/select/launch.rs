@@ -225,7 +225,7 @@ fn sweep_args<'g, S: DeviceSpace, W: Float>(
     })
 }
 
-#[cfg(any())] // Until `cuda` is merged, which has the reader of constants.
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::constants::Cuda;

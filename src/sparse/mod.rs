@@ -25,7 +25,7 @@
 //! | [`Route::Cusparselt`] | NVIDIA's library, on `wgmma.sp` where the device has it | many tokens |
 //! | [`Route::Dense`] | cuBLASLt by the dense weight, which is written to the workspace first unless it is there | where sparse loses; `f32` |
 //!
-//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair: `library` packs for it.
+//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair: [`LibraryWeight`](crate::gpu::library::LibraryWeight) packs for it.
 //!
 //! # Numerics
 //!
@@ -87,27 +87,27 @@ use crate::space::{Input, Space};
 
 mod cpu;
 mod launch;
-#[cfg(feature = "cuda")]
-pub mod library;
 mod multiply;
 mod plan;
+mod scratch;
 
 pub use crate::dense::Problem;
 pub use crate::element::Factor;
 pub use launch::MAX_SMALL_TOKENS;
 pub use multiply::Multiply;
-pub use plan::{Given, Packing, Plan, Route, Scratch};
+pub use plan::{Given, Packing, Plan, Route};
+pub use scratch::Scratch;
 
 /// A compressed weight `[N, K]`.
 #[derive(Debug)]
 pub struct Weight<'a, S: Space, T: Factor> {
-    shape: Shape,
-    form: Form<S::Ref<'a, T>, S::Ref<'a, u8>>,
+    pub(crate) shape: Shape,
+    pub(crate) form: Form<S::Ref<'a, T>, S::Ref<'a, u8>>,
 }
 
 /// Who can read it.
 #[derive(Debug)]
-enum Form<V, M> {
+pub(crate) enum Form<V, M> {
     /// This crate.
     Packed { layout: Layout, values: V, metadata: M },
     /// cuSPARSELt, and it alone.
@@ -173,7 +173,7 @@ impl<'a, S: Space, T: Factor> Weight<'a, S, T> {
         Weight { shape: self.shape, form }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.shape.check()?;
         match &self.form {
             Form::Packed { layout, values, metadata } => {

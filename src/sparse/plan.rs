@@ -2,20 +2,19 @@
 //!
 //! A plan is plain data, made from sizes, types, the device's [`Limits`] and which libraries there are: the same
 //! everywhere, and testable without a device. Only what cuSPARSELt works in is the library's to say: executors ask it when
-//! they allocate a [`Scratch`], and `Plan::complete` for those who bring memory of their own.
+//! they allocate a [`Scratch`](super::Scratch), and `Plan::complete` for those who bring memory of their own.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::{Factor, Multiply, Weight, launch};
+use super::{Factor, launch};
 use crate::check::scalar;
 use crate::compress::Layout;
 use crate::cusparselt;
 use crate::dense::Problem;
 use crate::device::Limits;
 use crate::error::{Error, Result, unsupported};
-use crate::pass::{self, Executor, Libraries, Queue, Work};
-use crate::space::{Input, Output, Raw, RawSlice};
+use crate::pass::Libraries;
 use choice::Choice;
 
 mod choice;
@@ -158,25 +157,9 @@ impl<T: Factor> Plan<T> {
         if self.route == route { Self::best(choice) } else { Ok(Self { choice, ..self }) }
     }
 
-    /// `Y = X Wᵀ` of this weight, in memory that was allocated for the plan.
-    #[must_use]
-    pub fn multiply<'a, E: Executor>(
-        &self,
-        weight: &'a Weight<'_, E::Space, T>,
-        x: impl Input<'a, Space = E::Space, Element = T>,
-        y: impl Output<'a, Space = E::Space, Element = T::Output>,
-        scratch: &'a mut Scratch<E>,
-    ) -> Multiply<'a, E::Space, T> {
-        let pass = Multiply::new(weight, self.problem().tokens, x, y).plan(self);
-        match &mut scratch.workspace {
-            Some(workspace) => pass.workspace(E::output(workspace)),
-            None => pass,
-        }
-    }
-
     /// With what only the library knows.
     #[cfg(feature = "cuda")]
-    pub(super) fn completed(self, packing: Packing, workspace_bytes: usize) -> Self {
+    pub(crate) fn completed(self, packing: Packing, workspace_bytes: usize) -> Self {
         Self { packing: Some(packing), workspace_bytes, ..self }
     }
 
@@ -224,7 +207,7 @@ impl<T: Factor> Plan<T> {
     }
 
     /// What cuSPARSELt is asked for.
-    pub(super) fn form(&self) -> cusparselt::Form {
+    pub(crate) fn form(&self) -> cusparselt::Form {
         let Choice { types, problem: Problem { tokens, shape }, given, .. } = self.choice;
         cusparselt::Form { types, tokens, shape, bias: given.bias }
     }
@@ -247,49 +230,6 @@ impl<T: Factor> Plan<T> {
         };
         let planned = describe(self.choice.problem, planned);
         Err(Error::Unplanned { planned, given: describe(problem, given) })
-    }
-}
-
-/// Memory for the products of a plan; it is not empty only on a device, and where the plan needs some.
-pub struct Scratch<E: Executor> {
-    workspace: Option<E::Buffer<u8>>,
-}
-
-impl<E: Executor> fmt::Debug for Scratch<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").field("is_empty", &self.workspace.is_none()).finish()
-    }
-}
-
-impl<T: Factor> pass::Plan for Plan<T> {
-    type Scratch<E: Executor> = Scratch<E>;
-
-    fn scratch<E: Executor>(&self, on: &E) -> Result<Scratch<E>> {
-        let bytes = match self.route {
-            Route::Cusparselt => on.cusparselt_bytes(&self.form())?,
-            _ => self.workspace_bytes,
-        };
-        Ok(Scratch { workspace: on.workspace(bytes)? })
-    }
-
-    fn rehearse(&self, queue: &mut Queue) -> Result<()> {
-        if self.route == Route::Cusparselt {
-            let (form, nothing) = (self.form(), RawSlice::nowhere(0));
-            let bias = form.bias.then_some(0);
-            let [weight, workspace] = [nothing; 2];
-            let call = cusparselt::Call { form, origin: None, weight, input: 0, output: 0, bias, workspace };
-            queue.push(Work::Cusparselt(call));
-            return Ok(());
-        }
-        let Choice { problem, given, .. } = self.choice;
-        let sizes = given.layout.sizes(problem.shape, T::DTYPE)?;
-        let (values, metadata) = (RawSlice::nowhere(sizes.values), RawSlice::nowhere(sizes.metadata));
-        let weight = Weight::<Raw, T>::new(problem.shape, given.layout, values, metadata);
-        let (x, y) = (RawSlice::nowhere(problem.inputs()), RawSlice::nowhere(problem.outputs()));
-        let pass = Multiply::new(&weight, problem.tokens, x, y).plan(self);
-        let pass = if given.bias { pass.bias(RawSlice::nowhere(problem.shape.rows)) } else { pass };
-        let pass = if given.dense { pass.dense(RawSlice::nowhere(problem.shape.weights())) } else { pass };
-        queue.pass(pass.workspace(RawSlice::nowhere(self.workspace_bytes)))
     }
 }
 

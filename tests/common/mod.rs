@@ -41,8 +41,8 @@ pub use executor::{Counts, TestExecutor};
 pub use number::{convert, rounding, same};
 pub use runs::run;
 
-/// Runs a property, `fn(on: &mut impl TestExecutor, ...)`, on every executor: the CPU, the emulator on several schedules
-/// and devices, and the GPU where there is one. What follows the property is given to it.
+/// Runs a property, `fn(on: &mut impl TestExecutor, ...)`, on every executor: the CPU, the emulator on several
+/// schedules and devices, and the GPU where there is one. What follows the property is given to it.
 macro_rules! everywhere {
     ($property:path $(, $given:expr)* $(,)?) => {{
         $property(&mut twofour::Cpu $(, $given)*);
@@ -70,8 +70,8 @@ macro_rules! everywhere_tests {
 }
 pub(crate) use everywhere_tests;
 
-/// Runs a property, `fn(on: &mut impl TestExecutor, case: &Case)`, on random cases: so many on each executor, those of the
-/// emulator each on a schedule of its own. Failures are kept beside the file that says so.
+/// Runs a property, `fn(on: &mut impl TestExecutor, case: &Case)`, on random cases: so many on each executor, those of
+/// the emulator each on a schedule of its own. Failures are kept beside the file that says so.
 macro_rules! for_all {
     ($property:path, $counts:expr, $cases:expr $(,)?) => {{
         let (counts, cases): ($crate::common::Counts, _) = ($counts, $cases);

@@ -7,8 +7,8 @@ use std::panic::Location;
 use std::sync::{LazyLock, Mutex};
 use twofour_emulator::Kernel;
 
-/// Runs a property on `cases` random cases, or on as many as `PROPTEST_CASES` says; failures are kept beside the file of
-/// the caller.
+/// Runs a property on `cases` random cases, or on as many as `PROPTEST_CASES` says; failures are kept beside the file
+/// of the caller.
 #[track_caller]
 pub fn run<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value)) {
     let mut config = Config::default();

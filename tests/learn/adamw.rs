@@ -1,11 +1,10 @@
 //! AdamW over a run, against the textbook's in `f64`; and its hyper-parameters.
 
 use crate::case::{Bits, Moments, USUAL, UpdateCase, normal, rng};
-use crate::executor::Executor;
 use rand::Rng;
 use rand_distr::StandardNormal;
 use twofour::learn::{AdamW, Recipe};
-use twofour::{Error, Shape};
+use twofour::{Cpu, Error, Shape};
 
 /// Loshchilov and Hutter's algorithm 2, a logit at a time, with PyTorch's decay (the rate times the coefficient).
 struct Textbook {
@@ -56,7 +55,7 @@ fn a_run_is_the_textbooks() {
         case.by = recipe.at(step).adamw;
         case.gradient = gradient(rng, shape.logits(), 6, step);
         book.step(&case.by, &case.gradient);
-        let stepped = Executor::Cpu.update(&case);
+        let stepped = case.run(&mut Cpu);
         (case.logits, case.moments) = (stepped.logits, stepped.moments);
         for (i, (&got, expected)) in case.logits.iter().zip(&book.theta).enumerate() {
             let error = (f64::from(got) - expected).abs();
@@ -79,7 +78,7 @@ fn the_first_step_is_a_rate_long() {
         let gradient = (0..shape.logits()).map(|i| if i % 2 == 0 { size } else { -size }).collect();
         let mut case = UpdateCase::plain(shape, Bits::Full, gradient, vec![0.0f32; shape.logits()]);
         case.by = AdamW { epsilon: 1e-8, ..USUAL };
-        for (i, l) in Executor::Cpu.update(&case).logits.iter().enumerate() {
+        for (i, l) in case.run(&mut Cpu).logits.iter().enumerate() {
             let expected = if i % 2 == 0 { -5e-4 } else { 5e-4 };
             assert!((l - expected).abs() < 5e-4 * 2e-5, "{l} for {size}");
         }
@@ -92,7 +91,7 @@ fn the_decay_is_decoupled() {
     let shape = Shape::new(1, 8);
     let mut case = UpdateCase::plain(shape, Bits::Full, vec![0.0; 12], vec![2.0f32; 12]);
     case.by = AdamW { rate: 0.125, decay: 0.5, ..USUAL };
-    let got = Executor::Cpu.update(&case);
+    let got = case.run(&mut Cpu);
     assert_eq!(got.logits, [2.0 * (1.0 - 0.0625); 12]);
     assert_eq!(got.moments, Moments::zero(Bits::Full, shape));
 }

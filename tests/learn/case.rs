@@ -1,26 +1,26 @@
-//! Problems with their own memory, made from a seed.
+//! Problems with their own memory, and how they are run. `random.rs` makes some of a seed.
 
+use crate::common::{TestExecutor, given, same};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-
-use twofour::learn::cpu::State;
-use twofour::learn::{AdamW, Rounding, Statistics};
-use twofour::mask::{GradientOf, Kind, Sampling};
-use twofour::{Float, Logit, Pattern, Shape, Shard};
-
-/// Both moments, with their own memory.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Moments {
-    Full { m: Vec<f32>, v: Vec<f32> },
-    Eight { m: Vec<u8>, v: Vec<u8>, scales: Vec<f32> },
-}
+use twofour::learn::{self, AdamW, Clip, Fused, Initial, Measure, NORM_SLOTS, Norm, Prior, Rounding, Statistics};
+use twofour::learn::{Step, Update};
+use twofour::mask::{Backward, GradientOf, Kind, Sampling};
+use twofour::{Float, Logit, Result, Shape, Shard};
 
 /// Which moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bits {
     Full,
     Eight,
+}
+
+/// Both moments, with their own memory.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Moments {
+    Full { m: Vec<f32>, v: Vec<f32> },
+    Eight { m: Vec<u8>, v: Vec<u8>, scales: Vec<f32> },
 }
 
 impl Moments {
@@ -30,42 +30,13 @@ impl Moments {
         match bits {
             Bits::Full => Self::Full { m: vec![0.0; logits], v: vec![0.0; logits] },
             Bits::Eight => {
-                let scales = vec![0.0; State::scales(shape)];
+                let scales = vec![0.0; learn::Moments::scales(shape)];
                 Self::Eight { m: vec![0; logits], v: vec![0; logits], scales }
             }
         }
     }
 
-    /// Any that a run may have: some zero, those of eight bits of any code.
-    pub(crate) fn any(rng: &mut StdRng, bits: Bits, shape: Shape) -> Self {
-        let logits = shape.logits();
-        match bits {
-            Bits::Full => {
-                let v = normal::<f32>(rng, logits, 1e-3, &[0.0]).iter().map(|v| v * v).collect();
-                Self::Full { m: normal(rng, logits, 1e-3, &[0.0]), v }
-            }
-            Bits::Eight => {
-                let scales = (0..State::scales(shape)).map(|_| 10f32.powf(rng.random_range(-9.0..3.0)));
-                let scales = scales.map(|scale| if scale < 1e-8 { 0.0 } else { scale }).collect();
-                let mut codes = || {
-                    let mut codes = vec![0; logits];
-                    rng_fill(rng, &mut codes);
-                    codes
-                };
-                let (m, v) = (codes(), codes());
-                Self::Eight { m, v, scales }
-            }
-        }
-    }
-
-    pub(crate) fn state(&mut self) -> State<'_> {
-        match self {
-            Self::Full { m, v } => State::f32(m, v),
-            Self::Eight { m, v, scales } => State::eight(m, v, scales),
-        }
-    }
-
-    /// Those of some rows.
+    /// Those of `f32`.
     pub(crate) fn full(&self) -> Option<(&[f32], &[f32])> {
         match self {
             Self::Full { m, v } => Some((m, v)),
@@ -74,15 +45,42 @@ impl Moments {
     }
 }
 
-/// Codes of which a third is zero, and none is minus zero, which no step writes.
-fn rng_fill(rng: &mut StdRng, codes: &mut [u8]) {
-    for code in codes {
-        let any: u8 = rng.random();
-        *code = if any == 0x80 || rng.random_ratio(1, 3) { 0 } else { any };
+/// Moments in an executor's memory.
+enum Held<E: TestExecutor> {
+    Full { m: E::Buffer<f32>, v: E::Buffer<f32> },
+    Eight { m: E::Buffer<u8>, v: E::Buffer<u8>, scales: E::Buffer<f32> },
+}
+
+impl<E: TestExecutor> Held<E> {
+    fn new(on: &E, moments: &Moments) -> Self {
+        match moments {
+            Moments::Full { m, v } => Self::Full { m: on.upload(m).unwrap(), v: on.upload(v).unwrap() },
+            Moments::Eight { m, v, scales } => {
+                let scales = on.upload(scales).unwrap();
+                Self::Eight { m: on.upload(m).unwrap(), v: on.upload(v).unwrap(), scales }
+            }
+        }
+    }
+
+    fn moments(&mut self) -> learn::Moments<'_, E::Space> {
+        match self {
+            Self::Full { m, v } => learn::Moments::f32(E::output(m), E::output(v)),
+            Self::Eight { m, v, scales } => learn::Moments::eight(E::output(m), E::output(v), E::output(scales)),
+        }
+    }
+
+    fn read(&self, on: &E) -> Moments {
+        match self {
+            Self::Full { m, v } => Moments::Full { m: on.download(m).unwrap(), v: on.download(v).unwrap() },
+            Self::Eight { m, v, scales } => {
+                let scales = on.download(scales).unwrap();
+                Moments::Eight { m: on.download(m).unwrap(), v: on.download(v).unwrap(), scales }
+            }
+        }
     }
 }
 
-/// A step's part that both forms share.
+/// What a step leaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Stepped<L> {
     pub(crate) logits: Vec<L>,
@@ -93,6 +91,7 @@ pub(crate) struct Stepped<L> {
     pub(crate) statistics: Option<Statistics>,
 }
 
+/// A step from a gradient in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct UpdateCase<L> {
     pub(crate) shape: Shape,
@@ -111,6 +110,7 @@ pub(crate) struct UpdateCase<L> {
     pub(crate) statistics: bool,
 }
 
+/// A step that makes its gradient.
 #[derive(Debug, Clone)]
 pub(crate) struct FusedCase<L, W, G> {
     pub(crate) shape: Shape,
@@ -148,61 +148,21 @@ pub(crate) struct PriorCase<L> {
 
 pub(crate) const USUAL: AdamW = AdamW { rate: 5e-4, beta1: 0.9, beta2: 0.95, epsilon: 1e-5, decay: 0.1, step: 1 };
 
-pub(crate) fn rng(seed: u64) -> StdRng {
-    StdRng::seed_from_u64(seed)
+/// A running sum, and a workspace full of NaN.
+pub(crate) fn sum_of(before: f64) -> Vec<f64> {
+    let mut sum = vec![f64::NAN; NORM_SLOTS];
+    sum[0] = before;
+    sum
 }
 
-/// Normal values of a spread, special ones among them.
-pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32, special: &[f32]) -> Vec<T> {
-    let mut value = || {
-        if !special.is_empty() && rng.random_ratio(1, 24) {
-            special[rng.random_range(0..special.len())]
-        } else {
-            rng.sample::<f32, _>(StandardNormal) * spread
-        }
-    };
-    (0..count).map(|_| T::from_f32(value())).collect()
-}
-
-const SPECIAL_LOGITS: [f32; 6] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1.0e38];
-const SPECIAL_GRADIENTS: [f32; 8] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1e-30, 1.0e19, -3.0e38];
-const SPECIAL_WEIGHTS: [f32; 4] = [f32::NAN, -0.0, 1.0e-40, 3.0e38];
-
-fn any_shape(rng: &mut StdRng) -> Shape {
-    let groups = if rng.random_ratio(1, 6) { rng.random_range(200..700) } else { rng.random_range(1..50) };
-    Shape::new(rng.random_range(1..6), 4 * groups)
-}
-
-fn any_shard(rng: &mut StdRng, shape: Shape) -> Shard {
-    let cols = shape.cols as u64;
-    if rng.random_ratio(1, 2) {
-        return Shard::whole(cols);
-    }
-    let (before, after) = (rng.random_range(0..1u64 << 20), rng.random_range(0..3));
-    let global_cols = 4 * (before + after) + cols;
-    Shard { row_offset: rng.random_range(0..1 << 33), col_offset: 4 * before, global_cols }
-}
-
-fn any_adamw(rng: &mut StdRng) -> AdamW {
-    let pick = |rng: &mut StdRng, from: &[f64]| from[rng.random_range(0..from.len())];
-    AdamW {
-        rate: pick(rng, &[0.0, 5e-4, 5e-4, 0.1]),
-        beta1: pick(rng, &[0.9, 0.9, 0.0, 0.999]),
-        beta2: pick(rng, &[0.95, 0.95, 0.0, 0.9999]),
-        epsilon: pick(rng, &[1e-5, 1e-8, 1.0]),
-        decay: pick(rng, &[0.1, 0.0, 9.0]),
-        step: [1, 2, 77, 1 << 40][rng.random_range(0..4)],
-    }
-}
-
-pub(crate) fn random_codes(rng: &mut StdRng, groups: usize) -> Vec<u8> {
-    let mut code = || Pattern::ALL[rng.random_range(0..6)].code();
-    let mut codes: Vec<u8> = (0..groups.div_ceil(2)).map(|_| code() | code() << 4).collect();
-    if let (1, Some(last)) = (groups % 2, codes.last_mut()) {
-        // The unused half is nobody's business.
-        *last = *last & 15 | 0x70;
-    }
-    codes
+/// Factor and norm of a sum, which is zero afterwards.
+pub(crate) fn clip<E: TestExecutor>(on: &mut E, max_norm: f64, sum: f64) -> [f32; 2] {
+    let mut sums = on.upload(&sum_of(sum)).unwrap();
+    let (mut factor, mut norm) = (on.poisoned::<f32>(1), on.poisoned::<f32>(1));
+    let pass = Clip::new(max_norm, E::output(&mut sums), E::output(&mut factor)).norm(E::output(&mut norm));
+    on.run(pass).unwrap();
+    assert_eq!(on.download(&sums).unwrap()[0].to_bits(), 0, "the running sum begins anew");
+    [factor, norm].map(|one| on.download(&one).unwrap()[0])
 }
 
 impl<L: Logit> UpdateCase<L> {
@@ -224,52 +184,40 @@ impl<L: Logit> UpdateCase<L> {
         }
     }
 
-    pub(crate) fn random(seed: u64, bits: Bits) -> Self {
-        let rng = &mut rng(seed);
-        let shape = any_shape(rng);
-        let special = rng.random_ratio(1, 2);
-        let spread = 10f32.powi(rng.random_range(-6..2));
-        Self {
-            shape,
-            shard: any_shard(rng, shape),
-            by: any_adamw(rng),
-            gradient: normal(rng, shape.logits(), spread, if special { &SPECIAL_GRADIENTS } else { &[0.0] }),
-            zero: rng.random(),
-            scale: [1.0, 0.125, 1.0 / 3.0][rng.random_range(0..3)],
-            logits: normal(rng, shape.logits(), 0.02, if special { &SPECIAL_LOGITS } else { &[0.0] }),
-            moments: if rng.random() { Moments::zero(bits, shape) } else { Moments::any(rng, bits, shape) },
-            factor: [None, Some(1.0), Some(0.37), Some(0.0)][rng.random_range(0..4)],
-            rounding: Rounding { seed: rng.random(), draw: rng.random() },
-            norm_squares: [None, Some(0.0), Some(2.5)][rng.random_range(0..3)],
-            statistics: rng.random(),
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Stepped<L> {
+        let (mut logits, mut gradient) = (on.upload(&self.logits).unwrap(), on.upload(&self.gradient).unwrap());
+        let factor = self.factor.map(|factor| on.upload(&[factor]).unwrap());
+        let mut sum = self.norm_squares.map(|before| on.upload(&sum_of(before)).unwrap());
+        let mut statistics = self.statistics.then(|| on.poisoned::<Statistics>(Statistics::SLOTS));
+        let mut moments = Held::new(on, &self.moments);
+        let step = given!(Step::new(self.by, moments.moments()), factor: factor.as_ref().map(E::input));
+        // What is only read is read-only.
+        let pass = match self.zero {
+            true => Update::zeroing(self.shape, E::output(&mut gradient), E::output(&mut logits), step),
+            false => Update::new(self.shape, E::input(&gradient), E::output(&mut logits), step),
+        };
+        let pass = pass.shard(self.shard).scale(self.scale).rounding(self.rounding);
+        let pass = given!(pass, norm_squares: sum.as_mut().map(E::output),
+            statistics: statistics.as_mut().map(E::output));
+        on.run(pass).unwrap();
+        Stepped {
+            logits: on.download(&logits).unwrap(),
+            moments: moments.read(on),
+            gradient: on.download(&gradient).unwrap(),
+            norm_squares: on.read(sum.as_ref()).map(|sum| sum[0]),
+            statistics: on.read(statistics.as_ref()).map(|statistics| statistics[0]),
         }
+    }
+
+    /// The running sum after the squares of the gradient are added to it.
+    pub(crate) fn norm<E: TestExecutor>(&self, on: &mut E, before: f64) -> f64 {
+        let (gradient, mut sum) = (on.upload(&self.gradient).unwrap(), on.upload(&sum_of(before)).unwrap());
+        on.run(Norm::new(self.shape, E::input(&gradient), E::output(&mut sum)).scale(self.scale)).unwrap();
+        on.download(&sum).unwrap()[0]
     }
 }
 
 impl<L: Logit, W: Float, G: GradientOf<W>> FusedCase<L, W, G> {
-    pub(crate) fn random(seed: u64, bits: Bits) -> Self {
-        let rng = &mut rng(seed);
-        let shape = any_shape(rng);
-        let special = rng.random_ratio(1, 3);
-        let [kappa, tau] = [[100.0, 4.0], [500.0, 0.05], [1.0, 1.0]][rng.random_range(0..3)];
-        let moments = if rng.random() { Moments::zero(bits, shape) } else { Moments::any(rng, bits, shape) };
-        Self {
-            shape,
-            shard: any_shard(rng, shape),
-            kind: if rng.random() { Kind::Soft } else { Kind::Hard },
-            sampling: Sampling { seed: rng.random(), draw: rng.random(), kappa, tau },
-            regulariser: [0.0, 1e-5, -0.01][rng.random_range(0..3)],
-            by: any_adamw(rng),
-            logits: normal(rng, shape.logits(), 0.01, if special { &SPECIAL_LOGITS } else { &[0.0] }),
-            weight: normal(rng, shape.weights(), 0.5, if special { &SPECIAL_WEIGHTS } else { &[0.0] }),
-            gradient: normal(rng, shape.weights(), 0.1, if special { &SPECIAL_WEIGHTS } else { &[0.0] }),
-            moments,
-            factor: [None, Some(1.0), Some(0.37)][rng.random_range(0..3)],
-            norm_squares: [None, Some(0.0), Some(2.5)][rng.random_range(0..3)],
-            statistics: rng.random(),
-        }
-    }
-
     /// The step from the gradient of the logits that this one makes.
     pub(crate) fn update(&self, gradient: Vec<f32>) -> UpdateCase<L> {
         UpdateCase {
@@ -287,33 +235,90 @@ impl<L: Logit, W: Float, G: GradientOf<W>> FusedCase<L, W, G> {
             statistics: self.statistics,
         }
     }
+
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Stepped<L> {
+        let Self { shape, kind, sampling, .. } = *self;
+        let mut logits = on.upload(&self.logits).unwrap();
+        let (weight, gradient) = (on.upload(&self.weight).unwrap(), on.upload(&self.gradient).unwrap());
+        let factor = self.factor.map(|factor| on.upload(&[factor]).unwrap());
+        let mut sum = self.norm_squares.map(|before| on.upload(&sum_of(before)).unwrap());
+        let mut statistics = self.statistics.then(|| on.poisoned::<Statistics>(Statistics::SLOTS));
+        let mut moments = Held::new(on, &self.moments);
+        let step = given!(Step::new(self.by, moments.moments()), factor: factor.as_ref().map(E::input));
+        let (of_weight, of_gradient) = (E::input(&weight), E::input(&gradient));
+        let pass = Fused::new(shape, kind, sampling, E::output(&mut logits), of_weight, of_gradient, step);
+        let pass = given!(pass.shard(self.shard).regulariser(self.regulariser),
+            norm_squares: sum.as_mut().map(E::output), statistics: statistics.as_mut().map(E::output));
+        on.run(pass).unwrap();
+        Stepped {
+            logits: on.download(&logits).unwrap(),
+            moments: moments.read(on),
+            gradient: vec![],
+            norm_squares: on.read(sum.as_ref()).map(|sum| sum[0]),
+            statistics: on.read(statistics.as_ref()).map(|statistics| statistics[0]),
+        }
+    }
+
+    /// The gradient of the logits that it steps by, by the mask's backward pass of the same executor.
+    pub(crate) fn backward<E: TestExecutor>(&self, on: &mut E) -> Vec<f32> {
+        let Self { shape, kind, sampling, .. } = *self;
+        let (logits, weight) = (on.upload(&self.logits).unwrap(), on.upload(&self.weight).unwrap());
+        let (gradient, mut made) = (on.upload(&self.gradient).unwrap(), on.poisoned::<f32>(shape.logits()));
+        let (logits, weight, gradient) = (E::input(&logits), E::input(&weight), E::input(&gradient));
+        let pass = Backward::new(shape, kind, sampling, logits, weight, gradient).shard(self.shard);
+        on.run(pass.regulariser(self.regulariser).logit_gradient(E::output(&mut made))).unwrap();
+        on.download(&made).unwrap()
+    }
+
+    /// The running sum after a measure.
+    pub(crate) fn measure<E: TestExecutor>(&self, on: &mut E, before: f64) -> f64 {
+        let Self { shape, kind, sampling, .. } = *self;
+        let (logits, weight) = (on.upload(&self.logits).unwrap(), on.upload(&self.weight).unwrap());
+        let (gradient, mut sum) = (on.upload(&self.gradient).unwrap(), on.upload(&sum_of(before)).unwrap());
+        let (logits, weight, gradient) = (E::input(&logits), E::input(&weight), E::input(&gradient));
+        let pass = Measure::new(shape, kind, sampling, logits, weight, gradient, E::output(&mut sum));
+        on.run(pass.shard(self.shard).regulariser(self.regulariser)).unwrap();
+        on.download(&sum).unwrap()[0]
+    }
 }
 
 impl InitialCase {
-    pub(crate) fn random(seed: u64) -> Self {
-        let rng = &mut rng(seed);
-        let shape = any_shape(rng);
-        let sigma = [0.0, 0.01, 0.01, 1.0, 3e5][rng.random_range(0..5)];
-        let alpha = [3.0, 0.0, -1.5][rng.random_range(0..3)];
-        let prior = rng.random::<bool>().then(|| (random_codes(rng, shape.groups()), alpha));
-        Self { shape, shard: any_shard(rng, shape), seed: rng.random(), sigma, prior }
+    /// Refuses illegal codes on the CPU.
+    pub(crate) fn run<L: Logit, E: TestExecutor>(&self, on: &mut E) -> Result<Vec<L>> {
+        let codes = self.prior.as_ref().map(|(codes, _)| on.upload(codes).unwrap());
+        let mut logits = on.poisoned::<L>(self.shape.logits());
+        let mut pass = Initial::new(self.shape, self.seed, self.sigma, E::output(&mut logits)).shard(self.shard);
+        if let (Some(codes), Some((_, alpha))) = (&codes, &self.prior) {
+            pass = pass.prior(E::input(codes), *alpha);
+        }
+        on.run(pass)?;
+        on.download(&logits)
     }
 }
 
 impl<L: Logit> PriorCase<L> {
-    pub(crate) fn random(seed: u64) -> Self {
-        let rng = &mut rng(seed);
-        let shape = any_shape(rng);
-        let codes = random_codes(rng, shape.groups());
-        let strength = [0.03, -0.5, 0.0, 1e30][rng.random_range(0..4)];
-        Self { shape, codes, strength, logits: normal(rng, shape.logits(), 0.01, &SPECIAL_LOGITS) }
+    /// As [`InitialCase::run`].
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Result<Vec<L>> {
+        let (codes, mut logits) = (on.upload(&self.codes).unwrap(), on.upload(&self.logits).unwrap());
+        on.run(Prior::new(self.shape, E::input(&codes), self.strength, E::output(&mut logits)))?;
+        on.download(&logits)
     }
 }
 
-/// Equal bits, or both NaN.
-pub(crate) fn same<T: Float>(a: T, b: T) -> bool {
-    let (a, b) = (a.to_f32(), b.to_f32());
-    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+pub(crate) fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+/// Normal values of a spread, special ones among them.
+pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32, special: &[f32]) -> Vec<T> {
+    let mut value = || {
+        if !special.is_empty() && rng.random_ratio(1, 24) {
+            special[rng.random_range(0..special.len())]
+        } else {
+            rng.sample::<f32, _>(StandardNormal) * spread
+        }
+    };
+    (0..count).map(|_| T::from_f32(value())).collect()
 }
 
 #[track_caller]

@@ -2,10 +2,9 @@
 
 use crate::adamw::gradient;
 use crate::case::{Bits, Moments, USUAL, UpdateCase, normal, rng};
-use crate::executor::Executor;
 use crate::oracle;
 use twofour::learn::{AdamW, Recipe};
-use twofour::{Shape, bf16};
+use twofour::{Cpu, Shape, bf16};
 
 /// The distance between the values about one, in units.
 fn spacing(which: usize, units: f32) -> f64 {
@@ -25,14 +24,14 @@ fn moments_are_unbiased() {
     case.by.step = 9;
     case.moments = Moments::any(rng, Bits::Eight, shape);
     let [m, v] = oracle::moments(&case.moments);
-    let full = Executor::Cpu.update(&UpdateCase { moments: Moments::Full { m, v }, ..case.clone() }).moments;
+    let full = UpdateCase { moments: Moments::Full { m, v }, ..case.clone() }.run(&mut Cpu).moments;
     let (m, v) = full.full().unwrap();
     let exact = [m.to_vec(), v.iter().map(|v| v.sqrt()).collect::<Vec<_>>()];
     let mut sums = [vec![0.0f64; shape.logits()], vec![0.0; shape.logits()]];
     let mut units = [vec![0.0f64; shape.logits()], vec![0.0; shape.logits()]];
     for draw in 0..DRAWS {
         case.rounding.draw = draw;
-        let Moments::Eight { m, v, scales } = Executor::Cpu.update(&case).moments else { panic!("8-bit moments") };
+        let Moments::Eight { m, v, scales } = case.run(&mut Cpu).moments else { panic!("8-bit moments") };
         for at in 0..shape.logits() {
             for (which, code) in [m[at], v[at]].into_iter().enumerate() {
                 let (code, sign) = if which == 0 && code > 127 { (code & 127, -1.0) } else { (code, 1.0) };
@@ -74,7 +73,7 @@ fn vanished_gradients_are_forgotten() {
         for step in 0..steps {
             case.by.step = step + 1;
             case.rounding.draw = step;
-            case.moments = Executor::Cpu.update(&case).moments;
+            case.moments = case.run(&mut Cpu).moments;
             if step == 0 {
                 // From now on the first logit alone has a gradient.
                 case.gradient[1..].fill(0.0);
@@ -106,7 +105,7 @@ fn a_run_is_much_like_that_of_f32_moments() {
         for case in [&mut full, &mut eight] {
             case.by = recipe.at(step).adamw;
             case.rounding.draw = step;
-            let stepped = Executor::Cpu.update(case);
+            let stepped = case.run(&mut Cpu);
             (case.logits, case.moments) = (stepped.logits, stepped.moments);
         }
     }
@@ -134,9 +133,9 @@ fn a_run_of_eight_bytes_is_much_like_one_of_twenty() {
         small.gradient.clone_from(&full.gradient);
         (full.by, small.by) = (recipe.at(step).adamw, recipe.at(step).adamw);
         small.rounding.draw = step;
-        let stepped = Executor::Cpu.update(&full);
+        let stepped = full.run(&mut Cpu);
         (full.logits, full.moments) = (stepped.logits, stepped.moments);
-        let stepped = Executor::Cpu.update(&small);
+        let stepped = small.run(&mut Cpu);
         (small.logits, small.moments) = (stepped.logits, stepped.moments);
     }
     let (mut off, mut moved) = (0.0, 0.0);
@@ -149,7 +148,7 @@ fn a_run_of_eight_bytes_is_much_like_one_of_twenty() {
     assert!(ratio < 0.25, "{ratio}");
 }
 
-/// What rounding at every step leaves of noise, where gradients are within three powers of ten: `State` says how much.
+/// What rounding at every step leaves of noise, where gradients are within three powers of ten: `Moments` says how much.
 #[test]
 fn rounding_leaves_some_noise() {
     for (beta2, of_m, of_v) in [(0.95, 0.09, 0.06), (0.999, 0.09, 0.11)] {
@@ -163,7 +162,7 @@ fn rounding_leaves_some_noise() {
             for case in [&mut full, &mut eight] {
                 case.by = AdamW { beta2, step: step + 1, ..USUAL };
                 case.rounding.draw = step;
-                case.moments = Executor::Cpu.update(case).moments;
+                case.moments = case.run(&mut Cpu).moments;
             }
             if step % 100 < 99 || step < 1000 {
                 continue;

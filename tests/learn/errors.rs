@@ -1,10 +1,10 @@
 //! Every error that the arguments of `learn` can give.
 
 use crate::case::USUAL;
-use twofour::learn::cpu::{self, Gradient, State, Step};
-use twofour::learn::{AdamW, NORM_SLOTS, Rounding, Statistics};
+use twofour::learn::{AdamW, Clip, Fused, Initial, Measure, Moments, NORM_SLOTS, Norm, Prior, Rounding, Statistics};
+use twofour::learn::{Step, Update};
 use twofour::mask::{Kind, Sampling};
-use twofour::{Error, Result, Shape, Shard, bf16};
+use twofour::{Cpu, Error, Executor, Result, Shape, Shard, bf16};
 
 fn what(result: Result<()>) -> &'static str {
     match result.unwrap_err() {
@@ -22,10 +22,10 @@ const OUTSIDE: Shard = Shard { row_offset: 0, col_offset: 4, global_cols: 8 };
 /// A step with moments of these lengths.
 macro_rules! step {
     ($m:expr, $v:expr) => {
-        Step::new(USUAL, State::f32(&mut [0.0; $m], &mut [0.0; $v]))
+        Step::new(USUAL, Moments::f32(&mut [0.0; $m], &mut [0.0; $v]))
     };
     ($m:expr, $v:expr, $scales:expr) => {
-        Step::new(USUAL, State::eight(&mut [0; $m], &mut [0; $v], &mut [0.0; $scales]))
+        Step::new(USUAL, Moments::eight(&mut [0; $m], &mut [0; $v], &mut [0.0; $scales]))
     };
     () => {
         step!(24, 24)
@@ -35,7 +35,7 @@ macro_rules! step {
 /// An update whose parts have these lengths.
 macro_rules! update {
     ($shape:expr, $gradient:expr, $logits:expr, $step:expr) => {
-        cpu::Update::<f32>::new($shape, Gradient::Read(&[0.0; $gradient]), &mut [0.0; $logits], $step)
+        Update::<_, f32>::new($shape, &[0.0; $gradient], &mut [0.0; $logits], $step)
     };
     ($step:expr) => {
         update!(SHAPE, 24, 24, $step)
@@ -44,47 +44,47 @@ macro_rules! update {
 
 #[test]
 fn updates_are_checked() {
-    assert_eq!(cpu::update_into(update!(step!())), Ok(()));
-    assert_eq!(what(cpu::update_into(update!(Shape::new(2, 6), 24, 24, step!()))), "the weight");
-    assert_eq!(what(cpu::update_into(update!(Shape::new(usize::MAX / 2, 8), 24, 24, step!()))), "logits");
-    assert_eq!(what(cpu::update_into(update!(SHAPE, 23, 24, step!()))), "gradient");
-    assert_eq!(what(cpu::update_into(update!(SHAPE, 24, 25, step!()))), "logits");
-    let zeroed = cpu::Update::<f32>::new(SHAPE, Gradient::Zero(&mut [0.0; 25]), &mut [0.0; 24], step!()).check();
+    assert_eq!(Cpu.run(update!(step!())), Ok(()));
+    assert_eq!(what(Cpu.run(update!(Shape::new(2, 6), 24, 24, step!()))), "the weight");
+    assert_eq!(what(Cpu.run(update!(Shape::new(usize::MAX / 2, 8), 24, 24, step!()))), "logits");
+    assert_eq!(what(Cpu.run(update!(SHAPE, 23, 24, step!()))), "gradient");
+    assert_eq!(what(Cpu.run(update!(SHAPE, 24, 25, step!()))), "logits");
+    let zeroed = Cpu.run(Update::<_, f32>::zeroing(SHAPE, &mut [0.0; 25], &mut [0.0; 24], step!()));
     assert_eq!(what(zeroed), "gradient");
-    assert_eq!(what(cpu::update_into(update!(step!()).shard(OUTSIDE))), "shard");
+    assert_eq!(what(Cpu.run(update!(step!()).shard(OUTSIDE))), "shard");
     for scale in [f32::NAN, f32::INFINITY] {
-        assert_eq!(what(cpu::update_into(update!(step!()).scale(scale))), "scale");
+        assert_eq!(what(Cpu.run(update!(step!()).scale(scale))), "scale");
     }
-    assert_eq!(what(cpu::update_into(update!(step!()).norm_squares(&mut [0.0; 1]))), "norm_squares");
-    assert_eq!(what(cpu::update_into(update!(step!()).statistics(&mut [Statistics::default()]))), "statistics");
+    assert_eq!(what(Cpu.run(update!(step!()).norm_squares(&mut [0.0; 1]))), "norm_squares");
+    assert_eq!(what(Cpu.run(update!(step!()).statistics(&mut [Statistics::default()]))), "statistics");
 }
 
 #[test]
 fn steps_are_checked() {
-    assert_eq!(what(cpu::update_into(update!(step!(23, 24)))), "m");
-    assert_eq!(what(cpu::update_into(update!(step!(24, 0)))), "v");
-    assert_eq!(what(cpu::update_into(update!(step!(1, 24, 2)))), "m");
-    assert_eq!(what(cpu::update_into(update!(step!(24, 25, 2)))), "v");
-    assert_eq!(what(cpu::update_into(update!(step!(24, 24, 1)))), "scales");
-    assert_eq!(what(cpu::update_into(update!(step!().factor(&[])))), "factor");
+    assert_eq!(what(Cpu.run(update!(step!(23, 24)))), "m");
+    assert_eq!(what(Cpu.run(update!(step!(24, 0)))), "v");
+    assert_eq!(what(Cpu.run(update!(step!(1, 24, 2)))), "m");
+    assert_eq!(what(Cpu.run(update!(step!(24, 25, 2)))), "v");
+    assert_eq!(what(Cpu.run(update!(step!(24, 24, 1)))), "scales");
+    assert_eq!(what(Cpu.run(update!(step!().factor(&[])))), "factor");
     let by = AdamW { step: 0, ..USUAL };
-    assert_eq!(what(cpu::update_into(update!(Step::new(by, State::f32(&mut [0.0; 24], &mut [0.0; 24]))))), "step");
+    assert_eq!(what(Cpu.run(update!(Step::new(by, Moments::f32(&mut [0.0; 24], &mut [0.0; 24]))))), "step");
     // Without random bits nothing is rounded.
-    assert_eq!(what(cpu::update_into(update!(step!(24, 24, 2)))), "a step");
+    assert_eq!(what(Cpu.run(update!(step!(24, 24, 2)))), "a step");
     let rounding = Rounding { seed: 1, draw: 2 };
-    assert_eq!(cpu::update_into(update!(step!(24, 24, 2)).rounding(rounding)), Ok(()));
+    assert_eq!(Cpu.run(update!(step!(24, 24, 2)).rounding(rounding)), Ok(()));
     let mut logits = [bf16::ZERO; 24];
-    let of_bf16 = |logits| cpu::Update::new(SHAPE, Gradient::Read(&[0.0; 24]), logits, step!()).check();
+    let of_bf16 = |logits: &mut [bf16]| Cpu.run(Update::new(SHAPE, &[0.0; 24], logits, step!()));
     assert_eq!(what(of_bf16(&mut logits)), "a step");
-    assert_eq!(State::scales(Shape::new(1, 256)), 2);
-    assert_eq!(State::scales(Shape::new(1, 260)), 4);
-    assert_eq!(State::scales(Shape::new(0, 260)), 0);
+    assert_eq!(Moments::scales(Shape::new(1, 256)), 2);
+    assert_eq!(Moments::scales(Shape::new(1, 260)), 4);
+    assert_eq!(Moments::scales(Shape::new(0, 260)), 0);
 }
 
 /// A fused step, or its measure, whose parts have these lengths.
 macro_rules! fused {
     ($kind:expr, $sampling:expr, $logits:expr, $weight:expr, $gradient:expr, $step:expr) => {
-        cpu::Fused::<f32, f32, f32>::new(
+        Fused::<_, f32, f32, f32>::new(
             SHAPE,
             $kind,
             $sampling,
@@ -100,7 +100,7 @@ macro_rules! fused {
 }
 macro_rules! measure {
     ($shape:expr, $kind:expr, $sampling:expr, $logits:expr, $weight:expr, $gradient:expr, $norm:expr) => {
-        cpu::Measure::<f32, f32, f32>::new(
+        Measure::<_, f32, f32, f32>::new(
             $shape,
             $kind,
             $sampling,
@@ -114,58 +114,56 @@ macro_rules! measure {
 
 #[test]
 fn fused_steps_are_checked() {
-    assert_eq!(cpu::fused_into(fused!(step!())), Ok(()));
+    assert_eq!(Cpu.run(fused!(step!())), Ok(()));
     let tau = Sampling { tau: 0.0, ..SAMPLING };
-    assert_eq!(what(cpu::fused_into(fused!(Kind::Soft, tau, 24, 16, 16, step!()))), "tau");
-    assert_eq!(what(cpu::fused_into(fused!(Kind::Argmax, SAMPLING, 24, 16, 16, step!()))), "a gradient");
-    assert_eq!(what(cpu::fused_into(fused!(Kind::Hard, SAMPLING, 23, 16, 16, step!()))), "logits");
-    assert_eq!(what(cpu::fused_into(fused!(Kind::Hard, SAMPLING, 24, 15, 16, step!()))), "weight");
-    assert_eq!(what(cpu::fused_into(fused!(Kind::Hard, SAMPLING, 24, 16, 17, step!()))), "gradient");
-    assert_eq!(what(cpu::fused_into(fused!(step!(24, 23)))), "v");
-    assert_eq!(what(cpu::fused_into(fused!(step!()).shard(OUTSIDE))), "shard");
-    assert_eq!(what(cpu::fused_into(fused!(step!()).regulariser(f32::NAN))), "regulariser");
-    assert_eq!(what(cpu::fused_into(fused!(step!()).norm_squares(&mut []))), "norm_squares");
-    assert_eq!(what(cpu::fused_into(fused!(step!()).statistics(&mut []))), "statistics");
+    assert_eq!(what(Cpu.run(fused!(Kind::Soft, tau, 24, 16, 16, step!()))), "tau");
+    assert_eq!(what(Cpu.run(fused!(Kind::Argmax, SAMPLING, 24, 16, 16, step!()))), "a gradient");
+    assert_eq!(what(Cpu.run(fused!(Kind::Hard, SAMPLING, 23, 16, 16, step!()))), "logits");
+    assert_eq!(what(Cpu.run(fused!(Kind::Hard, SAMPLING, 24, 15, 16, step!()))), "weight");
+    assert_eq!(what(Cpu.run(fused!(Kind::Hard, SAMPLING, 24, 16, 17, step!()))), "gradient");
+    assert_eq!(what(Cpu.run(fused!(step!(24, 23)))), "v");
+    assert_eq!(what(Cpu.run(fused!(step!()).shard(OUTSIDE))), "shard");
+    assert_eq!(what(Cpu.run(fused!(step!()).regulariser(f32::NAN))), "regulariser");
+    assert_eq!(what(Cpu.run(fused!(step!()).norm_squares(&mut []))), "norm_squares");
+    assert_eq!(what(Cpu.run(fused!(step!()).statistics(&mut []))), "statistics");
 }
 
 #[test]
 fn measures_are_checked() {
     let soft = Kind::Soft;
-    assert_eq!(cpu::measure_into(measure!(SHAPE, soft, SAMPLING, 24, 16, 16, NORM_SLOTS)), Ok(()));
+    assert_eq!(Cpu.run(measure!(SHAPE, soft, SAMPLING, 24, 16, 16, NORM_SLOTS)), Ok(()));
     let kappa = Sampling { kappa: -1.0, ..SAMPLING };
-    assert_eq!(what(cpu::measure_into(measure!(SHAPE, soft, kappa, 24, 16, 16, NORM_SLOTS))), "kappa");
-    let argmax = measure!(SHAPE, Kind::Argmax, SAMPLING, 24, 16, 16, NORM_SLOTS).check();
+    assert_eq!(what(Cpu.run(measure!(SHAPE, soft, kappa, 24, 16, 16, NORM_SLOTS))), "kappa");
+    let argmax = Cpu.run(measure!(SHAPE, Kind::Argmax, SAMPLING, 24, 16, 16, NORM_SLOTS));
     assert_eq!(what(argmax), "a gradient");
-    assert_eq!(what(cpu::measure_into(measure!(SHAPE, soft, SAMPLING, 23, 16, 16, NORM_SLOTS))), "logits");
-    assert_eq!(what(cpu::measure_into(measure!(SHAPE, soft, SAMPLING, 24, 12, 16, NORM_SLOTS))), "weight");
-    assert_eq!(what(cpu::measure_into(measure!(SHAPE, soft, SAMPLING, 24, 16, 12, NORM_SLOTS))), "gradient");
-    assert_eq!(what(cpu::measure_into(measure!(SHAPE, soft, SAMPLING, 24, 16, 16, 1))), "norm_squares");
-    let of_shard = measure!(SHAPE, soft, SAMPLING, 24, 16, 16, NORM_SLOTS).shard(OUTSIDE).check();
+    assert_eq!(what(Cpu.run(measure!(SHAPE, soft, SAMPLING, 23, 16, 16, NORM_SLOTS))), "logits");
+    assert_eq!(what(Cpu.run(measure!(SHAPE, soft, SAMPLING, 24, 12, 16, NORM_SLOTS))), "weight");
+    assert_eq!(what(Cpu.run(measure!(SHAPE, soft, SAMPLING, 24, 16, 12, NORM_SLOTS))), "gradient");
+    assert_eq!(what(Cpu.run(measure!(SHAPE, soft, SAMPLING, 24, 16, 16, 1))), "norm_squares");
+    let of_shard = Cpu.run(measure!(SHAPE, soft, SAMPLING, 24, 16, 16, NORM_SLOTS).shard(OUTSIDE));
     assert_eq!(what(of_shard), "shard");
-    let regulariser = measure!(SHAPE, soft, SAMPLING, 24, 16, 16, NORM_SLOTS).regulariser(f32::INFINITY).check();
+    let regulariser = Cpu.run(measure!(SHAPE, soft, SAMPLING, 24, 16, 16, NORM_SLOTS).regulariser(f32::INFINITY));
     assert_eq!(what(regulariser), "regulariser");
 }
 
 #[test]
 fn norms_and_factors_are_checked() {
     let mut sum = [0.0; NORM_SLOTS];
-    assert_eq!(what(cpu::norm_into(cpu::Norm::new(SHAPE, &[0.0; 23], &mut sum))), "gradient");
-    assert_eq!(what(cpu::norm_into(cpu::Norm::new(SHAPE, &[0.0; 24], &mut sum[1..]))), "norm_squares");
-    assert_eq!(what(cpu::norm_into(cpu::Norm::new(SHAPE, &[0.0; 24], &mut sum).scale(f32::NAN))), "scale");
-    assert_eq!(what(cpu::norm_into(cpu::Norm::new(Shape::new(1, 3), &[], &mut sum))), "the weight");
+    assert_eq!(what(Cpu.run(Norm::new(SHAPE, &[0.0; 23], &mut sum))), "gradient");
+    assert_eq!(what(Cpu.run(Norm::new(SHAPE, &[0.0; 24], &mut sum[1..]))), "norm_squares");
+    assert_eq!(what(Cpu.run(Norm::new(SHAPE, &[0.0; 24], &mut sum).scale(f32::NAN))), "scale");
+    assert_eq!(what(Cpu.run(Norm::new(Shape::new(1, 3), &[], &mut sum))), "the weight");
     for max_norm in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert_eq!(what(cpu::clip_into(cpu::Clip::new(max_norm, &mut sum, &mut [0.0]))), "max_norm");
+        assert_eq!(what(Cpu.run(Clip::new(max_norm, &mut sum, &mut [0.0]))), "max_norm");
     }
-    assert_eq!(what(cpu::clip_into(cpu::Clip::new(1.0, &mut sum[1..], &mut [0.0]))), "norm_squares");
-    assert_eq!(what(cpu::clip_into(cpu::Clip::new(1.0, &mut sum, &mut []))), "factor");
-    assert_eq!(what(cpu::clip_into(cpu::Clip::new(1.0, &mut sum, &mut [0.0]).norm(&mut [0.0; 2]))), "norm");
+    assert_eq!(what(Cpu.run(Clip::new(1.0, &mut sum[1..], &mut [0.0]))), "norm_squares");
+    assert_eq!(what(Cpu.run(Clip::new(1.0, &mut sum, &mut []))), "factor");
+    assert_eq!(what(Cpu.run(Clip::new(1.0, &mut sum, &mut [0.0]).norm(&mut [0.0; 2]))), "norm");
 }
 
 #[test]
 fn starts_are_checked() {
-    let initial = |sigma, alpha| {
-        cpu::initial_into(cpu::Initial::new(SHAPE, 1, sigma, &mut [0.0f32; 24]).prior(&[0x44; 2], alpha))
-    };
+    let initial = |sigma, alpha| Cpu.run(Initial::new(SHAPE, 1, sigma, &mut [0.0f32; 24]).prior(&[0x44; 2], alpha));
     assert_eq!(initial(0.0, 0.0), Ok(()));
     for sigma in [f64::NAN, f64::INFINITY, -1e-9, 1e300] {
         assert_eq!(what(initial(sigma, 0.0)), "sigma");
@@ -173,15 +171,11 @@ fn starts_are_checked() {
     for alpha in [f64::NAN, f64::INFINITY, 1e300] {
         assert_eq!(what(initial(0.01, alpha)), "alpha");
     }
-    assert_eq!(what(cpu::initial_into(cpu::Initial::new(SHAPE, 1, 0.1, &mut [0.0f32; 23]))), "logits");
-    assert_eq!(
-        what(cpu::initial_into(cpu::Initial::new(SHAPE, 1, 0.1, &mut [0.0f32; 24]).prior(&[0x44; 3], 1.0))),
-        "codes"
-    );
-    assert_eq!(what(cpu::initial_into(cpu::Initial::new(SHAPE, 1, 0.1, &mut [0.0f32; 24]).shard(OUTSIDE))), "shard");
-    assert_eq!(what(cpu::initial_into(cpu::Initial::new(Shape::new(1, 5), 1, 0.1, &mut [0.0f32; 0]))), "the weight");
-    let prior =
-        |codes: &[u8], strength, logits: &mut [f32]| cpu::prior_into(cpu::Prior::new(SHAPE, codes, strength, logits));
+    assert_eq!(what(Cpu.run(Initial::new(SHAPE, 1, 0.1, &mut [0.0f32; 23]))), "logits");
+    assert_eq!(what(Cpu.run(Initial::new(SHAPE, 1, 0.1, &mut [0.0f32; 24]).prior(&[0x44; 3], 1.0))), "codes");
+    assert_eq!(what(Cpu.run(Initial::new(SHAPE, 1, 0.1, &mut [0.0f32; 24]).shard(OUTSIDE))), "shard");
+    assert_eq!(what(Cpu.run(Initial::new(Shape::new(1, 5), 1, 0.1, &mut [0.0f32; 0]))), "the weight");
+    let prior = |codes: &[u8], strength, logits: &mut [f32]| Cpu.run(Prior::new(SHAPE, codes, strength, logits));
     assert_eq!(what(prior(&[0x44], 1.0, &mut [0.0; 24])), "codes");
     assert_eq!(what(prior(&[0x44; 2], f32::NAN, &mut [0.0; 24])), "strength");
     assert_eq!(what(prior(&[0x44; 2], 1.0, &mut [0.0; 25])), "logits");

@@ -1,14 +1,14 @@
 //! What initial logits are like, and the codes that they are pushed towards.
 
-use crate::case::{InitialCase, random_codes, rng};
-use crate::executor::Executor;
-use twofour::learn::cpu::{self, Initial, Prior};
-use twofour::{Error, Pattern, Shape, Shard, noise};
+use crate::case::{InitialCase, rng};
+use crate::random::random_codes;
+use twofour::learn::{Initial, Prior};
+use twofour::{Cpu, Error, Executor, Pattern, Shape, Shard, noise};
 
 fn drawn(seed: u64, groups: usize) -> Vec<f64> {
     let shape = Shape::new(1, 4 * groups);
     let case = InitialCase { shape, shard: Shard::whole(4 * groups as u64), seed, sigma: 1.0, prior: None };
-    Executor::Cpu.initial::<f32>(&case).into_iter().map(f64::from).collect()
+    case.run::<f32, _>(&mut Cpu).unwrap().into_iter().map(f64::from).collect()
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -57,9 +57,9 @@ fn priors_push_towards_their_mask() {
     let shard = Shard::whole(28);
     let plain = InitialCase { shape, shard, seed: 5, sigma: 0.01, prior: None };
     let pushed = InitialCase { prior: Some((codes.clone(), 3.0)), ..plain.clone() };
-    let (before, after) = (Executor::Cpu.initial::<f32>(&plain), Executor::Cpu.initial::<f32>(&pushed));
+    let (before, after) = (plain.run::<f32, _>(&mut Cpu).unwrap(), pushed.run::<f32, _>(&mut Cpu).unwrap());
     let mut added = before.clone();
-    cpu::prior_into(Prior::new(shape, &codes, 0.03, &mut added)).unwrap();
+    Cpu.run(Prior::new(shape, &codes, 0.03, &mut added)).unwrap();
     for (at, ((before, after), added)) in before.iter().zip(&after).zip(&added).enumerate() {
         let code = codes[at / 12] >> (4 * (at / 6 % 2)) & 15;
         let (mask, own) = (Pattern::from_code(code).unwrap().bits(), Pattern::ALL[at % 6].bits());
@@ -83,11 +83,11 @@ fn illegal_codes_are_named() {
     codes[3] = 0x14;
     let mut logits = vec![7.0f32; shape.logits()];
     let expected = Error::IllegalCode { what: "code", row: 1, group: 2, value: 1, legal: "4, 8, 9, C, D and E" };
-    assert_eq!(cpu::initial_into(Initial::new(shape, 1, 0.1, &mut logits).prior(&codes, 1.0)), Err(expected.clone()));
-    assert_eq!(cpu::prior_into(Prior::new(shape, &codes, 1.0, &mut logits)), Err(expected));
+    assert_eq!(Cpu.run(Initial::new(shape, 1, 0.1, &mut logits).prior(&codes, 1.0)), Err(expected.clone()));
+    assert_eq!(Cpu.run(Prior::new(shape, &codes, 1.0, &mut logits)), Err(expected));
     assert!(logits.iter().all(|&l| l == 7.0));
     // The unused half of the last byte is nobody's business.
     codes[3] = 0x44;
     codes[7] = 0x04;
-    assert_eq!(cpu::prior_into(Prior::new(shape, &codes, 1.0, &mut logits)), Ok(()));
+    assert_eq!(Cpu.run(Prior::new(shape, &codes, 1.0, &mut logits)), Ok(()));
 }

@@ -186,6 +186,9 @@ fn pack<L: Logit>(case: &UpdateCase<L>, stepped: &[bool], m: Vec<f32>, v: Vec<f3
 /// Mean confidence and kept energy of a fused step's groups that are not skipped, in `f64`.
 pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W, G>, by: &UpdateCase<L>) -> [f64; 2] {
     let (mut confidence, mut energy, mut groups) = (0.0, 0.0, 0);
+    if !(0.0..=1.0).contains(&by.factor.unwrap_or(1.0)) {
+        return [0.0; 2];
+    }
     for (group, six) in by.gradient.chunks(6).enumerate() {
         let square = six.iter().fold(0.0f32, |sum, g| g.mul_add(*g, sum));
         if square.is_nan() || square >= 2f32.powi(120) {

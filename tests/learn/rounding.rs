@@ -1,9 +1,8 @@
 //! Stochastic rounding of `bf16` logits.
 
 use crate::case::{Bits, UpdateCase, normal, rng};
-use crate::executor::Executor;
 use twofour::learn::AdamW;
-use twofour::{Shape, bf16};
+use twofour::{Cpu, Shape, bf16};
 
 /// One step under many draws: logits are neighbours of what `f32` logits would be, and that in the mean.
 #[test]
@@ -14,11 +13,11 @@ fn logits_are_unbiased() {
     let mut case = UpdateCase::plain(shape, Bits::Full, normal(rng, shape.logits(), 1.0, &[]), logits.clone());
     let of_f32 =
         UpdateCase::plain(shape, Bits::Full, case.gradient.clone(), logits.iter().map(|l| l.to_f32()).collect());
-    let exact = Executor::Cpu.update(&of_f32).logits;
+    let exact = of_f32.run(&mut Cpu).logits;
     let mut sums = vec![0.0f64; shape.logits()];
     for draw in 0..DRAWS {
         case.rounding.draw = draw;
-        for ((sum, got), exact) in sums.iter_mut().zip(Executor::Cpu.update(&case).logits).zip(&exact) {
+        for ((sum, got), exact) in sums.iter_mut().zip(case.run(&mut Cpu).logits).zip(&exact) {
             let towards_zero = f32::from_bits(exact.to_bits() & 0xffff_0000);
             let away = f32::from_bits((exact.to_bits() & 0xffff_0000) + 0x1_0000);
             assert!(
@@ -45,7 +44,7 @@ fn small_steps_add_up() {
     for step in 0..steps {
         case.by = AdamW { rate, decay: 0.0, step: step + 1, ..case.by };
         case.rounding.draw = step;
-        let stepped = Executor::Cpu.update(&case);
+        let stepped = case.run(&mut Cpu);
         (case.logits, case.moments) = (stepped.logits, stepped.moments);
     }
     let moved = case.logits.iter().map(|l| f64::from(start.to_f32() - l.to_f32()));
@@ -66,7 +65,7 @@ fn what_can_be_held_stays() {
     case.by = AdamW { rate: 0.0, ..case.by };
     for draw in 0..20 {
         case.rounding.draw = draw;
-        assert_eq!(Executor::Cpu.update(&case).logits, logits);
+        assert_eq!(case.run(&mut Cpu).logits, logits);
     }
 }
 
@@ -80,7 +79,7 @@ fn random_bits_are_independent() {
     case.by = AdamW { rate: 1.0 / 512.0, decay: 1.0, ..case.by };
     let mut up = |draw| {
         case.rounding.draw = draw;
-        let logits = Executor::Cpu.update(&case).logits;
+        let logits = case.run(&mut Cpu).logits;
         logits.iter().map(|l| f64::from(u8::from(*l == bf16::from_f32(1.0))) - 0.5).collect::<Vec<_>>()
     };
     let (first, second) = (up(0), up(1));

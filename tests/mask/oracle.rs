@@ -1,5 +1,5 @@
-//! `mask` said again, group by group in `f64`, straight from the formulas. Only the scores are not: they are defined to the
-//! bit, as one fma of `f32`.
+//! `mask` said again, group by group in `f64`, straight from the formulas. Only the scores are not: they are defined to
+//! the bit, as one fma of `f32`.
 
 use crate::case::{BackwardCase, ForwardCase};
 use twofour::mask::{GradientOf, Kind, Sampling};

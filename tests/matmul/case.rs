@@ -1,12 +1,26 @@
-//! A masked layer with its operands, made from a seed.
+//! A masked layer with its operands, made from a seed, and its run on an executor.
 
+use crate::common::{self, Emulator, TestExecutor, convert};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rand_distr::StandardNormal;
 use twofour::device::Limits;
 use twofour::mask::{self, Kind, Sampling};
-use twofour::matmul::{InputPath, Keep, LogitPath, Masks, OutputPath, Plan, Problem};
-use twofour::{DType, Error, Float, Logit, Shape, Shard};
+use twofour::matmul::{Backward, Forward, InputRoute, Keep, Layer, LogitRoute, Masks, OutputRoute, Plan, Problem};
+use twofour::{Cpu, DType, Error, Executor, Float, Libraries, Logit, Shape, Shard};
+
+/// How an executor adds.
+pub(crate) trait Adds: TestExecutor {
+    /// A bound on the relative error of an addition.
+    const UNIT: f64 = 1.0 / (1 << 24) as f64;
+}
+
+impl Adds for Cpu {}
+impl Adds for Emulator {}
+#[cfg(feature = "cuda")]
+impl Adds for twofour::Gpu {
+    /// Tensor cores truncate.
+    const UNIT: f64 = 1.0 / (1 << 23) as f64;
+}
 
 /// Which operands a case has: everything but their values.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +32,12 @@ pub(crate) struct Spec {
     pub(crate) regulariser: f32,
     /// Whether the logits' gradient is added to.
     pub(crate) accumulate: bool,
-    /// What the forward pass keeps; codes only if the masks have any to keep.
+    /// What the forward pass leaves; codes only if the masks have any to leave.
     pub(crate) keep: Keep,
     /// Whether the masks are given as codes: those that hard masks have.
     pub(crate) frozen: bool,
-    pub(crate) ways: Ways,
-    /// Which of `Y`, `dX` and `dlogits` matter; an executor may leave out the others.
+    pub(crate) routes: Routes,
+    /// Which of `Y`, `dX` and `dlogits` are asked for.
     pub(crate) wants: [bool; 3],
     pub(crate) values: Values,
     pub(crate) seed: u64,
@@ -47,7 +61,7 @@ impl Spec {
             accumulate: false,
             keep: Keep::Nothing,
             frozen: false,
-            ways: Ways::default(),
+            routes: Routes::default(),
             wants: [true; 3],
             values: Values::Normal,
             seed: 1,
@@ -75,32 +89,35 @@ impl Spec {
         !self.frozen && self.kind != Kind::Argmax
     }
 
-    pub(crate) fn plan<L: Logit, W: Float>(&self, limits: &Limits) -> Plan {
-        /// The plan with another way, or as it was where that way is not possible.
-        fn turned(plan: Plan, other: Option<Result<Plan, Error>>) -> Plan {
+    pub(crate) fn plan<L: Logit, W: Float>(&self, limits: &Limits, libraries: Libraries) -> Plan<L, W> {
+        /// The plan with another route, or as it was where that is not possible.
+        fn turned<P>(plan: P, other: Option<Result<P, Error>>) -> P {
             match other {
                 None => plan,
                 Some(Ok(other)) => other,
                 Some(Err(error)) => {
-                    assert!(matches!(error, Error::Path { .. }), "{error}");
+                    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
                     plan
                 }
             }
         }
-        let plan = Plan::new::<L, W>(limits, self.problem(), self.masks(), self.keep()).unwrap();
-        let plan = turned(plan, self.ways.output.map(|path| plan.with_output(path)));
-        let plan = turned(plan, self.ways.input.map(|path| plan.with_input_gradient(path)));
-        let plan = turned(plan, self.ways.logits.map(|path| plan.with_logit_gradient(path)));
-        self.ways.panel_rows.map_or(plan, |rows| plan.with_panel_rows(rows))
+        let plan = Plan::new(limits, libraries, self.problem(), self.masks(), self.keep()).unwrap();
+        let Routes { output, output_splits, input, logits, panel_rows } = self.routes;
+        let plan = turned(plan, output.map(|route| plan.with_output(route)));
+        let plan = turned(plan, output_splits.map(|splits| plan.with_output_splits(splits)));
+        let plan = turned(plan, input.map(|route| plan.with_input_gradient(route)));
+        let plan = turned(plan, logits.map(|route| plan.with_logit_gradient(route)));
+        panel_rows.map_or(plan, |rows| plan.with_panel_rows(rows))
     }
 }
 
-/// Ways that a device is to take where they are possible, instead of its plan's own.
+/// Routes that a device is to take where they are possible, instead of its plan's own.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ways {
-    pub(crate) output: Option<OutputPath>,
-    pub(crate) input: Option<InputPath>,
-    pub(crate) logits: Option<LogitPath>,
+pub(crate) struct Routes {
+    pub(crate) output: Option<OutputRoute>,
+    pub(crate) output_splits: Option<u32>,
+    pub(crate) input: Option<InputRoute>,
+    pub(crate) logits: Option<LogitRoute>,
     pub(crate) panel_rows: Option<usize>,
 }
 
@@ -123,9 +140,9 @@ pub(crate) struct Case<L, W> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outputs<W> {
     pub(crate) masked: Vec<W>,
-    /// What was kept of it.
-    pub(crate) kept_masked: Option<Vec<W>>,
-    pub(crate) kept_codes: Option<Vec<u8>>,
+    /// What was saved of it.
+    pub(crate) saved_masked: Option<Vec<W>>,
+    pub(crate) saved_codes: Option<Vec<u8>>,
     pub(crate) y: Vec<W>,
     pub(crate) dx: Vec<W>,
     /// As before where there is none to write.
@@ -155,13 +172,104 @@ impl<L: Logit, W: Float> Case<L, W> {
         let Spec { shape, kind, sampling, .. } = self.spec;
         self.codes = vec![0; shape.packed_codes()];
         let kind = if kind == Kind::Soft { Kind::Hard } else { kind };
-        let args = mask::cpu::Forward::<L, W>::new(shape, kind, sampling, &self.logits).shard(self.shard);
-        mask::cpu::forward_into(args.codes(&mut self.codes)).unwrap();
+        let pass = mask::Forward::<_, L, W>::new(shape, kind, sampling, &self.logits).shard(self.shard);
+        Cpu.run(pass.codes(&mut self.codes)).unwrap();
+    }
+
+    /// Runs both passes. Outputs hold NaN before, and so does the workspace, before each.
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Outputs<W> {
+        let (spec, codes) = (&self.spec, on.upload(&self.codes).unwrap());
+        let (logits, weight) = (on.upload(&self.logits).unwrap(), on.upload(&self.weight).unwrap());
+        let (logits, weight) = (E::input(&logits), E::input(&weight));
+        let out = match spec.frozen {
+            true => self.passes(on, &Layer::frozen(spec.shape, E::input(&codes), weight).shard(self.shard)),
+            false => {
+                let layer = Layer::sampled(spec.shape, spec.kind, spec.sampling, logits, weight);
+                self.passes(on, &layer.shard(self.shard))
+            }
+        };
+        Outputs { masked: self.masked(on), ..out }
+    }
+
+    fn passes<E: TestExecutor, M: Logit>(&self, on: &mut E, layer: &Layer<'_, E::Space, M, W>) -> Outputs<W> {
+        let spec = &self.spec;
+        let (shape, problem) = (spec.shape, spec.problem());
+        let plan = spec.plan::<M, W>(&on.limits(), on.libraries());
+        on.prepare(&plan).unwrap();
+        let (x, dy) = (on.upload(&self.x).unwrap(), on.upload(&self.dy).unwrap());
+        let mut y = on.poisoned(problem.outputs());
+        let mut masked = (spec.keep() == Keep::Masked).then(|| on.poisoned(shape.weights()));
+        let mut codes = (spec.keep() == Keep::Codes).then(|| on.poisoned(shape.packed_codes()));
+        let mut workspace = on.poisoned(plan.workspace_bytes());
+        if spec.wants[0] || spec.keep() != Keep::Nothing {
+            let pass = Forward::new(&plan, layer, E::input(&x), E::output(&mut y)).workspace(E::output(&mut workspace));
+            on.run(common::given!(pass,
+                save_masked: masked.as_mut().map(E::output),
+                save_codes: codes.as_mut().map(E::output),
+            ))
+            .unwrap();
+        }
+
+        // Nothing may be left there for the backward pass to find.
+        let mut workspace = on.poisoned(plan.workspace_bytes());
+        let mut dx = on.poisoned(problem.inputs());
+        let mut logit_gradient = on.started(spec.accumulate.then_some(&self.before), shape.logits());
+        let to_logits = spec.wants[2] && spec.has_logit_gradient();
+        if spec.wants[1] || to_logits {
+            let pass = Backward::new(&plan, layer, E::input(&dy)).regulariser(spec.regulariser);
+            let pass = common::given!(pass.workspace(E::output(&mut workspace)),
+                use_masked: masked.as_ref().map(E::input),
+                use_codes: codes.as_ref().map(E::input),
+                input_gradient: spec.wants[1].then(|| E::output(&mut dx)),
+            );
+            on.run(match (to_logits, spec.accumulate) {
+                (false, _) => pass,
+                (_, true) => pass.accumulate_logit_gradient(E::input(&x), E::output(&mut logit_gradient)),
+                (_, false) => pass.logit_gradient(E::input(&x), E::output(&mut logit_gradient)),
+            })
+            .unwrap();
+        }
+        Outputs {
+            masked: Vec::new(),
+            saved_masked: on.read(masked.as_ref()),
+            saved_codes: on.read(codes.as_ref()),
+            y: on.download(&y).unwrap(),
+            dx: on.download(&dx).unwrap(),
+            logit_gradient: on.download(&logit_gradient).unwrap(),
+        }
+    }
+
+    /// `W∘M` as the executor's `mask` writes it, or as codes say.
+    pub(crate) fn masked<E: TestExecutor>(&self, on: &mut E) -> Vec<W> {
+        let spec = &self.spec;
+        if spec.frozen {
+            return self.by_codes();
+        }
+        let (logits, weight) = (on.upload(&self.logits).unwrap(), on.upload(&self.weight).unwrap());
+        let mut masked = on.poisoned(spec.shape.weights());
+        let pass = mask::Forward::new(spec.shape, spec.kind, spec.sampling, E::input(&logits)).shard(self.shard);
+        on.run(pass.weight(E::input(&weight)).masked(E::output(&mut masked))).unwrap();
+        on.download(&masked).unwrap()
+    }
+
+    /// What codes keep of the weight.
+    fn by_codes(&self) -> Vec<W> {
+        let kept = |i: usize| {
+            let group = i / 4;
+            let code = self.codes[group / 2] >> (4 * (group % 2)) & 15;
+            let at = |code: u8| usize::from(code % 4) == i % 4 || usize::from(code / 4) == i % 4;
+            match [0x4, 0x8, 0xc, 0x9, 0xd, 0xe].contains(&code) {
+                true if at(code) => self.weight[i],
+                true => W::from_f32(0.0),
+                false => W::from_f32(f32::NAN),
+            }
+        };
+        (0..self.weight.len()).map(kept).collect()
     }
 }
 
-pub(crate) fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32) -> Vec<T> {
-    (0..count).map(|_| T::from_f32(rng.sample::<f32, _>(StandardNormal) * spread)).collect()
+fn normal<T: Float>(rng: &mut StdRng, count: usize, spread: f32) -> Vec<T> {
+    convert(&common::normal(rng, count, spread, &[]))
 }
 
 /// Unit roundoff of a type, and half its smallest number: `|round(v) − v| ≤ u·|v| + tiny`.

@@ -1,80 +1,79 @@
 //! What concerns the kernels alone: each of them on many random problems, on tiles' edges, on several schedules.
 
-use crate::case::{Case, Spec, Ways};
-use crate::emulated::{Emulated, RUNS};
-use crate::executor::Executor;
-use crate::oracle::{compare, gradient};
+use crate::case::{Adds, Case, Routes, Spec};
+use crate::common::Emulator;
+use crate::common::runs::{each_kernel_has_met_many, wanted};
+use crate::oracle::{compare, gradient, logit_gradient};
+use crate::suite;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRng, TestRunner};
 use rayon::prelude::*;
 use twofour::device::Limits;
 use twofour::mask::Kind;
-use twofour::matmul::{Dense, InputPath, Keep, LogitPath, OutputPath};
-use twofour::{Float, Logit, Shape, bf16, f16};
-use twofour_emulator::{Kernel, Schedule};
+use twofour::matmul::{Dense, InputRoute, Keep, LogitRoute, OutputRoute};
+use twofour::{Float, Libraries, Logit, Shape, bf16, f16};
+use twofour_emulator::Schedule;
 
-fn check<L: Logit, W: Float, E: Executor>(spec: Spec, executor: &E) {
+fn check<L: Logit, W: Float, E: Adds>(spec: Spec, on: &mut E) {
     let case = Case::<L, W>::new(spec);
-    compare(&case, &executor.run(&case), E::UNIT);
+    compare(&case, &case.run(on), E::UNIT);
 }
 
 /// One of the four pairs of types that own kernels take.
-pub(crate) fn check_types<E: Executor>(types: u64, spec: Spec, executor: &E) {
+pub(crate) fn check_types<E: Adds>(types: u64, spec: Spec, on: &mut E) {
     match types % 4 {
-        0 => check::<f32, f16, _>(spec, executor),
-        1 => check::<f32, bf16, _>(spec, executor),
-        2 => check::<bf16, f16, _>(spec, executor),
-        _ => check::<bf16, bf16, _>(spec, executor),
+        0 => check::<f32, f16, _>(spec, on),
+        1 => check::<f32, bf16, _>(spec, on),
+        2 => check::<bf16, f16, _>(spec, on),
+        _ => check::<bf16, bf16, _>(spec, on),
     }
 }
 
-pub(crate) const WAYS: [Ways; 3] = [
-    Ways {
-        output: Some(OutputPath::Sampled),
-        input: Some(InputPath::Codes),
-        logits: Some(LogitPath::Fused),
+pub(crate) const ROUTES: [Routes; 3] = [
+    Routes {
+        output: Some(OutputRoute::Sampled),
+        input: Some(InputRoute::Codes),
+        logits: Some(LogitRoute::Fused),
+        output_splits: None,
         panel_rows: None,
     },
-    Ways {
-        output: Some(OutputPath::Codes),
-        input: Some(InputPath::Codes),
-        logits: Some(LogitPath::Fused),
+    Routes {
+        output: Some(OutputRoute::Codes),
+        input: Some(InputRoute::Codes),
+        logits: Some(LogitRoute::Fused),
+        output_splits: None,
         panel_rows: None,
     },
-    Ways {
-        output: Some(OutputPath::Masked(Dense::Own)),
-        input: Some(InputPath::Masked(Dense::Own)),
-        logits: Some(LogitPath::Panels(Dense::Own)),
+    Routes {
+        output: Some(OutputRoute::Masked(Dense::Own)),
+        input: Some(InputRoute::Masked(Dense::Own)),
+        logits: Some(LogitRoute::Panels(Dense::Own)),
+        output_splits: None,
         panel_rows: None,
     },
 ];
-
-/// As many problems as each kernel is to meet.
-fn wanted() -> u64 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
-}
 
 const Y: [bool; 3] = [true, false, false];
 const DX: [bool; 3] = [false, true, false];
 const DLOGITS: [bool; 3] = [false, false, true];
 
-/// Problems for a few kernels: what they want, how tokens and columns are to be, the ways, the masks, and in how many types
-/// (the first two differ in that of the weight, all four in that of the logits too; 0 is `f32`).
-type Target = ([bool; 3], fn(&mut Spec), Ways, Option<Kind>, u64);
+/// Problems for a few kernels: what they want, how tokens and columns are to be, the routes, the masks, and in how many
+/// types (the first two differ in that of the weight, all four in that of the logits too; 0 is `f32`).
+type Target = ([bool; 3], fn(&mut Spec), Routes, Option<Kind>, u64);
 
-const fn output(path: OutputPath) -> Ways {
-    Ways { output: Some(path), input: None, logits: None, panel_rows: None }
+const fn output(route: OutputRoute) -> Routes {
+    Routes { output: Some(route), input: None, logits: None, output_splits: None, panel_rows: None }
 }
-const fn input(path: InputPath) -> Ways {
-    Ways { output: None, input: Some(path), logits: None, panel_rows: None }
+const fn input(route: InputRoute) -> Routes {
+    Routes { output: None, input: Some(route), logits: None, output_splits: None, panel_rows: None }
 }
-const fn logits(path: LogitPath) -> Ways {
-    Ways { output: None, input: None, logits: Some(path), panel_rows: None }
+const fn logits(route: LogitRoute) -> Routes {
+    Routes { output: None, input: None, logits: Some(route), output_splits: None, panel_rows: None }
 }
 
 /// `None` for masks that are frozen.
 const TARGETS: [Target; 16] = {
-    use Dense::{BlasLt, Own};
+    use Dense::{Cublaslt, Own};
     const fn any(_: &mut Spec) {}
     fn few(spec: &mut Spec) {
         spec.tokens %= 17;
@@ -93,26 +92,26 @@ const TARGETS: [Target; 16] = {
     }
     let (soft, hard) = (Some(Kind::Soft), Some(Kind::Hard));
     [
-        (Y, few, output(OutputPath::Sampled), soft, 4),
-        (Y, more, output(OutputPath::Sampled), soft, 4),
-        (Y, few, output(OutputPath::Sampled), hard, 4),
-        (Y, more, output(OutputPath::Sampled), hard, 4),
-        (Y, few, output(OutputPath::Codes), hard, 2),
-        (Y, more, output(OutputPath::Codes), None, 2),
-        (Y, many, output(OutputPath::Codes), hard, 2),
-        (Y, any, output(OutputPath::Masked(Own)), soft, 2),
-        (Y, long, output(OutputPath::Masked(Own)), soft, 2),
-        (Y, any, output(OutputPath::Masked(BlasLt)), None, 2),
-        (Y, any, output(OutputPath::Masked(BlasLt)), None, 0),
-        (DX, any, input(InputPath::Codes), hard, 2),
-        (DX, any, input(InputPath::Masked(Own)), soft, 2),
-        (DLOGITS, any, logits(LogitPath::Fused), soft, 4),
-        (DLOGITS, any, logits(LogitPath::Fused), hard, 4),
-        (DLOGITS, deep, logits(LogitPath::Panels(Own)), soft, 2),
+        (Y, few, output(OutputRoute::Sampled), soft, 4),
+        (Y, more, output(OutputRoute::Sampled), soft, 4),
+        (Y, few, output(OutputRoute::Sampled), hard, 4),
+        (Y, more, output(OutputRoute::Sampled), hard, 4),
+        (Y, few, output(OutputRoute::Codes), hard, 2),
+        (Y, more, output(OutputRoute::Codes), None, 2),
+        (Y, many, output(OutputRoute::Codes), hard, 2),
+        (Y, any, output(OutputRoute::Masked(Own)), soft, 2),
+        (Y, long, output(OutputRoute::Masked(Own)), soft, 2),
+        (Y, any, output(OutputRoute::Masked(Cublaslt)), None, 2),
+        (Y, any, output(OutputRoute::Masked(Cublaslt)), None, 0),
+        (DX, any, input(InputRoute::Codes), hard, 2),
+        (DX, any, input(InputRoute::Masked(Own)), soft, 2),
+        (DLOGITS, any, logits(LogitRoute::Fused), soft, 4),
+        (DLOGITS, any, logits(LogitRoute::Fused), hard, 4),
+        (DLOGITS, deep, logits(LogitRoute::Panels(Own)), soft, 2),
     ]
 };
 
-/// Small problems with forced ways, for every kernel of `cuda/matmul*.cu`.
+/// Small problems with forced routes, for every kernel of `cuda/matmul*.cu`.
 #[test]
 fn every_kernel_meets_many_problems() {
     let rounds = |(target, (.., types)): (usize, &Target)| {
@@ -122,27 +121,22 @@ fn every_kernel_meets_many_problems() {
     };
     let problems: Vec<(usize, u64)> = TARGETS.iter().enumerate().flat_map(rounds).collect();
     problems.into_par_iter().for_each(|(target, round)| {
-        let (wants, adjust, ways, kind, types) = TARGETS[target];
+        let (wants, adjust, routes, kind, types) = TARGETS[target];
         let algorithm = proptest::test_runner::RngAlgorithm::ChaCha;
         let rng = TestRng::from_seed(algorithm, &seed(target as u64, round));
         let mut spec =
-            crate::suite::specs().new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).unwrap().current();
-        (spec.wants, spec.ways, spec.keep, spec.frozen) = (wants, ways, Keep::Nothing, kind.is_none());
+            suite::specs().new_tree(&mut TestRunner::new_with_rng(Config::default(), rng)).unwrap().current();
+        (spec.wants, spec.routes, spec.keep, spec.frozen) = (wants, routes, Keep::Nothing, kind.is_none());
         spec.kind = kind.unwrap_or(Kind::Hard);
         adjust(&mut spec);
         let schedule = [Schedule::RoundRobin, Schedule::Solo(round), Schedule::Random(round)][round as usize / 4 % 3];
-        let executor = Emulated { schedule, limits: [Limits::A100, Limits::H200][round as usize / 12 % 2] };
+        let on = &mut Emulator::new(schedule).limits([Limits::A100, Limits::H200][round as usize / 12 % 2]);
         match types {
-            0 => check::<f32, f32, _>(spec, &executor),
-            _ => check_types(round, spec, &executor),
+            0 => check::<f32, f32, _>(spec, on),
+            _ => check_types(round, spec, on),
         }
     });
-    let runs = RUNS.lock().unwrap().clone();
-    let names = twofour_emulator::kernels().iter().map(Kernel::name).filter(|name| name.starts_with("twofour_matmul_"));
-    let mut report: Vec<_> = names.map(|name| (runs.get(name.as_str()).copied().unwrap_or(0), name)).collect();
-    report.sort_unstable();
-    println!("{report:#?}");
-    assert!(report.first().is_some_and(|(least, _)| *least as u64 >= wanted()), "{:?}", report.first());
+    each_kernel_has_met_many("twofour_matmul_", 41);
 }
 
 fn seed(target: u64, round: u64) -> [u8; 32] {
@@ -152,34 +146,39 @@ fn seed(target: u64, round: u64) -> [u8; 32] {
     seed
 }
 
-fn each_way(tokens: usize, rows: usize, cols: usize) -> Vec<Spec> {
+fn each_route(tokens: usize, rows: usize, cols: usize) -> Vec<Spec> {
     let kinds = [Kind::Soft, Kind::Hard];
-    let ways = WAYS.into_iter().flat_map(|ways| kinds.map(|kind| Spec { ways, ..Spec::new(tokens, rows, cols, kind) }));
-    ways.enumerate().map(|(number, spec)| Spec { seed: (tokens + rows + cols + number) as u64, ..spec }).collect()
+    let specs =
+        ROUTES.into_iter().flat_map(|routes| kinds.map(|kind| Spec { routes, ..Spec::new(tokens, rows, cols, kind) }));
+    specs.enumerate().map(|(number, spec)| Spec { seed: (tokens + rows + cols + number) as u64, ..spec }).collect()
 }
 
-/// Sizes around a tile's, in each direction, on each way.
+/// Sizes around a tile's, in each direction, on each route.
 pub(crate) fn edges() -> Vec<Spec> {
     let sizes = [(1, 4), (127, 124), (128, 128), (129, 132), (130, 260), (257, 36)];
     let tokens = [0, 1, 7, 31, 33, 129, 200];
     let all = sizes.into_iter().flat_map(|size| tokens.map(|tokens| (tokens, size)));
-    all.flat_map(|(tokens, (rows, cols))| each_way(tokens, rows, cols)).collect()
+    all.flat_map(|(tokens, (rows, cols))| each_route(tokens, rows, cols)).collect()
 }
 
 /// The ring goes round, with codes that are copied four bytes at a time.
 pub(crate) fn rings() -> Vec<Spec> {
     let sizes = [(136, 264, 288), (200, 328, 320), (129, 520, 96), (130, 200, 192)];
-    sizes.into_iter().flat_map(|(tokens, rows, cols)| each_way(tokens, rows, cols)).collect()
+    sizes.into_iter().flat_map(|(tokens, rows, cols)| each_route(tokens, rows, cols)).collect()
 }
 
 /// Contractions that are split over blocks.
 pub(crate) fn splits() -> Vec<Spec> {
     let sizes = [(1100, 20, 36), (140, 1030, 20), (132, 12, 1540), (3, 40, 2064)];
-    sizes.into_iter().flat_map(|(tokens, rows, cols)| each_way(tokens, rows, cols)).collect()
+    sizes.into_iter().flat_map(|(tokens, rows, cols)| each_route(tokens, rows, cols)).collect()
+}
+
+fn a100(schedule: Schedule) -> Emulator {
+    Emulator::new(schedule).limits(Limits::A100)
 }
 
 fn emulate_all(specs: Vec<Spec>) {
-    specs.into_par_iter().for_each(|spec| check_types(spec.seed, spec, &Emulated::A100));
+    specs.into_par_iter().for_each(|spec| check_types(spec.seed, spec, &mut a100(Schedule::RoundRobin)));
 }
 
 #[test]
@@ -192,7 +191,7 @@ fn rings_go_round() {
     let schedules = [Schedule::RoundRobin, Schedule::Solo(1), Schedule::Random(2)];
     let all: Vec<_> = rings().into_iter().flat_map(|spec| schedules.map(|schedule| (spec, schedule))).collect();
     all.into_par_iter().for_each(|(spec, schedule)| {
-        check_types(spec.seed, spec, &Emulated { schedule, limits: Limits::H200 });
+        check_types(spec.seed, spec, &mut Emulator::new(schedule).limits(Limits::H200));
     });
 }
 
@@ -200,10 +199,10 @@ fn rings_go_round() {
 #[test]
 fn split_products_are_within_their_bounds() {
     for spec in splits() {
-        let plan = spec.plan::<f32, bf16>(&Limits::A100);
+        let plan = spec.plan::<f32, bf16>(&Limits::A100, Libraries::CUBLASLT);
         let splits = [plan.output().splits, plan.input_gradient().splits, plan.logit_gradient().splits];
         // With own kernels alone, something is split for each of these sizes.
-        let own = spec.ways.output == Some(OutputPath::Masked(Dense::Own));
+        let own = spec.routes.output == Some(OutputRoute::Masked(Dense::Own));
         assert!(!own || splits.into_iter().any(|splits| splits > 1), "{splits:?}");
     }
     emulate_all(splits());
@@ -214,11 +213,11 @@ fn split_products_are_within_their_bounds() {
 fn schedules_change_nothing() {
     // The last stage of the contraction lies in a different place of the ring for each.
     for (number, tokens) in [70, 100, 125, 150].into_iter().enumerate() {
-        let spec = Spec { ways: WAYS[number % 3], keep: Keep::Codes, ..Spec::new(tokens, 140, 68, Kind::Hard) };
+        let spec = Spec { routes: ROUTES[number % 3], keep: Keep::Codes, ..Spec::new(tokens, 140, 68, Kind::Hard) };
         let case = Case::<f32, bf16>::new(spec);
-        let run = |schedule| Emulated { schedule, limits: Limits::A100 }.run(&case);
+        let run = |schedule| case.run(&mut a100(schedule));
         let first = run(Schedule::RoundRobin);
-        compare(&case, &first, Emulated::UNIT);
+        compare(&case, &first, Emulator::UNIT);
         for schedule in Schedule::several(2).skip(1) {
             let other = run(schedule);
             assert!(first.y == other.y && first.dx == other.dx, "{number} {schedule:?}");
@@ -230,16 +229,15 @@ fn schedules_change_nothing() {
 /// What training would do without fusing: the weight's gradient rounded to 16 bits on its way through memory.
 #[test]
 fn the_fused_gradient_is_more_accurate_than_a_rounded_one() {
-    let of =
-        |logits| Spec { ways: Ways { logits: Some(logits), ..Ways::default() }, ..Spec::new(200, 24, 64, Kind::Soft) };
-    let case = Case::<f32, bf16>::new(of(LogitPath::Fused));
-    let fused = Emulated::A100.run(&case).logit_gradient;
-    let panels =
-        Emulated::A100.run(&Case { spec: of(LogitPath::Panels(Dense::BlasLt)), ..case.clone() }).logit_gradient;
-    let exact =
-        crate::oracle::logit_gradient(&case, &gradient(&case, 0.0).into_iter().map(|(g, _)| g).collect::<Vec<_>>());
+    let of = |route| Spec { routes: logits(route), ..Spec::new(200, 24, 64, Kind::Soft) };
+    let case = Case::<f32, bf16>::new(of(LogitRoute::Fused));
+    let on = &mut a100(Schedule::RoundRobin);
+    let fused = case.run(on).logit_gradient;
+    let through_panels = Case { spec: of(LogitRoute::Panels(Dense::Cublaslt)), ..case.clone() };
+    let panels = through_panels.run(on).logit_gradient;
+    let exact = logit_gradient(&case, &gradient(&case, 0.0).into_iter().map(|(g, _)| g).collect::<Vec<_>>());
     let rounded: Vec<f64> = gradient(&case, 0.0).iter().map(|(g, _)| f64::from(bf16::from_f64(*g).to_f32())).collect();
-    let rounded = crate::oracle::logit_gradient(&case, &rounded);
+    let rounded = logit_gradient(&case, &rounded);
     let error = |got: &dyn Fn(usize) -> f64| -> f64 {
         let squares: f64 = exact.iter().enumerate().map(|(i, exact)| (got(i) - exact).powi(2)).sum();
         (squares / exact.iter().map(|exact| exact * exact).sum::<f64>()).sqrt()

@@ -2,7 +2,7 @@
 //! scores are not `f64`: they are defined to the bit, as one fma of `f32`.
 
 use crate::case::{Case, Outputs, roundoff};
-use crate::executor::same;
+use crate::common::same;
 use twofour::mask::{Kind, Sampling};
 use twofour::{Float, Logit, noise};
 
@@ -62,21 +62,25 @@ pub(crate) fn groups<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<Group> {
 }
 
 /// Compares everything the passes wrote with the oracle. Products are compared with the exact product of what went into
-/// them (`masked` as the executor has it), so that errors do not hide behind one another. `unit` bounds the relative error
-/// of an addition of the executor's.
+/// them (`masked` as the executor has it), so that errors do not hide behind one another. `unit` bounds the relative
+/// error of an addition of the executor's.
 pub(crate) fn compare<L: Logit, W: Float>(case: &Case<L, W>, out: &Outputs<W>, unit: f64) {
     let spec = &case.spec;
     let [t, n, k] = [spec.tokens, spec.shape.rows, spec.shape.cols];
     let groups = groups(case);
     compare_masked(case, &groups, &out.masked);
-    if let Some(kept) = &out.kept_masked {
-        assert!(kept.len() == n * k && kept.iter().zip(&out.masked).all(|(a, b)| same(*a, *b)), "kept masked weight");
+    if let Some(saved) = &out.saved_masked {
+        assert!(
+            saved.len() == n * k && saved.iter().zip(&out.masked).all(|(a, b)| same(*a, *b)),
+            "saved masked weight"
+        );
     }
-    if let Some(kept) = &out.kept_codes {
-        assert_eq!(kept, &case.codes, "kept codes");
+    if let Some(saved) = &out.saved_codes {
+        assert_eq!(saved, &case.codes, "saved codes");
     }
-    let (x, dy, masked) = (Matrix(&case.x, k), Matrix(&case.dy, n), Matrix(&out.masked, k));
+    let (dy, masked) = (Matrix(&case.dy, n), Matrix(&out.masked, k));
     if spec.wants[0] {
+        let x = Matrix(&case.x, k);
         compare_product("y", &out.y, [t, k, n], unit, |t, k| x.at(t, k), |k, n| masked.at(n, k));
     }
     if spec.wants[1] {
@@ -220,4 +224,51 @@ pub(crate) fn loss<L: Logit, W: Float>(case: &Case<L, W>, logits: &[f64]) -> f64
     let y = |t: usize, n: usize| (0..k).map(|i| x.at(t, i) * masked[n * k + i]).sum::<f64>();
     let of_output: f64 = (0..t * n).map(|i| dy.at(i / n, i % n) * y(i / n, i % n)).sum();
     of_output - lambda * masked.iter().map(|m| m * m).sum::<f64>()
+}
+
+/// `Y` of a case by this `W∘M`, its contraction in so many parts.
+pub(crate) struct Sums<'a, L, W> {
+    pub(crate) case: &'a Case<L, W>,
+    pub(crate) masked: &'a [W],
+    pub(crate) splits: usize,
+    /// A bound on the relative error of an addition.
+    pub(crate) unit: f64,
+}
+
+impl<L: Logit, W: Float> Sums<'_, L, W> {
+    /// Compares `y`: parts are sums more, whatever their order (Higham, section 3.5), and a rounding at the end.
+    pub(crate) fn compare(&self, y: &[W]) {
+        let (u, tiny) = roundoff::<W>();
+        self.each(|at, sum, bound| {
+            same_or_close("y", at, f64::from(y[at].to_f32()), sum, bound + u * (sum.abs() + bound) + tiny);
+        });
+    }
+
+    /// Compares the sums of `parts [splits, T, N]`.
+    pub(crate) fn compare_parts(&self, parts: &[f32]) {
+        let outputs = self.case.spec.problem().outputs();
+        assert_eq!(parts.len(), self.splits * outputs);
+        self.each(|at, sum, bound| {
+            let got = (0..self.splits).map(|split| f64::from(parts[split * outputs + at])).sum::<f64>();
+            same_or_close("parts of y", at, got, sum, bound);
+        });
+    }
+
+    /// Every exact sum, with what it may differ by before it is rounded.
+    fn each(&self, check: impl Fn(usize, f64, f64)) {
+        let (cols, rows) = (self.case.spec.shape.cols, self.case.spec.shape.rows);
+        let (x, masked) = (Matrix(&self.case.x, cols), Matrix(self.masked, cols));
+        for at in 0..self.case.spec.problem().outputs() {
+            let terms = (0..cols).map(|k| x.at(at / rows, k) * masked.at(at % rows, k));
+            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+            check(at, sum, gamma(cols + self.splits, self.unit) * size);
+        }
+    }
+}
+
+/// As [`close`], where infinities and NaN are what they are.
+fn same_or_close(what: &str, index: usize, got: f64, expected: f64, bound: f64) {
+    if got != expected && !(got.is_nan() && expected.is_nan()) {
+        close(what, index, got, expected, bound);
+    }
 }

@@ -1,10 +1,10 @@
 //! Problems with their own memory, made from a seed.
 
+use crate::common::{TestExecutor, given, same};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-
-use twofour::select::Kept;
+use twofour::select::{ByScore, Squares, Statistics, Sweep};
 use twofour::{Float, Shape};
 
 /// What scores are made of.
@@ -20,7 +20,7 @@ pub(crate) struct ScoreCase<W> {
     pub(crate) shape: Shape,
     pub(crate) by: By,
     pub(crate) weight: Vec<W>,
-    /// masked, patterns, codes, kept.
+    /// masked, patterns, codes, statistics.
     pub(crate) wants: [bool; 4],
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Scored<W> {
     pub(crate) masked: Option<Vec<W>>,
     pub(crate) patterns: Option<Vec<u8>>,
     pub(crate) codes: Option<Vec<u8>>,
-    pub(crate) kept: Option<Kept>,
+    pub(crate) statistics: Option<Statistics>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +104,36 @@ impl<W: Float> ScoreCase<W> {
         Self { shape, by, weight: normal(&mut rng, shape.weights(), special), wants: wants(&mut rng) }
     }
 
+    /// Runs it, on outputs full of NaN.
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Scored<W> {
+        let (shape, [masked, patterns, codes, statistics]) = (self.shape, self.wants);
+        let weight = on.upload(&self.weight).unwrap();
+        let mut masked = masked.then(|| on.poisoned::<W>(shape.weights()));
+        let mut patterns = patterns.then(|| on.poisoned::<u8>(shape.groups()));
+        let mut codes = codes.then(|| on.poisoned::<u8>(shape.packed_codes()));
+        let mut statistics = statistics.then(|| on.poisoned::<Statistics>(Statistics::SLOTS));
+        let [scale, scores] = match &self.by {
+            By::Magnitude => [None, None],
+            By::Scaled(scale) => [Some(on.upload(scale).unwrap()), None],
+            By::Given(scores) => [None, Some(on.upload(scores).unwrap())],
+        };
+        let pass = match (&scale, &scores) {
+            (Some(scale), _) => ByScore::scaled(shape, E::input(&weight), E::input(scale)),
+            (_, Some(scores)) if masked.is_none() => ByScore::given(shape, E::input(scores)),
+            (_, Some(scores)) => ByScore::given(shape, E::input(scores)).weight(E::input(&weight)),
+            _ => ByScore::magnitude(shape, E::input(&weight)),
+        };
+        let pass = given!(pass, masked: masked.as_mut().map(E::output), patterns: patterns.as_mut().map(E::output),
+            codes: codes.as_mut().map(E::output), statistics: statistics.as_mut().map(E::output));
+        on.run(pass).unwrap();
+        Scored {
+            masked: on.read(masked.as_ref()),
+            patterns: on.read(patterns.as_ref()),
+            codes: on.read(codes.as_ref()),
+            statistics: on.read(statistics.as_ref()).map(|statistics| statistics[0]),
+        }
+    }
+
     /// The scores that are compared.
     pub(crate) fn scores(&self) -> Vec<f32> {
         let magnitude = self.weight.iter().map(|w| w.to_f32().abs());
@@ -123,6 +153,17 @@ impl<X: Float> SquaresCase<X> {
         let special = if rng.random_ratio(1, 6) { &SPECIAL[..] } else { &[] };
         let sums = normal::<f32>(&mut rng, cols, &[]).into_iter().map(|sum| f64::from(sum.abs())).collect();
         Self { tokens, cols, x: normal(&mut rng, tokens * cols, special), sums, norms: rng.random() }
+    }
+
+    /// Sums and norms.
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> (Vec<f64>, Option<Vec<f32>>) {
+        let Self { tokens, cols, .. } = *self;
+        let (x, mut sums) = (on.upload(&self.x).unwrap(), on.upload(&self.sums).unwrap());
+        let mut norms = self.norms.then(|| on.poisoned::<f32>(cols));
+        let mut workspace = on.poisoned::<u8>(Squares::workspace_bytes(tokens, cols));
+        let pass = Squares::new(tokens, cols, E::input(&x), E::output(&mut sums)).workspace(E::output(&mut workspace));
+        on.run(given!(pass, norms: norms.as_mut().map(E::output))).unwrap();
+        (on.download(&sums).unwrap(), on.read(norms.as_ref()))
     }
 }
 
@@ -155,12 +196,28 @@ impl<W: Float> SweepCase<W> {
         }
         Self { shape, weight, upper, scale, wants: wants(&mut rng) }
     }
-}
 
-/// Equal bits, or both NaN.
-pub(crate) fn same<T: Float>(a: T, b: T) -> bool {
-    let (a, b) = (a.to_f32(), b.to_f32());
-    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+    /// Runs it, on outputs full of NaN.
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Swept<W> {
+        let (shape, [updated, patterns, codes, losses]) = (self.shape, self.wants);
+        let weight = on.upload(&self.weight).unwrap();
+        let (upper, scale) = (on.upload(&self.upper).unwrap(), on.upload(&self.scale).unwrap());
+        let mut updated = updated.then(|| on.poisoned::<W>(shape.weights()));
+        let mut patterns = patterns.then(|| on.poisoned::<u8>(shape.groups()));
+        let mut codes = codes.then(|| on.poisoned::<u8>(shape.packed_codes()));
+        let mut losses = losses.then(|| on.poisoned::<f64>(shape.rows));
+        let mut workspace = on.poisoned::<u8>(Sweep::workspace_bytes(shape));
+        let pass = Sweep::new(shape, E::input(&weight), E::input(&upper), E::input(&scale));
+        let pass = given!(pass, updated: updated.as_mut().map(E::output), patterns: patterns.as_mut().map(E::output),
+            codes: codes.as_mut().map(E::output), losses: losses.as_mut().map(E::output));
+        on.run(pass.workspace(E::output(&mut workspace))).unwrap();
+        Swept {
+            updated: on.read(updated.as_ref()),
+            patterns: on.read(patterns.as_ref()),
+            codes: on.read(codes.as_ref()),
+            losses: on.read(losses.as_ref()),
+        }
+    }
 }
 
 pub(crate) fn all_same<T: Float>(a: &[T], b: &[T], what: &str) {

@@ -1,9 +1,10 @@
 //! Every error that the arguments of `select` can give.
 
+use crate::common::emulator::launches;
 use twofour::device::Limits;
-use twofour::select::{self, Kept, cpu};
-use twofour::space::{Raw, RawSlice};
-use twofour::{Error, Result, Shape, bf16};
+use twofour::select::{ByScore, Hessian, Squares, Statistics, Sweep};
+use twofour::space::RawSlice;
+use twofour::{Cpu, Error, Executor, Result, Shape, bf16};
 
 fn what(result: Result<()>) -> &'static str {
     match result.unwrap_err() {
@@ -18,35 +19,35 @@ fn choices_are_checked() {
     let (shape, weight) = (Shape::new(2, 8), [0.0f32; 16]);
     macro_rules! args {
         () => {
-            cpu::ByScore::<f32>::magnitude(shape, &weight)
+            ByScore::<_, f32>::magnitude(shape, &weight)
         };
     }
-    assert_eq!(what(cpu::by_score_into(args!())), "a mask");
-    assert_eq!(what(cpu::by_score_into(args!().masked(&mut [0.0; 15]))), "masked");
-    assert_eq!(what(cpu::by_score_into(args!().patterns(&mut [0; 3]))), "patterns");
-    assert_eq!(what(cpu::by_score_into(args!().codes(&mut [0; 3]))), "codes");
-    assert_eq!(what(cpu::by_score_into(args!().kept(&mut [Kept::default()]))), "kept");
-    let scaled = cpu::ByScore::scaled(shape, &weight, &[0.0; 9]).codes(&mut [0; 2]).check();
+    assert_eq!(what(Cpu.run(args!())), "a mask");
+    assert_eq!(what(Cpu.run(args!().masked(&mut [0.0; 15]))), "masked");
+    assert_eq!(what(Cpu.run(args!().patterns(&mut [0; 3]))), "patterns");
+    assert_eq!(what(Cpu.run(args!().codes(&mut [0; 3]))), "codes");
+    assert_eq!(what(Cpu.run(args!().statistics(&mut [Statistics::default()]))), "statistics");
+    let scaled = Cpu.run(ByScore::scaled(shape, &weight, &[0.0; 9]).codes(&mut [0; 2]));
     assert_eq!(what(scaled), "column_scale");
-    assert_eq!(what(cpu::ByScore::<f32>::given(shape, &weight[1..]).check()), "scores");
-    let unmasked = cpu::ByScore::<f32>::given(shape, &weight).masked(&mut [0.0; 16]).check();
+    assert_eq!(what(Cpu.run(ByScore::<_, f32>::given(shape, &weight[1..]))), "scores");
+    let unmasked = Cpu.run(ByScore::<_, f32>::given(shape, &weight).masked(&mut [0.0; 16]));
     assert_eq!(what(unmasked), "masked");
-    assert_eq!(what(cpu::ByScore::magnitude(shape, &weight[1..]).check()), "weight");
-    assert_eq!(what(cpu::ByScore::magnitude(Shape::new(2, 6), &weight[..12]).check()), "the weight");
-    assert_eq!(what(cpu::ByScore::<f32>::magnitude(Shape::new(usize::MAX / 4, 8), &[]).check()), "logits");
+    assert_eq!(what(Cpu.run(ByScore::magnitude(shape, &weight[1..]))), "weight");
+    assert_eq!(what(Cpu.run(ByScore::magnitude(Shape::new(2, 6), &weight[..12]))), "the weight");
+    assert_eq!(what(Cpu.run(ByScore::<_, f32>::magnitude(Shape::new(usize::MAX / 4, 8), &[]))), "logits");
 }
 
 #[test]
 fn activations_are_checked() {
     let x = [0.0f32; 12];
-    assert_eq!(what(cpu::squares_into(cpu::Squares::new(3, 4, &x[1..], &mut [0.0; 4]))), "x");
-    assert_eq!(what(cpu::squares_into(cpu::Squares::new(3, 4, &x, &mut [0.0; 3]))), "sums");
-    assert_eq!(what(cpu::squares_into(cpu::Squares::new(3, 4, &x, &mut [0.0; 4]).norms(&mut [0.0; 5]))), "norms");
-    assert_eq!(what(cpu::squares_into(cpu::Squares::new(2, 6, &x, &mut [0.0; 6]))), "the batch of activations");
-    assert_eq!(what(cpu::squares_into(cpu::Squares::new(usize::MAX, 4, &x, &mut [0.0; 4]))), "x");
-    assert_eq!(what(cpu::hessian_into(cpu::Hessian::new(3, 4, &x[1..], 0, &mut [0.0; 16]))), "x");
-    assert_eq!(what(cpu::hessian_into(cpu::Hessian::new(3, 4, &x, 0, &mut [0.0; 12]))), "hessian");
-    assert_eq!(what(cpu::hessian_into(cpu::Hessian::<f32>::new(0, 1 << 31, &[], 0, &mut []))), "the Hessian");
+    assert_eq!(what(Cpu.run(Squares::new(3, 4, &x[1..], &mut [0.0; 4]))), "x");
+    assert_eq!(what(Cpu.run(Squares::new(3, 4, &x, &mut [0.0; 3]))), "sums");
+    assert_eq!(what(Cpu.run(Squares::new(3, 4, &x, &mut [0.0; 4]).norms(&mut [0.0; 5]))), "norms");
+    assert_eq!(what(Cpu.run(Squares::new(2, 6, &x, &mut [0.0; 6]))), "the batch of activations");
+    assert_eq!(what(Cpu.run(Squares::new(usize::MAX, 4, &x, &mut [0.0; 4]))), "x");
+    assert_eq!(what(Cpu.run(Hessian::new(3, 4, &x[1..], 0, &mut [0.0; 16]))), "x");
+    assert_eq!(what(Cpu.run(Hessian::new(3, 4, &x, 0, &mut [0.0; 12]))), "hessian");
+    assert_eq!(what(Cpu.run(Hessian::<_, f32>::new(0, 1 << 31, &[], 0, &mut []))), "the Hessian");
 }
 
 #[test]
@@ -54,35 +55,37 @@ fn sweeps_are_checked() {
     let (shape, weight, square, scale) = (Shape::new(2, 8), [0.0f32; 16], [0.0; 64], [0.0; 8]);
     macro_rules! args {
         () => {
-            cpu::Sweep::<f32>::new(shape, &weight, &square, &scale)
+            Sweep::<_, f32>::new(shape, &weight, &square, &scale)
         };
     }
-    assert_eq!(what(cpu::sweep_into(args!())), "a mask");
-    assert_eq!(what(cpu::sweep_into(args!().updated(&mut [0.0; 15]))), "updated");
-    assert_eq!(what(cpu::sweep_into(args!().patterns(&mut [0; 5]))), "patterns");
-    assert_eq!(what(cpu::sweep_into(args!().codes(&mut [0; 3]))), "codes");
-    assert_eq!(what(cpu::sweep_into(args!().losses(&mut [0.0; 3]))), "losses");
-    assert_eq!(what(cpu::Sweep::new(shape, &weight[1..], &square, &scale).check()), "weight");
-    assert_eq!(what(cpu::Sweep::new(shape, &weight, &square[1..], &scale).check()), "upper");
-    assert_eq!(what(cpu::Sweep::new(shape, &weight, &square, &scale[1..]).check()), "scale");
+    assert_eq!(what(Cpu.run(args!())), "a mask");
+    assert_eq!(what(Cpu.run(args!().updated(&mut [0.0; 15]))), "updated");
+    assert_eq!(what(Cpu.run(args!().patterns(&mut [0; 5]))), "patterns");
+    assert_eq!(what(Cpu.run(args!().codes(&mut [0; 3]))), "codes");
+    assert_eq!(what(Cpu.run(args!().losses(&mut [0.0; 3]))), "losses");
+    assert_eq!(what(Cpu.run(Sweep::new(shape, &weight[1..], &square, &scale))), "weight");
+    assert_eq!(what(Cpu.run(Sweep::new(shape, &weight, &square[1..], &scale))), "upper");
+    assert_eq!(what(Cpu.run(Sweep::new(shape, &weight, &square, &scale[1..]))), "scale");
 }
 
 #[test]
 fn devices_have_further_needs() {
-    let at = |address, elements| RawSlice { address, elements };
+    fn at<T>(address: u64, elements: usize) -> RawSlice<T> {
+        RawSlice::new(address, elements)
+    }
     let shape = Shape::new(2, 8);
     for offset in [1, 2, 4, 8] {
-        let args = select::ByScore::<Raw, bf16>::scaled(shape, at(64, 16), at(128 + offset, 8)).codes(at(256, 2));
+        let args = ByScore::scaled(shape, at::<bf16>(64, 16), at(128 + offset, 8)).codes(at(256, 2));
         let expected = Error::Misaligned { what: "column_scale", address: 128 + offset, align: 16 };
-        assert_eq!(args.launch(&Limits::A100), Err(expected));
+        assert_eq!(launches(Limits::A100, args), Err(expected));
     }
-    let squares = select::Squares::<Raw, bf16>::new(200, 8, at(64, 1600), at(128, 8));
-    assert_eq!(squares.launch(), Err(Error::Workspace { needed: 2 * 8 * 8, got: 0 }));
-    let squares = squares.workspace(at(256, 16)).norms(at(516, 8));
-    assert!(matches!(squares.launch(), Err(Error::Misaligned { what: "norms", .. })));
+    let squares = || Squares::new(200, 8, at::<bf16>(64, 1600), at(128, 8));
+    assert_eq!(launches(Limits::A100, squares()), Err(Error::Workspace { needed: 2 * 8 * 8, got: 0 }));
+    let misaligned = squares().workspace(at(256, 128)).norms(at(516, 8));
+    assert!(matches!(launches(Limits::A100, misaligned), Err(Error::Misaligned { what: "norms", .. })));
     let wide = Shape::new(1, 1 << 33);
-    let row = select::ByScore::<Raw, bf16>::scaled(wide, at(64, 1 << 33), at(64, 1 << 33)).codes(at(64, 1 << 30));
-    assert_eq!(row.launch(&Limits::A100), Err(Error::Overflow { what: "a row", rows: 1, cols: 1 << 33 }));
+    let row = ByScore::scaled(wide, at::<bf16>(64, 1 << 33), at(64, 1 << 33)).codes(at(64, 1 << 30));
+    assert_eq!(launches(Limits::A100, row), Err(Error::Overflow { what: "a row", rows: 1, cols: 1 << 33 }));
 }
 
 #[cfg(feature = "sparsegpt")]

@@ -1,12 +1,11 @@
 //! SparseGPT as a whole on the CPU, from activations to masks, against least squares solved densely.
 
 use crate::case::{By, ScoreCase, SweepCase, normal, rng};
-use crate::executor::Executor;
 use crate::squares::{self, Square};
 use rand::Rng;
 use rand::rngs::StdRng;
-use twofour::select::{Cholesky, cpu};
-use twofour::{Pattern, Shape, bf16};
+use twofour::select::{Cholesky, Hessian, Squares};
+use twofour::{Cpu, Executor, Pattern, Shape, bf16};
 
 /// Correlated activations: a few sources, mixed, with noise; some columns always 0 if asked.
 fn activations(rng: &mut StdRng, tokens: usize, cols: usize, dead: &[usize]) -> Vec<f32> {
@@ -23,14 +22,14 @@ fn activations(rng: &mut StdRng, tokens: usize, cols: usize, dead: &[usize]) -> 
 
 fn hessian(x: &[f32], cols: usize) -> Vec<f32> {
     let mut hessian = vec![f32::NAN; cols * cols];
-    cpu::hessian_into(cpu::Hessian::new(x.len() / cols, cols, x, 0, &mut hessian)).unwrap();
+    Cpu.run(Hessian::new(x.len() / cols, cols, x, 0, &mut hessian)).unwrap();
     hessian
 }
 
 fn sweep(shape: Shape, weight: &[f32], factor: &Cholesky) -> (Vec<f32>, Vec<u8>, Vec<f64>) {
     let (upper, scale) = (factor.upper().to_vec(), factor.scale().to_vec());
     let case = SweepCase { shape, weight: weight.to_vec(), upper, scale, wants: [true; 4] };
-    let got = Executor::Cpu.sweep(&case);
+    let got = case.run(&mut Cpu);
     (got.updated.unwrap(), got.patterns.unwrap(), got.losses.unwrap())
 }
 
@@ -129,7 +128,7 @@ fn the_identity_keeps_magnitudes() {
     let identity: Vec<f32> = (0..256 * 256).map(|i| f32::from(u8::from(i % 257 == 0))).collect();
     let factor = Cholesky::new(256, &identity, 0.0).unwrap();
     let case = ScoreCase { shape, by: By::Magnitude, weight: weight.clone(), wants: [true; 4] };
-    let by_magnitude = Executor::Cpu.score(&case);
+    let by_magnitude = case.run(&mut Cpu);
     let (updated, patterns, _) = sweep(shape, &weight, &factor);
     assert_eq!(Some(patterns), by_magnitude.patterns);
     assert_eq!(Some(updated), by_magnitude.masked);
@@ -151,10 +150,10 @@ fn the_loss_is_less_than_that_of_magnitude() {
     };
     let masked = |by: By| {
         let case = ScoreCase { shape, by, weight: weight.clone(), wants: [true, false, false, false] };
-        loss(&Executor::Cpu.score(&case).masked.unwrap())
+        loss(&case.run(&mut Cpu).masked.unwrap())
     };
     let (mut sums, mut norms) = (vec![0.0; shape.cols], vec![0.0; shape.cols]);
-    cpu::squares_into(cpu::Squares::new(tokens, shape.cols, &x, &mut sums).norms(&mut norms)).unwrap();
+    Cpu.run(Squares::new(tokens, shape.cols, &x, &mut sums).norms(&mut norms)).unwrap();
     let factor = Cholesky::new(shape.cols, &hessian(&x, shape.cols), Cholesky::DAMPING).unwrap();
     let magnitude = masked(By::Magnitude);
     let wanda = masked(By::Scaled(norms));
@@ -170,12 +169,12 @@ fn hessians_add_up_over_batches() {
         let mut rng = rng(seed);
         let x: Vec<bf16> = normal(&mut rng, 700 * cols, &[]);
         let mut whole = vec![f32::NAN; cols * cols];
-        cpu::hessian_into(cpu::Hessian::new(700, cols, &x, 0, &mut whole)).unwrap();
+        Cpu.run(Hessian::new(700, cols, &x, 0, &mut whole)).unwrap();
         let mut parts = vec![f32::NAN; cols * cols];
         let mut before = 0;
         for tokens in [0, 1, 99, 0, 600] {
             let batch = &x[before * cols..][..tokens * cols];
-            cpu::hessian_into(cpu::Hessian::new(tokens, cols, batch, before as u64, &mut parts)).unwrap();
+            Cpu.run(Hessian::new(tokens, cols, batch, before as u64, &mut parts)).unwrap();
             before += tokens;
             assert!(before > 0 || parts.iter().all(|&h| h == 0.0), "no tokens yet");
         }

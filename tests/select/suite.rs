@@ -1,12 +1,17 @@
-//! The properties, for any executor.
+//! One property suite: random problems against the oracles, on every executor.
 
 use crate::case::{By, ScoreCase, Scored, SquaresCase, SweepCase, Swept, all_same, close, normal, rng};
-use crate::executor::Executor;
+use crate::common::runs::{each_kernel_has_met_many, wanted};
+use crate::common::{Counts, Emulator, TestExecutor, everywhere_tests, for_all};
 use crate::oracle;
+use proptest::prelude::any;
 use rand::Rng;
-use twofour::{Float, Pattern, Shape, bf16, f16};
+use rayon::prelude::*;
+use twofour::{Cpu, Float, Pattern, Shape, bf16, f16};
 
-const CASES: u64 = 150;
+everywhere_tests!(sums_choose_the_same, wanda_is_its_formula);
+
+const COUNTS: Counts = Counts { cpu: 150, emulator: 150, gpu: 150 };
 
 /// Calls `$function::<T>($arguments)` for one of the three types.
 macro_rules! of_type {
@@ -18,17 +23,18 @@ macro_rules! of_type {
         }
     };
 }
-pub(crate) use of_type;
-
-pub(crate) fn the_two_largest_scores_are_kept(executor: &Executor) {
-    for seed in 0..CASES {
-        of_type!(seed, check_score(executor, seed));
-    }
+fn scores(on: &mut impl TestExecutor, seed: &u64) {
+    of_type!(*seed, check_score(on, *seed));
 }
 
-pub(crate) fn check_score<W: Float>(executor: &Executor, seed: u64) {
+fn check_score<W: Float>(on: &mut impl TestExecutor, seed: u64) {
     let case = ScoreCase::<W>::new(seed);
-    compare_scored(&case, &executor.score(&case));
+    compare_scored(&case, &case.run(on));
+}
+
+#[test]
+fn the_two_largest_scores_are_kept() {
+    for_all!(scores, COUNTS, any::<u64>());
 }
 
 /// Every output that was wanted, to the bit, and sums to `f64`'s rounding.
@@ -56,11 +62,11 @@ pub(crate) fn compare_scored<W: Float>(case: &ScoreCase<W>, got: &Scored<W>) {
     if let (Some(codes), 1) = (&got.codes, scores.len() / 4 % 2) {
         assert_eq!(codes.last().unwrap() >> 4, 0, "the last byte's unused half");
     }
-    let Some(kept) = got.kept else { return };
-    assert_eq!([kept.groups, kept.poisoned], counts);
+    let Some(statistics) = got.statistics else { return };
+    assert_eq!([statistics.groups, statistics.poisoned], counts);
     // Given scores have signs, so that what is lost is a share of their sizes.
     let size: f64 = scores.iter().map(|score| f64::from(score.abs())).filter(|score| score.is_finite()).sum();
-    for (got, expected) in [kept.kept, kept.total].into_iter().zip(sums) {
+    for (got, expected) in [statistics.kept, statistics.total].into_iter().zip(sums) {
         let equal = got == expected || (got.is_nan() && expected.is_nan());
         assert!(equal || (got - expected).abs() <= 1e-12 * size, "{got:e} for {expected:e}");
     }
@@ -68,33 +74,27 @@ pub(crate) fn compare_scored<W: Float>(case: &ScoreCase<W>, got: &Scored<W>) {
 
 /// Scores whose sums are exact, many of them equal: the choice is that of the largest sum of two, of equal ones the
 /// lowest index.
-pub(crate) fn sums_choose_the_same(executor: &Executor) {
+fn sums_choose_the_same(on: &mut impl TestExecutor) {
     let mut rng = rng(77);
     let shape = Shape::new(6, 4 * 216);
     let scores: Vec<f32> = (0..shape.weights()).map(|_| rng.random_range(-2..3) as f32).collect();
     let wants = [false, true, false, false];
     let case = ScoreCase::<f32> { shape, by: By::Given(scores.clone()), weight: vec![0.0; shape.weights()], wants };
-    let patterns = executor.score(&case).patterns.unwrap();
+    let patterns = case.run(on).patterns.unwrap();
     for (index, four) in patterns.into_iter().zip(scores.chunks(4)) {
         assert_eq!(index, oracle::best_of_six(four).index(), "{four:?}");
     }
 }
 
-pub(crate) fn squares_are_added_up(executor: &Executor) {
-    for seed in 0..CASES {
-        of_type!(seed / 3, check_squares(executor, seed));
-    }
+fn squares(on: &mut impl TestExecutor, seed: &u64) {
+    of_type!(seed / 3, check_squares(on, *seed));
 }
 
 /// The CPU against a sum in `f64`; the others against the CPU, to the bit.
-pub(crate) fn check_squares<X: Float>(executor: &Executor, seed: u64) {
+fn check_squares<X: Float>(on: &mut impl TestExecutor, seed: u64) {
     let case = SquaresCase::<X>::new(seed);
-    // A GPU has no empty arrays to give.
-    if case.tokens == 0 && matches!(executor, Executor::Gpu(_)) {
-        return;
-    }
-    let (sums, norms) = executor.squares(&case);
-    let (expected, expected_norms) = Executor::Cpu.squares(&case);
+    let (sums, norms) = case.run(on);
+    let (expected, expected_norms) = case.run(&mut Cpu);
     for (column, (&got, &of_cpu)) in sums.iter().zip(&expected).enumerate() {
         let same = got.to_bits() == of_cpu.to_bits() || (got.is_nan() && of_cpu.is_nan());
         assert!(same, "column {column}: {got:e}, on the CPU {of_cpu:e}");
@@ -116,16 +116,36 @@ pub(crate) fn check_squares<X: Float>(executor: &Executor, seed: u64) {
     }
 }
 
-pub(crate) fn sweeps_are_the_cpus(executor: &Executor) {
-    for seed in 0..CASES {
-        of_type!(seed, check_sweep(executor, seed, seed % 4 == 0));
-    }
+#[test]
+fn squares_are_added_up() {
+    for_all!(squares, COUNTS, any::<u64>());
+}
+
+fn sweeps(on: &mut impl TestExecutor, seed: &u64) {
+    of_type!(*seed, check_sweep(on, *seed, seed % 4 == 0));
 }
 
 /// Choices and updated weights to the bit.
-pub(crate) fn check_sweep<W: Float>(executor: &Executor, seed: u64, wide: bool) {
+fn check_sweep<W: Float>(on: &mut impl TestExecutor, seed: u64, wide: bool) {
     let case = SweepCase::<W>::new(seed, wide);
-    compare_swept(&executor.sweep(&case), &naive(&case), &format!("seed {seed}"));
+    compare_swept(&case.run(on), &naive(&case), &format!("seed {seed}"));
+}
+
+#[test]
+fn sweeps_are_the_contracts() {
+    for_all!(sweeps, COUNTS, any::<u64>());
+}
+
+#[test]
+fn every_kernel_meets_many_problems() {
+    // A few more, for those without tokens have no slabs.
+    (0..3 * wanted() * 11 / 10).into_par_iter().for_each(|round| {
+        let mut emulator = Emulator::numbered(round / 3);
+        of_type!(round, check_score(&mut emulator, round));
+        of_type!(round, check_squares(&mut emulator, round));
+        of_type!(round, check_sweep(&mut emulator, round, round % 30 < 11));
+    });
+    each_kernel_has_met_many("twofour_select_", 16);
 }
 
 /// The contract's own words: row by row, each column's error to each column on its right, no blocks.
@@ -187,7 +207,7 @@ fn compare_swept<W: Float>(got: &Swept<W>, expected: &Swept<W>, what: &str) {
 
 /// Squares, norms and scaled scores together, against `abs(W) · ‖X‖₂` in `f64`, where two scores are not as good as
 /// equal.
-pub(crate) fn wanda_is_its_formula(executor: &Executor) {
+fn wanda_is_its_formula(on: &mut impl TestExecutor) {
     let (shape, tokens) = (Shape::new(40, 48), 70);
     let mut rng = rng(5);
     let weight = normal::<bf16>(&mut rng, shape.weights(), &[]);
@@ -198,9 +218,9 @@ pub(crate) fn wanda_is_its_formula(executor: &Executor) {
         .map(|(i, x)| bf16::from_f32(x * spread[i % shape.cols]))
         .collect();
     let sums = vec![0.0; shape.cols];
-    let (_, norms) = executor.squares(&SquaresCase { tokens, cols: shape.cols, x: x.clone(), sums, norms: true });
+    let (_, norms) = SquaresCase { tokens, cols: shape.cols, x: x.clone(), sums, norms: true }.run(on);
     let case = ScoreCase { shape, by: By::Scaled(norms.unwrap()), weight, wants: [false, true, false, false] };
-    let patterns = executor.score(&case).patterns.unwrap();
+    let patterns = case.run(on).patterns.unwrap();
     let norm = |j: usize| x.iter().skip(j).step_by(shape.cols).map(|x| x.to_f64().powi(2)).sum::<f64>().sqrt();
     let norms: Vec<f64> = (0..shape.cols).map(norm).collect();
     let mut compared = 0;
@@ -214,5 +234,3 @@ pub(crate) fn wanda_is_its_formula(executor: &Executor) {
     }
     assert_eq!(compared, 4 * shape.groups());
 }
-
-pub(crate) use crate::edges::edge_cases;

@@ -2,75 +2,43 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor};
+use twofour::Cpu;
 
-use crate::number::contiguous_range;
+use crate::place::Place;
 
-/// Elements that are written in place.
-pub(crate) trait Plain: Sized {
-    fn on_cpu(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+/// What writes in a tensor, wherever it is.
+pub(crate) trait Write {
+    /// Takes the tensor's array, and how the tensor lies in it.
+    fn write<P: Place>(self, storage: &mut P::Storage, layout: &Layout) -> Result<()>;
 }
 
-macro_rules! plain {
-    ($($type:ty => $variant:ident),+) => {$(
-        impl Plain for $type {
-            fn on_cpu(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-                match storage {
-                    CpuStorage::$variant(elements) => Some(elements),
-                    _ => None,
-                }
-            }
-        }
-    )+};
-}
-plain!(f32 => F32, f64 => F64, u8 => U8, twofour::bf16 => BF16);
-
-/// The storage of a tensor, to be written in.
-pub(crate) enum Target<'s> {
-    Cpu(&'s mut CpuStorage),
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no such storage without it"))]
-    Cuda(&'s mut CudaStorage),
+/// Lets `write` write in a tensor.
+pub(crate) fn write(tensor: &Tensor, write: impl Write) -> Result<()> {
+    tensor.inplace_op1(&InPlace(Cell::new(Some(write))))
 }
 
-/// Gives `write` the storage of a tensor, and how the tensor lies in it.
-pub(crate) fn write<R>(tensor: &Tensor, write: impl FnOnce(Target<'_>, &Layout) -> Result<R>) -> Result<R> {
-    let op = Write { write: Cell::new(Some(write)), result: Cell::new(None) };
-    tensor.inplace_op1(&op)?;
-    op.result.take().ok_or_else(|| candle_core::Error::Msg("candle did not run the operation".to_owned()))
-}
+struct InPlace<W>(Cell<Option<W>>);
 
-struct Write<F, R> {
-    write: Cell<Option<F>>,
-    result: Cell<Option<R>>,
-}
-
-impl<R, F: FnOnce(Target<'_>, &Layout) -> Result<R>> Write<F, R> {
-    fn run(&self, target: Target<'_>, layout: &Layout) -> Result<()> {
-        if let Some(write) = self.write.take() {
-            self.result.set(Some(write(target, layout)?));
-        }
-        Ok(())
+impl<W: Write> InPlace<W> {
+    fn run<P: Place>(&self, storage: &mut P::Storage, layout: &Layout) -> Result<()> {
+        self.0.take().map_or(Ok(()), |write| write.write::<P>(storage, layout))
     }
 }
 
-impl<R, F: FnOnce(Target<'_>, &Layout) -> Result<R>> InplaceOp1 for Write<F, R> {
+impl<W: Write> InplaceOp1 for InPlace<W> {
     fn name(&self) -> &'static str {
         "twofour step"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        self.run(Target::Cpu(storage), layout)
+        self.run::<Cpu>(storage, layout)
     }
 
-    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
-        self.run(Target::Cuda(storage), layout)
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        self.run::<twofour::Gpu>(storage, layout)
     }
-}
-
-/// The elements of a contiguous tensor on the CPU, to be written.
-pub(crate) fn elements_mut<'s, T: Plain>(storage: &'s mut CpuStorage, layout: &Layout) -> Result<&'s mut [T]> {
-    let (from, to) = contiguous_range(layout)?;
-    T::on_cpu(storage).and_then(|all| all.get_mut(from..to)).ok_or_else(other_memory)
 }
 
 /// A zeroed array of `f32` or `u8`, `f64` for sums, in a device's memory: nothing else is allocated on the way.
@@ -100,26 +68,4 @@ pub(crate) fn tensor_of(storage: &Storage, dims: &[usize]) -> Result<Tensor> {
     let layout = Layout::contiguous(dims);
     let none = candle_core::op::BackpropOp::none();
     Ok(Tensor::from_storage(storage.try_clone(&layout)?, dims, none, false))
-}
-
-pub(crate) fn host<T: Plain>(storage: &mut Storage) -> Result<&mut [T]> {
-    match storage {
-        Storage::Cpu(storage) => T::on_cpu(storage).ok_or_else(other_memory),
-        _ => Err(other_memory()),
-    }
-}
-
-#[cfg(feature = "cuda")]
-pub(crate) fn slice<T: candle_core::cuda::CudaDType>(
-    storage: &mut Storage,
-) -> Result<&mut twofour::cudarc::driver::CudaSlice<T>> {
-    match storage {
-        Storage::Cuda(storage) => storage.as_cuda_slice_mut::<T>(),
-        _ => Err(other_memory()),
-    }
-}
-
-pub(crate) fn other_memory() -> candle_core::Error {
-    candle_core::Error::Msg("an array of the step is of another type or on another device than the logits".to_owned())
-        .bt()
 }

@@ -1,10 +1,9 @@
-//! What layers compute with. On the CPU that is nothing; on a CUDA device it is a handle to cuBLASLt and the plans of
-//! the products that were met.
+//! What layers compute with. On the CPU that is nothing; on a CUDA device it is one [`twofour::Gpu`] on candle's stream.
 
-/// What the ops of a model share on each device that they meet: a handle to cuBLASLt, and plans, each made once for its
-/// sizes and types. Cloning it gives another handle of the same. On the CPU it is empty.
+/// What the ops of a model share on each device that they meet: a handle to it ([`twofour::Gpu`], which opens cuBLASLt).
+/// Cloning it gives another handle of the same. On the CPU it is empty.
 ///
-/// Work space is allocated from the device's memory pool for each product and given back in the stream's order.
+/// A workspace is allocated from the device's memory pool for each product and given back in the stream's order.
 #[derive(Clone, Default)]
 pub struct Engine {
     #[cfg(feature = "cuda")]
@@ -18,4 +17,4 @@ impl std::fmt::Debug for Engine {
 }
 
 #[cfg(feature = "cuda")]
-pub(crate) mod cuda;
+mod cuda;

@@ -3,14 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp3, DType, Layout, Module, Result, Storage, Tensor, Var};
-use twofour::learn::{Rounding, State};
+use candle_core::{DType, Module, Result, Storage, Tensor, Var};
+use twofour::learn::{self, Rounding};
 
 use crate::array::{copy_of, tensor_of, zeroed};
 use crate::learner::{Learner, Moments};
 use crate::masked::MaskedLinear;
 use crate::number::ready;
+use crate::ops::custom::{Custom, Op};
 use crate::ops::linear::Product;
+use crate::place::{Operand, Place};
 use crate::sampler::Mode;
 
 mod step;
@@ -76,7 +78,7 @@ impl MaskedLinear {
         let moments = match learner.moments() {
             Moments::F32 => OwnMoments { m: of(DType::F32)?, v: of(DType::F32)?, scales: None },
             Moments::Eight => {
-                let scales = zeroed(State::<twofour::space::Host>::scales(self.shape()), DType::F32, device)?;
+                let scales = zeroed(learn::Moments::scales(self.shape()), DType::F32, device)?;
                 OwnMoments { m: of(DType::U8)?, v: of(DType::U8)?, scales: Some(scales) }
             }
         };
@@ -116,7 +118,7 @@ impl FusedLinear {
         let dims = self.shared.logits.dims();
         let mut state = vec![("m", tensor_of(m, dims)?), ("v", tensor_of(v, dims)?)];
         if let Some(scales) = scales {
-            let blocks = State::<twofour::space::Host>::scales(self.masked.shape()) / 2;
+            let blocks = learn::Moments::scales(self.masked.shape()) / 2;
             state.push(("scales", tensor_of(scales, &[blocks, 2])?));
         }
         Ok(state)
@@ -155,7 +157,7 @@ impl Module for FusedLinear {
         self.masked.forward_by(x, |x, product| {
             let (of, weight) = (Arc::clone(&self.shared), self.masked.weight());
             let op = FusedProduct { product, steps: of.steps.load(Ordering::Relaxed), of };
-            x.apply_op3(&self.shared.anchor, weight, op)
+            x.apply_op3(&self.shared.anchor, weight, Custom(op))
         })
     }
 }
@@ -174,51 +176,15 @@ struct FusedProduct {
     steps: u64,
 }
 
-impl CustomOp3 for FusedProduct {
-    fn name(&self) -> &'static str {
-        "twofour fused linear"
-    }
+impl Op<3> for FusedProduct {
+    const NAME: &'static str = "twofour fused linear";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        _anchor: &CpuStorage,
-        _anchor_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
+    fn forward<P: Place>(&self, [x, _anchor, weight]: [Operand<'_, P>; 3]) -> Result<(P::Storage, candle_core::Shape)> {
         let (logits, layout) = self.of.logits.storage_and_layout();
-        match &*logits {
-            Storage::Cpu(logits) => self.product.cpu_fwd(x, x_layout, logits, layout, weight, weight_layout),
-            _ => Err(crate::array::other_memory()),
-        }
+        self.product.forward([x, Operand::of(&logits, layout)?, weight])
     }
 
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        _anchor: &CudaStorage,
-        _anchor_layout: &Layout,
-        weight: &CudaStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CudaStorage, candle_core::Shape)> {
-        let (logits, layout) = self.of.logits.storage_and_layout();
-        match &*logits {
-            Storage::Cuda(logits) => self.product.cuda_fwd(x, x_layout, logits, layout, weight, weight_layout),
-            _ => Err(crate::array::other_memory()),
-        }
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _anchor: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn backward(&self, [x, _anchor, weight]: [&Tensor; 3], dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let Shared { logits, learner, layer, last, steps, .. } = &*self.of;
         // Before anything is looked at: two threads with a graph each must not both find that no step was made.
         let mut moments = self.of.moments();
@@ -241,6 +207,6 @@ impl CustomOp3 for FusedProduct {
         steps.fetch_add(1, Ordering::Relaxed);
         last.store(adamw.step, Ordering::Relaxed);
         step.make(&dy, x, &mut moments)?;
-        Ok((dx, None, None))
+        Ok([dx, None, None])
     }
 }

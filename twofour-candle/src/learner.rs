@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use candle_core::backend::BackendStorage;
 use candle_core::{DType, Device, DeviceLocation, Result, Storage, Tensor};
-use twofour::learn::{AdamW, Moment, NORM_SLOTS, cpu};
+use twofour::Cpu;
+use twofour::learn::{AdamW, Clip, NORM_SLOTS, StepSettings};
 
-use crate::array::{copy_of, host, other_memory, zeroed};
+use crate::array::{copy_of, zeroed};
 use crate::number::wrap;
+use crate::place::{Place, elsewhere, part_mut};
 use crate::sampler::Sampler;
 
 /// How an optimiser's moments are kept.
@@ -16,7 +19,7 @@ use crate::sampler::Sampler;
 pub enum Moments {
     /// In `f32`: 12 bytes a masked weight.
     F32,
-    /// In eight bits with a scale a block ([`twofour::learn::State`]): 3.03 bytes a masked weight.
+    /// In eight bits with a scale a block ([`twofour::learn::Moments`]): 3.03 bytes a masked weight.
     Eight,
 }
 
@@ -72,7 +75,7 @@ struct Shared {
 /// What clipping has on a device.
 #[derive(Debug)]
 pub(crate) struct Clipping {
-    /// `f64`: the sum of squares, and work space.
+    /// `f64`: the sum of squares, and workspace.
     pub(crate) squares: Storage,
     /// `f32`: what gradients are multiplied by, and the norm that it came from.
     pub(crate) factor: Storage,
@@ -115,10 +118,10 @@ impl Learner {
     ///
     /// # Errors
     /// A scalar outside its domain; then nothing is changed.
-    pub fn begin(&self, step: u32, moment: &Moment) -> Result<()> {
-        moment.adamw.check().map_err(wrap)?;
-        self.sampler.begin(step, moment)?;
-        *self.shared.adamw.write().unwrap_or_else(PoisonError::into_inner) = Some(moment.adamw);
+    pub fn begin(&self, step: u32, settings: &StepSettings) -> Result<()> {
+        settings.adamw.check().map_err(wrap)?;
+        self.sampler.begin(step, settings)?;
+        *self.shared.adamw.write().unwrap_or_else(PoisonError::into_inner) = Some(settings.adamw);
         Ok(())
     }
 
@@ -129,25 +132,24 @@ impl Learner {
     /// What queueing may give.
     pub fn end(&self) -> Result<()> {
         let Some(max_norm) = self.max_norm else { return Ok(()) };
-        for Clipping { squares, factor, norm, ended } in self.clipping().values_mut() {
-            match squares {
-                Storage::Cpu(_) => {
-                    let args = cpu::Clip::new(max_norm, host(squares)?, host(factor)?).norm(host(norm)?);
-                    cpu::clip_into(args).map_err(wrap)?;
-                }
+        for clipping in self.clipping().values_mut() {
+            match &clipping.squares {
+                Storage::Cpu(_) => self.clip_on::<Cpu>(max_norm, clipping)?,
                 #[cfg(feature = "cuda")]
-                Storage::Cuda(on) => {
-                    use crate::array::slice;
-                    let stream = on.device.cuda_stream();
-                    let [factor, norm] = [slice::<f32>(factor)?, slice::<f32>(norm)?].map(|one| one.as_view_mut());
-                    let squares = slice::<f64>(squares)?.as_view_mut();
-                    let args = twofour::learn::cuda::Clip::new(max_norm, squares, factor).norm(norm);
-                    twofour::learn::cuda::clip_into(&stream, args).map_err(wrap)?;
-                }
-                _ => return Err(other_memory()),
+                Storage::Cuda(_) => self.clip_on::<twofour::Gpu>(max_norm, clipping)?,
+                _ => return Err(elsewhere()),
             }
-            *ended = true;
         }
+        Ok(())
+    }
+
+    fn clip_on<P: Place>(&self, max_norm: f64, clipping: &mut Clipping) -> Result<()> {
+        let Clipping { squares, factor, norm, ended } = clipping;
+        let device = P::of(squares).ok_or_else(elsewhere)?.device().clone();
+        let pass = Clip::new(max_norm, part_mut::<P, f64>(squares, 0..NORM_SLOTS)?, part_mut::<P, f32>(factor, 0..1)?);
+        let pass = pass.norm(part_mut::<P, f32>(norm, 0..1)?);
+        P::with(self.sampler.engine(), &device, |on| on.run(pass))?;
+        *ended = true;
         Ok(())
     }
 

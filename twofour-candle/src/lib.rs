@@ -9,6 +9,7 @@ mod learner;
 mod masked;
 mod number;
 pub mod ops;
+mod place;
 mod sampler;
 
 pub use compressed::CompressedLinear;

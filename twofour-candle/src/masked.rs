@@ -4,14 +4,14 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use twofour::compress::{self, Sparsity};
 use twofour::matmul::Problem;
-use twofour::sparse::Factor;
-use twofour::{Shape, Shard, bf16, f16, learn, noise};
+use twofour::{Cpu, Executor, Factor, Shape, Shard, bf16, f16, learn, noise};
 use twofour_formats::Weight;
 
 use crate::compressed::CompressedLinear;
 use crate::number::{Number, Score, check_types, ready, wrap};
 use crate::ops::linear::Product;
 use crate::ops::{self, Masks};
+use crate::place::Operand;
 use crate::sampler::Sampler;
 
 /// A linear layer `y = x (W∘M)ᵀ + b` over a frozen weight, whose mask `M` is drawn from logits that are learnt.
@@ -130,14 +130,14 @@ impl MaskedLinear {
 
     fn initial<L: Score>(&self, sigma: f64, prior: Option<(&[u8], f64)>) -> Result<Tensor> {
         let seed = self.sampler.seed() ^ noise::draw(self.layer, 0, 0);
-        let mut logits = crate::number::zeros::<L>(self.shape.logits());
-        let args = learn::cpu::Initial::new(self.shape, seed, sigma, &mut logits);
-        let args = args.shard(self.shard.unwrap_or(Shard::whole(self.shape.cols as u64)));
-        let args = match prior {
-            Some((codes, alpha)) => args.prior(codes, alpha),
-            None => args,
+        let mut logits = Cpu.zeros::<L>(self.shape.logits()).map_err(wrap)?;
+        let pass = learn::Initial::new(self.shape, seed, sigma, &mut logits);
+        let pass = pass.shard(self.shard.unwrap_or(Shard::whole(self.shape.cols as u64)));
+        let pass = match prior {
+            Some((codes, alpha)) => pass.prior(codes, alpha),
+            None => pass,
         };
-        learn::cpu::initial_into(args).map_err(wrap)?;
+        Cpu.run(pass).map_err(wrap)?;
         Tensor::from_vec(logits, self.logits.dims(), &Device::Cpu)
     }
 
@@ -183,7 +183,7 @@ impl MaskedLinear {
     /// A group whose logits have no finite maximum, by its number; what the device may give.
     pub fn codes(&self) -> Result<Vec<u8>> {
         let codes = ops::codes(&self.logits, self.sampler.argmax())?.to_vec1::<u8>()?;
-        compress::cpu::check_codes(Sparsity::TwoFour, self.shape, &codes).map_err(wrap)?;
+        compress::check_codes(Sparsity::TwoFour, self.shape, &codes).map_err(wrap)?;
         Ok(codes)
     }
 
@@ -216,10 +216,7 @@ impl MaskedLinear {
     fn compress<W: Number + Factor>(&self, weight: &Tensor) -> Result<compress::Compressed<W>> {
         let codes = self.codes()?;
         let (storage, layout) = weight.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("the copy of the weight is not on the CPU")
-        };
-        let dense = crate::number::elements::<W>(storage, layout)?;
+        let dense = Operand::<Cpu>::of(&storage, layout)?.elements::<W>()?;
         compress::Compressed::with_codes(self.shape, dense, &codes).map_err(wrap)
     }
 

@@ -1,24 +1,41 @@
 //! The types of numbers that candle and twofour share, and what turns the one's arrays and errors into the other's.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use std::ops::Range;
 
-/// `f32`, `f16` or `bf16`: in both crates, in both memories.
-pub(crate) trait Number: twofour::Float + candle_core::WithDType + OnDevice {}
-impl<T: twofour::Float + candle_core::WithDType + OnDevice> Number for T {}
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType};
 
-/// A type of logits: `f32` or `bf16`.
-pub(crate) trait Score: Number + twofour::Logit {}
-impl<T: Number + twofour::Logit> Score for T {}
+/// What arrays of both crates hold, in both memories.
+pub(crate) trait Stored: WithDType + twofour::space::Plain + OnDevice {
+    /// An array of this type on the CPU, to be written.
+    fn on_cpu(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
 
-/// What candle and cudarc ask of an element of a device's array.
+macro_rules! stored {
+    ($($type:ty => $variant:ident),+) => {$(
+        impl Stored for $type {
+            fn on_cpu(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+                if let CpuStorage::$variant(elements) = storage { Some(elements) } else { None }
+            }
+        }
+    )+};
+}
+stored!(f32 => F32, f64 => F64, u8 => U8, twofour::f16 => F16, twofour::bf16 => BF16);
+
 #[cfg(feature = "cuda")]
-pub(crate) trait OnDevice: candle_core::cuda::CudaDType + twofour::cudarc::driver::DeviceRepr {}
-#[cfg(feature = "cuda")]
-impl<T: candle_core::cuda::CudaDType + twofour::cudarc::driver::DeviceRepr> OnDevice for T {}
+pub(crate) use candle_core::cuda::CudaDType as OnDevice;
+/// What candle asks of an element of a device's array.
 #[cfg(not(feature = "cuda"))]
 pub(crate) trait OnDevice {}
 #[cfg(not(feature = "cuda"))]
 impl<T> OnDevice for T {}
+
+/// `f32`, `f16` or `bf16`.
+pub(crate) trait Number: twofour::Float + Stored {}
+impl<T: twofour::Float + Stored> Number for T {}
+
+/// A type of logits: `f32` or `bf16`.
+pub(crate) trait Score: Number + twofour::Logit {}
+impl<T: Number + twofour::Logit> Score for T {}
 
 /// `$body` with `$L` the type of the logits and `$W` that of the weight; an error for others.
 macro_rules! with_types {
@@ -63,22 +80,13 @@ pub(crate) fn wrap(error: twofour::Error) -> candle_core::Error {
     candle_core::Error::wrap(error)
 }
 
-/// The elements of a contiguous tensor on the CPU.
-pub(crate) fn elements<'s, T: Number>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s [T]> {
-    let (from, to) = contiguous_range(layout)?;
-    let all = storage.as_slice::<T>()?;
-    all.get(from..to).ok_or_else(|| out_of_range(to, all.len()))
-}
-
-pub(crate) fn contiguous_range(layout: &Layout) -> Result<(usize, usize)> {
-    layout.contiguous_offsets().ok_or_else(|| {
+/// Where a contiguous tensor's elements are.
+pub(crate) fn contiguous_range(layout: &Layout) -> Result<Range<usize>> {
+    let range = layout.contiguous_offsets().map(|(from, to)| from..to);
+    range.ok_or_else(|| {
         let op = "an operand of twofour, which must be contiguous";
         candle_core::Error::RequiresContiguous { op }.bt()
     })
-}
-
-pub(crate) fn out_of_range(to: usize, len: usize) -> candle_core::Error {
-    candle_core::Error::Msg(format!("a tensor ends at element {to} of a storage of {len}")).bt()
 }
 
 /// The tensor, or a copy of it that is contiguous and starts on a 16-byte boundary, as kernels read.
@@ -88,13 +96,4 @@ pub(crate) fn ready(tensor: &Tensor) -> Result<Tensor> {
     }
     let bytes = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
     if tensor.device().is_cuda() && !bytes.is_multiple_of(16) { tensor.force_contiguous() } else { Ok(tensor.clone()) }
-}
-
-pub(crate) fn zeros<T: Number>(elements: usize) -> Vec<T> {
-    vec![T::from_f32(0.0); elements]
-}
-
-/// An array as candle's.
-pub(crate) fn owned<T: Number>(elements: Vec<T>) -> CpuStorage {
-    T::to_cpu_storage_owned(elements)
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::Result;
-use twofour::learn::Moment;
+use twofour::learn::StepSettings;
 use twofour::mask::{Kind, Sampling};
 use twofour::{Error, noise};
 
@@ -113,13 +113,13 @@ impl Sampler {
         self.set(settings)
     }
 
-    /// Sets step, κ, τ and λ to those of a [`Recipe`](twofour::learn::Recipe)'s moment; micro-batches begin with 0. The mode
+    /// Sets step, κ, τ and λ to those of a step of a [`Recipe`](twofour::learn::Recipe); micro-batches begin with 0. The mode
     /// stays.
     ///
     /// # Errors
     /// As [`set`](Self::set).
-    pub fn begin(&self, step: u32, moment: &Moment) -> Result<()> {
-        let Moment { kappa, tau, regulariser, .. } = *moment;
+    pub fn begin(&self, step: u32, settings: &StepSettings) -> Result<()> {
+        let StepSettings { kappa, tau, regulariser, .. } = *settings;
         self.set(Settings { mode: self.settings().mode, step, micro_batch: 0, kappa, tau, regulariser })
     }
 

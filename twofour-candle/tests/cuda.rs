@@ -7,7 +7,7 @@ mod common;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use common::{distance, randn};
 use twofour::Shape;
-use twofour::learn::{AdamW, Moment};
+use twofour::learn::{AdamW, StepSettings};
 use twofour_candle::{Learner, MaskedLinear, Mode, Moments, Sampler};
 
 /// The device; `None` where there is none, unless one is required.
@@ -89,7 +89,7 @@ fn the_device_steps_as_the_cpu() -> Result<()> {
             for step in 0..3_u32 {
                 let adamw =
                     AdamW { rate: 0.05, beta1: 0.9, beta2: 0.95, epsilon: 1e-5, decay: 0.1, step: u64::from(step) + 1 };
-                learner.begin(step, &Moment { kappa: 3.0, tau: 0.8, regulariser: 0.02, adamw })?;
+                learner.begin(step, &StepSettings { kappa: 3.0, tau: 0.8, regulariser: 0.02, adamw })?;
                 let x = randn(step.into(), 1.0, &[40, 256]).to_dtype(types[0])?.to_device(on)?;
                 (fused.forward(&x)?.sqr()? * 0.5)?.sum_all()?.backward()?;
                 learner.end()?;

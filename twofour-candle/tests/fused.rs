@@ -8,14 +8,13 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use common::{distance, randn};
 use proptest::prelude::*;
-use twofour::learn::{AdamW, Clip, Gradient, Moment, NORM_SLOTS, Recipe, Rounding, State, Step, Update, cpu};
-use twofour::space::Host;
-use twofour::{Shape, bf16, noise};
+use twofour::learn::{self, AdamW, Clip, NORM_SLOTS, Recipe, Rounding, Step, StepSettings, Update};
+use twofour::{Cpu, Executor, Shape, bf16, noise};
 use twofour_candle::{FusedLinear, Learner, MaskedLinear, Mode, Moments, Sampler};
 
-fn moment(step: u64) -> Moment {
+fn settings(step: u64) -> StepSettings {
     let adamw = AdamW { rate: 0.05, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1, step: step + 1 };
-    Moment { kappa: 3.0, tau: 0.8, regulariser: 0.02, adamw }
+    StepSettings { kappa: 3.0, tau: 0.8, regulariser: 0.02, adamw }
 }
 
 fn layer(shape: Shape, [weights, logits]: [DType; 2], sampler: &Sampler) -> MaskedLinear {
@@ -49,26 +48,24 @@ impl Reference {
         let narrow = logits.to_dtype(DType::BF16).unwrap().to_vec1().unwrap();
         let n = shape.logits();
         let full = [vec![0.0; n], vec![0.0; n]];
-        let eight = ([vec![0; n], vec![0; n]], vec![0.0; State::<Host>::scales(shape)]);
+        let eight = ([vec![0; n], vec![0; n]], vec![0.0; learn::Moments::scales(shape)]);
         Self { shape, dtype, wide, narrow, full, eight, squares: vec![0.0; NORM_SLOTS], factor: vec![1.0] }
     }
 
     fn step(&mut self, moments: Moments, gradient: &[f32], adamw: AdamW, rounding: Rounding) {
         let ([m8, v8], scales) = &mut self.eight;
-        let (m8, v8, scales) = (m8.as_mut_slice(), v8.as_mut_slice(), scales.as_mut_slice());
-        let [m, v] = self.full.each_mut().map(Vec::as_mut_slice);
-        let state = match moments {
-            Moments::F32 => State::f32(m, v),
-            Moments::Eight => State::eight(m8, v8, scales),
+        let [m, v] = &mut self.full;
+        let moments = match moments {
+            Moments::F32 => learn::Moments::f32(m, v),
+            Moments::Eight => learn::Moments::eight(m8, v8, scales),
         };
-        let step = Step::<Host>::new(adamw, state).factor(&self.factor);
-        let gradient = Gradient::Read(gradient);
+        let step = Step::new(adamw, moments).factor(&self.factor);
         if self.dtype == DType::F32 {
-            let args = Update::new(self.shape, gradient, self.wide.as_mut_slice(), step).rounding(rounding);
-            cpu::update_into(args.norm_squares(&mut self.squares)).unwrap();
+            let pass = Update::new(self.shape, gradient, &mut self.wide, step).rounding(rounding);
+            Cpu.run(pass.norm_squares(&mut self.squares)).unwrap();
         } else {
-            let args = Update::new(self.shape, gradient, self.narrow.as_mut_slice(), step).rounding(rounding);
-            cpu::update_into(args.norm_squares(&mut self.squares)).unwrap();
+            let pass = Update::new(self.shape, gradient, &mut self.narrow, step).rounding(rounding);
+            Cpu.run(pass.norm_squares(&mut self.squares)).unwrap();
         }
     }
 
@@ -109,7 +106,7 @@ proptest! {
         let learner = if clipped { learner.clip(max_norm).unwrap() } else { learner };
         let fused = twin.fused(&learner).unwrap();
         for step in 0..3 {
-            learner.begin(step, &moment(step.into())).unwrap();
+            learner.begin(step, &settings(step.into())).unwrap();
             let x = Var::from_tensor(&randn(seed ^ u64::from(step), 1.0, &[tokens, shape.cols]).to_dtype(types[0]).unwrap()).unwrap();
 
             // A gradient in f32, whatever the logits are: of f32 logits with the same values.
@@ -119,10 +116,9 @@ proptest! {
             let grads = loss(&y).unwrap().backward().unwrap();
             let rounding = Rounding { seed, draw: noise::draw(7, step, 0) };
             let gradient = flat(grads.get(exact.logits()).unwrap());
-            reference.step(moments, &gradient, moment(step.into()).adamw, rounding);
+            reference.step(moments, &gradient, settings(step.into()).adamw, rounding);
             if clipped {
-                let args = Clip::<Host>::new(max_norm, &mut reference.squares, &mut reference.factor);
-                cpu::clip_into(args).unwrap();
+                Cpu.run(Clip::new(max_norm, &mut reference.squares, &mut reference.factor)).unwrap();
             }
 
             let own = fused.forward(&x).unwrap();
@@ -170,7 +166,7 @@ fn clipping_is_by_the_last_steps_norm() -> Result<()> {
     let plain = [layer(shape, [DType::F32; 2], &sampler), layer(shape, [DType::F32; 2], &sampler)];
     let fused = [0, 1].map(|_| layer(shape, [DType::F32; 2], &sampler).fused(&learner).unwrap());
     let x = randn(5, 1.0, &[6, 32]);
-    learner.begin(0, &moment(0))?;
+    learner.begin(0, &settings(0))?;
     let sum = |ys: [Tensor; 2]| -> Result<Tensor> { loss(&ys[0])? + (loss(&ys[1])? * 2.0)? };
     let grads = sum([plain[0].forward(&x)?, plain[1].forward(&x)?])?.backward()?;
     let squares: f64 =
@@ -185,7 +181,7 @@ fn clipping_is_by_the_last_steps_norm() -> Result<()> {
     // AdamW's first step has no scale; the second moment of a second one shows the factor.
     let before = flat(&fused[0].state()?[1].1);
     plain[0].logits().set(fused[0].masked().logits())?;
-    learner.begin(1, &moment(1))?;
+    learner.begin(1, &settings(1))?;
     let gradient = flat(loss(&plain[0].forward(&x)?)?.backward()?.get(plain[0].logits()).unwrap());
     loss(&fused[0].forward(&x)?)?.backward()?;
     let factor = 0.25 / (squares.sqrt() + 1e-6);
@@ -202,7 +198,7 @@ fn a_state_resumes() -> Result<()> {
     for (moments, logits) in [(Moments::F32, DType::F32), (Moments::Eight, DType::BF16)] {
         let run = |fused: &FusedLinear, steps: std::ops::Range<u32>| -> Result<()> {
             for step in steps {
-                fused.learner().begin(step, &moment(step.into()))?;
+                fused.learner().begin(step, &settings(step.into()))?;
                 loss(&fused.forward(&randn(step.into(), 1.0, &[4, 64]).to_dtype(DType::BF16)?)?)?.backward()?;
                 fused.learner().end()?;
             }
@@ -256,7 +252,7 @@ fn once_a_step() -> Result<()> {
         assert!(message.contains(what), "`{message}` should say `{what}`");
     };
     says(loss(&fused.forward(&x)?)?.backward(), "call `Learner::begin`");
-    learner.begin(0, &moment(0))?;
+    learner.begin(0, &settings(0))?;
     let before = flat(fused.masked().logits());
     // Twice in one graph: the second backward pass finds moved logits.
     let twice = (loss(&fused.forward(&x)?)? + loss(&fused.forward(&x)?)?)?;
@@ -264,7 +260,7 @@ fn once_a_step() -> Result<()> {
     assert_ne!(flat(fused.masked().logits()), before);
     // A second micro-batch.
     says(loss(&fused.forward(&x)?)?.backward(), "has made step 1 already");
-    learner.begin(1, &moment(1))?;
+    learner.begin(1, &settings(1))?;
     let graph = loss(&fused.forward(&x)?)?;
     sampler.update(|now| now.mode = Mode::Argmax)?;
     let moved = flat(fused.masked().logits());
@@ -279,7 +275,7 @@ fn once_a_step() -> Result<()> {
     assert!(layer(Shape::new(8, 16), [DType::F32; 2], &sampler).fused(&other).is_err());
     assert!(Learner::new(&sampler, Moments::F32).clip(0.0).is_err());
     assert!(learner.set_factor(0.5, &Device::Cpu).is_err(), "it does not clip");
-    let wrong = Moment { adamw: AdamW { rate: -1.0, ..moment(0).adamw }, ..moment(0) };
+    let wrong = StepSettings { adamw: AdamW { rate: -1.0, ..settings(0).adamw }, ..settings(0) };
     assert!(learner.begin(2, &wrong).is_err() && sampler.settings().step == 1);
     Ok(())
 }

@@ -8,8 +8,9 @@ use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW};
 use common::{distance, f64s, far, gumbels, largest, mask, randn, terms};
 use proptest::prelude::*;
 use twofour::compress::Compressed;
+use twofour::learn::Initial;
 use twofour::mask::{Kind, Sampling};
-use twofour::{Shape, Shard, bf16, noise};
+use twofour::{Cpu, Executor, Shape, Shard, bf16, noise};
 use twofour_candle::{CompressedLinear, Engine, MaskedLinear, Mode, Sampler, Settings, ops};
 use twofour_formats::{Error, Manifest, Reader, Weight};
 
@@ -213,8 +214,7 @@ fn initial_logits() -> Result<()> {
         let expected = {
             let mut expected = vec![0.0_f32; values.len()];
             let seed = 31 ^ noise::draw(3, 0, 0);
-            let args = twofour::learn::cpu::Initial::new(layer.shape(), seed, 0.01, &mut expected);
-            twofour::learn::cpu::initial_into(args.prior(&codes, 8.0)).unwrap();
+            Cpu.run(Initial::new(layer.shape(), seed, 0.01, &mut expected).prior(&codes, 8.0)).unwrap();
             expected
         };
         let close = |a: &f32, b: &f32| if logits == DType::F32 { a == b } else { (a - b).abs() <= b.abs() / 128.0 };

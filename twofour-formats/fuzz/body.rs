@@ -3,8 +3,8 @@
 //! Nothing here may panic, whatever the bytes; what can be read must agree with what the file says of it.
 
 use std::borrow::Cow;
-use twofour::Element;
-use twofour::{E4m3, E5m2, Shape, bf16, f16};
+use twofour::compress::Sparsity;
+use twofour::{E4m3, E5m2, Element, Shape, bf16, f16};
 use twofour_formats::{Encoding, Index, Reader, Weight, bitmask};
 
 /// Opens a file and reads all of it. Whether it is one, and how many weights could be read.

@@ -21,9 +21,8 @@ use super::source::Source;
 use super::{in_weight, wrong};
 use crate::check::{length, not_two_four};
 use crate::error::Result;
-use twofour::Element;
 use twofour::compress::{Compressed, Sparsity};
-use twofour::{Error, Shape};
+use twofour::{Element, Error, Shape};
 
 pub(super) const PARTS: [&str; 3] = ["compressed", "bitmask", "shape"];
 const WEIGHT: &str = "weight";

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
-use twofour::compress::Compressed;
+use twofour::compress::{Compressed, Sparsity};
 use twofour::{DType, Element};
 
 /// A safetensors file: its compressed weights, of either [`Encoding`], and its other tensors. See the [module](super)

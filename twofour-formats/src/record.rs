@@ -7,9 +7,8 @@ use super::{RESERVED, VERSION, VERSION_ENTRY, WEIGHT_ENTRY, bitmask, in_weight};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use twofour::DType;
-use twofour::Shape;
-use twofour::compress::Sparsity;
+use twofour::compress::{DTYPES, Sparsity};
+use twofour::{DType, Shape};
 
 /// How a file holds a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

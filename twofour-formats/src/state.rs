@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | `<name>.logits` | `F32` or `BF16` | `[N, K/4, 6]` |
 //! | `<name>.m`, `<name>.v` | both `F32` or both `U8` | `[N, K/4, 6]` |
-//! | `<name>.scales`, where they are `U8` | `F32` | `[blocks, 2]`: see [`State`](twofour::learn::State) |
+//! | `<name>.scales`, where they are `U8` | `F32` | `[blocks, 2]`: see [`Moments`](twofour::learn::Moments) |
 //!
 //! and these are the entries of `__metadata__`; numbers are decimal, floats with as many digits as tell them apart:
 //!
@@ -51,11 +51,8 @@ use crate::error::{Error, Result};
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::path::Path;
-use twofour::Element;
-use twofour::Shape;
 use twofour::learn::Recipe;
-use twofour::space::Host;
-use twofour::{DType, Logit};
+use twofour::{DType, Logit, Shape};
 
 mod entries;
 mod reader;
@@ -150,7 +147,7 @@ impl LayerInfo {
 }
 
 fn scales(shape: Shape) -> usize {
-    twofour::learn::State::<Host>::scales(shape)
+    twofour::learn::Moments::scales(shape)
 }
 
 fn tensor_name(layer: &str, part: &str) -> String {

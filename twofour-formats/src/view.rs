@@ -3,9 +3,8 @@
 use super::weight::from_bytes;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
-use twofour::Shape;
-use twofour::compress::{Compressed, cpu};
-use twofour::{DType, Element};
+use twofour::compress::{Compressed, Sparsity, check_codes};
+use twofour::{DType, Element, Shape};
 
 /// A weight's values and codes where they lie: borrowed from the bytes that a [`Reader`](super::Reader) was made of (a
 /// mapped file, say), or read from disk. Its codes are legal.
@@ -20,7 +19,7 @@ pub struct WeightView<'a> {
 impl<'a> WeightView<'a> {
     /// Of bytes whose lengths have been checked.
     pub(super) fn new(shape: Shape, value_type: DType, values: Cow<'a, [u8]>, codes: Cow<'a, [u8]>) -> Result<Self> {
-        cpu::check_codes(Sparsity::of(value_type), shape, &codes)?;
+        check_codes(Sparsity::of(value_type), shape, &codes)?;
         Ok(Self { shape, value_type, values, codes })
     }
 

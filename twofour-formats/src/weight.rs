@@ -1,10 +1,8 @@
 //! A compressed weight whose type is known when it is read.
 
 use std::borrow::Cow;
-use twofour::Shape;
 use twofour::compress::Compressed;
-use twofour::{DType, Element};
-use twofour::{E4m3, E5m2, bf16, f16};
+use twofour::{DType, E4m3, E5m2, Element, Shape, bf16, f16};
 
 /// A compressed weight of any type of values.
 #[derive(Debug, Clone, PartialEq)]

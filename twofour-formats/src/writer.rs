@@ -11,9 +11,8 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Seek, SeekFrom, Write};
 use std::path::Path;
-use twofour::Shape;
-use twofour::compress::Compressed;
-use twofour::{DType, Element};
+use twofour::compress::{Compressed, Sparsity};
+use twofour::{DType, Element, Shape};
 
 /// What a file will hold.
 #[derive(Debug, Clone, Default)]

@@ -14,7 +14,6 @@ mod run;
 use mutate::Mutator;
 use run::{Layer, STEPS, Training};
 use std::path::Path;
-use twofour::Element;
 use twofour::learn::{Recipe, Schedule};
 use twofour::{DType, Logit, Shape, bf16};
 use twofour_formats::Error;

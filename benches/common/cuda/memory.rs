@@ -1,21 +1,21 @@
-//! What a step takes of the device's memory beyond weight, logits, their gradient and activations: measured, beside what
-//! the plan says.
+//! What a step takes of the device's memory beyond weight, logits, their gradient and activations: measured, beside
+//! what the plan says.
 
+use super::super::Result;
 use super::super::mask::for_types;
 use super::super::matmul::{Case, LAMBDA};
-use super::{Result, stream};
+use super::stream;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use twofour::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result};
-use twofour::device;
-use twofour::matmul::{Keep, Masks, Plan, cuda};
-use twofour::{Float, Logit};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Masks, Plan};
+use twofour::{Buffer, Executor, Float, Gpu, Logit};
 
 /// Bytes of a step.
 pub struct Taken {
     pub case: Case,
     pub keep: Keep,
-    /// What stays from pass to pass, and the work space, as planned.
+    /// What stays from pass to pass, and the workspace, as planned.
     pub kept: usize,
     pub workspace: usize,
     /// What free memory went down by. The driver gives memory in pieces of 2 MiB.
@@ -26,22 +26,19 @@ pub fn taken(case: Case, keep: Keep) -> Result<Taken> {
     for_types!(case, measure(case, keep))
 }
 
-fn measure<L, W>(case: Case, keep: Keep) -> Result<Taken>
-where
-    L: Logit,
-    W: Float,
-{
+fn measure<L: Logit, W: Float>(case: Case, keep: Keep) -> Result<Taken> {
     let stream = stream()?;
-    let limits = device::limits(stream.context())?;
-    let plan = Plan::new::<L, W>(&limits, case.problem(), Masks::Sampled(case.kind), keep)?;
-    let mut step = Step::<L, W>::new(&stream, case, plan)?;
+    let gpu = Gpu::new(&stream)?;
+    let masks = Masks::Sampled(case.kind);
+    let plan = Plan::<L, W>::new(&gpu.limits(), gpu.libraries(), case.problem(), masks, keep)?;
+    let mut step = Step::new(gpu, case, plan)?;
     // The first time, kernels and algorithms are loaded: not for this step alone.
-    step.run(&stream, &mut Extra::new(&stream, &case, &plan)?)?;
+    step.run(&mut Extra::new(&stream, &case, &plan)?)?;
     let before = free(&stream)?;
     let mut extra = Extra::new(&stream, &case, &plan)?;
-    step.run(&stream, &mut extra)?;
+    step.run(&mut extra)?;
     let measured = before.saturating_sub(free(&stream)?);
-    Ok(Taken { case, keep, kept: plan.kept_bytes(), workspace: plan.workspace_bytes(), measured })
+    Ok(Taken { case, keep, kept: plan.saved_bytes(), workspace: plan.workspace_bytes(), measured })
 }
 
 /// Free memory once nothing is under way.
@@ -51,26 +48,26 @@ fn free(stream: &CudaStream) -> Result<usize> {
 }
 
 /// What there is without a mask that is learnt, or once for all layers.
-struct Step<L, W> {
+struct Step<L: Logit, W: Float> {
     case: Case,
-    plan: Plan,
-    blas: cuda::BlasLt,
-    logits: CudaSlice<L>,
-    logit_gradient: CudaSlice<f32>,
-    weight: CudaSlice<W>,
+    plan: Plan<L, W>,
+    gpu: Gpu,
+    logits: Buffer<L>,
+    logit_gradient: Buffer<f32>,
+    weight: Buffer<W>,
     /// `X` and `Y`, and their gradients.
-    activations: [CudaSlice<W>; 4],
+    activations: [Buffer<W>; 4],
 }
 
-/// What is measured: no more than is kept, and the work space.
+/// What is measured: no more than is kept, and the workspace.
 struct Extra<W> {
     masked: Bare<W>,
     codes: Bare<u8>,
     workspace: Bare<u8>,
 }
 
-impl<W: ValidAsZeroBits + DeviceRepr> Extra<W> {
-    fn new(stream: &Arc<CudaStream>, case: &Case, plan: &Plan) -> Result<Self> {
+impl<W: Float> Extra<W> {
+    fn new<L: Logit>(stream: &Arc<CudaStream>, case: &Case, plan: &Plan<L, W>) -> Result<Self> {
         let only = |keep, elements| if plan.keep() == keep { elements } else { 0 };
         Ok(Self {
             masked: Bare::new(stream, only(Keep::Masked, case.shape.weights()))?,
@@ -80,51 +77,44 @@ impl<W: ValidAsZeroBits + DeviceRepr> Extra<W> {
     }
 }
 
-impl<L, W> Step<L, W>
-where
-    L: Logit,
-    W: Float,
-{
-    fn new(stream: &Arc<CudaStream>, case: Case, plan: Plan) -> Result<Self> {
+impl<L: Logit, W: Float> Step<L, W> {
+    fn new(gpu: Gpu, case: Case, plan: Plan<L, W>) -> Result<Self> {
         let (problem, shape) = (case.problem(), case.shape);
-        let zeros = |elements| stream.alloc_zeros::<W>(elements);
+        let activation = |elements| gpu.zeros(elements);
         Ok(Self {
             case,
             plan,
-            blas: cuda::BlasLt::new(stream)?,
-            logits: stream.alloc_zeros(shape.logits())?,
-            logit_gradient: stream.alloc_zeros(shape.logits())?,
-            weight: zeros(shape.weights())?,
+            logits: gpu.zeros(shape.logits())?,
+            logit_gradient: gpu.zeros(shape.logits())?,
+            weight: gpu.zeros(shape.weights())?,
             activations: [
-                zeros(problem.inputs())?,
-                zeros(problem.outputs())?,
-                zeros(problem.inputs())?,
-                zeros(problem.outputs())?,
+                activation(problem.inputs())?,
+                activation(problem.outputs())?,
+                activation(problem.inputs())?,
+                activation(problem.outputs())?,
             ],
+            gpu,
         })
     }
 
-    fn run(&mut self, stream: &Arc<CudaStream>, extra: &mut Extra<W>) -> Result<()> {
-        let Self { case, plan, blas, logits, logit_gradient, weight, activations: [x, y, dx, dy] } = self;
-        let layer = || cuda::Layer::new(case.shape, case.kind, case.sampling(), logits.as_view(), weight.as_view());
-        let args = cuda::Forward::new(layer(), case.tokens, x.as_view(), y.as_view_mut());
-        let args = args.workspace(extra.workspace.0.as_view_mut());
-        let args = match plan.keep() {
-            Keep::Nothing => args,
-            Keep::Masked => args.keep_masked(extra.masked.0.as_view_mut()),
-            Keep::Codes => args.keep_codes(extra.codes.0.as_view_mut()),
+    fn run(&mut self, extra: &mut Extra<W>) -> Result<()> {
+        let Self { case, plan, gpu, logits, logit_gradient, weight, activations: [x, y, dx, dy] } = self;
+        let Extra { masked, codes, workspace } = extra;
+        let layer = Layer::sampled(case.shape, case.kind, case.sampling(), &*logits, &*weight);
+        let pass = Forward::new(plan, &layer, &*x, y).workspace(&mut *workspace.0);
+        gpu.run(match plan.keep() {
+            Keep::Nothing => pass,
+            Keep::Masked => pass.save_masked(&mut *masked.0),
+            Keep::Codes => pass.save_codes(&mut *codes.0),
+        })?;
+        let pass = Backward::new(plan, &layer, &*dy).regulariser(LAMBDA).workspace(&mut *workspace.0);
+        let pass = match plan.keep() {
+            Keep::Nothing => pass,
+            Keep::Masked => pass.use_masked(&*masked.0),
+            Keep::Codes => pass.use_codes(&*codes.0),
         };
-        cuda::forward_into(stream, Some(blas), plan, args)?;
-        let args = cuda::Backward::new(layer(), case.tokens, dy.as_view()).regulariser(LAMBDA);
-        let args = args.workspace(extra.workspace.0.as_view_mut());
-        let args = match plan.keep() {
-            Keep::Nothing => args,
-            Keep::Masked => args.kept_masked(extra.masked.0.as_view()),
-            Keep::Codes => args.kept_codes(extra.codes.0.as_view()),
-        };
-        let args = args.input_gradient(dx.as_view_mut()).logit_gradient(x.as_view(), logit_gradient.as_view_mut());
-        cuda::backward_into(stream, Some(blas), plan, args)?;
-        Ok(stream.synchronize()?)
+        gpu.run(pass.input_gradient(dx).logit_gradient(&*x, logit_gradient))?;
+        Ok(gpu.stream().synchronize()?)
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) struct Works<'q, L: Logit, W: Float> {
 }
 
 impl<L: Logit, W: Float> Works<'_, L, W> {
-    /// Where the codes are: those of a frozen layer, or sampled, to where they are saved or to the workspace. The masked
-    /// weight is written on the way if that is to be saved.
+    /// Where the codes are: those of a frozen layer, or sampled, to where they are saved or to the workspace. The
+    /// masked weight is written on the way if that is to be saved.
     pub(super) fn codes(&mut self, saved: SavedAt<W>) -> Result<u64> {
         use crate::sample::Source;
         let elements = self.layer.shape.packed_codes();
@@ -70,8 +70,8 @@ impl<L: Logit, W: Float> Works<'_, L, W> {
         Ok(codes.address)
     }
 
-    /// Where the masked weight is written: where it is saved, or the workspace. The codes are written on the way if those
-    /// are to be saved.
+    /// Where the masked weight is written: where it is saved, or the workspace. The codes are written on the way if
+    /// those are to be saved.
     pub(super) fn masked(&mut self, saved: SavedAt<W>) -> Result<u64> {
         let masked = match saved {
             Saved::Masked(masked) => masked,

@@ -15,19 +15,19 @@ const NO_LIBRARY: &str = "own kernels, as cuBLASLt is not to be used";
 
 impl Basis {
     // No line has met a GPU yet. Models use, for Hopper, 4.3 TB/s, 700 TFLOP/s in cuBLASLt and 0.6 of that in own dense
-    // kernels (`mma.sync` there), 0.4 in those that mask by codes, which have twice the instructions; for Ampere, 1.6 TB/s,
-    // 270 TFLOP/s, 0.9 and 0.7.
+    // kernels (`mma.sync` there), 0.4 in those that mask by codes, which have twice the instructions; for Ampere, 1.6
+    // TB/s, 270 TFLOP/s, 0.9 and 0.7.
 
-    /// Up to how many tokens a product that masks by codes beats writing `W∘M` for cuBLASLt. Model: writing moves 4 bytes
-    /// a weight more, and the own product takes `2·T·(1/r − 1)` operations a weight more, r its share of cuBLASLt's rate:
-    /// they meet at 220 tokens on Hopper, at 790 on Ampere.
+    /// Up to how many tokens a product that masks by codes beats writing `W∘M` for cuBLASLt. Model: writing moves 4
+    /// bytes a weight more, and the own product takes `2·T·(1/r − 1)` operations a weight more, r its share of
+    /// cuBLASLt's rate: they meet at 220 tokens on Hopper, at 790 on Ampere.
     const fn codes_tokens(&self) -> usize {
         if self.limits.has_faster_instructions() { 256 } else { 768 }
     }
 
-    /// Up to how many tokens the fused gradient beats panels. Model: it saves 8 bytes a weight, and hides up to 14 more;
-    /// they meet at 980 tokens on Hopper if nothing is hidden and at 2,680 if everything is, at 6,100 and 16,700 on
-    /// Ampere.
+    /// Up to how many tokens the fused gradient beats panels. Model: it saves 8 bytes a weight, and hides up to 14
+    /// more; they meet at 980 tokens on Hopper if nothing is hidden and at 2,680 if everything is, at 6,100 and 16,700
+    /// on Ampere.
     const fn fused_tokens(&self) -> usize {
         if self.limits.has_faster_instructions() { 1024 } else { 8192 }
     }
@@ -178,8 +178,8 @@ impl Basis {
         Choice { route, splits, workspace_bytes, why }
     }
 
-    /// As many rows of `G` as fit half the level-2 cache, so that the mask pass finds them there, but 32 MiB at most; in
-    /// whole tiles where a tile's rows fit.
+    /// As many rows of `G` as fit half the level-2 cache, so that the mask pass finds them there, but 32 MiB at most;
+    /// in whole tiles where a tile's rows fit.
     pub(super) fn default_panel_rows(&self) -> usize {
         let bytes = (self.limits.l2_bytes as usize / 2).clamp(8 << 20, 32 << 20);
         let rows = bytes / (self.problem.shape.cols.max(1) * 4);

@@ -6,9 +6,8 @@
 use crate::Failure;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use std::collections::HashMap;
-use twofour::learn::{AdamW, Gradient, NORM_SLOTS, Rounding, State, Step, cpu};
-use twofour::space::Host;
-use twofour::{Logit, Shape, bf16, noise};
+use twofour::learn::{self, AdamW, Clip, NORM_SLOTS, Norm, Rounding, Step, Update};
+use twofour::{Cpu, Executor, Logit, Shape, bf16, noise};
 
 /// All layers' logits.
 pub(crate) struct Optimiser {
@@ -38,7 +37,7 @@ impl Optimiser {
             let count = shape.logits();
             let moments = match logits.dtype() {
                 DType::BF16 => {
-                    let scales = State::<Host>::scales(shape);
+                    let scales = learn::Moments::scales(shape);
                     Moments::Eight { m: vec![0; count], v: vec![0; count], scales: vec![0.0; scales] }
                 }
                 _ => Moments::F32 { m: vec![0.0; count], v: vec![0.0; count] },
@@ -62,11 +61,10 @@ impl Optimiser {
     pub(crate) fn step(&mut self, step: u32, by: AdamW, max_norm: f64, micro_batches: usize) -> Result<(), Failure> {
         let scale = 1.0 / micro_batches as f32;
         for layer in &self.layers {
-            let norm = cpu::Norm::new(layer.shape, &layer.gradient, &mut self.norm_squares);
-            cpu::norm_into(norm.scale(scale))?;
+            Cpu.run(Norm::new(layer.shape, &layer.gradient, &mut self.norm_squares).scale(scale))?;
         }
         let mut factor = [1.0];
-        cpu::clip_into(cpu::Clip::new(max_norm, &mut self.norm_squares, &mut factor))?;
+        Cpu.run(Clip::new(max_norm, &mut self.norm_squares, &mut factor))?;
         for (number, layer) in self.layers.iter_mut().enumerate() {
             let rounding = Rounding { seed: self.seed, draw: noise::draw(number as u16, step, 0) };
             match layer.logits.dtype() {
@@ -136,13 +134,13 @@ impl Layer {
         rounding: Rounding,
     ) -> Result<(), Failure> {
         let mut logits = self.logits.flatten_all()?.to_vec1::<L>()?;
-        let state = match &mut self.moments {
-            Moments::F32 { m, v } => State::<Host>::f32(m, v),
-            Moments::Eight { m, v, scales } => State::<Host>::eight(m, v, scales),
+        let moments = match &mut self.moments {
+            Moments::F32 { m, v } => learn::Moments::f32(m, v),
+            Moments::Eight { m, v, scales } => learn::Moments::eight(m, v, scales),
         };
-        let gradient = Gradient::<Host>::Zero(&mut self.gradient);
-        let update = cpu::Update::new(self.shape, gradient, &mut logits, Step::<Host>::new(by, state).factor(factor));
-        cpu::update_into(update.scale(scale).rounding(rounding))?;
+        let step = Step::new(by, moments).factor(factor);
+        let update = Update::zeroing(self.shape, &mut self.gradient, &mut logits, step);
+        Cpu.run(update.scale(scale).rounding(rounding))?;
         Ok(self.logits.set(&Tensor::from_vec(logits, self.logits.shape(), self.logits.device())?)?)
     }
 }

@@ -5,8 +5,8 @@ use crate::model::Model;
 use crate::prune::{Masks, host};
 use candle_nn::Linear;
 use std::path::{Path, PathBuf};
-use twofour::bf16;
-use twofour::compress::{Compressed, ValueType};
+use twofour::compress::Compressed;
+use twofour::{DType, bf16};
 use twofour_formats::masks::{self, Form, Mask};
 use twofour_formats::{Manifest, TensorType, Weight};
 
@@ -32,7 +32,7 @@ pub(crate) fn write_masks(path: &Path, model: &Model<Linear>, masks: &Masks) -> 
     let (mut codes, mut compressed) = (Manifest::new(), Manifest::new());
     for (name, mask, _) in &layers {
         codes.tensor(&format!("{name}.codes"), TensorType::U8, &[mask.codes().len()])?;
-        compressed.weight(name, ValueType::Bf16, mask.shape())?;
+        compressed.weight(name, DType::Bf16, mask.shape())?;
     }
     codes.save(with_suffix(path, "codes.safetensors"), |file| {
         layers.iter().try_for_each(|(name, mask, _)| file.tensor(&format!("{name}.codes"), mask.codes()))

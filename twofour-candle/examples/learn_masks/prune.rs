@@ -11,7 +11,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use twofour::compress::Sparsity;
 use twofour::compress::convert::mask_from_codes;
-use twofour::select::{Cholesky, cpu};
+use twofour::select::{ByScore, Cholesky, Hessian, Squares, Sweep};
+use twofour::{Cpu, Executor, Shape};
 
 /// Packed codes of each linear layer.
 pub(crate) type Masks = BTreeMap<String, Vec<u8>>;
@@ -37,9 +38,8 @@ impl Module for Tap {
         let values = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut inputs = self.inputs.borrow_mut();
         let Inputs { tokens: before, squares, hessian } = &mut *inputs;
-        cpu::squares_into(cpu::Squares::new(tokens, cols, &values, squares)).map_err(candle_core::Error::wrap)?;
-        let hessian = cpu::Hessian::new(tokens, cols, &values, *before, hessian);
-        cpu::hessian_into(hessian).map_err(candle_core::Error::wrap)?;
+        Cpu.run(Squares::new(tokens, cols, &values, squares)).map_err(candle_core::Error::wrap)?;
+        Cpu.run(Hessian::new(tokens, cols, &values, *before, hessian)).map_err(candle_core::Error::wrap)?;
         *before += tokens as u64;
         self.linear.forward(x)
     }
@@ -77,8 +77,8 @@ impl OneShot {
             wanda.insert(name.to_owned(), chosen(shape, &weight, Some(&norms))?);
             sparsegpt.insert(name.to_owned(), chosen(shape, &weight, Some(factor.scale()))?);
             let (mut codes, mut updated) = (vec![0; shape.packed_codes()], vec![0.0; weight.len()]);
-            let sweep = cpu::Sweep::new(shape, &weight, factor.upper(), factor.scale());
-            cpu::sweep_into(sweep.codes(&mut codes).updated(&mut updated))?;
+            let sweep = Sweep::new(shape, &weight, factor.upper(), factor.scale());
+            Cpu.run(sweep.codes(&mut codes).updated(&mut updated))?;
             sparsegpt_updated.insert(name.to_owned(), codes);
             let updated = Tensor::from_vec(updated, (shape.rows, shape.cols), tap.linear.weight().device())?;
             Ok::<_, Failure>(Linear::new(updated, None))
@@ -88,20 +88,20 @@ impl OneShot {
 }
 
 /// Codes of the largest magnitudes, times a scale of each column.
-fn chosen(shape: twofour::Shape, weight: &[f32], scale: Option<&[f32]>) -> twofour::Result<Vec<u8>> {
+fn chosen(shape: Shape, weight: &[f32], scale: Option<&[f32]>) -> twofour::Result<Vec<u8>> {
     let mut codes = vec![0; shape.packed_codes()];
     let scores = match scale {
-        Some(scale) => cpu::ByScore::scaled(shape, weight, scale),
-        None => cpu::ByScore::magnitude(shape, weight),
+        Some(scale) => ByScore::scaled(shape, weight, scale),
+        None => ByScore::magnitude(shape, weight),
     };
-    cpu::by_score_into(scores.codes(&mut codes))?;
+    Cpu.run(scores.codes(&mut codes))?;
     Ok(codes)
 }
 
 /// A weight as the host's executors take it.
-pub(crate) fn host(weight: &Tensor) -> Result<(Vec<f32>, twofour::Shape), Failure> {
+pub(crate) fn host(weight: &Tensor) -> Result<(Vec<f32>, Shape), Failure> {
     let (rows, cols) = weight.dims2()?;
-    Ok((weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?, twofour::Shape::new(rows, cols)))
+    Ok((weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?, Shape::new(rows, cols)))
 }
 
 /// The model under masks.
@@ -110,7 +110,7 @@ pub(crate) fn masked(dense: &Model<Linear>, masks: &Masks) -> Result<Model<Linea
         let weight = linear.weight();
         let (rows, cols) = weight.dims2()?;
         let codes = masks.get(name).ok_or_else(|| format!("there is no mask for {name}"))?;
-        let kept: Vec<u8> = mask_from_codes(Sparsity::TwoFour, twofour::Shape::new(rows, cols), codes)?;
+        let kept: Vec<u8> = mask_from_codes(Sparsity::TwoFour, Shape::new(rows, cols), codes)?;
         let kept = Tensor::from_vec(kept, (rows, cols), weight.device())?.to_dtype(weight.dtype())?;
         Ok(Linear::new((weight * kept)?, None))
     })

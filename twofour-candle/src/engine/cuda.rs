@@ -1,98 +1,65 @@
-//! The engine's part for CUDA devices: one handle to cuBLASLt a device, and plans by what they are for.
+//! The engine's part for CUDA devices: one handle a device, and candle's arrays as its operands.
 
 use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use twofour::Factor;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda::{CudaDevice, DeviceId};
-use candle_core::{DType, Result};
-use twofour::cudarc::driver::CudaStream;
-use twofour::device::{Limits, limits};
-use twofour::matmul::cuda::BlasLt;
-use twofour::matmul::{self, Keep, Masks, Problem};
-use twofour::sparse::{self, Given, Libraries};
+use candle_core::{CudaStorage, Result, Storage};
+use twofour::cudarc::driver::{CudaView, CudaViewMut};
+use twofour::{Buffer, Gpu, Libraries};
 
 use super::Engine;
-use crate::number::{Number, Score, wrap};
+use crate::number::{Stored, wrap};
+use crate::place::{Place, out_of_range};
 
-/// Plans remembered at most of each kind; then it starts anew. (Sequences come in many lengths.)
-const MOST_PLANS: usize = 4096;
-
-pub(crate) type Devices = HashMap<DeviceId, Arc<Mutex<OnDevice>>>;
-
-/// What is shared on one device.
-pub(crate) struct OnDevice {
-    /// `None` where the library is not there: own kernels serve 16-bit types.
-    pub(crate) blas: Option<BlasLt>,
-    pub(crate) stream: Arc<CudaStream>,
-    limits: Limits,
-    masked: HashMap<(Problem, Masks, [DType; 2]), matmul::Plan>,
-    compressed: HashMap<(Problem, Given, DType), sparse::Plan>,
-}
+pub(super) type Devices = HashMap<DeviceId, Arc<Mutex<Gpu>>>;
 
 impl Engine {
-    /// What is shared on the device; made when it is first met.
-    pub(crate) fn on(&self, device: &CudaDevice) -> Result<Arc<Mutex<OnDevice>>> {
+    /// The handle of a device; made when it is first met.
+    fn on(&self, device: &CudaDevice) -> Result<Arc<Mutex<Gpu>>> {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = devices.get(&device.id()) {
             return Ok(Arc::clone(known));
         }
-        let made = Arc::new(Mutex::new(OnDevice::new(device)?));
+        // Without cuSPARSELt, whose handle is for one thread: candle's users have many.
+        let gpu = Gpu::new(&device.cuda_stream()).map_err(wrap)?.only(Libraries::CUBLASLT);
+        let made = Arc::new(Mutex::new(gpu));
         devices.insert(device.id(), Arc::clone(&made));
         Ok(made)
     }
 }
 
-/// For as long as work is queued.
-pub(crate) fn lock(on: &Mutex<OnDevice>) -> MutexGuard<'_, OnDevice> {
-    on.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Place for Gpu {
+    type Storage = CudaStorage;
 
-impl OnDevice {
-    fn new(device: &CudaDevice) -> Result<Self> {
-        let stream = device.cuda_stream();
-        let limits = limits(stream.context()).map_err(wrap)?;
-        let blas = match BlasLt::new(&stream) {
-            Ok(blas) => Some(blas),
-            Err(twofour::Error::LibraryUnavailable { .. }) => None,
-            Err(error) => return Err(wrap(error)),
-        };
-        Ok(Self { blas, stream, limits, masked: HashMap::new(), compressed: HashMap::new() })
+    fn with<R>(engine: &Engine, device: &CudaDevice, work: impl FnOnce(&mut Self) -> twofour::Result<R>) -> Result<R> {
+        let gpu = engine.on(device)?;
+        let mut gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut gpu).map_err(wrap)
     }
 
-    /// The plan of a masked layer's products. Nothing is kept between its passes.
-    pub(crate) fn masked<L: Score, W: Number>(&mut self, problem: Problem, masks: Masks) -> Result<matmul::Plan> {
-        let (limits, blas) = (self.limits, self.blas.is_some());
-        let types = [<L as candle_core::WithDType>::DTYPE, <W as candle_core::WithDType>::DTYPE];
-        remembered(&mut self.masked, (problem, masks, types), || {
-            let plan = matmul::Plan::new::<L, W>(&limits, problem, masks, Keep::Nothing)?;
-            if blas { Ok(plan) } else { plan.without_blaslt() }
-        })
+    fn of(storage: &Storage) -> Option<&CudaStorage> {
+        if let Storage::Cuda(storage) = storage { Some(storage) } else { None }
     }
 
-    /// The plan of a compressed layer's product.
-    pub(crate) fn compressed<W: Number + Factor>(&mut self, problem: Problem, given: Given) -> Result<sparse::Plan> {
-        let (limits, cublaslt) = (self.limits, self.blas.is_some());
-        let dtype = <W as candle_core::WithDType>::DTYPE;
-        remembered(&mut self.compressed, (problem, given, dtype), || {
-            sparse::Plan::new::<W>(&limits, problem, given, Libraries { cublaslt, cusparselt: false })
-        })
+    fn of_mut(storage: &mut Storage) -> Option<&mut CudaStorage> {
+        if let Storage::Cuda(storage) = storage { Some(storage) } else { None }
     }
-}
 
-fn remembered<K: Hash + Eq, P: Copy>(
-    plans: &mut HashMap<K, P>,
-    key: K,
-    make: impl FnOnce() -> twofour::Result<P>,
-) -> Result<P> {
-    if let Some(plan) = plans.get(&key) {
-        return Ok(*plan);
+    fn elements<T: Stored>(storage: &CudaStorage, range: Range<usize>) -> Result<CudaView<'_, T>> {
+        let (all, end) = (storage.as_cuda_slice::<T>()?, range.end);
+        all.try_slice(range).ok_or_else(|| out_of_range(end, all.len()))
     }
-    if plans.len() >= MOST_PLANS {
-        plans.clear();
+
+    fn elements_mut<T: Stored>(storage: &mut CudaStorage, range: Range<usize>) -> Result<CudaViewMut<'_, T>> {
+        let all = storage.as_cuda_slice_mut::<T>()?;
+        let (end, len) = (range.end, all.len());
+        all.try_slice_mut(range).ok_or_else(|| out_of_range(end, len))
     }
-    let plan = make().map_err(wrap)?;
-    plans.insert(key, plan);
-    Ok(plan)
+
+    /// An empty array is one of one element, for the driver gives no others.
+    fn own<T: Stored>(array: Buffer<T>, device: &CudaDevice) -> CudaStorage {
+        CudaStorage::wrap_cuda_slice(array.into_slice(), device.clone())
+    }
 }

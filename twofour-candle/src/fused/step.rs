@@ -1,15 +1,15 @@
 //! The step of one layer: the gradient of some rows' logits, then AdamW on those rows, and on to the next.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, Var};
-use twofour::learn::{AdamW, Gradient, Rounding, State, cpu};
-use twofour::space::{Host, Space};
-use twofour::{Logit, Shape, Shard};
+use candle_core::{DType, Layout, Result, Tensor, Var};
+use twofour::learn::{self, AdamW, NORM_SLOTS, Rounding};
+use twofour::{Shape, Shard};
 
 use super::OwnMoments;
-use crate::array::{Plain, Target, elements_mut, host, other_memory, write};
+use crate::array::{Write, write};
 use crate::learner::{Clipping, Learner};
-use crate::number::{elements, ready, wrap};
+use crate::number::{Score, contiguous_range, ready};
 use crate::ops::linear::Product;
+use crate::place::{Operand, Place, part, part_mut};
 
 pub(super) struct Step<'s> {
     pub(super) product: &'s Product,
@@ -39,7 +39,7 @@ impl Step<'_> {
             let panel = Panel { first, shape: Shape::new(rows, whole.cols), shard };
             let gradient = self.gradient(&panel, dy, x)?;
             self.learner.with_clipping(dy.device(), |clipping| {
-                write(self.logits, |logits, layout| self.update(&panel, &gradient, (logits, layout), moments, clipping))
+                write(self.logits, Update { step: self, panel: &panel, gradient: &gradient, moments, clipping })
             })?;
         }
         Ok(())
@@ -55,100 +55,52 @@ impl Step<'_> {
         let logits = of_rows(&self.logits.as_detached_tensor(), 0)?;
         product.logit_gradient(&of_rows(dy, 1)?, x, &logits, &of_rows(self.weight, 0)?)
     }
+}
 
-    fn update(
-        &self,
-        panel: &Panel,
-        gradient: &Tensor,
-        (logits, layout): (Target<'_>, &Layout),
-        moments: &mut OwnMoments,
-        clipping: Option<&mut Clipping>,
-    ) -> Result<()> {
-        let (from, gradient_layout) = gradient.storage_and_layout();
-        match (logits, &*from) {
-            (Target::Cpu(logits), Storage::Cpu(from)) => {
-                let gradient = elements::<f32>(from, gradient_layout)?;
-                match self.logits.dtype() {
-                    DType::F32 => self.on_cpu::<f32>(panel, gradient, (logits, layout), moments, clipping),
-                    _ => self.on_cpu::<twofour::bf16>(panel, gradient, (logits, layout), moments, clipping),
-                }
-            }
-            #[cfg(feature = "cuda")]
-            (Target::Cuda(logits), Storage::Cuda(from)) => {
-                let gradient = (from, gradient_layout);
-                match self.logits.dtype() {
-                    DType::F32 => self.on_cuda::<f32>(panel, gradient, (logits, layout), moments, clipping),
-                    _ => self.on_cuda::<twofour::bf16>(panel, gradient, (logits, layout), moments, clipping),
-                }
-            }
-            _ => Err(other_memory()),
+/// AdamW on the rows of a panel.
+struct Update<'u> {
+    step: &'u Step<'u>,
+    panel: &'u Panel,
+    /// `f32`.
+    gradient: &'u Tensor,
+    moments: &'u mut OwnMoments,
+    clipping: Option<&'u mut Clipping>,
+}
+
+impl Write for Update<'_> {
+    fn write<P: Place>(self, logits: &mut P::Storage, layout: &Layout) -> Result<()> {
+        match self.step.logits.dtype() {
+            DType::F32 => self.run::<P, f32>(logits, layout),
+            _ => self.run::<P, twofour::bf16>(logits, layout),
         }
     }
+}
 
-    fn on_cpu<L: Logit + Plain>(
-        &self,
-        panel: &Panel,
-        gradient: &[f32],
-        (logits, layout): (&mut CpuStorage, &Layout),
-        OwnMoments { m, v, scales }: &mut OwnMoments,
-        clipping: Option<&mut Clipping>,
-    ) -> Result<()> {
-        let (six, pair) = (panel.logits(), panel.scales());
-        let logits = &mut elements_mut::<L>(logits, layout)?[six.clone()];
-        let state = match scales {
-            None => State::f32(&mut host(m)?[six.clone()], &mut host(v)?[six]),
-            Some(scales) => State::eight(&mut host(m)?[six.clone()], &mut host(v)?[six], &mut host(scales)?[pair]),
-        };
-        let step = twofour::learn::Step::<Host>::new(self.adamw, state);
-        let Some(Clipping { squares, factor, .. }) = clipping else {
-            return cpu::update_into(self.args(panel, Gradient::Read(gradient), logits, step)).map_err(wrap);
-        };
-        let args = self.args(panel, Gradient::Read(gradient), logits, step.factor(host(factor)?));
-        cpu::update_into(args.norm_squares(host(squares)?)).map_err(wrap)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn on_cuda<L: Logit + candle_core::cuda::CudaDType>(
-        &self,
-        panel: &Panel,
-        (gradient, gradient_layout): (&candle_core::CudaStorage, &Layout),
-        (logits, layout): (&mut candle_core::CudaStorage, &Layout),
-        OwnMoments { m, v, scales }: &mut OwnMoments,
-        clipping: Option<&mut Clipping>,
-    ) -> Result<()> {
-        use crate::array::slice;
-        use crate::number::contiguous_range;
-        let stream = logits.device.cuda_stream();
-        let (six, pair) = (panel.logits(), panel.scales());
-        let (start, _) = contiguous_range(layout)?;
-        let (from, to) = contiguous_range(gradient_layout)?;
-        let gradient = Gradient::Read(gradient.as_cuda_slice::<f32>()?.slice(from..to));
-        let logits = logits.as_cuda_slice_mut::<L>()?.slice_mut(start + six.start..start + six.end);
-        let state = match scales {
-            None => State::f32(slice(m)?.slice_mut(six.clone()), slice(v)?.slice_mut(six)),
+impl Update<'_> {
+    fn run<P: Place, L: Score>(self, logits: &mut P::Storage, layout: &Layout) -> Result<()> {
+        let Self { step, panel, gradient, moments: OwnMoments { m, v, scales }, clipping } = self;
+        let (gradient, gradient_layout) = gradient.storage_and_layout();
+        let gradient = Operand::<P>::of(&gradient, gradient_layout)?;
+        let (six, start) = (panel.logits(), contiguous_range(layout)?.start);
+        let logits = P::elements_mut::<L>(logits, start + six.start..start + six.end)?;
+        let moments = match scales {
+            None => learn::Moments::f32(part_mut::<P, f32>(m, six.clone())?, part_mut::<P, f32>(v, six)?),
             Some(scales) => {
-                let [m, v] = [slice(m)?.slice_mut(six.clone()), slice(v)?.slice_mut(six)];
-                State::eight(m, v, slice(scales)?.slice_mut(pair))
+                let [m, v] = [part_mut::<P, u8>(m, six.clone())?, part_mut::<P, u8>(v, six)?];
+                learn::Moments::eight(m, v, part_mut::<P, f32>(scales, panel.scales())?)
             }
         };
-        let step = twofour::learn::Step::<twofour::space::Cuda>::new(self.adamw, state);
-        let Some(Clipping { squares, factor, .. }) = clipping else {
-            return twofour::learn::cuda::update_into(&stream, self.args(panel, gradient, logits, step)).map_err(wrap);
+        let by = learn::Step::new(step.adamw, moments);
+        let (by, squares) = match clipping {
+            None => (by, None),
+            Some(Clipping { squares, factor, .. }) => {
+                (by.factor(part::<P, f32>(factor, 0..1)?), Some(part_mut::<P, f64>(squares, 0..NORM_SLOTS)?))
+            }
         };
-        let args = self.args(panel, gradient, logits, step.factor(slice::<f32>(factor)?.as_view()));
-        let args = args.norm_squares(slice::<f64>(squares)?.as_view_mut());
-        twofour::learn::cuda::update_into(&stream, args).map_err(wrap)
-    }
-
-    fn args<'a, S: Space, L: Logit>(
-        &self,
-        panel: &Panel,
-        gradient: Gradient<'a, S>,
-        logits: S::Mut<'a, L>,
-        step: twofour::learn::Step<'a, S>,
-    ) -> twofour::learn::Update<'a, S, L> {
-        let args = twofour::learn::Update::new(panel.shape, gradient, logits, step);
-        args.shard(panel.shard).rounding(self.rounding)
+        let pass = learn::Update::new(panel.shape, gradient.elements::<f32>()?, logits, by);
+        let pass = pass.shard(panel.shard).rounding(step.rounding);
+        let pass = if let Some(squares) = squares { pass.norm_squares(squares) } else { pass };
+        P::with(&step.product.engine, gradient.device(), |on| on.run(pass))
     }
 }
 
@@ -161,8 +113,8 @@ impl Panel {
 
     /// Where the scales of its 8-bit moments are: it begins with a block, and ends with one or with the layer.
     fn scales(&self) -> std::ops::Range<usize> {
-        let start = 2 * (self.first * (self.shape.cols / 4) / State::<Host>::BLOCK_GROUPS);
-        start..start + State::<Host>::scales(self.shape)
+        let start = 2 * (self.first * (self.shape.cols / 4) / learn::Moments::BLOCK_GROUPS);
+        start..start + learn::Moments::scales(self.shape)
     }
 }
 
@@ -173,7 +125,7 @@ fn panel_rows(shape: Shape, bytes: usize) -> usize {
     if groups == 0 {
         return shape.rows.max(1);
     }
-    let blocks = State::<Host>::BLOCK_GROUPS >> groups.trailing_zeros().min(6);
+    let blocks = learn::Moments::BLOCK_GROUPS >> groups.trailing_zeros().min(6);
     let rows = bytes / (24 * groups);
     let unit = if rows >= 128 { 128 } else { blocks };
     (rows / unit).max(1) * unit
@@ -188,10 +140,10 @@ mod tests {
         for (groups, bytes) in [(1, 1), (2, 1 << 12), (3, 1 << 20), (64, 1), (1024, 16 << 20), (96, 0), (0, 5)] {
             let rows = panel_rows(Shape::new(7, 4 * groups), bytes);
             assert!(
-                rows > 0 && (rows * groups).is_multiple_of(State::<Host>::BLOCK_GROUPS),
+                rows > 0 && (rows * groups).is_multiple_of(learn::Moments::BLOCK_GROUPS),
                 "{groups} {bytes}: {rows}"
             );
-            let least = State::<Host>::BLOCK_GROUPS;
+            let least = learn::Moments::BLOCK_GROUPS;
             assert!(24 * groups * rows <= bytes.max(24 * groups * least), "{groups} {bytes}: {rows}");
         }
         assert_eq!(panel_rows(Shape::new(11008, 4096), 16 << 20), 640);

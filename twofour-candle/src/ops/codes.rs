@@ -1,44 +1,37 @@
 //! The packed codes of masks as candle's operation.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result};
+use candle_core::{DType, Result};
 use twofour::Shape;
-use twofour::mask::cpu;
+use twofour::mask::Forward;
+use twofour::space::Space;
 
 use super::Masks;
-use crate::number::{elements, with_types, wrap};
+use super::custom::Op;
+use crate::engine::Engine;
+use crate::number::with_types;
+use crate::place::{Operand, Place};
 
 /// Packed codes of `(logits)`.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Codes {
     pub(super) masks: Masks,
     pub(super) shape: Shape,
 }
 
-impl CustomOp1 for Codes {
-    fn name(&self) -> &'static str {
-        "twofour codes"
-    }
+impl Op<1> for Codes {
+    const NAME: &'static str = "twofour codes";
 
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, candle_core::Shape)> {
-        let Self { masks, shape } = *self;
-        let mut codes = vec![0; shape.packed_codes()];
-        with_types!(logits.dtype(), DType::F32, <L, W> {
-            let logits = elements::<L>(logits, layout)?;
-            let args = cpu::Forward::<L, W>::new(shape, masks.kind, masks.sampling, logits);
-            cpu::forward_into(args.shard(masks.shard_of(shape)).codes(&mut codes)).map_err(wrap)
-        })?;
-        let bytes = codes.len();
-        Ok((CpuStorage::U8(codes), bytes.into()))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, candle_core::Shape)> {
+    fn forward<P: Place>(&self, [logits]: [Operand<'_, P>; 1]) -> Result<(P::Storage, candle_core::Shape)> {
+        let Self { masks, shape } = self;
         let codes = with_types!(logits.dtype(), DType::F32, <L, W> {
-            super::cuda::codes::<L, W>(self, (logits, layout))
+            let from = logits.elements::<L>()?;
+            // An engine for the call: it needs none of the libraries that are shared.
+            P::with(&Engine::default(), logits.device(), |on| {
+                let mut codes = on.unset::<u8>(shape.packed_codes())?;
+                let pass = Forward::<_, L, W>::new(*shape, masks.kind, masks.sampling, P::Space::share(&from));
+                on.run(pass.shard(masks.shard_of(*shape)).codes(P::output(&mut codes)))?;
+                Ok(codes)
+            })
         })?;
-        Ok((codes, self.shape.packed_codes().into()))
+        Ok((P::own(codes, logits.device()), shape.packed_codes().into()))
     }
 }

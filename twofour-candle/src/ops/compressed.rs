@@ -1,17 +1,17 @@
 //! The product of a compressed weight as candle's operation.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use twofour::compress::{self, Layout as CodeLayout};
 use twofour::matmul::Problem;
-use twofour::sparse::{self, Factor};
-use twofour::{Shape, bf16, f16};
-use twofour_formats::Weight;
+use twofour::space::Space;
+use twofour::sparse::{self, Given, Weight};
+use twofour::{Cpu, Element, Executor, Factor, Shape, bf16, f16};
+use twofour_formats::Weight as WeightOfFile;
 
+use super::custom::{Custom, Op};
 use crate::engine::Engine;
-use crate::number::{Number, elements, owned, ready, wrap, zeros};
+use crate::number::{Number, ready, wrap};
+use crate::place::{Operand, Place};
 
 /// A compressed weight `[N, K]` in candle's memory: kept values, and codes in the order in which the device reads them.
 #[derive(Debug, Clone)]
@@ -27,10 +27,10 @@ impl Compressed {
     ///
     /// # Errors
     /// Values of another type, which candle has no product for; what copying may give.
-    pub fn new(weight: &Weight, device: &Device) -> Result<Self> {
+    pub fn new(weight: &WeightOfFile, device: &Device) -> Result<Self> {
         match weight {
-            Weight::F16(weight) => Self::of(weight, device),
-            Weight::Bf16(weight) => Self::of(weight, device),
+            WeightOfFile::F16(weight) => Self::of(weight, device),
+            WeightOfFile::Bf16(weight) => Self::of(weight, device),
             other => candle_core::bail!("the weight's values are {}, and must be f16 or bf16", other.value_type()),
         }
     }
@@ -38,9 +38,9 @@ impl Compressed {
     fn of<W: Number + Factor>(weight: &compress::Compressed<W>, device: &Device) -> Result<Self> {
         let layout = if device.is_cpu() { CodeLayout::Plain } else { CodeLayout::CutlassSm80 };
         let shape = weight.shape();
-        let sizes = layout.sizes(shape, W::FORMAT).map_err(wrap)?;
+        let sizes = layout.sizes(shape, <W as Element>::DTYPE).map_err(wrap)?;
         // Rows padded as the layout wants them.
-        let (mut values, kept) = (zeros::<W>(sizes.values), shape.cols / 2);
+        let (mut values, kept) = (Cpu.zeros::<W>(sizes.values).map_err(wrap)?, shape.cols / 2);
         if kept > 0 {
             let rows = values.chunks_mut(sizes.pitch).zip(weight.values().chunks(kept));
             rows.for_each(|(to, from)| to[..kept].copy_from_slice(from));
@@ -94,91 +94,66 @@ pub fn compressed_linear(x: &Tensor, weight: &Compressed, bias: Option<&Tensor>,
     super::over_tokens(x, weight.dtype(), shape, |x, tokens| {
         let problem = Problem::new(tokens, shape);
         let op = Multiply { problem, layout: weight.layout, bias, engine: engine.clone() };
-        x.apply_op3(&weight.values, &weight.metadata, op)
+        x.apply_op3(&weight.values, &weight.metadata, Custom(op))
     })
 }
 
 /// `Y = X Wᵀ + b` of `(x [T, K], values, metadata)`.
-pub(super) struct Multiply {
-    pub(super) problem: Problem,
-    pub(super) layout: CodeLayout,
-    pub(super) bias: Option<Tensor>,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU shares nothing"))]
-    pub(super) engine: Engine,
+struct Multiply {
+    problem: Problem,
+    layout: CodeLayout,
+    bias: Option<Tensor>,
+    engine: Engine,
 }
 
-impl CustomOp3 for Multiply {
-    fn name(&self) -> &'static str {
-        "twofour compressed linear"
-    }
+impl Op<3> for Multiply {
+    const NAME: &'static str = "twofour compressed linear";
 
-    fn cpu_fwd(
+    fn forward<P: Place>(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        values: &CpuStorage,
-        values_layout: &Layout,
-        metadata: &CpuStorage,
-        metadata_layout: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
-        let (from, to) = crate::number::contiguous_range(metadata_layout)?;
-        let codes = metadata.as_slice::<u8>()?;
-        let codes = codes.get(from..to).ok_or_else(|| crate::number::out_of_range(to, codes.len()))?;
+        [x, values, metadata]: [Operand<'_, P>; 3],
+    ) -> Result<(P::Storage, candle_core::Shape)> {
         let y = match values.dtype() {
-            DType::F16 => self.on_cpu::<f16>((x, x_layout), (values, values_layout), codes),
-            DType::BF16 => self.on_cpu::<bf16>((x, x_layout), (values, values_layout), codes),
-            other => Err(no_such_type(other)),
-        }?;
-        Ok((y, (self.problem.tokens, self.problem.shape.rows).into()))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        values: &CudaStorage,
-        values_layout: &Layout,
-        metadata: &CudaStorage,
-        metadata_layout: &Layout,
-    ) -> Result<(CudaStorage, candle_core::Shape)> {
-        let (x, metadata, kept) = ((x, x_layout), (metadata, metadata_layout), (values, values_layout));
-        let y = match values.dtype() {
-            DType::F16 => super::cuda::multiply::<f16>(self, x, kept, metadata),
-            DType::BF16 => super::cuda::multiply::<bf16>(self, x, kept, metadata),
-            other => Err(no_such_type(other)),
+            DType::F16 => self.multiply::<P, f16>(x, values, metadata),
+            DType::BF16 => self.multiply::<P, bf16>(x, values, metadata),
+            other => {
+                let message = format!("kept values are {}, and must be f16 or bf16", other.as_str());
+                Err(candle_core::Error::Msg(message).bt())
+            }
         }?;
         Ok((y, (self.problem.tokens, self.problem.shape.rows).into()))
     }
 }
 
 impl Multiply {
-    fn on_cpu<W: Number + Factor<Output = W>>(
+    fn multiply<P: Place, W: Number + Factor<Output = W>>(
         &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (values, values_layout): (&CpuStorage, &Layout),
-        codes: &[u8],
-    ) -> Result<CpuStorage> {
+        x: Operand<'_, P>,
+        values: Operand<'_, P>,
+        metadata: Operand<'_, P>,
+    ) -> Result<P::Storage> {
         let Problem { tokens, shape } = self.problem;
-        let weight = sparse::cpu::Weight::<W>::new(shape, self.layout, elements(values, values_layout)?, codes);
         let bias = self.bias.as_ref().map(Tensor::storage_and_layout);
-        let bias = match &bias {
-            Some((bias, layout)) => match &**bias {
-                candle_core::Storage::Cpu(bias) => Some(elements::<W>(bias, layout)?),
-                _ => return Err(elsewhere()),
-            },
-            None => None,
-        };
-        let y = sparse::cpu::multiply(weight, tokens, elements(x, x_layout)?, bias).map_err(wrap)?;
-        Ok(owned(y))
+        let bias = bias.as_ref().map(|(bias, layout)| Operand::<P>::of(bias, layout)?.elements::<W>()).transpose()?;
+        let weight = Weight::new(shape, self.layout, values.elements::<W>()?, metadata.elements::<u8>()?);
+        let (from, given) = (x.elements::<W>()?, Given { bias: bias.is_some(), ..Given::WEIGHT });
+        let y = P::with(&self.engine, x.device(), |on| {
+            // The CPU, which has its weight like this, needs no plan.
+            let plan = match self.layout {
+                CodeLayout::Plain => None,
+                _ => Some(weight.plan(on, tokens, given)?),
+            };
+            let mut y = on.unset::<W>(self.problem.outputs())?;
+            let mut workspace = on.workspace(plan.map_or(0, |plan| plan.workspace_bytes()))?;
+            let pass = sparse::Multiply::new(&weight, tokens, P::Space::share(&from), P::output(&mut y));
+            let pass = if let Some(bias) = &bias { pass.bias(P::Space::share(bias)) } else { pass };
+            let pass = if let Some(plan) = &plan { pass.plan(plan) } else { pass };
+            on.run(match &mut workspace {
+                Some(workspace) => pass.workspace(P::output(workspace)),
+                None => pass,
+            })?;
+            Ok(y)
+        })?;
+        Ok(P::own(y, x.device()))
     }
-}
-
-/// Of a bias that was on the same device when it was checked.
-pub(super) fn elsewhere() -> candle_core::Error {
-    candle_core::Error::Msg("the bias is on another device than the weight".to_owned()).bt()
-}
-
-fn no_such_type(dtype: DType) -> candle_core::Error {
-    candle_core::Error::Msg(format!("kept values are {}, and must be f16 or bf16", dtype.as_str())).bt()
 }

@@ -1,204 +1,127 @@
 //! The masked linear layer as candle's operations: the product, and both of its gradients.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Tensor};
+use candle_core::{Result, Tensor};
 use twofour::mask::Kind;
-use twofour::matmul::{Problem, cpu};
+use twofour::matmul::{Backward, Forward, Keep, Problem};
+use twofour::space::Space;
 
 use super::Masks;
+use super::custom::{Custom, Op};
 use crate::engine::Engine;
-use crate::number::{Number, Score, elements, owned, ready, with_types, wrap, zeros};
+use crate::number::{ready, with_types};
+use crate::place::{Operand, Place};
 
-/// `Y = X (W∘M)ᵀ` of `(x [T, K], logits, weight)`.
+/// `Y = X (W∘M)ᵀ` of `(x [T, K], logits, weight)`. Nothing is kept for the backward pass.
 #[derive(Debug, Clone)]
 pub(crate) struct Product {
     pub(crate) masks: Masks,
     pub(crate) problem: Problem,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU shares nothing"))]
     pub(crate) engine: Engine,
 }
 
-impl CustomOp3 for Product {
-    fn name(&self) -> &'static str {
-        "twofour masked linear"
-    }
+impl Op<3> for Product {
+    const NAME: &'static str = "twofour masked linear";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        logits: &CpuStorage,
-        logits_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
+    fn forward<P: Place>(&self, [x, logits, weight]: [Operand<'_, P>; 3]) -> Result<(P::Storage, candle_core::Shape)> {
         let Problem { tokens, shape } = self.problem;
         let y = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let weight = elements::<W>(weight, weight_layout)?;
-            let layer = self.masks.layer(shape, elements::<L>(logits, logits_layout)?, weight);
-            let y = cpu::forward(layer, tokens, elements(x, x_layout)?).map_err(wrap)?;
-            Ok(owned(y))
+            let (layer, from) = (self.masks.layer::<P, L, W>(shape, logits, weight)?, x.elements::<W>()?);
+            let y = P::with(&self.engine, x.device(), |on| {
+                let plan = layer.plan(on, tokens, Keep::Nothing)?;
+                let mut y = on.unset::<W>(self.problem.outputs())?;
+                let mut workspace = on.workspace(plan.output().workspace_bytes)?;
+                let pass = Forward::new(&plan, &layer, P::Space::share(&from), P::output(&mut y));
+                on.run(match &mut workspace {
+                    Some(workspace) => pass.workspace(P::output(workspace)),
+                    None => pass,
+                })?;
+                Ok(y)
+            })?;
+            Ok(P::own(y, x.device()))
         })?;
         Ok((y, (tokens, shape.rows).into()))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        logits: &CudaStorage,
-        logits_layout: &Layout,
-        weight: &CudaStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CudaStorage, candle_core::Shape)> {
-        let y = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            super::cuda::product::<L, W>(self, (x, x_layout), (logits, logits_layout), (weight, weight_layout))
-        })?;
-        Ok((y, (self.problem.tokens, self.problem.shape.rows).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        logits: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn backward(&self, [x, logits, weight]: [&Tensor; 3], dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let dy = ready(dy)?;
         let dx = if x.track_op() { Some(self.input_gradient(&dy, logits, weight)?) } else { None };
         let to_logits = logits.track_op() && self.masks.kind != Kind::Argmax;
         let dlogits =
             if to_logits { Some(self.logit_gradient(&dy, x, logits, weight)?.to_dtype(logits.dtype())?) } else { None };
-        Ok((dx, dlogits, None))
+        Ok([dx, dlogits, None])
     }
 }
 
 impl Product {
     /// `dX = dY (W∘M)`, `[T, K]`.
     pub(crate) fn input_gradient(&self, dy: &Tensor, logits: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        dy.apply_op3_no_bwd(logits, weight, &InputGradient(self.clone()))
+        dy.apply_op3_no_bwd(logits, weight, &Custom(InputGradient(self)))
     }
 
     /// `dL/dlogits`, `f32 [N, K/4, 6]`.
     pub(crate) fn logit_gradient(&self, dy: &Tensor, x: &Tensor, logits: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        dy.apply_op3_no_bwd(x, logits, &LogitGradient { of: self.clone(), weight: weight.clone() })
+        dy.apply_op3_no_bwd(x, logits, &Custom(LogitGradient { of: self, weight }))
     }
 }
 
 /// `dX = dY (W∘M)` of `(dy [T, N], logits, weight)`.
-struct InputGradient(Product);
+struct InputGradient<'p>(&'p Product);
 
-impl CustomOp3 for InputGradient {
-    fn name(&self) -> &'static str {
-        "gradient of twofour masked linear to its input"
-    }
+impl Op<3> for InputGradient<'_> {
+    const NAME: &'static str = "gradient of twofour masked linear to its input";
 
-    fn cpu_fwd(
-        &self,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-        logits: &CpuStorage,
-        logits_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
-        let Problem { tokens, shape } = self.0.problem;
+    fn forward<P: Place>(&self, [dy, logits, weight]: [Operand<'_, P>; 3]) -> Result<(P::Storage, candle_core::Shape)> {
+        let Product { masks, problem, engine } = self.0;
+        let Problem { tokens, shape } = *problem;
         let dx = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let weight = elements::<W>(weight, weight_layout)?;
-            let layer = self.0.masks.layer(shape, elements::<L>(logits, logits_layout)?, weight);
-            let mut dx = zeros::<W>(self.0.problem.inputs());
-            let args = cpu::Backward::new(layer, tokens, elements(dy, dy_layout)?).input_gradient(&mut dx);
-            cpu::backward_into(args).map_err(wrap)?;
-            Ok(owned(dx))
+            let (layer, from) = (masks.layer::<P, L, W>(shape, logits, weight)?, dy.elements::<W>()?);
+            let dx = P::with(engine, dy.device(), |on| {
+                let plan = layer.plan(on, tokens, Keep::Nothing)?;
+                let mut dx = on.unset::<W>(problem.inputs())?;
+                let mut workspace = on.workspace(plan.input_gradient().workspace_bytes)?;
+                let pass = Backward::new(&plan, &layer, P::Space::share(&from)).input_gradient(P::output(&mut dx));
+                on.run(match &mut workspace {
+                    Some(workspace) => pass.workspace(P::output(workspace)),
+                    None => pass,
+                })?;
+                Ok(dx)
+            })?;
+            Ok(P::own(dx, dy.device()))
         })?;
         Ok((dx, (tokens, shape.cols).into()))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        dy: &CudaStorage,
-        dy_layout: &Layout,
-        logits: &CudaStorage,
-        logits_layout: &Layout,
-        weight: &CudaStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CudaStorage, candle_core::Shape)> {
-        let dx = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let layer = ((logits, logits_layout), (weight, weight_layout));
-            super::cuda::input_gradient::<L, W>(&self.0, (dy, dy_layout), layer)
-        })?;
-        Ok((dx, (self.0.problem.tokens, self.0.problem.shape.cols).into()))
     }
 }
 
 /// `dL/dlogits`, `f32`, of `(dy [T, N], x [T, K], logits)`.
-struct LogitGradient {
-    of: Product,
-    weight: Tensor,
+struct LogitGradient<'p> {
+    of: &'p Product,
+    weight: &'p Tensor,
 }
 
-impl CustomOp3 for LogitGradient {
-    fn name(&self) -> &'static str {
-        "gradient of twofour masked linear to its logits"
-    }
+impl Op<3> for LogitGradient<'_> {
+    const NAME: &'static str = "gradient of twofour masked linear to its logits";
 
-    fn cpu_fwd(
-        &self,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        logits: &CpuStorage,
-        logits_layout: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
+    fn forward<P: Place>(&self, [dy, x, logits]: [Operand<'_, P>; 3]) -> Result<(P::Storage, candle_core::Shape)> {
+        let Product { masks, problem, engine } = self.of;
+        let Problem { tokens, shape } = *problem;
         let (weight, weight_layout) = self.weight.storage_and_layout();
-        let candle_core::Storage::Cpu(weight) = &*weight else { return Err(elsewhere()) };
+        let weight = Operand::of(&weight, weight_layout)?;
         let dlogits = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let arrays = (elements::<L>(logits, logits_layout)?, elements::<W>(weight, weight_layout)?);
-            self.on_cpu(elements(dy, dy_layout)?, elements(x, x_layout)?, arrays)
+            let layer = masks.layer::<P, L, W>(shape, logits, weight)?;
+            let (dy, x, device) = (dy.elements::<W>()?, x.elements::<W>()?, dy.device());
+            P::with(engine, device, |on| {
+                let plan = layer.plan(on, tokens, Keep::Nothing)?;
+                let mut dlogits = on.unset::<f32>(shape.logits())?;
+                let mut workspace = on.workspace(plan.logit_gradient().workspace_bytes)?;
+                let pass = Backward::new(&plan, &layer, P::Space::share(&dy)).logit_gradient(P::Space::share(&x), P::output(&mut dlogits));
+                let pass = pass.regulariser(masks.regulariser);
+                on.run(match &mut workspace {
+                    Some(workspace) => pass.workspace(P::output(workspace)),
+                    None => pass,
+                })?;
+                Ok(dlogits)
+            })
         })?;
-        let shape = self.of.problem.shape;
-        Ok((CpuStorage::F32(dlogits), (shape.rows, shape.cols / 4, 6).into()))
+        Ok((P::own(dlogits, dy.device()), (shape.rows, shape.cols / 4, 6).into()))
     }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        dy: &CudaStorage,
-        dy_layout: &Layout,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        logits: &CudaStorage,
-        logits_layout: &Layout,
-    ) -> Result<(CudaStorage, candle_core::Shape)> {
-        let (weight, weight_layout) = self.weight.storage_and_layout();
-        let candle_core::Storage::Cuda(weight) = &*weight else { return Err(elsewhere()) };
-        let dlogits = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let layer = ((logits, logits_layout), (weight, weight_layout));
-            super::cuda::logit_gradient::<L, W>(&self.of, (dy, dy_layout), (x, x_layout), layer)
-        })?;
-        let shape = self.of.problem.shape;
-        Ok((dlogits, (shape.rows, shape.cols / 4, 6).into()))
-    }
-}
-
-impl LogitGradient {
-    fn on_cpu<L: Score, W: Number>(&self, dy: &[W], x: &[W], (logits, weight): (&[L], &[W])) -> Result<Vec<f32>> {
-        let Problem { tokens, shape } = self.of.problem;
-        let mut dlogits = vec![0.0; shape.logits()];
-        let layer = self.of.masks.layer(shape, logits, weight);
-        let args = cpu::Backward::new(layer, tokens, dy).logit_gradient(x, &mut dlogits);
-        cpu::backward_into(args.regulariser(self.of.masks.regulariser)).map_err(wrap)?;
-        Ok(dlogits)
-    }
-}
-
-/// Of a weight that was on the same device when the forward pass looked.
-fn elsewhere() -> candle_core::Error {
-    candle_core::Error::Msg("the weight is on another device than its logits".to_owned()).bt()
 }

@@ -18,21 +18,21 @@
 
 use candle_core::{Result, Tensor};
 use twofour::mask::{Kind, Sampling};
-use twofour::matmul::{self, Problem};
-use twofour::space::Space;
-use twofour::{Float, Logit, Shape, Shard};
+use twofour::matmul::{Layer, Problem};
+use twofour::{Shape, Shard};
 
 use crate::engine::Engine;
-use crate::number::{ready, wrap};
+use crate::number::{Number, Score, ready, wrap};
+use crate::place::{Operand, Place};
 
 mod codes;
 mod compressed;
-#[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod custom;
 pub(crate) mod linear;
 mod weight;
 
 pub use compressed::{Compressed, compressed_linear};
+use custom::Custom;
 
 /// How the masks of one weight are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,13 +69,14 @@ impl Masks {
     }
 
     /// The weight under these masks, wherever it is.
-    fn layer<'a, S: Space, L: Logit, W: Float>(
+    fn layer<'s, P: Place, L: Score, W: Number>(
         &self,
         shape: Shape,
-        logits: S::Ref<'a, L>,
-        weight: S::Ref<'a, W>,
-    ) -> matmul::Layer<'a, S, L, W> {
-        matmul::Layer::new(shape, self.kind, self.sampling, logits, weight).shard(self.shard_of(shape))
+        logits: Operand<'s, P>,
+        weight: Operand<'s, P>,
+    ) -> Result<Layer<'s, P::Space, L, W>> {
+        let (logits, weight) = (logits.elements::<L>()?, weight.elements::<W>()?);
+        Ok(Layer::sampled(shape, self.kind, self.sampling, logits, weight).shard(self.shard_of(shape)))
     }
 
     /// Logits that get no gradient from these masks are left out of the graph.
@@ -116,7 +117,7 @@ pub fn masked_linear(x: &Tensor, weight: &Tensor, logits: &Tensor, masks: Masks,
     over_tokens(x, weight.dtype(), shape, |x, tokens| {
         let problem = Problem::new(tokens, shape);
         let op = linear::Product { masks, problem, engine: engine.clone() };
-        x.apply_op3(&masks.tracked(logits)?, &ready(weight)?, op)
+        x.apply_op3(&masks.tracked(logits)?, &ready(weight)?, Custom(op))
     })
 }
 
@@ -128,7 +129,7 @@ pub fn masked_weight(weight: &Tensor, logits: &Tensor, masks: Masks) -> Result<T
     let shape = shape_of(weight)?;
     check_logits(shape, logits)?;
     same_device([weight, logits, logits])?;
-    ready(weight)?.apply_op2(&masks.tracked(logits)?, weight::MaskedWeight { masks, shape })
+    ready(weight)?.apply_op2(&masks.tracked(logits)?, Custom(weight::MaskedWeight { masks, shape }))
 }
 
 /// The packed codes of masks that are drawn of `logits [N, K/4, 6]`, `u8 [⌈N·K/8⌉]`: two groups a byte, the even one in
@@ -143,7 +144,7 @@ pub fn codes(logits: &Tensor, masks: Masks) -> Result<Tensor> {
     if patterns != 6 {
         candle_core::bail!("logits are {:?}, and must be [N, K/4, 6]", logits.dims())
     }
-    ready(&logits.detach())?.apply_op1_no_bwd(&codes::Codes { masks, shape })
+    ready(&logits.detach())?.apply_op1_no_bwd(&Custom(codes::Codes { masks, shape }))
 }
 
 /// `[N, K]`, checked.

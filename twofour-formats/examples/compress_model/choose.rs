@@ -4,9 +4,8 @@ use crate::names::{any, is_linear, matches, some};
 use crate::number::Number;
 use crate::{Args, Failure};
 use std::collections::BTreeMap;
-use twofour::DType;
-use twofour::Shape;
-use twofour::compress::Compressed;
+use twofour::compress::{Compressed, Sparsity};
+use twofour::{DType, Shape};
 use twofour_formats::{Reader, TensorInfo, TensorType};
 
 /// What there is instead of names.

@@ -6,9 +6,8 @@ use crate::report::{Layer, Report};
 use crate::{Failure, Task};
 use indicatif::ProgressBar;
 use std::path::Path;
-use twofour::DType;
-use twofour::Shape;
-use twofour::compress::convert;
+use twofour::compress::{Sparsity, convert};
+use twofour::{DType, Shape};
 use twofour_formats::{Manifest, Reader, TensorType, Writer};
 
 /// The tensors of the new file: the sizes of all are known before the first is read.

@@ -2,9 +2,8 @@
 
 use crate::output::Output;
 use indicatif::BinaryBytes;
-use twofour::DType;
-use twofour::Shape;
 use twofour::compress::Sparsity;
+use twofour::{DType, Shape};
 use twofour_formats::WeightInfo;
 
 /// A layer that was compressed or decompressed.

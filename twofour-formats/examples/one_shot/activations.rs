@@ -3,7 +3,8 @@
 use crate::Failure;
 use crate::number::{Number, for_type};
 use std::path::Path;
-use twofour::select::cpu;
+use twofour::select::{Hessian, Squares};
+use twofour::{Cpu, Executor};
 use twofour_formats::{Reader, TensorInfo, TensorType};
 
 /// A file of activations.
@@ -95,7 +96,7 @@ fn norms_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> R
     let inputs = reader.elements::<T>(name)?;
     let (mut sums, mut norms) = (vec![0.0; cols], vec![0.0; cols]);
     let tokens = inputs.len() / cols.max(1);
-    cpu::squares_into(cpu::Squares::new(tokens, cols, &inputs, &mut sums).norms(&mut norms))?;
+    Cpu.run(Squares::new(tokens, cols, &inputs, &mut sums).norms(&mut norms))?;
     Ok(norms)
 }
 
@@ -103,6 +104,6 @@ fn hessian_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) ->
     let inputs = reader.elements::<T>(name)?;
     let elements = cols.checked_mul(cols).ok_or("the Hessian is too large")?;
     let mut hessian = vec![0.0; elements];
-    cpu::hessian_into(cpu::Hessian::new(inputs.len() / cols.max(1), cols, &inputs, 0, &mut hessian))?;
+    Cpu.run(Hessian::new(inputs.len() / cols.max(1), cols, &inputs, 0, &mut hessian))?;
     Ok(hessian)
 }

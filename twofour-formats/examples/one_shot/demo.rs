@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, LogNormal, Normal};
 use std::path::Path;
-use twofour::{Element, bf16};
+use twofour::{Float, bf16};
 use twofour_formats::{Manifest, TensorType};
 
 /// Tensors of a transformer of one layer, and shapes.
@@ -49,7 +49,7 @@ fn make(model: &Path, activations: &Path) -> Result<(), Failure> {
     manifest.save::<Failure>(model, |file| {
         for (name, shape) in TENSORS {
             let values = normal.sample_iter(&mut rng).take(shape.iter().product());
-            let bytes: Vec<u8> = values.flat_map(|value| <bf16 as Element>::from_f32(value).to_le_bytes()).collect();
+            let bytes: Vec<u8> = values.flat_map(|value| <bf16 as Float>::from_f32(value).to_le_bytes()).collect();
             file.tensor(name, &bytes)?;
         }
         Ok(())

@@ -3,8 +3,8 @@
 use crate::activations::Activations;
 use crate::number::{Number, energy};
 use crate::{Args, Failure, Method};
-use twofour::Shape;
-use twofour::select::{Kept, cpu};
+use twofour::select::{ByScore, Statistics};
+use twofour::{Cpu, Executor, Shape};
 use twofour_formats::masks::Mask;
 
 /// What came of a layer.
@@ -68,14 +68,14 @@ impl<'a> Chooser<'a> {
 fn by_score<T: Number>(name: &str, shape: Shape, dense: &[T], scale: Option<&[f32]>) -> Result<Made, Failure> {
     let (mut codes, mut masked) =
         (vec![0; shape.packed_codes()], vec![<T as bytemuck::Zeroable>::zeroed(); dense.len()]);
-    let mut kept = vec![Kept::default(); Kept::SLOTS];
-    let args = match scale {
-        Some(scale) => cpu::ByScore::scaled(shape, dense, scale),
-        None => cpu::ByScore::magnitude(shape, dense),
+    let mut statistics = vec![Statistics::default(); Statistics::SLOTS];
+    let pass = match scale {
+        Some(scale) => ByScore::scaled(shape, dense, scale),
+        None => ByScore::magnitude(shape, dense),
     };
-    cpu::by_score_into(args.codes(&mut codes).masked(&mut masked).kept(&mut kept))?;
+    Cpu.run(pass.codes(&mut codes).masked(&mut masked).statistics(&mut statistics))?;
     let energy = energy(&masked) / energy(dense);
-    let score = Some(kept[0].fraction());
+    let score = Some(statistics[0].fraction());
     Ok(Made { mask: mask(name, shape, codes)?, weight: T::bytes(&masked), score, energy })
 }
 
@@ -93,8 +93,8 @@ fn sparsegpt<T: Number>(args: &Args, name: &str, shape: Shape, dense: &[T], hess
     }
     let zero = <T as bytemuck::Zeroable>::zeroed();
     let (mut codes, mut updated) = (vec![0; shape.packed_codes()], vec![zero; dense.len()]);
-    let sweep = cpu::Sweep::new(shape, dense, factor.upper(), factor.scale());
-    cpu::sweep_into(sweep.codes(&mut codes).updated(&mut updated))?;
+    let sweep = twofour::select::Sweep::new(shape, dense, factor.upper(), factor.scale());
+    Cpu.run(sweep.codes(&mut codes).updated(&mut updated))?;
     let mask = mask(name, shape, codes)?;
     // Of the weight as it was.
     let kept: Vec<bool> = mask.flags()?;

@@ -5,8 +5,7 @@
 //! of codes index 4096 packed bytes, and a packed byte indexes 256 times three half bytes.
 
 use crate::check::length;
-use twofour::compress::Sparsity;
-use twofour::compress::cpu::check_codes;
+use twofour::compress::{Sparsity, check_codes};
 use twofour::{Error, Pattern, Result, Shape};
 
 /// In [`PACKED`], that one of the three is no code. No packed byte is above 215.

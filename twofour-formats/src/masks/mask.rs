@@ -3,8 +3,7 @@
 use super::bits::{Flags, Packer, bits_of_codes};
 use super::{Fewer, base6};
 use crate::check::length;
-use twofour::compress::cpu::check_codes;
-use twofour::compress::{Flag, Sparsity, convert};
+use twofour::compress::{Flag, Sparsity, check_codes, convert};
 use twofour::{Result, Shape};
 
 /// The mask of a weight `[N, K]` that keeps two of every group of four: its shape, and a legal code a group, row-major,

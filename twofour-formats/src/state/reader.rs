@@ -6,9 +6,7 @@ use crate::error::{Error, Result};
 use crate::{TensorType, wrong};
 use std::ops::RangeInclusive;
 use std::path::Path;
-use twofour::Element;
-use twofour::Shape;
-use twofour::{DType, Logit};
+use twofour::{DType, Logit, Shape};
 
 /// Steps skip gradients whose squares reach 2¹²⁰, so moments' magnitudes and roots stay below 2⁶⁰; that and a rounding.
 /// The square of a larger scale might be infinite, and then a step would make NaN logits of it.

@@ -4,9 +4,8 @@ use super::{example, file};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use twofour::Element;
-use twofour::compress::{Compressed, convert};
-use twofour::{E4m3, Shape, bf16, f16};
+use twofour::compress::{Compressed, Sparsity, convert};
+use twofour::{E4m3, Element, Shape, bf16, f16};
 use twofour_formats::{Error, Index, Manifest, Model, Reader, TensorType};
 
 fn run(arguments: &[&str]) -> Output {

@@ -5,8 +5,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use twofour::Shape;
-use twofour::select::cpu;
+use twofour::select::Hessian;
+use twofour::{Cpu, Executor, Shape};
 use twofour_formats::masks::{Fewer, Form, Mask, Masks, Shapes};
 use twofour_formats::{Index, Model, Reader};
 
@@ -231,7 +231,7 @@ fn sparsegpt(path: &Path, files: &[PathBuf; 3]) {
     for (layer, shape) in LAYERS {
         let x = Reader::open(&files[2]).unwrap().elements::<f32>(layer).unwrap();
         let mut hessian = vec![0.0; shape.cols * shape.cols];
-        cpu::hessian_into(cpu::Hessian::new(x.len() / shape.cols, shape.cols, &x, 0, &mut hessian)).unwrap();
+        Cpu.run(Hessian::new(x.len() / shape.cols, shape.cols, &x, 0, &mut hessian)).unwrap();
         // The loss of the update is below that of leaving weights as they were.
         let weight = weight(layer, shape);
         let found = written.elements::<f32>(layer).unwrap();

@@ -9,7 +9,7 @@ use twofour_formats::masks::{Form, Manifest, Mask, Masks, base6};
 /// Byte by byte, by the description.
 fn naive(mask: &Mask) -> Vec<u8> {
     let groups = mask.shape().groups();
-    let index = |group: usize| match twofour::pattern::code_at(mask.codes(), group) {
+    let index = |group: usize| match twofour::code_at(mask.codes(), group) {
         Ok(code) if group < groups => Pattern::from_code(code).unwrap().index(),
         _ => 0,
     };

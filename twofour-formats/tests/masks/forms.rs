@@ -2,9 +2,8 @@
 
 use crate::make;
 use proptest::prelude::*;
-use twofour::DType;
 use twofour::compress::Compressed;
-use twofour::{Shape, bf16};
+use twofour::{DType, Shape, bf16};
 use twofour_formats::masks::{Fewer, Form, Manifest, Mask, Masks, Shapes, convert};
 use twofour_formats::{Error, Index, Model, TensorType};
 

@@ -4,11 +4,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
 use std::path::Path;
-use twofour::Element;
-use twofour::learn::cpu::{self, State, Step};
-use twofour::learn::{NORM_SLOTS, Recipe};
+use twofour::learn::{self, Clip, Fused, Initial, Measure, NORM_SLOTS, Recipe, Step};
 use twofour::mask::Kind;
-use twofour::{Logit, Shape, bf16, noise};
+use twofour::{Cpu, Executor, Logit, Shape, bf16, noise};
 use twofour_formats::Error;
 use twofour_formats::state::{Manifest, Moments, Reader, Run};
 
@@ -31,10 +29,10 @@ impl<L: Logit> Layer<L> {
         let weight = (0..shape.weights()).map(|_| bf16::from_f32(rng.random_range(-1.0..1.0))).collect();
         let mut logits = vec![L::zeroed(); shape.logits()];
         let seed = SEED + u64::from(number);
-        cpu::initial_into(cpu::Initial::new(shape, seed, 0.01, &mut logits)).unwrap();
+        Cpu.run(Initial::new(shape, seed, 0.01, &mut logits)).unwrap();
         let count = shape.logits();
         let moments = if eight {
-            let scales = vec![0.0; State::scales(shape)];
+            let scales = vec![0.0; learn::Moments::scales(shape)];
             Moments::Eight { m: vec![0; count].into(), v: vec![0; count].into(), scales: scales.into() }
         } else {
             Moments::F32 { m: vec![0.0; count].into(), v: vec![0.0; count].into() }
@@ -53,16 +51,16 @@ impl<L: Logit> Layer<L> {
         let mut factor = [0.0];
         let at = recipe.at(step);
         let sampling = at.sampling(SEED, noise::draw(self.number, step as u32, 0));
-        let args = cpu::Measure::new(self.shape, Kind::Soft, sampling, &self.logits, &self.weight, gradient, &mut norm);
-        cpu::measure_into(args.regulariser(at.regulariser)).unwrap();
-        cpu::clip_into(cpu::Clip::new(recipe.max_norm, &mut norm, &mut factor)).unwrap();
-        let state = match &mut self.moments {
-            Moments::F32 { m, v } => State::f32(m.to_mut(), v.to_mut()),
-            Moments::Eight { m, v, scales } => State::eight(m.to_mut(), v.to_mut(), scales.to_mut()),
+        let pass = Measure::new(self.shape, Kind::Soft, sampling, &self.logits, &self.weight, gradient, &mut norm);
+        Cpu.run(pass.regulariser(at.regulariser)).unwrap();
+        Cpu.run(Clip::new(recipe.max_norm, &mut norm, &mut factor)).unwrap();
+        let moments = match &mut self.moments {
+            Moments::F32 { m, v } => learn::Moments::f32(m.to_mut(), v.to_mut()),
+            Moments::Eight { m, v, scales } => learn::Moments::eight(m.to_mut(), v.to_mut(), scales.to_mut()),
         };
-        let by = Step::new(at.adamw, state).factor(&factor);
-        let args = cpu::Fused::new(self.shape, Kind::Soft, sampling, &mut self.logits, &self.weight, gradient, by);
-        cpu::fused_into(args.regulariser(at.regulariser)).unwrap();
+        let by = Step::new(at.adamw, moments).factor(&factor);
+        let pass = Fused::new(self.shape, Kind::Soft, sampling, &mut self.logits, &self.weight, gradient, by);
+        Cpu.run(pass.regulariser(at.regulariser)).unwrap();
     }
 }
 

@@ -5,8 +5,7 @@ use crate::make::{Tensor, file};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use twofour::DType;
-use twofour::compress::{Compressed, Sparsity};
+use twofour::compress::{Compressed, DTYPES, Sparsity};
 use twofour::{Shape, bf16, f16};
 use twofour_formats::{Encoding, Reader, TensorType, bitmask};
 

@@ -5,8 +5,7 @@ use crate::make;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use std::borrow::Cow;
-use twofour::DType;
-use twofour::compress::Compressed;
+use twofour::compress::{Compressed, DTYPES};
 use twofour::{Shape, bf16, f16};
 use twofour_formats::{Encoding, Error, Manifest, Reader, TensorType};
 

@@ -2,8 +2,7 @@
 
 use crate::make;
 use std::path::Path;
-use twofour::DType;
-use twofour::{Shape, bf16, f16};
+use twofour::{DType, Shape, bf16, f16};
 use twofour_formats::{Error, Manifest, Reader, TensorType, Writer};
 
 const SHAPE: Shape = Shape::new(4, 8);

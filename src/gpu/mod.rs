@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::pass::{Binder, Checked, Executor, Libraries, Pass, Plan, Queue, Work};
 use crate::space::{Cuda, Input, Output, Plain};
 
+pub mod library;
+
 /// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a plan
 /// first needs it. Nothing here synchronises, but [`download`](Executor::download).
 ///
@@ -74,7 +76,7 @@ impl Gpu {
     }
 
     /// cuSPARSELt, opened if it is not.
-    pub(crate) fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
+    fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
         if self.cusparselt.is_none() {
             self.refuse_captured("cuSPARSELt")?;
         }
@@ -177,6 +179,12 @@ impl Executor for Gpu {
         Ok(Buffer { memory, elements })
     }
 
+    fn unset<T: Plain>(&self, elements: usize) -> Result<Buffer<T>> {
+        // SAFETY: any bits are a value of a plain type.
+        let memory = unsafe { self.stream.alloc(elements.max(1)) }.map_err(driver_error("cuMemAllocAsync"))?;
+        Ok(Buffer { memory, elements })
+    }
+
     fn upload<T: Plain>(&self, values: &[T]) -> Result<Buffer<T>> {
         if values.is_empty() {
             return self.zeros(0);
@@ -201,7 +209,7 @@ impl Executor for Gpu {
     }
 
     fn workspace(&self, bytes: usize) -> Result<Option<Buffer<u8>>> {
-        if bytes == 0 { Ok(None) } else { self.zeros(bytes).map(Some) }
+        if bytes == 0 { Ok(None) } else { self.unset(bytes).map(Some) }
     }
 
     fn prepare<P: Plan>(&mut self, plan: &P) -> Result<()> {

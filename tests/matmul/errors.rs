@@ -1,9 +1,10 @@
-//! What is not a valid problem: every error of `check`, with its numbers, before anything is written.
+//! What is not a valid problem: every error of `check`, with its numbers, before anything is written. Checks are the
+//! same on every executor.
 
 use twofour::mask::{Kind, Sampling};
-use twofour::matmul::cpu::{self, Backward, Forward, Layer};
-use twofour::matmul::{Problem, cpu::forward};
-use twofour::{Error, Shape, Shard};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Problem};
+use twofour::space::Host;
+use twofour::{Cpu, Error, Executor, Shape, Shard};
 
 /// A valid problem of 3 tokens through [2, 8], to be spoilt.
 struct Operands {
@@ -44,15 +45,22 @@ impl Operands {
     }
 
     fn forward(&mut self) -> Result<(), Error> {
-        let layer = Layer::new(self.shape, self.kind, self.sampling, &self.logits, &self.weight).shard(self.shard);
-        cpu::forward_into(Forward::new(layer, self.tokens, &self.x, &mut self.y).keep_masked(&mut self.masked))
+        let layer = Layer::sampled(self.shape, self.kind, self.sampling, &self.logits, &self.weight).shard(self.shard);
+        let plan = layer.plan(&Cpu, self.tokens, Keep::Masked)?;
+        Cpu.run(Forward::new(&plan, &layer, &self.x, &mut self.y).save_masked(&mut self.masked))
     }
 
     fn backward(&mut self) -> Result<(), Error> {
-        let layer = Layer::new(self.shape, self.kind, self.sampling, &self.logits, &self.weight).shard(self.shard);
-        let args = Backward::new(layer, self.tokens, &self.dy).regulariser(self.lambda);
-        let args = args.kept_masked(&self.masked).input_gradient(&mut self.dx);
-        cpu::backward_into(args.logit_gradient(&self.x, &mut self.logit_gradient))
+        let layer = Layer::sampled(self.shape, self.kind, self.sampling, &self.logits, &self.weight).shard(self.shard);
+        let plan = layer.plan(&Cpu, self.tokens, Keep::Masked)?;
+        let pass = Backward::new(&plan, &layer, &self.dy).regulariser(self.lambda);
+        let pass = pass.use_masked(&self.masked).input_gradient(&mut self.dx);
+        Cpu.run(pass.logit_gradient(&self.x, &mut self.logit_gradient))
+    }
+
+    /// The layer without a shard.
+    fn layer(&self, kind: Kind) -> Layer<'_, Host, f32, f32> {
+        Layer::sampled(self.shape, kind, self.sampling, &self.logits, &self.weight)
     }
 
     fn untouched(&self) -> bool {
@@ -112,6 +120,7 @@ fn shapes() {
 fn lengths() {
     both(|o| o.logits.truncate(23), &length("logits", 24, 23));
     both(|o| o.weight.push(0.0), &length("weight", 16, 17));
+    both(|o| o.weight.truncate(8), &length("weight", 16, 8));
     both(|o| o.x.truncate(16), &length("x", 24, 16));
     both(|o| o.masked.truncate(15), &length("masked", 16, 15));
     forward_only(|o| o.y.truncate(5), &length("y", 6, 5));
@@ -152,27 +161,33 @@ fn what_is_asked_for() {
     operands.y.fill(7.0);
     assert!(missing(operands.backward()) && operands.untouched());
 
-    let mut o = Operands::new();
-    let layer = Layer::new(o.shape, Kind::Argmax, o.sampling, &o.logits, &o.weight);
-    assert!(missing(cpu::backward_into(Backward::new(layer, 3, &o.dy))));
-    let args = Backward::new(layer, 3, &o.dy).kept_masked(&o.masked).input_gradient(&mut o.dx);
-    assert_eq!(cpu::backward_into(args), Ok(()), "argmax masks have an input gradient");
-    assert_eq!(o.dx, [14.0; 24]);
+    let Operands { shape, sampling, logits, weight, dy, masked, mut dx, .. } = Operands::new();
+    let layer = Layer::sampled(shape, Kind::Argmax, sampling, &logits, &weight);
+    let plan = layer.plan(&Cpu, 3, Keep::Masked).unwrap();
+    assert!(missing(Cpu.run(Backward::new(&plan, &layer, &dy).use_masked(&masked))));
+    let pass = Backward::new(&plan, &layer, &dy).use_masked(&masked).input_gradient(&mut dx);
+    assert_eq!(Cpu.run(pass), Ok(()), "argmax masks have an input gradient");
+    assert_eq!(dx, [14.0; 24]);
 }
 
 #[test]
-fn what_is_kept() {
+fn what_is_saved() {
     let missing = |result: Result<(), Error>| matches!(result, Err(Error::Missing { what: "codes", .. }));
-    let mut o = Operands::new();
-    let mut codes = [7; 2];
-    let layer = Layer::new(o.shape, Kind::Soft, o.sampling, &o.logits, &o.weight);
-    assert!(missing(cpu::forward_into(Forward::new(layer, 3, &o.x, &mut o.y).keep_codes(&mut codes))));
-    assert!(missing(cpu::backward_into(Backward::new(layer, 3, &o.dy).input_gradient(&mut o.dx).kept_codes(&codes))));
+    let o = Operands::new();
+    let (mut y, mut dx, mut codes) = (o.y.clone(), o.dx.clone(), [7; 2]);
+    let soft = o.layer(Kind::Soft);
+    let plan = soft.plan(&Cpu, 3, Keep::Nothing).unwrap();
+    assert!(missing(Cpu.run(Forward::new(&plan, &soft, &o.x, &mut y).save_codes(&mut codes))));
+    assert!(missing(Cpu.run(Backward::new(&plan, &soft, &o.dy).input_gradient(&mut dx).use_codes(&codes))));
     let frozen = Layer::frozen(o.shape, &[0x44, 0x44], &o.weight);
-    assert!(missing(cpu::forward_into(Forward::new(frozen, 3, &o.x, &mut o.y).keep_codes(&mut codes))));
-    assert!(o.untouched() && codes == [7; 2]);
-    let hard = Layer::new(o.shape, Kind::Hard, o.sampling, &o.logits, &o.weight);
-    let short = cpu::forward_into(Forward::new(hard, 3, &o.x, &mut o.y).keep_codes(&mut codes[..1]));
+    let plan = frozen.plan(&Cpu, 3, Keep::Nothing).unwrap();
+    assert!(missing(Cpu.run(Forward::new(&plan, &frozen, &o.x, &mut y).save_codes(&mut codes))));
+    assert!(y == o.y && dx == o.dx && codes == [7; 2]);
+    let hard = o.layer(Kind::Hard);
+    let plan = hard.plan(&Cpu, 3, Keep::Codes).unwrap();
+    let short = Cpu.run(Forward::new(&plan, &hard, &o.x, &mut y).save_codes(&mut codes[..1]));
+    assert_eq!(short, Err(length("codes", 2, 1)));
+    let short = Cpu.run(Backward::new(&plan, &hard, &o.dy).use_codes(&codes[..1]).input_gradient(&mut dx));
     assert_eq!(short, Err(length("codes", 2, 1)));
 }
 
@@ -180,34 +195,50 @@ fn what_is_kept() {
 fn frozen_layers() {
     let mut o = Operands::new();
     let short = Layer::frozen(o.shape, &[0x44], &o.weight);
-    assert_eq!(cpu::forward_into(Forward::new(short, 3, &o.x, &mut o.y)), Err(length("codes", 2, 1)));
+    let plan = short.plan(&Cpu, 3, Keep::Nothing).unwrap();
+    assert_eq!(Cpu.run(Forward::new(&plan, &short, &o.x, &mut o.y)), Err(length("codes", 2, 1)));
     let layer = Layer::frozen(o.shape, &[0x44, 0xee], &o.weight);
-    let to_logits = Backward::new(layer, 3, &o.dy).logit_gradient(&o.x, &mut o.logit_gradient);
-    assert!(matches!(cpu::backward_into(to_logits), Err(Error::Missing { what: "a gradient", .. })));
-    assert!(o.untouched());
-    cpu::backward_into(Backward::new(layer, 3, &o.dy).input_gradient(&mut o.dx)).unwrap();
-    assert_eq!(o.dx[..8], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
-    cpu::forward_into(Forward::new(layer, 3, &o.x, &mut o.y)).unwrap();
+    let to_logits = Backward::new(&plan, &layer, &o.dy).logit_gradient(&o.x, &mut o.logit_gradient);
+    assert!(matches!(Cpu.run(to_logits), Err(Error::Missing { what: "a gradient", .. })));
+    assert!([&o.y, &o.dx, &o.logit_gradient].into_iter().flatten().all(|&value| value == 7.0));
+    Cpu.run(Backward::new(&plan, &layer, &o.dy).input_gradient(&mut o.dx)).unwrap();
+    assert_eq!(o.dx[..8], [1.0; 8]);
+    Cpu.run(Forward::new(&plan, &layer, &o.x, &mut o.y)).unwrap();
     assert_eq!(o.y, [4.0; 6]);
+}
+
+/// A pass whose arguments its plan was not made for.
+#[test]
+fn arguments_must_be_those_of_the_plan() {
+    let unplanned = |result: Result<(), Error>| matches!(result, Err(Error::Unplanned { .. }));
+    let o = Operands::new();
+    let (mut y, mut dx, mut masked) = (o.y.clone(), o.dx.clone(), o.masked.clone());
+    let layer = o.layer(Kind::Soft);
+    let plan = |kind, keep| o.layer(kind).plan(&Cpu, 3, keep).unwrap();
+    let keeping = plan(Kind::Soft, Keep::Masked);
+    assert!(unplanned(Cpu.run(Forward::new(&plan(Kind::Hard, Keep::Nothing), &layer, &o.x, &mut y))));
+    assert!(unplanned(Cpu.run(Forward::new(&keeping, &layer, &o.x, &mut y))));
+    assert!(unplanned(Cpu.run(Backward::new(&keeping, &layer, &o.dy).input_gradient(&mut dx))));
+    let nothing = plan(Kind::Soft, Keep::Nothing);
+    assert!(unplanned(Cpu.run(Forward::new(&nothing, &layer, &o.x, &mut y).save_masked(&mut masked))));
+    assert!(unplanned(Cpu.run(Forward::new(&nothing, &layer, &o.x, &mut y).use_masked(&masked))));
+    let other = Layer::sampled(Shape::new(4, 4), Kind::Soft, o.sampling, &o.logits, &o.weight);
+    assert!(unplanned(Cpu.run(Forward::new(&nothing, &other, &o.x, &mut y))));
+    assert!(y == o.y && dx == o.dx && masked == o.masked);
+    let tokens = layer.plan(&Cpu, 4, Keep::Nothing).unwrap();
+    assert_eq!(Cpu.run(Forward::new(&tokens, &layer, &o.x, &mut y)), Err(length("x", 32, 24)));
 }
 
 #[test]
 fn only_what_was_asked_for_is_written() {
-    let mut o = Operands::new();
-    let layer = Layer::new(o.shape, o.kind, o.sampling, &o.logits, &o.weight);
-    let args = Backward::new(layer, 3, &o.dy).logit_gradient(&o.x, &mut o.logit_gradient);
-    cpu::backward_into(args).unwrap();
-    assert!(o.logit_gradient.iter().all(|&value| value != 7.0));
-    assert!(o.masked.iter().chain(&o.y).chain(&o.dx).all(|&value| value == 7.0));
+    let Operands { shape, kind, sampling, logits, weight, x, dy, mut logit_gradient, .. } = Operands::new();
+    let layer = Layer::sampled(shape, kind, sampling, &logits, &weight);
+    let plan = layer.plan(&Cpu, 3, Keep::Nothing).unwrap();
+    Cpu.run(Backward::new(&plan, &layer, &dy).logit_gradient(&x, &mut logit_gradient)).unwrap();
+    assert!(logit_gradient.iter().all(|&value| value != 7.0));
 }
 
 #[test]
-fn the_allocating_form_is_the_same() {
-    let mut o = Operands::new();
-    o.forward().unwrap();
-    let layer = Layer::new(o.shape, o.kind, o.sampling, &o.logits, &o.weight);
-    assert_eq!(forward(layer, o.tokens, &o.x), Ok(o.y));
-    let short = Layer::new(o.shape, o.kind, o.sampling, &o.logits, &o.weight[..8]);
-    assert_eq!(forward(short, o.tokens, &o.x), Err(length("weight", 16, 8)));
-    assert_eq!(Problem::new(3, o.shape).operations(), 96.0);
+fn operations_are_counted() {
+    assert_eq!(Problem::new(3, Shape::new(2, 8)).operations(), 96.0);
 }

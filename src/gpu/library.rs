@@ -13,8 +13,8 @@
 //!
 //! ```no_run
 //! use twofour::compress::Compressed;
+//! use twofour::gpu::library::LibraryWeight;
 //! use twofour::sparse::Given;
-//! use twofour::sparse::library::LibraryWeight;
 //! use twofour::{Executor, Gpu, Shape, bf16, device};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,17 +38,17 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 
-use super::plan::{Packing, Plan, Route};
-use super::{Factor, Form, Weight};
+use super::Gpu;
 use crate::check::length;
 use crate::compress::{Compressed, Layout, Reorder, Unpack};
 use crate::cusparselt::{Compressor, Operands, Origin};
 use crate::device::driver_error;
+use crate::element::Factor;
 use crate::error::{Error, Result, unsupported};
-use crate::gpu::Gpu;
 use crate::pass::{Binder, Executor};
 use crate::shape::Shape;
 use crate::space::{Cuda, Input};
+use crate::sparse::{Form, Packing, Plan, Route, Weight};
 
 mod probe;
 
@@ -257,7 +257,7 @@ impl<T: Factor> Plan<T> {
     /// not search on zeros: a device clocks higher on them.
     ///
     /// # Errors
-    /// As [`Plan::complete`] and [`Multiply`](super::Multiply); [`Error::Scalar`] without iterations.
+    /// As [`Plan::complete`] and [`Multiply`](crate::sparse::Multiply); [`Error::Scalar`] without iterations.
     pub fn search<'a>(
         self,
         gpu: &mut Gpu,

@@ -1,0 +1,65 @@
+//! The launches, as plain data.
+
+use crate::common::Emulator;
+use crate::common::emulator::{Array, launches};
+use twofour::device::{Launch, Limits};
+use twofour::select::{ByScore, Statistics, Sweep};
+use twofour::space::RawSlice;
+use twofour::{Error, Executor, Shape, bf16, f16};
+use twofour_emulator::Schedule;
+
+fn at<T>(address: u64, elements: usize) -> RawSlice<T> {
+    RawSlice::new(address, elements)
+}
+
+#[test]
+fn grids_fit_the_device() {
+    let shape = Shape::new(32_768, 32_768);
+    let by_magnitude = || ByScore::magnitude(shape, at::<bf16>(1 << 40, shape.weights()));
+    let lean = launches(Limits::H200, by_magnitude().codes(at(1 << 50, shape.packed_codes()))).unwrap();
+    assert_eq!(lean.iter().map(|launch| launch.grid).collect::<Vec<_>>(), [[132 * 8, 1, 1]]);
+    let counted = |limits| launches(limits, by_magnitude().statistics(at(1 << 50, Statistics::SLOTS))).unwrap();
+    let [h200, a100] = [Limits::H200, Limits::A100].map(counted);
+    assert_eq!(h200, a100, "sums come out the same on every device");
+    let grids: Vec<_> = h200.iter().map(|launch| launch.grid).collect();
+    assert_eq!(grids, [[Statistics::SLOTS as u32 - 1, 1, 1], [1, 1, 1]]);
+}
+
+fn names(launches: &[Launch]) -> Vec<&str> {
+    launches.iter().map(|launch| &launch.symbol.name()["twofour_select_".len()..]).collect()
+}
+
+#[test]
+fn a_sweep_is_so_many_launches() {
+    let shape = Shape::new(1000, 300);
+    let sweep = |workspace| {
+        let (upper, scale) = (at(1 << 30, 90_000), at(1 << 40, 300));
+        let pass = Sweep::new(shape, at::<f16>(1 << 20, shape.weights()), upper, scale);
+        launches(Limits::A100, pass.patterns(at(1 << 45, shape.groups())).workspace(at(1 << 50, workspace)))
+    };
+    let needed = Sweep::workspace_bytes(shape);
+    assert_eq!(needed, 4 * (300_000 + 128_000 + 18_750));
+    let steps = sweep(needed).unwrap();
+    assert_eq!(names(&steps), ["widen_f16", "sweep", "make_up", "sweep", "make_up", "sweep", "finish_f16"]);
+    let grids: Vec<u32> = steps.iter().map(|step| step.grid[0]).collect();
+    assert_eq!(grids, [147, 125, 16, 125, 8, 125, 147]);
+    assert!(steps.iter().all(|step| step.shared_bytes <= Limits::A100.max_shared_bytes));
+    assert_eq!(sweep(needed - 1), Err(Error::Workspace { needed: needed as u64, got: needed as u64 - 1 }));
+}
+
+/// A weight of 2³³ elements: the last block reads zeros and writes codes beyond 32-bit offsets.
+#[test]
+fn addresses_beyond_32_bits_are_right() {
+    let shape = Shape::new(1 << 17, 1 << 16);
+    let (weight, mut codes) = (Array::<bf16>::reserved(shape.weights()), Array::reserved(shape.packed_codes()));
+    // A device of so many processors that each thread takes one chunk.
+    let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
+    let grid = launches(wide, ByScore::magnitude(shape, &weight).codes(&mut codes)).unwrap()[0].grid;
+    assert_eq!(u64::from(grid[0]) * 256 * 4, shape.groups() as u64);
+    let last = u64::from(grid[0] - 1);
+    let emulator = Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin) };
+    emulator.limits(wide).run(ByScore::magnitude(shape, &weight).codes(&mut codes)).unwrap();
+    let end = codes.read_end(516);
+    assert_eq!(end[4..], [0x44; 512], "equal scores keep the first two");
+    assert_eq!(end[..4], [0; 4], "the block before has not run");
+}
