@@ -1,13 +1,14 @@
 //! A product with its operands, made from a seed.
 
+use crate::common::{Emulator, TestExecutor, given};
 use crate::number::Number;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use twofour::Shape;
+use std::convert::Infallible;
 use twofour::compress::{Compressed, Layout, Sparsity};
-use twofour::matmul::Problem;
-use twofour::sparse::Path;
+use twofour::sparse::{Given, Multiply, Plan, Problem, Route, Scratch, Weight};
+use twofour::{Cpu, DType, Error, Executor, Factor, Shape};
 
 /// Which operands a case has: everything but their values.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +18,8 @@ pub(crate) struct Spec {
     pub(crate) bias: bool,
     /// Where the codes lie; the plain one where it does not hold such a weight.
     pub(crate) layout: Layout,
-    /// The way that a device is to take where it serves, instead of its plan's own.
-    pub(crate) path: Option<Path>,
+    /// The route that a device is to take where it serves, instead of its plan's own.
+    pub(crate) route: Option<Route>,
     /// Whether there is a dense copy too.
     pub(crate) dense: bool,
     pub(crate) values: Values,
@@ -39,7 +40,7 @@ impl Spec {
             shape: Shape::new(rows, cols),
             bias: true,
             layout: Layout::CutlassSm80,
-            path: None,
+            route: None,
             dense: true,
             values: Values::Normal,
             seed: 1,
@@ -107,20 +108,158 @@ pub(crate) fn legal(sparsity: Sparsity) -> &'static [u8] {
     }
 }
 
-/// Runs cases.
-pub(crate) trait Executor {
-    /// Bound on the relative error of an addition: tensor cores truncate.
-    const UNIT: f64;
-    /// `Y`, or `None` where this executor has no way for such a case.
-    fn run<T: Number>(&self, case: &Case<T>) -> Option<Vec<T::Output>>;
-    /// Whether the zeros that were dropped are multiplied by.
-    fn is_dense<T: Number>(&self, case: &Case<T>) -> bool;
-    /// Parts that the contraction is split into, whose sums are added up.
-    fn parts<T: Number>(&self, _: &Case<T>) -> u32 {
-        1
+/// An executor that may have a form of weights of its own, which its library packs.
+pub(crate) trait Packs: TestExecutor {
+    type Packed<T: Factor>;
+    fn pack<T: Factor>(&mut self, weight: &Compressed<T>) -> Option<Self::Packed<T>>;
+    fn as_weight<T: Factor>(packed: &Self::Packed<T>) -> Weight<'_, Self::Space, T>;
+}
+
+/// Those that have none.
+macro_rules! packs_nothing {
+    ($($executor:ty),*) => {$(
+        impl Packs for $executor {
+            type Packed<T: Factor> = Infallible;
+            fn pack<T: Factor>(&mut self, _: &Compressed<T>) -> Option<Infallible> {
+                None
+            }
+            fn as_weight<T: Factor>(packed: &Infallible) -> Weight<'_, Self::Space, T> {
+                match *packed {}
+            }
+        }
+    )*};
+}
+packs_nothing!(Cpu, Emulator);
+
+#[cfg(feature = "cuda")]
+impl Packs for twofour::Gpu {
+    type Packed<T: Factor> = twofour::sparse::library::LibraryWeight<T>;
+    fn pack<T: Factor>(&mut self, weight: &Compressed<T>) -> Option<Self::Packed<T>> {
+        Some(twofour::sparse::library::LibraryWeight::pack_host(self, weight).unwrap())
     }
-    /// Bound on the relative error of a product, whose operands may be rounded first.
-    fn rounds_operands<T: Number>(&self, _: &Case<T>) -> f64 {
-        0.0
+    fn as_weight<T: Factor>(packed: &Self::Packed<T>) -> Weight<'_, Self::Space, T> {
+        packed.as_weight()
+    }
+}
+
+/// A case in an executor's memory.
+pub(crate) struct Loaded<E: Packs, T: Number> {
+    spec: Spec,
+    layout: Layout,
+    pub(crate) plan: Option<Plan<T>>,
+    values: E::Buffer<T>,
+    metadata: E::Buffer<u8>,
+    packed: Option<E::Packed<T>>,
+    dense: E::Buffer<T>,
+    x: E::Buffer<T>,
+    bias: E::Buffer<T::Output>,
+    pub(crate) y: E::Buffer<T::Output>,
+    scratch: Option<Scratch<E>>,
+}
+
+impl<T: Number> Case<T> {
+    /// Whether this route must serve, as the routes say of themselves: this crate's kernels take `f16`, `bf16` and `i8` in
+    /// their layout.
+    fn must_serve(&self, route: Route) -> bool {
+        let own = matches!(T::DTYPE, DType::F16 | DType::Bf16 | DType::I8);
+        let few = self.spec.tokens <= 128;
+        own && self.spec.layout == Layout::CutlassSm80 && (route == Route::Tile || route == Route::Small && few)
+    }
+
+    /// What an executor does: the route that the case asks for where it serves, otherwise its plan's own; `None` if nothing
+    /// serves. A route that must serve and does not fails: another in its place would pass every property.
+    pub(crate) fn plan<E: Executor>(&self, on: &E) -> Option<Plan<T>> {
+        let given = Given { layout: self.layout(), dense: self.spec.dense, bias: self.spec.bias };
+        let of = |result: Result<Plan<T>, Error>| match result {
+            Ok(plan) => Some(plan),
+            Err(Error::Unsupported { .. }) => None,
+            Err(error) => panic!("{error}"),
+        };
+        let plan = of(Plan::new(&on.limits(), self.spec.problem(), given, on.libraries()));
+        assert!(plan.is_some() || !self.must_serve(Route::Tile), "nothing serves {:?} of {}", self.spec, T::DTYPE);
+        let plan = plan?;
+        let Some(asked) = self.spec.route else { return Some(plan) };
+        let taken = of(plan.with_route(asked)).unwrap_or(plan);
+        assert!(taken.route() == asked || !self.must_serve(asked), "{taken} instead: {:?} of {}", self.spec, T::DTYPE);
+        Some(taken)
+    }
+
+    /// `None` where nothing serves: on the CPU, everything does.
+    pub(crate) fn load<E: Packs>(&self, on: &mut E) -> Option<Loaded<E, T>> {
+        let plan = self.plan(on);
+        if plan.is_none() && E::TENSOR_CORES {
+            return None;
+        }
+        let by_library = plan.is_some_and(|plan| plan.route() == Route::Cusparselt);
+        let (values, metadata) = self.packed();
+        Some(Loaded {
+            spec: self.spec,
+            layout: self.layout(),
+            plan,
+            values: on.upload(&values).unwrap(),
+            metadata: on.upload(&metadata).unwrap(),
+            packed: by_library.then(|| on.pack(&self.weight)).flatten(),
+            dense: on.upload(&self.weight.decompress()).unwrap(),
+            x: on.upload(&self.x).unwrap(),
+            bias: on.upload(&self.bias).unwrap(),
+            y: on.poisoned(self.spec.problem().outputs()),
+            scratch: plan.map(|plan| on.scratch(&plan).unwrap()),
+        })
+    }
+
+    /// `Y`, or `None` where nothing serves.
+    pub(crate) fn run<E: Packs>(&self, on: &mut E) -> Option<Vec<T::Output>> {
+        let mut loaded = self.load(on)?;
+        loaded.run(on).unwrap();
+        Some(on.download(&loaded.y).unwrap())
+    }
+
+    /// Whether the zeros that were dropped are multiplied by.
+    pub(crate) fn is_dense<E: TestExecutor>(&self, on: &E) -> bool {
+        E::TENSOR_CORES && self.plan(on).is_some_and(|plan| plan.route() == Route::Dense)
+    }
+
+    /// Bound on the relative error of an addition: tensor cores truncate.
+    pub(crate) fn unit<E: TestExecutor>(&self, _: &E) -> f64 {
+        if E::TENSOR_CORES { 1.0 / (1 << 23) as f64 } else { 1.0 / (1 << 24) as f64 }
+    }
+
+    /// Parts that the contraction is split into, whose sums are added up, and one more.
+    pub(crate) fn parts<E: TestExecutor>(&self, on: &E) -> u32 {
+        if E::TENSOR_CORES { self.plan(on).map_or(1, |plan| 1 + plan.splits()) } else { 1 }
+    }
+
+    /// Bound on the relative error of a product, whose operands may be rounded first: cuSPARSELt multiplies `f32` in tf32.
+    pub(crate) fn rounds_operands<E: TestExecutor>(&self, on: &E) -> f64 {
+        let by_library = || self.plan(on).is_some_and(|plan| plan.route() == Route::Cusparselt);
+        if E::TENSOR_CORES && T::DTYPE == DType::F32 && by_library() { 1.0 / 1024.0 } else { 0.0 }
+    }
+}
+
+impl<E: Packs, T: Number> Loaded<E, T> {
+    pub(crate) fn run(&mut self, on: &mut E) -> Result<(), Error> {
+        let Spec { tokens, shape, bias, dense, .. } = self.spec;
+        let weight = match &self.packed {
+            Some(packed) => E::as_weight(packed),
+            None => Weight::new(shape, self.layout, E::input(&self.values), E::input(&self.metadata)),
+        };
+        let (x, y) = (E::input(&self.x), E::output(&mut self.y));
+        let pass = match (&self.plan, &mut self.scratch) {
+            (Some(plan), Some(scratch)) => plan.multiply(&weight, x, y, scratch),
+            _ => Multiply::new(&weight, tokens, x, y),
+        };
+        on.run(given!(pass,
+            bias: bias.then(|| E::input(&self.bias)),
+            dense: dense.then(|| E::input(&self.dense)),
+        ))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl<T: Number> Loaded<twofour::Gpu, T> {
+    /// Zeros in the same memory.
+    pub(crate) fn clear_y(&mut self, stream: &std::sync::Arc<twofour::cudarc::driver::CudaStream>) {
+        use twofour::space::Output;
+        stream.memset_zeros(&mut (&mut self.y).output()).unwrap();
     }
 }

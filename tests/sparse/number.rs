@@ -2,6 +2,9 @@
 
 use std::sync::LazyLock;
 
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand_distr::StandardNormal;
 use twofour::{E4m3, Factor, Float, bf16, f16};
 
 /// A type of weight and activations.
@@ -10,9 +13,20 @@ pub(crate) trait Number: Factor {
     const ROUNDOFF: (f64, f64);
     /// The nearest value; of `E4m3`, one of some.
     fn of(value: f32) -> Self;
+    /// Normal, or any integer.
+    fn random(rng: &mut StdRng) -> Self {
+        Self::of(rng.sample::<f32, _>(StandardNormal))
+    }
     fn number(self) -> f64;
     fn output(value: f32) -> Self::Output;
     fn result(output: Self::Output) -> f64;
+}
+
+/// Equal numbers, or both NaN.
+pub(crate) fn same<T: Number>(a: &[T::Output], b: &[T::Output]) -> bool {
+    let bits =
+        |value: &T::Output| if T::result(*value).is_nan() { f64::NAN.to_bits() } else { T::result(*value).to_bits() };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| bits(a) == bits(b))
 }
 
 macro_rules! float {
@@ -78,6 +92,9 @@ impl Number for i8 {
     fn of(value: f32) -> Self {
         if value.fract() == 0.0 { value as i8 } else { (40.0 * value) as i8 }
     }
+    fn random(rng: &mut StdRng) -> Self {
+        rng.random()
+    }
     fn number(self) -> f64 {
         f64::from(self)
     }
@@ -89,14 +106,24 @@ impl Number for i8 {
     }
 }
 
+/// Calls a function for each type that this crate's kernels multiply.
+macro_rules! for_kernel_types {
+    ($function:ident($($argument:expr),* $(,)?)) => {{
+        $function::<twofour::f16>($($argument),*);
+        $function::<twofour::bf16>($($argument),*);
+        $function::<i8>($($argument),*);
+    }};
+}
+pub(crate) use for_kernel_types;
+
 /// Calls a function for each type.
 macro_rules! for_all_types {
     ($function:ident($($argument:expr),* $(,)?)) => {{
-        $function::<f16, _>($($argument),*);
-        $function::<bf16, _>($($argument),*);
-        $function::<f32, _>($($argument),*);
-        $function::<i8, _>($($argument),*);
-        $function::<E4m3, _>($($argument),*);
+        $function::<twofour::f16>($($argument),*);
+        $function::<twofour::bf16>($($argument),*);
+        $function::<f32>($($argument),*);
+        $function::<i8>($($argument),*);
+        $function::<twofour::E4m3>($($argument),*);
     }};
 }
 pub(crate) use for_all_types;

@@ -1,6 +1,7 @@
 //! `sparse` said again in `f64`, straight from the definition, with bounds on what an executor may differ by.
 
-use crate::case::{Case, Executor};
+use crate::case::Case;
+use crate::common::TestExecutor;
 use crate::number::Number;
 use rayon::prelude::*;
 use twofour::compress::Sparsity;
@@ -26,11 +27,11 @@ fn kept<T: Number>(case: &Case<T>, row: usize) -> &[T] {
 }
 
 /// Compares an executor's `Y` with the oracle.
-pub(crate) fn compare<T: Number, E: Executor>(case: &Case<T>, y: &[T::Output], executor: &E) {
+pub(crate) fn compare<T: Number>(case: &Case<T>, y: &[T::Output], on: &impl TestExecutor) {
     let [tokens, n, k] = [case.spec.tokens, case.spec.shape.rows, case.spec.shape.cols];
     assert_eq!(y.len(), tokens * n);
-    let terms = ((k / 2) as f64 + f64::from(executor.parts(case))) * E::UNIT;
-    let error = terms / (1.0 - terms) + executor.rounds_operands(case);
+    let terms = ((k / 2) as f64 + f64::from(case.parts(on))) * case.unit(on);
+    let error = terms / (1.0 - terms) + case.rounds_operands(on);
     (0..n).into_par_iter().for_each(|row| {
         let (columns, kept) = (columns(case, row), kept(case, row));
         for token in 0..tokens {

@@ -2,16 +2,16 @@
 //! metadata.
 
 use crate::case::{Case, Spec};
-use crate::number::{Number, for_all_types};
+use crate::common::emulator::works;
+use crate::number::{Number, for_all_types, same};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use twofour::compress::{Layout, Sparsity};
 use twofour::device::Limits;
-use twofour::matmul::Problem;
-use twofour::space::{Raw, RawSlice};
-use twofour::sparse::cpu::{Multiply, Weight, multiply, multiply_into};
-use twofour::sparse::{self, Given, Libraries, Path, Plan};
-use twofour::{E4m3, Error, Shape, bf16, f16};
+use twofour::pass::Work;
+use twofour::space::{Host, Raw, RawSlice};
+use twofour::sparse::{Given, Multiply, Plan, Problem, Route, Weight};
+use twofour::{Cpu, Error, Executor, Factor, Libraries, Shape, bf16, f16};
 
 /// A valid problem of 3 tokens by [2, 8], to be spoilt.
 struct Operands {
@@ -43,9 +43,16 @@ impl Operands {
 
     fn run(&mut self) -> Result<(), Error> {
         let weight = Weight::new(self.shape, self.layout, &self.values, &self.metadata);
-        let args = Multiply::new(weight, self.tokens, &self.x, &mut self.y);
-        multiply_into(args.bias(&self.bias).dense(&self.dense))
+        let args = Multiply::new(&weight, self.tokens, &self.x, &mut self.y);
+        Cpu.run(args.bias(&self.bias).dense(&self.dense))
     }
+}
+
+/// `Y` on the CPU.
+fn multiply<T: Factor>(weight: &Weight<'_, Host, T>, tokens: usize, x: &[T]) -> Result<Vec<T::Output>, Error> {
+    let mut y = vec![bytemuck::Zeroable::zeroed(); tokens * weight.shape().rows];
+    Cpu.run(Multiply::new(weight, tokens, x, &mut y))?;
+    Ok(y)
 }
 
 #[track_caller]
@@ -75,8 +82,6 @@ fn lengths() {
     refused(|o| o.bias.truncate(1), &length("bias", 2, 1));
     refused(|o| o.dense.push(0.0), &length("dense", 16, 17));
     refused(|o| o.y.truncate(5), &length("y", 6, 5));
-    let weight = Weight::new(Shape::new(2, 8), Layout::Plain, &[1.0_f32; 8], &[0x44; 4]);
-    assert_eq!(multiply(weight, 3, &[1.0; 23], None), Err(length("x", 24, 23)));
 }
 
 #[test]
@@ -105,7 +110,7 @@ fn codes_that_are_not_legal_are_named() {
         for illegal in [0x0, 0x1, 0x5, 0x6, 0xa, 0xf] {
             metadata[byte] = metadata[byte] & !(15 << shift) | illegal << shift;
             let weight = Weight::new(case.spec.shape, layout, &values, &metadata);
-            let error = multiply(weight, 3, &case.x, None).unwrap_err();
+            let error = multiply(&weight, 3, &case.x).unwrap_err();
             assert!(
                 matches!(error, Error::IllegalCode { what: "code", row: 20, group: 5, value, .. } if value == illegal)
             );
@@ -116,7 +121,7 @@ fn codes_that_are_not_legal_are_named() {
 /// Any bytes give an error or a product, and never anything else; what lies in gaps does not matter.
 #[test]
 fn hostile_metadata_does_no_harm() {
-    fn hostile<T: Number, E>(_: &E) {
+    fn hostile<T: Number>() {
         let mut rng = StdRng::seed_from_u64(7);
         let [mut good, mut bad] = [0, 0];
         for shape in
@@ -126,9 +131,8 @@ fn hostile_metadata_does_no_harm() {
                 for tokens in [1, 30] {
                     let case = Case::<T>::new(Spec { shape, layout, ..Spec::new(tokens, 0, 0) });
                     let (values, metadata) = case.packed();
-                    let run = |metadata: &[u8]| {
-                        multiply(Weight::new(shape, layout, &values, metadata), tokens, &case.x, None)
-                    };
+                    let run =
+                        |metadata: &[u8]| multiply(&Weight::new(shape, layout, &values, metadata), tokens, &case.x);
                     let clean = run(&metadata).unwrap();
                     let mut bytes = vec![0; metadata.len()];
                     rng.fill_bytes(&mut bytes);
@@ -148,41 +152,56 @@ fn hostile_metadata_does_no_harm() {
                         let of = 15 << place.shift;
                         bytes[place.byte] = bytes[place.byte] & !of | metadata[place.byte] & of;
                     }
-                    assert!(crate::cpu::same::<T>(&run(&bytes).unwrap(), &clean));
+                    assert!(same::<T>(&run(&bytes).unwrap(), &clean));
                 }
             }
         }
         assert!(bad > 10, "{good} {bad}");
     }
-    for_all_types!(hostile(&()));
+    for_all_types!(hostile());
 }
 
-/// What the lists of steps refuse, before a device is asked for anything.
+/// What is refused before a device is asked for anything.
 #[test]
-fn steps() {
-    let (problem, at) = (Problem::new(256, Shape::new(64, 128)), |elements| RawSlice { address: 1 << 20, elements });
+fn what_a_device_is_not_asked_for() {
+    fn at<T>(elements: usize) -> RawSlice<T> {
+        RawSlice::new(1 << 20, elements)
+    }
+    let problem = Problem::new(256, Shape::new(64, 128));
     let given = Given { dense: true, bias: true, ..Given::WEIGHT };
-    let plan = Plan::by::<bf16>(Path::Dense, &Limits::A100, problem, given, Libraries::CUBLASLT).unwrap();
+    let plan = Plan::by(Route::Dense, &Limits::A100, problem, given, Libraries::CUBLASLT).unwrap();
     let weight = |layout: Layout| {
         let sizes = layout.sizes(problem.shape, twofour::DType::Bf16).unwrap();
-        sparse::Weight::<Raw, bf16>::new(problem.shape, layout, at(sizes.values), at(sizes.metadata))
+        Weight::<Raw, bf16>::new(problem.shape, layout, at(sizes.values), at(sizes.metadata))
     };
-    let own = weight(Layout::CutlassSm80);
-    let args = |weight| sparse::Multiply::<Raw, bf16>::new(weight, 256, at(256 * 128), at(256 * 64));
-    let whole = |weight| args(weight).bias(at(64)).dense(at(64 * 128));
-    assert_eq!(whole(own).steps(&plan).unwrap().len(), 1);
+    let (own, plain) = (weight(Layout::CutlassSm80), weight(Layout::Plain));
+    let works = |pass| -> Result<Vec<Work>, Error> { works(Limits::A100, pass) };
+    macro_rules! args {
+        ($weight:expr, $plan:expr) => {
+            Multiply::new($weight, 256, at(256 * 128), at(256 * 64)).plan($plan)
+        };
+    }
+    macro_rules! whole {
+        ($weight:expr, $plan:expr) => {
+            args!($weight, $plan).bias(at(64)).dense(at(64 * 128))
+        };
+    }
+    assert_eq!(works(whole!(&own, &plan)).unwrap().len(), 1);
     let unplanned = |result: Result<_, Error>| assert!(matches!(result, Err(Error::Unplanned { .. })), "{result:?}");
-    unplanned(args(own).dense(at(64 * 128)).steps(&plan));
-    unplanned(args(own).bias(at(64)).steps(&plan));
-    unplanned(whole(weight(Layout::Plain)).steps(&plan));
-    unplanned(sparse::Multiply::<Raw, bf16>::new(own, 255, at(255 * 128), at(255 * 64)).bias(at(64)).steps(&plan));
-    assert_eq!(args(own).bias(at(63)).steps(&plan), Err(length("bias", 64, 63)));
+    unplanned(works(args!(&own, &plan).dense(at(64 * 128))));
+    unplanned(works(args!(&own, &plan).bias(at(64))));
+    unplanned(works(whole!(&plain, &plan)));
+    unplanned(works(Multiply::new(&own, 255, at(255 * 128), at(255 * 64)).plan(&plan).bias(at(64))));
+    assert_eq!(works(args!(&own, &plan).bias(at(63))), Err(length("bias", 64, 63)));
+    let none = works(Multiply::new(&own, 256, at(256 * 128), at(256 * 64)));
+    assert!(matches!(none, Err(Error::Missing { missing: "no plan was given", .. })), "{none:?}");
 
-    let small = Plan::by::<bf16>(Path::Dense, &Limits::A100, problem, Given::WEIGHT, Libraries::CUBLASLT).unwrap();
+    let small = Plan::by(Route::Dense, &Limits::A100, problem, Given::WEIGHT, Libraries::CUBLASLT).unwrap();
     assert_eq!(small.workspace_bytes(), 64 * 128 * 2);
-    let error = args(own).workspace(at(64 * 128 * 2 - 1)).steps(&small).unwrap_err();
+    let error = works(args!(&own, &small).workspace(at(64 * 128 * 2 - 1))).unwrap_err();
     assert_eq!(error, Error::Workspace { needed: 64 * 128 * 2, got: 64 * 128 * 2 - 1 });
-    assert_eq!(args(own).steps(&small).unwrap_err(), Error::Workspace { needed: 64 * 128 * 2, got: 0 });
-    let all = Plan::by::<bf16>(Path::Cusparselt, &Limits::A100, problem, Given::WEIGHT, Libraries::ALL).unwrap();
-    assert!(matches!(args(own).steps(&all), Err(Error::Path { because, .. }) if because.contains("Library::pack")));
+    assert_eq!(works(args!(&own, &small)).unwrap_err(), Error::Workspace { needed: 64 * 128 * 2, got: 0 });
+    let all = Plan::by(Route::Cusparselt, &Limits::A100, problem, Given::WEIGHT, Libraries::ALL).unwrap();
+    let error = works(args!(&own, &all)).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { because, .. } if because.contains("LibraryWeight::pack")), "{error}");
 }
