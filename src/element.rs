@@ -1,4 +1,5 @@
-//! The number types kernels read and write, one [`DType`] and four traits, each of types that the one before it has too:
+//! The number types kernels read and write, one [`DType`] and four traits, each of types that the one before it has
+//! too:
 //!
 //! | trait | is a type of | types |
 //! | --- | --- | --- |
@@ -7,8 +8,8 @@
 //! | [`Float`] | weights, activations and gradients of masked layers | `f32`, [`struct@f16`], [`bf16`] |
 //! | [`Logit`] | logits | `f32`, [`bf16`] |
 //!
-//! Arithmetic on floats is always in `f32`; a 16-bit value is widened exactly when read and rounded once, to nearest even,
-//! when written. [`E5m2`] is only stored, in compressed weights.
+//! Arithmetic on floats is always in `f32`; a 16-bit value is widened exactly when read and rounded once, to nearest
+//! even, when written. [`E5m2`] is only stored, in compressed weights.
 
 use crate::space::Plain;
 use half::slice::HalfFloatSliceExt;
@@ -75,8 +76,8 @@ impl std::fmt::Display for DType {
 mod sealed {
     /// What every stored type has beside its name.
     pub trait Stored {
-        /// A number that orders values as their magnitudes do, 0 for zeros (of both signs) alone. A NaN is above infinity,
-        /// and of two NaN the one with the larger payload.
+        /// A number that orders values as their magnitudes do, 0 for zeros (of both signs) alone. A NaN is above
+        /// infinity, and of two NaN the one with the larger payload.
         fn magnitude(self) -> u32;
     }
 }

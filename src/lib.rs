@@ -1,10 +1,10 @@
 //! Fused CUDA kernels for **learnable 2:4 sparsity**, with a CPU executor of everything.
 //!
 //! In a 2:4 weight, two of every four consecutive values are zero, and sparse tensor cores multiply it up to twice as
-//! fast. *Learning* which two to keep (MaskLLM, arXiv 2409.17481) gives much better models than pruning by a score: each
-//! group of four has six logits, one for each of its six patterns, and a Gumbel-Softmax draw of them makes the mask. The
-//! weights stay frozen; the logits are trained end to end. This crate is that method as kernels, for other crates to build
-//! on.
+//! fast. *Learning* which two to keep (MaskLLM, arXiv 2409.17481) gives much better models than pruning by a score:
+//! each group of four has six logits, one for each of its six patterns, and a Gumbel-Softmax draw of them makes the
+//! mask. The weights stay frozen; the logits are trained end to end. This crate is that method as kernels, for other
+//! crates to build on.
 //!
 //! | operation | does |
 //! | --- | --- |
@@ -17,14 +17,15 @@
 //!
 //! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run.
 //!
-//! An operation is a module: its argument structs, checks and documentation. An executor runs them ([`Executor`]): [`Cpu`]
-//! over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]).
+//! An operation is a module: its argument structs, checks and documentation. An executor runs them ([`Executor`]):
+//! [`Cpu`] over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]).
 //!
 //! # CUDA
 //!
-//! Nothing is linked and nothing panics for lack of CUDA: the driver, NVRTC and cuBLASLt are opened at run time, and what
-//! is missing is an [`Error`]. Functions take the caller's `Arc<CudaStream>` and views of [cudarc](https://docs.rs/cudarc), queue work and return.
-//! [`device`] tells where kernels come from. Without the feature `cuda` (on by default) only the CPU executor is built.
+//! Nothing is linked and nothing panics for lack of CUDA: the driver, NVRTC and cuBLASLt are opened at run time, and
+//! what is missing is an [`Error`]. Functions take the caller's `Arc<CudaStream>` and views of
+//! [cudarc](https://docs.rs/cudarc), queue work and return. [`device`] tells where kernels come from. Without the
+//! feature `cuda` (on by default) only the CPU executor is built.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,17 +1,17 @@
 //! One noise, bit for bit, on the CPU, in the emulator and on every GPU.
 //!
-//! A Gumbel variate is a pure function of `(seed, draw, global group, pattern)`, so it is never stored: the backward pass
-//! makes it again, and a shard of a weight sees the noise of the whole. How it is made:
+//! A Gumbel variate is a pure function of `(seed, draw, global group, pattern)`, so it is never stored: the backward
+//! pass makes it again, and a shard of a weight sees the noise of the whole. How it is made:
 //!
 //! 1. **Philox4x32-10** (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): key = seed, counter =
 //!    (global group number, draw), each 64 bits with the low word first. One call gives 128 bits, enough for a group.
 //! 2. **Six uniforms** of 21 bits. The words `x0 x1` and `x2 x3` are each taken as one 64-bit number, turned right by
 //!    two bits and cut, from the low end, into three fields `k`; `u = (k + ½)·2⁻²¹` lies strictly between 0 and 1. The
-//!    first number serves the patterns 0, 1, 2, the second 3, 4, 5. (Turned by two, a field needs no shift or one to land
-//!    in the mantissa of a float.)
+//!    first number serves the patterns 0, 1, 2, the second 3, 4, 5. (Turned by two, a field needs no shift or one to
+//!    land in the mantissa of a float.)
 //! 3. **The Gumbel variate** `g = −ln(−ln u)`, from a line per segment: with `t = min(u, 1−u)`, exact in `f32`,
-//!    `g = fma(slope, t, offset)`. A segment is an exponent of `t` and six mantissa bits, on either side of ½. The largest
-//!    error over all 2²¹ values is 1.53e-5 (`tests/noise.rs` tries each).
+//!    `g = fma(slope, t, offset)`. A segment is an exponent of `t` and six mantissa bits, on either side of ½. The
+//!    largest error over all 2²¹ values is 1.53e-5 (`tests/noise.rs` tries each).
 //!
 //! Everything is integer arithmetic, exact float arithmetic or one IEEE fma, so every executor agrees to the last bit.
 //! The device twins are `cuda/common/philox.cuh` and `cuda/common/gumbel.cuh`.

@@ -1,5 +1,5 @@
-//! What all operations have in common: arguments that are checked once ([`Pass`], [`Checked`]), what a device is given for
-//! them ([`Queue`]), and whoever executes them ([`Executor`]).
+//! What all operations have in common: arguments that are checked once ([`Pass`], [`Checked`]), what a device is given
+//! for them ([`Queue`]), and whoever executes them ([`Executor`]).
 //!
 //! ```text
 //! arguments  →  checks  →  plan  →  launches

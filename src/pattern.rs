@@ -1,8 +1,9 @@
 //! The six 2:4 patterns: ways to keep two of four consecutive weights.
 //!
-//! The index counts the kept pairs in increasing order, (0,1) (0,2) (0,3) (1,2) (1,3) (2,3), as MaskLLM's released masks
-//! do. The code is what sparse tensor cores read: `i0 + 4·i1` for the kept positions `i0 < i1` (PTX ISA, "Sparse matrix
-//! storage"; only these six are legal for `mma.sp::ordered_metadata`). The device twin is `cuda/common/pattern.cuh`.
+//! The index counts the kept pairs in increasing order, (0,1) (0,2) (0,3) (1,2) (1,3) (2,3), as MaskLLM's released
+//! masks do. The code is what sparse tensor cores read: `i0 + 4·i1` for the kept positions `i0 < i1` (PTX ISA, "Sparse
+//! matrix storage"; only these six are legal for `mma.sp::ordered_metadata`). The device twin is
+//! `cuda/common/pattern.cuh`.
 
 use crate::error::{Error, Result};
 

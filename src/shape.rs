@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// The shape `[N, K]` of a row-major weight: `rows` = N out features, `cols` = K in features, the dimension groups of four
-/// run along.
+/// The shape `[N, K]` of a row-major weight: `rows` = N out features, `cols` = K in features, the dimension groups of
+/// four run along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// N.

@@ -1,5 +1,5 @@
-//! Where arrays live. An operation's argument struct is written once, over any [`Space`]; so are its checks. Operands go
-//! in as the user has them ([`Input`], [`Output`]), and the space follows from them.
+//! Where arrays live. An operation's argument struct is written once, over any [`Space`]; so are its checks. Operands
+//! go in as the user has them ([`Input`], [`Output`]), and the space follows from them.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;

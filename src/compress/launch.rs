@@ -1,5 +1,5 @@
-//! The launches of the `compress` kernels. The structs mirror those of `cuda/compress.cu`, `cuda/compress_unpack.cu` and
-//! `cuda/compress/patch.cuh`.
+//! The launches of the `compress` kernels. The structs mirror those of `cuda/compress.cu`, `cuda/compress_unpack.cu`
+//! and `cuda/compress/patch.cuh`.
 
 use super::layout::Layout;
 use super::value::Sparsity;
@@ -22,8 +22,8 @@ const THREADS: u32 = 256;
 /// Shared memory for the codes of a patch: `kPatchWords`, a word more for each row.
 const PATCH_CODES_BYTES: u32 = 4 * ((1 << PATCH_BITS) / 8 + 512);
 
-/// Blocks with the noise table that a multiprocessor holds at once, by the groups of a chunk (`kBlocksSampled`) and by its
-/// shared memory: more of them would only load it again.
+/// Blocks with the noise table that a multiprocessor holds at once, by the groups of a chunk (`kBlocksSampled`) and by
+/// its shared memory: more of them would only load it again.
 fn sampled_blocks(chunk: u32, limits: &Limits) -> u32 {
     const BLOCK_BYTES: u32 = noise::TABLE_BYTES + PATCH_CODES_BYTES + Limits::SYSTEM_SHARED_BYTES;
     let by_registers = if chunk == 8 { 3 } else { 4 };

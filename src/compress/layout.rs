@@ -59,8 +59,8 @@ pub enum Layout {
     /// What cuSPARSELt is said to write for 16-bit values on Hopper, for multiples of 64 rows and columns. Source:
     /// torchao pull request 2012 (`MetadataCusparseLt16bitsSm90`); never compared with the library in public.
     CusparseltSm90,
-    /// `E` of CUTLASS' Hopper kernels (`sm90_sparse_config.inl`). It depends on the kernel: MinTileK must be the one the
-    /// kernel was instantiated with.
+    /// `E` of CUTLASS' Hopper kernels (`sm90_sparse_config.inl`). It depends on the kernel: MinTileK must be the one
+    /// the kernel was instantiated with.
     CutlassSm90(MinTileK),
     /// `E` of CUTLASS' Blackwell kernels (`sm1xx_sparse_config.inl`).
     CutlassSm100,

@@ -37,8 +37,8 @@
 //! mask and a weight that is zero today keeps its slot. A code that is not legal (a mask of NaN logits has 0) is an
 //! error.
 //!
-//! **A mask from logits** ([`Pack::from_logits`]): the codes that [`mask::Forward`](crate::mask::Forward) would write for
-//! the same logits, hard or argmax, in the same pass and without a dense weight in between. Groups of four alone.
+//! **A mask from logits** ([`Pack::from_logits`]): the codes that [`mask::Forward`](crate::mask::Forward) would write
+//! for the same logits, hard or argmax, in the same pass and without a dense weight in between. Groups of four alone.
 //!
 //! **The largest** ([`Pack::by_magnitude`]): the two values of the largest magnitude (one of two for `f32`); of equal
 //! ones the lower position, so that a group of zeros keeps its first two. A NaN is larger than infinity, and of two NaN
@@ -61,8 +61,8 @@
 //! # Executors
 //!
 //! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. Outputs are
-//! overwritten; after an error their contents are unspecified. The CPU allocates memory for codes that it makes and that
-//! were not asked for: where they are chosen, or where metadata is in another layout than `Plain`.
+//! overwritten; after an error their contents are unspecified. The CPU allocates memory for codes that it makes and
+//! that were not asked for: where they are chosen, or where metadata is in another layout than `Plain`.
 //!
 //! They differ in what becomes of a group that has no legal code: one of NaN logits, a given code that is not legal, a
 //! weight that is not 2:4. The CPU's executor returns an error that names the first. On a device nobody is there to

@@ -19,8 +19,8 @@ use crate::space::{Array, HostSpace, Input, Output, Space};
 ///
 /// # Errors
 /// When run: as [`Layout::sizes`]; [`Error::Length`]; [`Error::Missing`] if nothing is to be written; with logits
-/// [`Error::Shard`], [`Error::Scalar`], and [`Error::Unsupported`] for a soft mask and for `f32`, of which one of two is
-/// kept. On the CPU also
+/// [`Error::Shard`], [`Error::Scalar`], and [`Error::Unsupported`] for a soft mask and for `f32`, of which one of two
+/// is kept. On the CPU also
 /// [`Error::IllegalCode`] or [`Error::NotTwoFour`] with the first such group; on a device [`Error::Overflow`] for 2³¹
 /// patches of 4096 groups.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ impl<'a, S: Space, T: Element, L: Logit> Pack<'a, S, T, L> {
         Self::new(shape, dense.input(), Choice::Logits(Draw { logits: logits.input(), kind, sampling, shard }))
     }
 
-    /// Says that the weight is a slice of a larger one; its mask is then the slice of the larger one's. Without logits it
-    /// changes nothing.
+    /// Says that the weight is a slice of a larger one; its mask is then the slice of the larger one's. Without logits
+    /// it changes nothing.
     #[must_use]
     pub fn shard(mut self, shard: Shard) -> Self {
         if let Choice::Logits(draw) = &mut self.choice {

@@ -13,8 +13,8 @@ use crate::space::{Input, Space};
 
 /// A compressed weight in canonical form, in the memory of an executor: what [`Compressed`] is on the host.
 ///
-/// Its codes are legal, for kernels write no others; where the mask had no legal code for a group, its values are NaN on
-/// a device (see the [module](super)).
+/// Its codes are legal, for kernels write no others; where the mask had no legal code for a group, its values are NaN
+/// on a device (see the [module](super)).
 pub struct Packed<E: Executor, T: Element> {
     shape: Shape,
     values: E::Buffer<T>,

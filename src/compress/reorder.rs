@@ -14,8 +14,8 @@ use crate::space::{HostSpace, Input, Output, Space};
 /// Arguments of taking metadata from a layout to another: to or from [`Layout::Plain`], that is packing and unpacking
 /// codes.
 ///
-/// Both are as long as [`Layout::sizes`] says; what padding holds does not matter, and is overwritten with codes E. On a
-/// device both start on a 16-byte boundary.
+/// Both are as long as [`Layout::sizes`] says; what padding holds does not matter, and is overwritten with codes E. On
+/// a device both start on a 16-byte boundary.
 ///
 /// # Errors
 /// When run: as [`Layout::sizes`]; [`Error::Length`]. On the CPU also [`Error::IllegalCode`] with the first such group;

@@ -1,8 +1,9 @@
 //! Which of the library's algorithms a product takes, and what searches have found.
 //!
-//! The library numbers its algorithms anew from version to version, and which is fastest is the device's affair. So what a
-//! search found is remembered under both, beside the problem, for all threads and until the process ends. It is plain
-//! data: keep it with the same key elsewhere, and hand it to [`Plan::with_algorithm`](super::Plan::with_algorithm).
+//! The library numbers its algorithms anew from version to version, and which is fastest is the device's affair. So
+//! what a search found is remembered under both, beside the problem, for all threads and until the process ends. It is
+//! plain data: keep it with the same key elsewhere, and hand it to
+//! [`Plan::with_algorithm`](super::Plan::with_algorithm).
 
 use crate::check::scalar;
 use std::collections::HashMap;

@@ -61,7 +61,8 @@ impl Form {
 pub struct Call {
     /// What the library is asked for.
     pub form: Form,
-    /// Whose compressed weight it is: no other library or device reads it. `None` where there is none yet, to make a plan.
+    /// Whose compressed weight it is: no other library or device reads it. `None` where there is none yet, to make a
+    /// plan.
     pub origin: Option<Origin>,
     /// The compressed weight.
     pub weight: RawSlice<u8>,

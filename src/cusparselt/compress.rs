@@ -89,8 +89,8 @@ impl<X: Element> Compressor<X> {
         self.size
     }
 
-    /// Queues the compression of a weight: `compressed` is overwritten. Of a matrix that is not 2:4 the library keeps what
-    /// it likes: see [`Compressor::check_pruned`].
+    /// Queues the compression of a weight: `compressed` is overwritten. Of a matrix that is not 2:4 the library keeps
+    /// what it likes: see [`Compressor::check_pruned`].
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`], [`Error::ForeignContext`] of an operand;
@@ -131,19 +131,19 @@ impl<X: Element> Compressor<X> {
         let from = long("weight", binder.input("weight", &dense)?, self.elements as u64)? as *const c_void;
         let to = long("verdict", binder.output("verdict", &mut verdict)?, 1)? as *mut c_int;
         let (library, handle, matrix) = (self.handle.library(), self.handle.raw(), self.matrix.get());
-        // SAFETY: handle and descriptor are live; the addresses are of a whole weight and of one number, and the binder's
-        // guards and the stream's order keep them until the work is done.
+        // SAFETY: handle and descriptor are live; the addresses are of a whole weight and of one number, and the
+        // binder's guards and the stream's order keep them until the work is done.
         unsafe { result::prune_check(library, handle, matrix, IS_A, AS_IT_LIES, from, to, stream.cu_stream().cast()) }
     }
 
     /// Compresses a small weight from the host's memory and waits for the result: the probe.
     ///
-    /// **Before the library is handed a buffer that another packed, compare that packer with this.** Take a 2:4 weight of
-    /// the same format and of the same class of shapes (layouts change with the number of rows), whose kept positions
-    /// spell each group's number; let the other packer pack it, and compare [`Compressed::values`], and
-    /// [`Compressed::metadata`] where the packer has written some: the library fills gaps with what it likes. The answer
-    /// holds for the [`Handle::version`], the [`Handle::device`], the format and the class of shapes; keep it under
-    /// these. On a mismatch, use [`Compressor::compress`].
+    /// **Before the library is handed a buffer that another packed, compare that packer with this.** Take a 2:4 weight
+    /// of the same format and of the same class of shapes (layouts change with the number of rows), whose kept
+    /// positions spell each group's number; let the other packer pack it, and compare [`Compressed::values`], and
+    /// [`Compressed::metadata`] where the packer has written some: the library fills gaps with what it likes. The
+    /// answer holds for the [`Handle::version`], the [`Handle::device`], the format and the class of shapes; keep it
+    /// under these. On a mismatch, use [`Compressor::compress`].
     ///
     /// Memory for this is allocated on the stream. Not to be called while the stream captures a CUDA graph.
     ///

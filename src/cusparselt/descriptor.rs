@@ -1,5 +1,5 @@
-//! The library's objects other than its handle, each with its owner, which destroys it. Whoever holds several drops them
-//! in the order plan, selection, product, matrices: one refers to the next.
+//! The library's objects other than its handle, each with its owner, which destroys it. Whoever holds several drops
+//! them in the order plan, selection, product, matrices: one refers to the next.
 
 use std::ffi::{c_int, c_void};
 
@@ -132,7 +132,8 @@ impl MatmulDescriptor {
         let op_b = if problem.input_transposed { as_it_lies } else { transposed };
         let (raw, library, compute) = (Stored::new(), handle.library(), problem.types.compute());
         let [a_raw, b_raw, c_raw, d_raw] = [&a, &b, &c, &d].map(MatDescriptor::get);
-        // SAFETY: handle and descriptors are live, the latter as long as this object, and it has room for the library's.
+        // SAFETY: handle and descriptors are live, the latter as long as this object, and it has room for the
+        // library's.
         unsafe {
             result::matmul_descriptor_init(
                 library,

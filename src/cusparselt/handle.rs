@@ -13,9 +13,9 @@ use super::result;
 use crate::device::{self, driver_error};
 use crate::error::{Error, Result};
 
-/// The library, made ready for a device. Keep one a thread: the library's handles must not be shared between threads, so
-/// that this is neither `Send` nor `Sync`. Cloning it gives the same handle; it is destroyed with its last clone, and
-/// what was made with it holds one.
+/// The library, made ready for a device. Keep one a thread: the library's handles must not be shared between threads,
+/// so that this is neither `Send` nor `Sync`. Cloning it gives the same handle; it is destroyed with its last clone,
+/// and what was made with it holds one.
 ///
 /// ```compile_fail
 /// fn shared<T: Sync>() {}
@@ -44,8 +44,8 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::LibraryUnavailable`] without the library or with a version of it that this crate was not written for,
-    /// [`Error::UnsupportedDevice`], [`Error::Cuda`] if the library refuses the device (status 4 from one that is too old
-    /// for it).
+    /// [`Error::UnsupportedDevice`], [`Error::Cuda`] if the library refuses the device (status 4 from one that is too
+    /// old for it).
     pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
         let library = library()?;
         let limits = device::limits(context)?;

@@ -1,7 +1,7 @@
 //! Finding the library and opening it, once a process: never linked, never needed to build.
 //!
-//! The version is asked for before anything else, with the one function that wants no handle. For versions differ in the
-//! size of objects and in functions under one file name, and an unknown one must not be handed our memory.
+//! The version is asked for before anything else, with the one function that wants no handle. For versions differ in
+//! the size of objects and in functions under one file name, and an unknown one must not be handed our memory.
 
 use std::env;
 use std::ffi::{CStr, c_char, c_int};

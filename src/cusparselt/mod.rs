@@ -1,27 +1,27 @@
 //! NVIDIA's cuSPARSELt: its compressor and its 2:4 product, with the library opened at run time.
 //!
-//! cuSPARSELt multiplies a 2:4 matrix by a dense one on sparse tensor cores. It is a library of its own, in no toolkit, of
-//! 230 MB and more, so that most machines have none: nothing here is linked, a build needs neither it nor its header, and
-//! what is missing is an [`Error`]. Three things about it are unusual, and shape this module.
+//! cuSPARSELt multiplies a 2:4 matrix by a dense one on sparse tensor cores. It is a library of its own, in no toolkit,
+//! of 230 MB and more, so that most machines have none: nothing here is linked, a build needs neither it nor its
+//! header, and what is missing is an [`Error`]. Three things about it are unusual, and shape this module.
 //!
-//! **It is one file name and several libraries.** Versions 0.6 to 0.10 are all `libcusparseLt.so.0`, with objects of 13072
-//! bytes, then 1024, then 512, and with other functions. The caller keeps the objects, so that a library older than the
-//! caller's header writes past their end. So the version is asked for before anything else; 0.7 to 0.10 are accepted; and
-//! every object has 16 KiB.
+//! **It is one file name and several libraries.** Versions 0.6 to 0.10 are all `libcusparseLt.so.0`, with objects of
+//! 13072 bytes, then 1024, then 512, and with other functions. The caller keeps the objects, so that a library older
+//! than the caller's header writes past their end. So the version is asked for before anything else; 0.7 to 0.10 are
+//! accepted; and every object has 16 KiB.
 //!
 //! **What its compressor writes is its own affair.** Kept values come first, then metadata, in an order that differs
-//! between devices, formats and sizes, and may differ between versions. A buffer in the wrong order gives wrong numbers and
-//! no error. So who packs weights otherwise asks the library first, with a small weight: [`Compressor::probe`].
+//! between devices, formats and sizes, and may differ between versions. A buffer in the wrong order gives wrong numbers
+//! and no error. So who packs weights otherwise asks the library first, with a small weight: [`Compressor::probe`].
 //!
 //! **Its handle is for one thread.** A [`Handle`] is neither `Send` nor `Sync`; make one a thread and device. What is
 //! found by a [search](Plan::search) is shared by all threads.
 //!
 //! # A product
 //!
-//! A [`Problem`] says what is multiplied, as plain data: `Y = f(α · X Wᵀ + β · C + b)` with `W [N, K]` 2:4, and whether it
-//! breaks one of the library's rules is known without the library ([`Problem::check`]). A [`Plan`] is a problem made ready;
-//! it tells how large the compressed weight and the workspace are, compresses, searches and runs, on the caller's stream
-//! and in the caller's memory. (The bias is copied into the plan, for the library keeps its address.)
+//! A [`Problem`] says what is multiplied, as plain data: `Y = f(α · X Wᵀ + β · C + b)` with `W [N, K]` 2:4, and whether
+//! it breaks one of the library's rules is known without the library ([`Problem::check`]). A [`Plan`] is a problem made
+//! ready; it tells how large the compressed weight and the workspace are, compresses, searches and runs, on the
+//! caller's stream and in the caller's memory. (The bias is copied into the plan, for the library keeps its address.)
 //!
 //! ```no_run
 //! use twofour::cusparselt::{Bias, Handle, Operands, Plan, Problem, Types};
@@ -61,11 +61,11 @@
 //!
 //! # Layers
 //!
-//! `sys` is generated from the library's header (`cargo xtask bindings`): types, numbers, and a table of functions each of
-//! which may be missing. `result` has one function a call, with the status as an [`Error`]. The rest is safe. Sources:
-//! NVIDIA's header 0.10.0 and documentation (<https://docs.nvidia.com/cuda/cusparselt/>). Not offered: compute in `f16`,
-//! block-scaled and 4-bit formats, β for each row, pruning (see `select` and `mask`), and a 2:4 right operand, which is a
-//! transposed output.
+//! `sys` is generated from the library's header (`cargo xtask bindings`): types, numbers, and a table of functions each
+//! of which may be missing. `result` has one function a call, with the status as an [`Error`]. The rest is safe.
+//! Sources: NVIDIA's header 0.10.0 and documentation (<https://docs.nvidia.com/cuda/cusparselt/>). Not offered: compute
+//! in `f16`, block-scaled and 4-bit formats, β for each row, pruning (see `select` and `mask`), and a 2:4 right
+//! operand, which is a transposed output.
 
 mod call;
 mod problem;

@@ -1,5 +1,5 @@
-//! The library's objects: bytes that the caller keeps and the library fills. Their size is 1024 bytes in version 0.7, 512
-//! since 0.8, both under the one name `libcusparseLt.so.0`. So ours are larger than any, and live on the heap: the
+//! The library's objects: bytes that the caller keeps and the library fills. Their size is 1024 bytes in version 0.7,
+//! 512 since 0.8, both under the one name `libcusparseLt.so.0`. So ours are larger than any, and live on the heap: the
 //! library's objects refer to one another by address.
 
 use std::ptr::NonNull;

@@ -42,7 +42,8 @@ pub enum Addend<'a, Y> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Operands<'a, X, Y> {
-    /// `W` as the library has compressed it, of [`CompressedSize::bytes`](super::CompressedSize::bytes); or as another has, in the very same layout.
+    /// `W` as the library has compressed it, of [`CompressedSize::bytes`](super::CompressedSize::bytes); or as another
+    /// has, in the very same layout.
     pub weight: CudaView<'a, u8>,
     /// `X`.
     pub input: CudaView<'a, X>,

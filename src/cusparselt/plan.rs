@@ -145,8 +145,8 @@ impl Plan {
         let within = within(&mut binder, Some(&mut buffer), self.compressed.buffer_bytes as u64)?;
         let (library, handle, plan) = (self.handle.library(), self.handle.raw(), self.plan.get());
         let [from, to, within] = [from, to, within].map(|address| address as *mut c_void);
-        // SAFETY: handle and plan are live; the addresses are of at least as many bytes as the library asked for, and the
-        // binder's guards and the stream's order keep them until the work is done.
+        // SAFETY: handle and plan are live; the addresses are of at least as many bytes as the library asked for, and
+        // the binder's guards and the stream's order keep them until the work is done.
         unsafe { result::plan_compress(library, handle, plan, from, to, within, stream.cu_stream().cast()) }
     }
 
@@ -190,22 +190,22 @@ impl Plan {
         let bias = bias.input();
         let mut binder = Binder::new(stream);
         let from = long("bias", binder.input("bias", &bias)?, self.problem.bias_elements() as u64)?;
-        // SAFETY: the address is of as many values as the bias has, and the binder's guards and the stream's order keep it
-        // until the copy is done.
+        // SAFETY: the address is of as many values as the bias has, and the binder's guards and the stream's order keep
+        // it until the copy is done.
         unsafe { self.copy_bias(stream, from) }
     }
 
     /// Queues the copy of a bias at an address.
     ///
     /// # Safety
-    /// The address is in the stream's context, of as many values as the problem's bias has, and stays valid until they are
-    /// copied.
+    /// The address is in the stream's context, of as many values as the problem's bias has, and stays valid until they
+    /// are copied.
     pub(super) unsafe fn copy_bias(&mut self, stream: &Arc<CudaStream>, from: u64) -> Result<()> {
         let Some(buffer) = &mut self.bias else { return Ok(()) };
         let bytes = buffer.memory.len();
         let (to, _guard) = buffer.memory.device_ptr_mut(stream);
-        // SAFETY: the plan's memory is as long as the bias, which is what this function asks of the other address; the guard
-        // and the stream's order keep it until the copy is done.
+        // SAFETY: the plan's memory is as long as the bias, which is what this function asks of the other address; the
+        // guard and the stream's order keep it until the copy is done.
         let copied = unsafe { cudarc::driver::result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) };
         copied.map_err(driver_error("cuMemcpyDtoDAsync"))?;
         buffer.set = true;
@@ -225,8 +225,8 @@ impl Plan {
     ) -> Result<()> {
         let mut binder = Binder::new(stream);
         let (at, factors) = self.bind(stream, &mut binder, &mut operands)?;
-        // SAFETY: the operands were checked for length and alignment, and the binder's guards and the stream's order keep
-        // them until the work is done.
+        // SAFETY: the operands were checked for length and alignment, and the binder's guards and the stream's order
+        // keep them until the work is done.
         unsafe { self.run_at(stream, &at, &factors) }
     }
 
@@ -234,8 +234,8 @@ impl Plan {
     ///
     /// # Safety
     /// The addresses are in the stream's context, on 16-byte boundaries, of as many elements as the problem says, the
-    /// workspace of [`Plan::workspace_bytes`]; they stay valid, and nothing else touches what is written, until the product
-    /// has run.
+    /// workspace of [`Plan::workspace_bytes`]; they stay valid, and nothing else touches what is written, until the
+    /// product has run.
     pub(super) unsafe fn run_at(&self, stream: &Arc<CudaStream>, at: &Addresses, factors: &Factors) -> Result<()> {
         self.handle.bind_for(stream)?;
         self.has_bias()?;
@@ -244,8 +244,8 @@ impl Plan {
         let (library, handle, plan) = (self.handle.library(), self.handle.raw(), self.plan.get());
         let (alpha, beta) = factors.addresses();
         let (mut streams, [a, b, c, d, workspace]) = ([stream.cu_stream().cast()], at.pointers());
-        // SAFETY: handle and plan are live; the addresses are good by this function's contract; the factors are read before
-        // the call returns.
+        // SAFETY: handle and plan are live; the addresses are good by this function's contract; the factors are read
+        // before the call returns.
         unsafe { result::matmul(library, handle, plan, alpha, a, b, beta, c, d, workspace, streams.as_mut_ptr(), 1) }
     }
 
@@ -259,9 +259,10 @@ impl Plan {
         }
     }
 
-    /// Gives the plan the fastest algorithm for this device: one that a search in this process has found before, else by
-    /// running all of them on these operands, `iterations` times each, and waiting. `dense` is the weight as it is before
-    /// it is compressed. The output is overwritten with something of no use; ask for the size of the workspace anew.
+    /// Gives the plan the fastest algorithm for this device: one that a search in this process has found before, else
+    /// by running all of them on these operands, `iterations` times each, and waiting. `dense` is the weight as it is
+    /// before it is compressed. The output is overwritten with something of no use; ask for the size of the workspace
+    /// anew.
     ///
     /// # Errors
     /// As [`Plan::run`], and [`Error::Scalar`] without iterations. Afterwards the plan is as it was.
@@ -290,7 +291,8 @@ impl Plan {
             self.adopt(algorithm)?;
             return Ok(Searched { algorithm, remembered: true });
         }
-        // On objects of its own: a search that fails leaves ours alone, and they never learn the dense weight's address.
+        // On objects of its own: a search that fails leaves ours alone, and they never learn the dense weight's
+        // address.
         let product = describe(&self.handle, stream, &self.problem, self.bias.as_ref())?;
         product.set_dense_weight(dense)?;
         let selection = Selection::new(&self.handle, &product)?;

@@ -15,8 +15,8 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
-/// Plans without a bias remembered at most; then it starts anew. Each has some 100 KB of the host's memory. Those with a
-/// bias stay, for a graph may refer to their memory.
+/// Plans without a bias remembered at most; then it starts anew. Each has some 100 KB of the host's memory. Those with
+/// a bias stay, for a graph may refer to their memory.
 const MOST_PLANS: usize = 128;
 
 /// A handle to the library, and the plans made so far. For one thread, as the handle.
@@ -94,9 +94,9 @@ impl Plans {
     /// Queues a product that was [prepared](Self::prepare).
     ///
     /// # Safety
-    /// The addresses are in the stream's context, on 16-byte boundaries, of the compressed weight, of as many elements as
-    /// the form says, and of as many bytes as the workspace says; they stay valid, and nothing else touches what is written,
-    /// until the product has run.
+    /// The addresses are in the stream's context, on 16-byte boundaries, of the compressed weight, of as many elements
+    /// as the form says, and of as many bytes as the workspace says; they stay valid, and nothing else touches what is
+    /// written, until the product has run.
     pub(crate) unsafe fn multiply(&mut self, stream: &Arc<CudaStream>, call: &Call) -> Result<()> {
         let Call { form, weight, input, output, bias, workspace, .. } = *call;
         let plan = self.ready(stream, &form)?;

@@ -1,8 +1,8 @@
 //! A product as plain data, and every rule of the library that can be checked without it.
 //!
-//! The product is that of a linear layer, `Y = f(α · X Wᵀ + β · C + b)`, with `W [N, K]` 2:4 along K, `X [T, K]`, `Y` and
-//! `C [T, N]`, and one bias an out feature. The library computes `D = A·B` with the 2:4 matrix on the left: `A` is `W` as
-//! it lies, `B` is `Xᵀ`, and `D`, which is `Yᵀ`, it is told to write column-major, which is `Y` row-major.
+//! The product is that of a linear layer, `Y = f(α · X Wᵀ + β · C + b)`, with `W [N, K]` 2:4 along K, `X [T, K]`, `Y`
+//! and `C [T, N]`, and one bias an out feature. The library computes `D = A·B` with the 2:4 matrix on the left: `A` is
+//! `W` as it lies, `B` is `Xᵀ`, and `D`, which is `Yᵀ`, it is told to write column-major, which is `Y` row-major.
 
 use super::value::Types;
 use crate::check::scalar;
@@ -88,8 +88,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// One product without gaps, `T` tokens through a weight `[N, K]`, with neither bias nor activation. What differs is
-    /// set in the fields.
+    /// One product without gaps, `T` tokens through a weight `[N, K]`, with neither bias nor activation. What differs
+    /// is set in the fields.
     #[must_use]
     pub fn new(types: Types, tokens: usize, shape: Shape) -> Self {
         let dense = Placement::default();

@@ -5,15 +5,15 @@ use std::thread::{self, ThreadId};
 
 use crate::error::{Result, unsupported};
 
-/// A value of the thread that made it. Whatever holds it may go to another thread, but the value cannot be had there, and
-/// if it is dropped there it is leaked: nothing of it is ever touched but on its own thread.
+/// A value of the thread that made it. Whatever holds it may go to another thread, but the value cannot be had there,
+/// and if it is dropped there it is leaked: nothing of it is ever touched but on its own thread.
 pub(crate) struct OfThread<T> {
     thread: ThreadId,
     value: ManuallyDrop<T>,
 }
 
-// SAFETY: `get`, `get_mut` and `drop` reach the value on the thread that made it alone, which the number says: no two threads
-// of a process ever have the same.
+// SAFETY: `get`, `get_mut` and `drop` reach the value on the thread that made it alone, which the number says: no two
+// threads of a process ever have the same.
 unsafe impl<T> Send for OfThread<T> {}
 
 impl<T> OfThread<T> {

@@ -27,9 +27,9 @@ pub struct Types {
 }
 
 impl Types {
-    /// `operand` for weight and input, `result` for output and addend. What there is, by operand: `f32`, `f16` and `bf16`
-    /// give themselves; `i8` gives `i8`, `i32`, `f16` and `bf16`; `e4m3` gives `f16`, `bf16` and `f32`. Whether the
-    /// device has it, the library says when a [`Plan`](super::Plan) is made.
+    /// `operand` for weight and input, `result` for output and addend. What there is, by operand: `f32`, `f16` and
+    /// `bf16` give themselves; `i8` gives `i8`, `i32`, `f16` and `bf16`; `e4m3` gives `f16`, `bf16` and `f32`. Whether
+    /// the device has it, the library says when a [`Plan`](super::Plan) is made.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for any other pair.

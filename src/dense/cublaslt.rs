@@ -1,5 +1,5 @@
-//! Dense products through cuBLASLt, with 16-bit operands and an `f32` result where that is wanted, and of `i8` operands,
-//! which cudarc's safe layer does not offer.
+//! Dense products through cuBLASLt, with 16-bit operands and an `f32` result where that is wanted, and of `i8`
+//! operands, which cudarc's safe layer does not offer.
 //!
 //! A [`Cublaslt`] remembers, for each product it has met, descriptors and the algorithm that the library's heuristic
 //! chose. So the heuristic is asked once a product, and a product met before costs one call into the library: no
@@ -96,8 +96,8 @@ impl Cublaslt {
     ///
     /// # Safety
     /// `a`, `b` and `c` are addresses in the stream's context, on 16-byte boundaries, of as many elements as the
-    /// product says, the last overlapping neither other, and so is `bias` of a value for each column of C, if the form has
-    /// one; they stay valid, and nothing else touches `c`, until the product has run.
+    /// product says, the last overlapping neither other, and so is `bias` of a value for each column of C, if the form
+    /// has one; they stay valid, and nothing else touches `c`, until the product has run.
     pub(crate) unsafe fn multiply(&mut self, stream: &Arc<CudaStream>, call: &Call) -> Result<()> {
         let Call { form, a, b, c, bias } = *call;
         self.prepare(stream, &form)?;
@@ -206,9 +206,9 @@ impl Plan {
         let zero = 0_u32;
         let (alpha, beta) = ((&raw const one).cast(), (&raw const zero).cast());
         let (first, second, result) = (b as *const c_void, a as *const c_void, c as *mut c_void);
-        // SAFETY: handle and descriptors are live; the addresses are good by this function's contract, that of the bias,
-        // which the description holds, too; the factors are of the four bytes that the description says, and read before
-        // the call returns. With a zero beta, C is not read.
+        // SAFETY: handle and descriptors are live; the addresses are good by this function's contract, that of the
+        // bias, which the description holds, too; the factors are of the four bytes that the description says, and read
+        // before the call returns. With a zero beta, C is not read.
         let queued = unsafe {
             result::matmul(
                 handle,

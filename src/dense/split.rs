@@ -1,5 +1,5 @@
-//! The arithmetic of products whose contraction is split: blocks share the sum, each leaves its part in a workspace, and
-//! another kernel adds the parts up.
+//! The arithmetic of products whose contraction is split: blocks share the sum, each leaves its part in a workspace,
+//! and another kernel adds the parts up.
 
 use crate::device::Limits;
 
@@ -34,14 +34,15 @@ pub(crate) fn share_of_warps(depth: usize, splits: usize, stride: usize, step: u
     share.max(step)
 }
 
-/// How many of the parts that were wanted have something to do: shares are whole, so the last of them may turn out empty.
+/// How many of the parts that were wanted have something to do: shares are whole, so the last of them may turn out
+/// empty.
 pub(crate) fn filled(depth: usize, share: usize) -> usize {
     depth.div_ceil(share).max(1)
 }
 
 /// In how many parts to take the contraction, so that the waves of `tiles` blocks, of which a device holds `slots`, are
-/// full: parts of at least eight stages, which keep a ring busy, and their sums in at most 64 MiB. Model: a wave takes as
-/// long as a part, and a part more costs 3 % for its sums.
+/// full: parts of at least eight stages, which keep a ring busy, and their sums in at most 64 MiB. Model: a wave takes
+/// as long as a part, and a part more costs 3 % for its sums.
 pub(crate) fn splits(depth: usize, stage: usize, [tiles, slots]: [usize; 2], sums: usize) -> usize {
     const LEAST_STAGES: usize = 8;
     const MOST_BYTES: usize = 64 << 20;

@@ -1,5 +1,5 @@
-//! From operands to the addresses that kernels are given, each operand looked at once: where it lives, its boundary, and
-//! the guard that orders the launch after what was queued for it before.
+//! From operands to the addresses that kernels are given, each operand looked at once: where it lives, its boundary,
+//! and the guard that orders the launch after what was queued for it before.
 
 #[cfg(feature = "cuda")]
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! A file is named by a hash of everything its content depends on, so it is never stale, only unused; it may be deleted
 //! at any time. Its content is loaded as code. Hence it lies in a folder that nobody else can write to, is taken only
-//! from a file of our own, and carries a checksum against accidents. Nothing here fails: whatever is wrong with the disk
-//! or the folder, the kernel is compiled instead.
+//! from a file of our own, and carries a checksum against accidents. Nothing here fails: whatever is wrong with the
+//! disk or the folder, the kernel is compiled instead.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};

@@ -56,8 +56,8 @@ impl Cuda {
         value
     }
 
-    /// The threads of a block and the blocks an SM holds at least, of `TWOFOUR_KERNEL(<symbol>, .., threads, blocks)`, of
-    /// which there is exactly one; a macro's symbol is given without its `##`.
+    /// The threads of a block and the blocks an SM holds at least, of `TWOFOUR_KERNEL(<symbol>, .., threads, blocks)`,
+    /// of which there is exactly one; a macro's symbol is given without its `##`.
     pub(crate) fn bounds(&self, symbol: &str) -> [u64; 2] {
         let found: Vec<Vec<&str>> = self
             .0

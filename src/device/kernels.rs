@@ -183,8 +183,8 @@ impl Device {
         })
     }
 
-    /// A module with this part of the file, loaded if there was none; threads that ask at once wait for one loading. For a
-    /// stream that is being captured, nothing can be loaded.
+    /// A module with this part of the file, loaded if there was none; threads that ask at once wait for one loading.
+    /// For a stream that is being captured, nothing can be loaded.
     fn module(&self, file: &'static str, part: Part, stream: &CudaStream) -> Result<Module> {
         let mut modules = locked(&self.modules);
         let known = modules.get(&(file, Part::File)).or_else(|| modules.get(&(file, part)));

@@ -81,11 +81,12 @@ impl Launch {
         self
     }
 
-    /// Loads the kernel into the stream's context, compiling it if need be, so that launching it cannot fail for want of
-    /// it.
+    /// Loads the kernel into the stream's context, compiling it if need be, so that launching it cannot fail for want
+    /// of it.
     ///
     /// # Errors
-    /// Where the device is too old, there is no code for it, or the stream is being captured and the kernel is not loaded.
+    /// Where the device is too old, there is no code for it, or the stream is being captured and the kernel is not
+    /// loaded.
     #[cfg(feature = "cuda")]
     #[doc(hidden)]
     pub fn load(&self, stream: &CudaStream) -> crate::Result<()> {
@@ -96,8 +97,8 @@ impl Launch {
         kernels::function(stream, self.symbol, self.shared_bytes).map(drop)
     }
 
-    /// Puts it on a stream and returns at once. The kernel is loaded if this is its first use in the context; afterwards
-    /// this costs a lookup, and no device memory, copy or synchronisation ever.
+    /// Puts it on a stream and returns at once. The kernel is loaded if this is its first use in the context;
+    /// afterwards this costs a lookup, and no device memory, copy or synchronisation ever.
     ///
     /// # Errors
     /// As [`Launch::load`], and where the driver refuses the launch.
@@ -105,8 +106,8 @@ impl Launch {
     /// # Safety
     /// - The argument struct is laid out as the kernel's parameter.
     /// - Every device address in it belongs to the stream's context, and stays valid for the kernel's reads and writes
-    ///   until it has run; nothing else on the host or the device accesses what it writes meanwhile, unless ordered by the
-    ///   stream.
+    ///   until it has run; nothing else on the host or the device accesses what it writes meanwhile, unless ordered by
+    ///   the stream.
     /// - The grid, the block and `shared_bytes` are such that the kernel stays inside what those addresses hold.
     #[cfg(feature = "cuda")]
     #[doc(hidden)]
@@ -119,8 +120,8 @@ impl Launch {
         let mut parameters = [(&raw const self.args.bytes).cast_mut().cast::<c_void>()];
         let (grid, block) = (self.grid.into(), (self.threads, 1, 1));
         // SAFETY: `function` is of a module that is never unloaded, in the context just made current, which is the
-        // stream's too; the driver copies the one parameter, which outlives the call, before it returns, and its size and
-        // what it points to are the caller's promise.
+        // stream's too; the driver copies the one parameter, which outlives the call, before it returns, and its size
+        // and what it points to are the caller's promise.
         unsafe { result::launch_kernel(function, grid, block, self.shared_bytes, stream.cu_stream(), &mut parameters) }
             .map_err(driver_error("cuLaunchKernel"))
     }

@@ -1,4 +1,5 @@
-//! From a launch plan to a running kernel: finding the driver, choosing or compiling the code for the device, launching.
+//! From a launch plan to a running kernel: finding the driver, choosing or compiling the code for the device,
+//! launching.
 //!
 //! Nothing here is linked: `libcuda` and NVRTC are opened at run time, and what is missing comes back as an
 //! [`Error`](crate::Error), never as a panic. Nothing here creates a stream, synchronises, or allocates device memory.

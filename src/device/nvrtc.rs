@@ -1,9 +1,9 @@
 //! Compiles the embedded sources at run time, to machine code for one device: a whole file, or one kernel of it. A file
 //! has dozens of kernels and a program launches a few, so what a launch asks for is compiled alone.
 //!
-//! Machine code, not PTX, wherever NVRTC knows the device: PTX of an NVRTC newer than the driver is refused. The headers
-//! are handed over in memory under the names by which kernels include them, so nothing is written and nothing of a
-//! toolkit is needed but the library.
+//! Machine code, not PTX, wherever NVRTC knows the device: PTX of an NVRTC newer than the driver is refused. The
+//! headers are handed over in memory under the names by which kernels include them, so nothing is written and nothing
+//! of a toolkit is needed but the library.
 
 mod library;
 
@@ -141,8 +141,8 @@ fn is_identifier(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// The architectures to try, best first. From Hopper on, the matrix instructions are in the device's own set, `a`. For a
-/// device newer than this NVRTC: machine code of its major if there is any, else PTX for the driver to translate.
+/// The architectures to try, best first. From Hopper on, the matrix instructions are in the device's own set, `a`. For
+/// a device newer than this NVRTC: machine code of its major if there is any, else PTX for the driver to translate.
 fn targets((major, minor): (u32, u32), known: &[u32]) -> Vec<String> {
     let device = major * 10 + minor;
     let older = known.iter().copied().filter(|&number| number <= device).max();

@@ -18,8 +18,8 @@ use crate::{Error, Result};
 /// The names under which cudarc looks for the driver with every version of its bindings, in its order.
 const DRIVER_NAMES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so", "libcuda.so.1"] };
 
-/// What this crate calls in the driver. All of it is older than any device we support, so that only something that is no
-/// driver lacks one; cudarc would panic at the call.
+/// What this crate calls in the driver. All of it is older than any device we support, so that only something that is
+/// no driver lacks one; cudarc would panic at the call.
 const DRIVER_SYMBOLS: &[&str] = &[
     "cuInit",
     "cuDeviceGet",
@@ -114,8 +114,8 @@ pub(crate) fn cublaslt() -> Result<()> {
     }
 }
 
-/// Whether cudarc was built for CUDA 13, which decides whether it looks for `libcublasLt.so.13`. cudarc does not say, but
-/// it has this type only then; where it has not, the name means the empty type out here.
+/// Whether cudarc was built for CUDA 13, which decides whether it looks for `libcublasLt.so.13`. cudarc does not say,
+/// but it has this type only then; where it has not, the name means the empty type out here.
 fn bindings_are_13() -> bool {
     #[allow(unused_imports, reason = "of a CUDA 12 build")]
     use cudarc::cublaslt::sys::*;
@@ -141,8 +141,8 @@ pub(crate) fn open(names: &[&str], folders: &[PathBuf]) -> std::result::Result<L
 
 /// Opens one library, by name or path.
 pub(crate) fn open_one(path: &Path) -> std::result::Result<Library, String> {
-    // SAFETY: the libraries named in this crate are NVIDIA's, whose initialisers ask nothing of their caller; a path set
-    // by the user is the user's word for that.
+    // SAFETY: the libraries named in this crate are NVIDIA's, whose initialisers ask nothing of their caller; a path
+    // set by the user is the user's word for that.
     let library = unsafe { Library::new(path) };
     library.map_err(|e| match e.source() {
         Some(detail) => detail.to_string(),

@@ -14,8 +14,8 @@ pub struct Symbol {
 }
 
 impl Symbol {
-    /// The kernel of an operation in this variant for these types: `twofour_<op>_<variant>_<types>`, where the file's stem
-    /// begins with the operation's name, as `matmul_small`. This is the one place that spells symbols.
+    /// The kernel of an operation in this variant for these types: `twofour_<op>_<variant>_<types>`, where the file's
+    /// stem begins with the operation's name, as `matmul_small`. This is the one place that spells symbols.
     #[must_use]
     pub fn new(file: &'static str, variant: &str, types: &[&str]) -> Self {
         let op = file.split('_').next().unwrap_or(file);
@@ -47,7 +47,8 @@ impl Symbol {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 
-    /// A part, after an underscore unless it is the first. What does not fit is left out whole: no kernel has that name.
+    /// A part, after an underscore unless it is the first. What does not fit is left out whole: no kernel has that
+    /// name.
     fn push(&mut self, part: &str) {
         let start = usize::from(self.length) + usize::from(self.length > 0);
         let end = start + part.len();

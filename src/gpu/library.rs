@@ -1,15 +1,15 @@
 //! Weights packed for cuSPARSELt: who packs them, and what only the library knows of a plan.
 //!
-//! What the library reads is what its compressor writes, and that is its own affair: it differs between devices, formats
-//! and shapes, and may differ between versions. This crate has packers for the layouts that are known
-//! ([`Layout::cusparselt`]), and a buffer in the wrong one would give wrong numbers and no error. So before the library is
-//! handed a buffer of ours, it compresses small weights itself ([`packing`]), which spell where each code lies; if
+//! What the library reads is what its compressor writes, and that is its own affair: it differs between devices,
+//! formats and shapes, and may differ between versions. This crate has packers for the layouts that are known
+//! ([`Layout::cusparselt`]), and a buffer in the wrong one would give wrong numbers and no error. So before the library
+//! is handed a buffer of ours, it compresses small weights itself ([`packing`]), which spell where each code lies; if
 //! they come out as our packer would have them, ours is used for that version, device, format and class of shapes, and
 //! otherwise the library's compressor. A completed [`Plan`] says which.
 //!
-//! The library itself is a [`Gpu`]'s, on the thread that first needs it. A bias goes through memory of the handle's, one for
-//! each shape: where cudarc's event tracking is disabled, products on two streams would overwrite one another's, so use a
-//! handle a stream.
+//! The library itself is a [`Gpu`]'s, on the thread that first needs it. A bias goes through memory of the handle's,
+//! one for each shape: where cudarc's event tracking is disabled, products on two streams would overwrite one
+//! another's, so use a handle a stream.
 //!
 //! ```no_run
 //! use twofour::compress::Compressed;
@@ -55,8 +55,8 @@ mod probe;
 /// What the library fills metadata with where there is no code.
 const PADDING: u8 = 0xee;
 
-/// A weight packed for cuSPARSELt, in device memory. Only products by the same version of the library, on the same device,
-/// take it.
+/// A weight packed for cuSPARSELt, in device memory. Only products by the same version of the library, on the same
+/// device, take it.
 #[derive(Debug)]
 pub struct LibraryWeight<T> {
     bytes: CudaSlice<u8>,
@@ -70,8 +70,8 @@ pub struct LibraryWeight<T> {
 /// CUDA graph.
 ///
 /// # Errors
-/// [`Error::LibraryUnavailable`] without the library; [`Error::Scalar`] or [`Error::Overflow`] for a shape that breaks its
-/// rules; [`Error::Unsupported`] on another thread than the one that opened it; [`Error::Cuda`].
+/// [`Error::LibraryUnavailable`] without the library; [`Error::Scalar`] or [`Error::Overflow`] for a shape that breaks
+/// its rules; [`Error::Unsupported`] on another thread than the one that opened it; [`Error::Cuda`].
 pub fn packing<T: Factor>(gpu: &mut Gpu, shape: Shape) -> Result<Packing> {
     let bytes = compressor::<T>(gpu, shape)?.size().bytes;
     packing_within::<T>(gpu, shape, bytes)
@@ -119,12 +119,12 @@ impl<T: Factor> LibraryWeight<T> {
     }
 
     /// Packs a compressed weight that is on the device, in whatever layout: into the one that [`packing`] names, or
-    /// decompressed and by the library's compressor, if that names it or the weight's rows of values are padded. Memory is
-    /// allocated on the stream; nothing is waited for but a probe.
+    /// decompressed and by the library's compressor, if that names it or the weight's rows of values are padded. Memory
+    /// is allocated on the stream; nothing is waited for but a probe.
     ///
     /// # Errors
-    /// As [`packing`]; [`Error::Length`], [`Error::ForeignContext`], [`Error::Misaligned`]; [`Error::Unsupported`] for a
-    /// weight that was packed for the library already.
+    /// As [`packing`]; [`Error::Length`], [`Error::ForeignContext`], [`Error::Misaligned`]; [`Error::Unsupported`] for
+    /// a weight that was packed for the library already.
     pub fn pack(gpu: &mut Gpu, weight: &Weight<'_, Cuda, T>) -> Result<Self> {
         weight.check()?;
         let Form::Packed { layout, values, metadata } = &weight.form else {
@@ -170,9 +170,9 @@ impl<T: Factor> LibraryWeight<T> {
         Self::packed(gpu, shape, buffer, packing)
     }
 
-    /// Packs a dense weight that is on the device, by the library's compressor. It must be 2:4 (1:2 for `f32`): of one that
-    /// is not, the library keeps what it likes ([`Compressor::check_pruned`] tells). Zeros have no slot of their own: which
-    /// of them are kept is the library's choice.
+    /// Packs a dense weight that is on the device, by the library's compressor. It must be 2:4 (1:2 for `f32`): of one
+    /// that is not, the library keeps what it likes ([`Compressor::check_pruned`] tells). Zeros have no slot of their
+    /// own: which of them are kept is the library's choice.
     ///
     /// # Errors
     /// [`Error::Length`] unless it is `[N, K]`; [`Error::ForeignContext`], [`Error::Misaligned`]; else as [`packing`].
@@ -234,8 +234,8 @@ impl<T: Factor> LibraryWeight<T> {
 }
 
 impl<T: Factor> Plan<T> {
-    /// The plan with what only the library knows: who packs the weight, and the bytes of workspace. Plans with other routes
-    /// stay as they are.
+    /// The plan with what only the library knows: who packs the weight, and the bytes of workspace. Plans with other
+    /// routes stay as they are.
     ///
     /// # Errors
     /// As [`packing`], and [`Error::Cuda`] if the library has no such product on this device.
@@ -249,12 +249,12 @@ impl<T: Factor> Plan<T> {
         Ok(self.completed(packing, workspace_bytes))
     }
 
-    /// Finds the library's fastest algorithm for the plan's product, once a process: by running all of them, `iterations`
-    /// times each, on this weight and these activations, and waiting. `dense` is the weight decompressed. The plan that comes
-    /// back has the algorithm's workspace, and so have those that are completed on this handle later, and scratch that is
-    /// allocated later; what was allocated before may be too little, which is [`Error::Workspace`]. A handle of another
-    /// thread takes the algorithm if it has not made the product yet. It allocates `Y` and more for as long as it takes. Do
-    /// not search on zeros: a device clocks higher on them.
+    /// Finds the library's fastest algorithm for the plan's product, once a process: by running all of them,
+    /// `iterations` times each, on this weight and these activations, and waiting. `dense` is the weight decompressed.
+    /// The plan that comes back has the algorithm's workspace, and so have those that are completed on this handle
+    /// later, and scratch that is allocated later; what was allocated before may be too little, which is
+    /// [`Error::Workspace`]. A handle of another thread takes the algorithm if it has not made the product yet. It
+    /// allocates `Y` and more for as long as it takes. Do not search on zeros: a device clocks higher on them.
     ///
     /// # Errors
     /// As [`Plan::complete`] and [`Multiply`](crate::sparse::Multiply); [`Error::Scalar`] without iterations.

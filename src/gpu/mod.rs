@@ -13,24 +13,24 @@ use crate::space::{Cuda, Input, Output, Plain};
 
 pub mod library;
 
-/// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a plan
-/// first needs it. Nothing here synchronises, but [`download`](Executor::download).
+/// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a
+/// plan first needs it. Nothing here synchronises, but [`download`](Executor::download).
 ///
 /// Operands are cudarc's slices and views, by reference: `&CudaSlice`, `&mut CudaSlice`, views.
 ///
 /// # CUDA graphs
 ///
-/// `run` of a plan that is [prepared](Executor::prepare) allocates, loads and waits for nothing, so it can be captured (as
-/// all of cudarc, with event tracking disabled). cuBLASLt loads an algorithm's code when it first runs: a plan that takes it
-/// must have run once before, and so must one that takes cuSPARSELt. A graph refers to memory of this handle, which are
-/// cuBLASLt's workspace and the copies of biases that cuSPARSELt's plans have: **one handle a stream**, and it outlives the
-/// graphs that were captured through it.
+/// `run` of a plan that is [prepared](Executor::prepare) allocates, loads and waits for nothing, so it can be captured
+/// (as all of cudarc, with event tracking disabled). cuBLASLt loads an algorithm's code when it first runs: a plan that
+/// takes it must have run once before, and so must one that takes cuSPARSELt. A graph refers to memory of this handle,
+/// which are cuBLASLt's workspace and the copies of biases that cuSPARSELt's plans have: **one handle a stream**, and
+/// it outlives the graphs that were captured through it.
 ///
 /// # Threads
 ///
-/// A handle may go from thread to thread, but cuSPARSELt's own handle is for one: the thread on which a plan first needs the
-/// library. On another, products by cuSPARSELt and packing for it are [`Error::Unsupported`], and a handle that is dropped
-/// there leaks what it has of the library.
+/// A handle may go from thread to thread, but cuSPARSELt's own handle is for one: the thread on which a plan first
+/// needs the library. On another, products by cuSPARSELt and packing for it are [`Error::Unsupported`], and a handle
+/// that is dropped there leaks what it has of the library.
 pub struct Gpu {
     stream: Arc<CudaStream>,
     limits: Limits,
@@ -132,8 +132,8 @@ impl Executor for Gpu {
     /// Queues a pass. Unless the driver refuses a launch, either everything is queued or nothing.
     ///
     /// # Errors
-    /// What [`Pass::check`] finds; [`Error::Misaligned`], [`Error::ForeignContext`] of an operand; [`Error::Overflow`] for
-    /// sizes beyond what kernels count; [`Error::Unprepared`] in a capture; what finding or launching kernels and
+    /// What [`Pass::check`] finds; [`Error::Misaligned`], [`Error::ForeignContext`] of an operand; [`Error::Overflow`]
+    /// for sizes beyond what kernels count; [`Error::Unprepared`] in a capture; what finding or launching kernels and
     /// algorithms may give ([`crate::device`]).
     fn run<P: Pass<Cuda>>(&mut self, pass: P) -> Result<()> {
         let mut pass = Checked::new(pass)?;
@@ -146,12 +146,12 @@ impl Executor for Gpu {
         }
         for work in queue.works() {
             match work {
-                // SAFETY: the pass was checked, so its operands are as long as its kernels read and write; the binder has
-                // found them in the stream's context and holds the guards that order the launch; argument structs mirror
-                // the kernels'.
+                // SAFETY: the pass was checked, so its operands are as long as its kernels read and write; the binder
+                // has found them in the stream's context and holds the guards that order the launch; argument structs
+                // mirror the kernels'.
                 Work::Kernel(launch) => unsafe { launch.queue(&stream) }?,
-                // SAFETY: as above; C is an output or a part of the workspace, both borrowed mutably, so that it overlaps no
-                // operand.
+                // SAFETY: as above; C is an output or a part of the workspace, both borrowed mutably, so that it
+                // overlaps no operand.
                 Work::Dense(call) => unsafe { self.cublaslt()?.multiply(&stream, call) }?,
                 // SAFETY: as above; `load` has seen that weight and workspace are for the library's plan.
                 Work::Cusparselt(call) => unsafe { self.cusparselt()?.multiply(&stream, call) }?,

@@ -2,8 +2,8 @@
 //!
 //! A weight `W [N, K]` has logits `[N, K/4, 6]`: for each group of four consecutive weights a score of each of the six
 //! 2:4 patterns. [`Forward`] samples a mask `M` and writes any of the masked weight `W∘M`, the mask, pattern indices,
-//! packed codes and statistics; [`Backward`] takes `G = dL/d(W∘M)` to the logits. Neither stores noise, softmax or mask:
-//! the noise is made again from `(seed, draw)` ([`crate::noise`]).
+//! packed codes and statistics; [`Backward`] takes `G = dL/d(W∘M)` to the logits. Neither stores noise, softmax or
+//! mask: the noise is made again from `(seed, draw)` ([`crate::noise`]).
 //!
 //! With `z_i = fma(κ, logit_i, noise_i)` and `P_ij = 1` where pattern `i` keeps position `j`:
 //!
@@ -14,13 +14,13 @@
 //! | `Argmax` | the pattern of the largest logit, no noise, ties to the lowest index: evaluation and export |
 //!
 //! The gradient, with the weight regulariser `−λ Σ (W∘M)²` of the paper folded in:
-//! `dm_j = G_j W_j − 2λ W_j² m_j`, `u_i = Σ_j P_ij dm_j`, `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`; the `m` of the sum is
-//! the soft mask, the `m` of the regulariser the mask that was used.
+//! `dm_j = G_j W_j − 2λ W_j² m_j`, `u_i = Σ_j P_ij dm_j`, `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`; the `m` of the
+//! sum is the soft mask, the `m` of the regulariser the mask that was used.
 //!
 //! # Numerics
 //!
-//! Arithmetic is in `f32`; an output is rounded once. Choices (hard and argmax) are the same bits on every executor; soft
-//! values agree to a few units in the last place, for the exponential is the hardware's.
+//! Arithmetic is in `f32`; an output is rounded once. Choices (hard and argmax) are the same bits on every executor;
+//! soft values agree to a few units in the last place, for the exponential is the hardware's.
 //!
 //! - A group whose largest `z` is not finite (a NaN or `+inf` logit, six `-inf`, overflow of `κ·logit`) has no mask:
 //!   its mask, masked weight and gradients are NaN, its pattern index is [`Pattern::POISON`](crate::Pattern::POISON),
@@ -31,9 +31,9 @@
 //!
 //! # Executors
 //!
-//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. Both write only what
-//! was asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or run
-//! [`Forward`] on `G` in place of the weight.
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. Both write only
+//! what was asked for. The gradient of the weight itself, for those who train it, is `G∘M`: ask [`Backward`] for it, or
+//! run [`Forward`] on `G` in place of the weight.
 
 use crate::check::{self, length};
 use crate::element::{Float, Logit};
@@ -70,9 +70,9 @@ statistics::on_a_device!(Statistics);
 
 /// Arguments of the forward pass: what is read, and which outputs are wanted.
 ///
-/// Shapes: logits `[N, K/4, 6]`; weight, masked and mask `[N, K]`; patterns `[N, K/4]`; codes ⌈N·K/8⌉ bytes, two groups a
-/// byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand starts
-/// on a 16-byte boundary.
+/// Shapes: logits `[N, K/4, 6]`; weight, masked and mask `[N, K]`; patterns `[N, K/4]`; codes ⌈N·K/8⌉ bytes, two groups
+/// a byte, the even group in the low nibble; all row-major. All outputs are overwritten. On a device every operand
+/// starts on a 16-byte boundary.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Shard`], [`Error::Scalar`], [`Error::Length`], and
@@ -92,8 +92,8 @@ pub struct Forward<'a, S: Space, L: Logit, W: Float> {
 }
 
 impl<'a, S: Space, W: Float> Forward<'a, S, f32, W> {
-    /// A mask that no longer changes, given by its codes as [`codes`](Forward::codes) writes them, on a weight. It has the
-    /// masked weight for its only output. Any code but the six of [`Pattern`](crate::Pattern) makes its group NaN.
+    /// A mask that no longer changes, given by its codes as [`codes`](Forward::codes) writes them, on a weight. It has
+    /// the masked weight for its only output. Any code but the six of [`Pattern`](crate::Pattern) makes its group NaN.
     #[must_use]
     pub fn frozen(
         shape: Shape,

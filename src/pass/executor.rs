@@ -38,8 +38,8 @@ pub trait Executor {
     /// What [`Pass::check`] finds, and what the executor's page says.
     fn run<P: Pass<Self::Space>>(&mut self, pass: P) -> Result<()>;
 
-    /// The limits of the device that plans are made for. A [`Cpu`](crate::Cpu) has one way to everything; plans for it say
-    /// what an H200 would do.
+    /// The limits of the device that plans are made for. A [`Cpu`](crate::Cpu) has one way to everything; plans for it
+    /// say what an H200 would do.
     fn limits(&self) -> Limits;
 
     /// Which libraries plans may use.
@@ -83,8 +83,8 @@ pub trait Executor {
     /// As [`Executor::zeros`].
     fn workspace(&self, bytes: usize) -> Result<Option<Self::Buffer<u8>>>;
 
-    /// Bytes of workspace of a product by cuSPARSELt that was [prepared](Executor::prepare), which only the library knows;
-    /// none where there is no library.
+    /// Bytes of workspace of a product by cuSPARSELt that was [prepared](Executor::prepare), which only the library
+    /// knows; none where there is no library.
     ///
     /// # Errors
     /// [`Error::Unprepared`](crate::Error::Unprepared) for one that was not.

@@ -1,9 +1,9 @@
-//! The CPU executor of `sparse`, on all threads of rayon's pool. Results do not depend on how many threads there are. It
-//! allocates what it works in, and leaves a workspace and a dense copy alone.
+//! The CPU executor of `sparse`, on all threads of rayon's pool. Results do not depend on how many threads there are.
+//! It allocates what it works in, and leaves a workspace and a dense copy alone.
 //!
-//! For few tokens, and for `i8`, rows of the weight are walked over as they are compressed. For many, pieces of the weight
-//! are decompressed, and the crate `gemm` multiplies: it multiplies by zeros too, but is so much faster on what lies in
-//! order. Tokens with a NaN or an infinity still go the first way, for that `0 · ∞` is not computed.
+//! For few tokens, and for `i8`, rows of the weight are walked over as they are compressed. For many, pieces of the
+//! weight are decompressed, and the crate `gemm` multiplies: it multiplies by zeros too, but is so much faster on what
+//! lies in order. Tokens with a NaN or an infinity still go the first way, for that `0 · ∞` is not computed.
 
 use super::{Factor, Form, Multiply, Weight};
 use crate::compress::{Layout, Reorder, Sparsity, check_codes};

@@ -1,5 +1,5 @@
-//! What a product queues: kernels of this crate for `Y [T, N] = X [T, K] Wᵀ` plus a bias, with `W [N, K]` compressed, or a
-//! library's product. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
+//! What a product queues: kernels of this crate for `Y [T, N] = X [T, K] Wᵀ` plus a bias, with `W [N, K]` compressed,
+//! or a library's product. The structs mirror those of `cuda/sparse/product.cuh` and `cuda/sparse.cu`.
 //!
 //! | operand | is |
 //! | --- | --- |
@@ -10,16 +10,17 @@
 //! | `y` | `[T, N]`, overwritten: of the values' type, `i32` for `i8` |
 //!
 //! There are two kernels, [`Kernel::Small`] for few tokens (`cuda/sparse_small.cu`) and [`Kernel::Tile`] for many
-//! (`cuda/sparse.cu`). In both, blocks may share the sum over K (`splits` above 1): each leaves the sums of its columns in
-//! `partial [splits, T, N]` (`f32`, or `i32`), and [`sum`] adds them up, with the bias.
+//! (`cuda/sparse.cu`). In both, blocks may share the sum over K (`splits` above 1): each leaves the sums of its columns
+//! in `partial [splits, T, N]` (`f32`, or `i32`), and [`sum`] adds them up, with the bias.
 //!
 //! Rows are read fast where they are on 16-byte boundaries: K a multiple of 16 for 16-bit values and of 32 for `i8`.
 //!
 //! # Numerics
 //!
-//! - Products of 16-bit values are summed in `f32`, K/2 kept terms for each element of `Y` and the bias, and rounded once.
-//!   So with `u = 2⁻²³` (tensor cores truncate) and `n = K/2 + splits + 1`, an element is within `n·u/(1 − n·u)` of the sum
-//!   of its terms' magnitudes of the exact one, and one rounding more (see [`crate::matmul`]). `i8` is exact, modulo 2³².
+//! - Products of 16-bit values are summed in `f32`, K/2 kept terms for each element of `Y` and the bias, and rounded
+//!   once. So with `u = 2⁻²³` (tensor cores truncate) and `n = K/2 + splits + 1`, an element is within `n·u/(1 − n·u)`
+//!   of the sum of its terms' magnitudes of the exact one, and one rounding more (see [`crate::matmul`]). `i8` is
+//!   exact, modulo 2³².
 //! - The order of summation depends on the shape and `splits` alone, so a launch repeats itself to the bit.
 //! - A dropped weight has no term: NaN or infinity in `X` reaches an element of `Y` only through a *kept* weight, be it
 //!   zero. A dense product of the decompressed weight has `0 · NaN` there, and differs.
@@ -178,8 +179,8 @@ pub(super) fn takes(kernel: Kernel, problem: Problem) -> bool {
     counts(problem).is_ok() && (kernel == Kernel::Tile || small::takes(problem)) && grid(kernel, problem, 1).is_ok()
 }
 
-/// In how many shares to take the sum over K so that the device is full, at least 1: a modelled choice, see the kernels'
-/// own. It depends on the arguments alone.
+/// In how many shares to take the sum over K so that the device is full, at least 1: a modelled choice, see the
+/// kernels' own. It depends on the arguments alone.
 pub(super) fn splits(kernel: Kernel, problem: Problem, values: DType, limits: &Limits) -> u32 {
     let wanted = match kernel {
         Kernel::Small => small::splits(problem, values, limits),

@@ -15,8 +15,8 @@
 //!
 //! # Routes to a product
 //!
-//! On a device there are several, and a [`Plan`] says which one is taken, why, and how much workspace it needs; it can be
-//! told otherwise.
+//! On a device there are several, and a [`Plan`] says which one is taken, why, and how much workspace it needs; it can
+//! be told otherwise.
 //!
 //! | route | what it does | where it wins |
 //! | --- | --- | --- |
@@ -25,31 +25,34 @@
 //! | [`Route::Cusparselt`] | NVIDIA's library, on `wgmma.sp` where the device has it | many tokens |
 //! | [`Route::Dense`] | cuBLASLt by the dense weight, which is written to the workspace first unless it is there | where sparse loses; `f32` |
 //!
-//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair: [`LibraryWeight`](crate::gpu::library::LibraryWeight) packs for it.
+//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair:
+//! [`LibraryWeight`](crate::gpu::library::LibraryWeight) packs for it.
 //!
 //! # Numerics
 //!
-//! - Sums and bias are added up in `f32`, and `Y` is rounded once. With `u = 2⁻²⁴` and `n = K/2 + 1` terms (and one more for
-//!   each part of a product that is [split](Plan::splits)), `Y` is within `n·u/(1 − n·u) · (Σ_k |X_tk W_nk| + |b_n|)` of
-//!   the exact result, and one rounding more, on the CPU; tensor cores truncate where others round: there `u = 2⁻²³` (see
-//!   [`crate::matmul`]). The order of summation differs between
-//!   executors and routes, but not from run to run on the CPU and in this crate's kernels. `i8` is exact there, modulo 2³².
-//! - In tf32, which cuSPARSELt makes of `f32`, `X` and `W` are each rounded to 11 bits first: add `2⁻¹⁰ Σ_k |X_tk W_nk|`.
-//! - How cuSPARSELt rounds `i32` sums beyond 2²⁴ is not documented, and it is said to saturate: a plan takes it for `i8`
-//!   by itself only where sums cannot exceed that.
+//! - Sums and bias are added up in `f32`, and `Y` is rounded once. With `u = 2⁻²⁴` and `n = K/2 + 1` terms (and one
+//!   more for each part of a product that is [split](Plan::splits)), `Y` is within
+//!   `n·u/(1 − n·u) · (Σ_k |X_tk W_nk| + |b_n|)` of the exact result, and one rounding more, on the CPU; tensor cores
+//!   truncate where others round: there `u = 2⁻²³` (see [`crate::matmul`]). The order of summation differs between
+//!   executors and routes, but not from run to run on the CPU and in this crate's kernels. `i8` is exact there, modulo
+//!   2³².
+//! - In tf32, which cuSPARSELt makes of `f32`, `X` and `W` are each rounded to 11 bits first: add `2⁻¹⁰ Σ_k |X_tk
+//!   W_nk|`.
+//! - How cuSPARSELt rounds `i32` sums beyond 2²⁴ is not documented, and it is said to saturate: a plan takes it for
+//!   `i8` by itself only where sums cannot exceed that.
 //! - Hopper's tensor cores are reported to keep some 14 bits of the sums of 8-bit floating point (DeepSeek-V3 technical
 //!   report, section 3.3.2): for `E4m3` expect `u = 2⁻¹³` there.
-//! - **What is dropped does not count.** A NaN or an infinity in `X_tk` reaches `Y_tn` exactly if `W_nk` is kept (be it a
-//!   zero that is kept): on the CPU and in this crate's kernels, `0 · ∞` is not computed. [`Route::Dense`] multiplies by the zeros
-//!   that were dropped, so there the whole row `t` of `Y` becomes NaN, as in any dense product. cuSPARSELt drops what is
-//!   dropped, but its own packer ([`Packing::Library`]) may keep other zeros than the codes say.
+//! - **What is dropped does not count.** A NaN or an infinity in `X_tk` reaches `Y_tn` exactly if `W_nk` is kept (be it
+//!   a zero that is kept): on the CPU and in this crate's kernels, `0 · ∞` is not computed. [`Route::Dense`] multiplies
+//!   by the zeros that were dropped, so there the whole row `t` of `Y` becomes NaN, as in any dense product. cuSPARSELt
+//!   drops what is dropped, but its own packer ([`Packing::Library`]) may keep other zeros than the codes say.
 //!
 //! # Executors
 //!
-//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. The CPU takes any
-//! layout, needs no plan and allocates what it works in, leaves a workspace and a dense copy alone, and refuses codes that
-//! are not legal; its results do not depend on the number of threads. A device needs a plan, and reads codes as they are:
-//! what comes of illegal ones is unspecified.
+//! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. The CPU takes
+//! any layout, needs no plan and allocates what it works in, leaves a workspace and a dense copy alone, and refuses
+//! codes that are not legal; its results do not depend on the number of threads. A device needs a plan, and reads codes
+//! as they are: what comes of illegal ones is unspecified.
 //!
 //! ```
 //! use twofour::compress::{Compressed, Layout};
@@ -142,9 +145,9 @@ impl<'a, S: Space, T: Factor> Weight<'a, S, T> {
         }
     }
 
-    /// The best plan for products of this weight as it is packed, by `tokens` rows; what else they are given is in `given`,
-    /// whose layout is of no matter. One that is packed for cuSPARSELt goes there, and one that is not does not, unless
-    /// nothing else serves: then it must be packed first (`library`), or it is for the CPU alone.
+    /// The best plan for products of this weight as it is packed, by `tokens` rows; what else they are given is in
+    /// `given`, whose layout is of no matter. One that is packed for cuSPARSELt goes there, and one that is not does
+    /// not, unless nothing else serves: then it must be packed first (`library`), or it is for the CPU alone.
     ///
     /// # Errors
     /// As [`Plan::new`].

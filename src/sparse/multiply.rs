@@ -15,15 +15,15 @@ use crate::space::{HostSpace, Input, Output, Space};
 
 /// Arguments of the product; with memory that an executor has allocated, [`Plan::multiply`] makes them.
 ///
-/// Shapes: `x [T, K]`, `bias [N]`, `dense [N, K]`, `y [T, N]`, which is overwritten. On a device every operand starts on a
-/// 16-byte boundary.
+/// Shapes: `x [T, K]`, `bias [N]`, `dense [N, K]`, `y [T, N]`, which is overwritten. On a device every operand starts
+/// on a 16-byte boundary.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`] (also for rows of 2³² columns and more), [`Error::Layout`],
-/// [`Error::Length`]; [`Error::Unplanned`] unless they are what their plan is for. On the CPU [`Error::IllegalCode`] with the
-/// first group whose code is not legal, and [`Error::Unsupported`] for a weight that cuSPARSELt alone can read. On a device
-/// [`Error::Missing`] without a plan, [`Error::Workspace`], and [`Error::Unsupported`] for a weight in a form that the plan's
-/// route does not read.
+/// [`Error::Length`]; [`Error::Unplanned`] unless they are what their plan is for. On the CPU [`Error::IllegalCode`]
+/// with the first group whose code is not legal, and [`Error::Unsupported`] for a weight that cuSPARSELt alone can
+/// read. On a device [`Error::Missing`] without a plan, [`Error::Workspace`], and [`Error::Unsupported`] for a weight
+/// in a form that the plan's route does not read.
 pub struct Multiply<'a, S: Space, T: Factor> {
     pub(super) problem: Problem,
     pub(super) weight: Weight<'a, S, T>,
@@ -56,8 +56,8 @@ impl<'a, S: Space, T: Factor> Multiply<'a, S, T> {
         self
     }
 
-    /// The same weight decompressed: [`Route::Dense`] need not write it then. For a plan with [`Given::dense`]; other routes,
-    /// and the CPU, leave it alone.
+    /// The same weight decompressed: [`Route::Dense`] need not write it then. For a plan with [`Given::dense`]; other
+    /// routes, and the CPU, leave it alone.
     #[must_use]
     pub fn dense(mut self, dense: impl Input<'a, Space = S, Element = T>) -> Self {
         self.dense = Some(dense.input());

@@ -1,8 +1,8 @@
 //! Which route a product takes on a device, how much workspace that needs, and why.
 //!
 //! A plan is plain data, made from sizes, types, the device's [`Limits`] and which libraries there are: the same
-//! everywhere, and testable without a device. Only what cuSPARSELt works in is the library's to say: executors ask it when
-//! they allocate a [`Scratch`](super::Scratch), and `Plan::complete` for those who bring memory of their own.
+//! everywhere, and testable without a device. Only what cuSPARSELt works in is the library's to say: executors ask it
+//! when they allocate a [`Scratch`](super::Scratch), and `Plan::complete` for those who bring memory of their own.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -87,7 +87,8 @@ impl<T: Factor> Plan<T> {
     /// The best route for a weight and activations of type `T` on a device.
     ///
     /// # Errors
-    /// As [`Problem::check`] and [`Layout::check`]; [`Error::Unsupported`] if no route serves, with what the last one lacks.
+    /// As [`Problem::check`] and [`Layout::check`]; [`Error::Unsupported`] if no route serves, with what the last one
+    /// lacks.
     pub fn new(limits: &Limits, problem: Problem, given: Given, libraries: Libraries) -> Result<Self> {
         Self::best(Choice::new::<T>(limits, problem, given, libraries)?)
     }
@@ -181,8 +182,8 @@ impl<T: Factor> Plan<T> {
         self.route
     }
 
-    /// In how many parts a kernel of this crate takes the contraction, to fill the device; their sums are added in a fixed
-    /// order.
+    /// In how many parts a kernel of this crate takes the contraction, to fill the device; their sums are added in a
+    /// fixed order.
     #[must_use]
     pub const fn splits(&self) -> u32 {
         self.splits

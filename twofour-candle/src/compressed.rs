@@ -7,8 +7,8 @@ use twofour_formats::Weight;
 use crate::engine::Engine;
 use crate::ops::{self, Compressed};
 
-/// A linear layer `y = x Wᵀ + b` with a compressed 2:4 weight, for inference: 9/16 of the memory of the dense one. On a CUDA
-/// device it runs on sparse tensor cores where that is faster. No gradient goes through it.
+/// A linear layer `y = x Wᵀ + b` with a compressed 2:4 weight, for inference: 9/16 of the memory of the dense one. On a
+/// CUDA device it runs on sparse tensor cores where that is faster. No gradient goes through it.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -34,7 +34,8 @@ pub struct CompressedLinear {
 }
 
 impl CompressedLinear {
-    /// From a weight of `f16` or `bf16`, as files hold it ([`twofour_formats::Reader::weight`]), and a bias `[N]` of its type.
+    /// From a weight of `f16` or `bf16`, as files hold it ([`twofour_formats::Reader::weight`]), and a bias `[N]` of
+    /// its type.
     ///
     /// # Errors
     /// A weight of another type, a bias that does not fit, and what copying to the device may give.

@@ -19,21 +19,21 @@ mod step;
 
 use step::Step;
 
-/// A [`MaskedLinear`] that learns by itself: when a backward pass comes to it, it passes on the gradient of its input, and
-/// moves its logits by a step of AdamW ([`twofour::learn`]), some rows at a time. There is no gradient of the logits for
-/// another optimiser, and none in memory but that of the rows at hand.
+/// A [`MaskedLinear`] that learns by itself: when a backward pass comes to it, it passes on the gradient of its input,
+/// and moves its logits by a step of AdamW ([`twofour::learn`]), some rows at a time. There is no gradient of the
+/// logits for another optimiser, and none in memory but that of the rows at hand.
 ///
 /// # Memory
 ///
-/// Bytes a masked weight in all, with a `bf16` weight: 20 with `f32` logits and [`Moments::F32`], 8.03 with `bf16` logits and
-/// [`Moments::Eight`]. Between forward and backward pass nothing is kept but `x`.
+/// Bytes a masked weight in all, with a `bf16` weight: 20 with `f32` logits and [`Moments::F32`], 8.03 with `bf16`
+/// logits and [`Moments::Eight`]. Between forward and backward pass nothing is kept but `x`.
 ///
 /// # One micro-batch a step
 ///
-/// A layer goes forward once, and backward once, between two [`Learner::begin`]: its step would otherwise be made of a part of
-/// the gradient, and the next product's masks of moved logits. It is an error, not a wrong step. (Several forward passes
-/// without a backward pass do no harm.) For several micro-batches, or a weight that is used twice, take the plain
-/// [`MaskedLinear`].
+/// A layer goes forward once, and backward once, between two [`Learner::begin`]: its step would otherwise be made of a
+/// part of the gradient, and the next product's masks of moved logits. It is an error, not a wrong step. (Several
+/// forward passes without a backward pass do no harm.) For several micro-batches, or a weight that is used twice, take
+/// the plain [`MaskedLinear`].
 #[derive(Debug)]
 pub struct FusedLinear {
     masked: MaskedLinear,
@@ -96,7 +96,8 @@ impl MaskedLinear {
 }
 
 impl FusedLinear {
-    /// The layer without its optimiser: for evaluation, codes and export. (No gradient reaches its logits through `self`.)
+    /// The layer without its optimiser: for evaluation, codes and export. (No gradient reaches its logits through
+    /// `self`.)
     #[must_use]
     pub fn masked(&self) -> &MaskedLinear {
         &self.masked
@@ -124,8 +125,8 @@ impl FusedLinear {
         Ok(state)
     }
 
-    /// Puts back what [`state`](Self::state) gave: with the same logits, seed and moments to come, and with clipping the same
-    /// [`Learner::factor`], the run goes on as if it had not been interrupted.
+    /// Puts back what [`state`](Self::state) gave: with the same logits, seed and moments to come, and with clipping
+    /// the same [`Learner::factor`], the run goes on as if it had not been interrupted.
     ///
     /// # Errors
     /// A tensor that is missing, or is not as [`state`](Self::state) gives it; then nothing is changed.

@@ -53,10 +53,10 @@ pub enum Moments {
 ///
 /// # Clipping
 ///
-/// By the global norm of the **last** step's gradient, over the layers on one device: that of this step is not known before
-/// its last layer, and then the others have moved. The first step is not clipped. What the last step leaves is a part of the
-/// run: whoever saves it saves [`factor`](Self::factor) too. With a plain [`MaskedLinear`](crate::MaskedLinear), gradients are there
-/// and can be clipped exactly.
+/// By the global norm of the **last** step's gradient, over the layers on one device: that of this step is not known
+/// before its last layer, and then the others have moved. The first step is not clipped. What the last step leaves is a
+/// part of the run: whoever saves it saves [`factor`](Self::factor) too. With a plain
+/// [`MaskedLinear`](crate::MaskedLinear), gradients are there and can be clipped exactly.
 #[derive(Debug, Clone)]
 pub struct Learner {
     sampler: Sampler,
@@ -105,16 +105,16 @@ impl Learner {
         Ok(self)
     }
 
-    /// How many bytes of the logits' gradient, in `f32`, may exist at a time: a step goes through a layer some rows at a
-    /// time. 16 MiB unless this is called; at least one row, and one block of 8-bit moments.
+    /// How many bytes of the logits' gradient, in `f32`, may exist at a time: a step goes through a layer some rows at
+    /// a time. 16 MiB unless this is called; at least one row, and one block of 8-bit moments.
     #[must_use]
     pub fn panel_bytes(mut self, bytes: usize) -> Self {
         self.panel_bytes = bytes;
         self
     }
 
-    /// Begins a step: its number, from 0, and κ, τ and λ go to the sampler, whose mode stays; the optimiser's part is kept for
-    /// the backward pass.
+    /// Begins a step: its number, from 0, and κ, τ and λ go to the sampler, whose mode stays; the optimiser's part is
+    /// kept for the backward pass.
     ///
     /// # Errors
     /// A scalar outside its domain; then nothing is changed.
@@ -125,8 +125,8 @@ impl Learner {
         Ok(())
     }
 
-    /// Ends a step: makes the clip factor of the next one. Queues work on a device, and waits for nothing; without clipping
-    /// it does nothing.
+    /// Ends a step: makes the clip factor of the next one. Queues work on a device, and waits for nothing; without
+    /// clipping it does nothing.
     ///
     /// # Errors
     /// What queueing may give.
@@ -153,8 +153,8 @@ impl Learner {
         Ok(())
     }
 
-    /// The norm of the gradient of the step that [`end`](Self::end) ended last, over all layers on one device; waits for
-    /// the device. `None` before, and without clipping.
+    /// The norm of the gradient of the step that [`end`](Self::end) ended last, over all layers on one device; waits
+    /// for the device. `None` before, and without clipping.
     ///
     /// # Errors
     /// What reading may give.
@@ -165,8 +165,8 @@ impl Learner {
         }
     }
 
-    /// What the next step multiplies gradients by on one device, to be saved with a run after [`end`](Self::end); waits for
-    /// the device. `None` before the first step, and without clipping.
+    /// What the next step multiplies gradients by on one device, to be saved with a run after [`end`](Self::end); waits
+    /// for the device. `None` before the first step, and without clipping.
     ///
     /// # Errors
     /// What reading may give.

@@ -16,8 +16,8 @@ use crate::sampler::Sampler;
 
 /// A linear layer `y = x (W∘M)ᵀ + b` over a frozen weight, whose mask `M` is drawn from logits that are learnt.
 ///
-/// Takes the place of a [`Linear`]. What it multiplies by, its [`Sampler`] says: `W` under soft or hard masks in training,
-/// under those of the largest logits in evaluation. The logits are a variable for any of candle's optimisers.
+/// Takes the place of a [`Linear`]. What it multiplies by, its [`Sampler`] says: `W` under soft or hard masks in
+/// training, under those of the largest logits in evaluation. The logits are a variable for any of candle's optimisers.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -50,14 +50,14 @@ use crate::sampler::Sampler;
 ///
 /// # Memory
 ///
-/// Per masked weight: the weight itself, and a logit and a half, as many gradients, and whatever the optimiser keeps for
-/// them. Between forward and backward pass nothing is kept but `x`.
+/// Per masked weight: the weight itself, and a logit and a half, as many gradients, and whatever the optimiser keeps
+/// for them. Between forward and backward pass nothing is kept but `x`.
 ///
 /// # Evaluation
 ///
 /// candle does not tell when a variable changes, so nothing made of the logits is ever remembered: under
-/// [`Mode::Argmax`](crate::Mode::Argmax) each call makes the mask anew. For many calls use [`to_linear`](Self::to_linear) or
-/// [`to_compressed`](Self::to_compressed).
+/// [`Mode::Argmax`](crate::Mode::Argmax) each call makes the mask anew. For many calls use
+/// [`to_linear`](Self::to_linear) or [`to_compressed`](Self::to_compressed).
 #[derive(Debug, Clone)]
 pub struct MaskedLinear {
     weight: Tensor,
@@ -82,8 +82,8 @@ impl MaskedLinear {
         Self::new(linear.weight(), linear.bias(), logits, layer, sampler)
     }
 
-    /// From its parts: `weight [N, K]` of `f32`, `f16` or `bf16`, `logits [N, K/4, 6]` of `f32` or `bf16`, bias `[N]`, which
-    /// may be a variable.
+    /// From its parts: `weight [N, K]` of `f32`, `f16` or `bf16`, `logits [N, K/4, 6]` of `f32` or `bf16`, bias `[N]`,
+    /// which may be a variable.
     ///
     /// # Errors
     /// Shapes, types or devices that do not fit; K must be a multiple of 4.
@@ -114,9 +114,9 @@ impl MaskedLinear {
         Ok(self)
     }
 
-    /// Sets the logits to what a run begins with ([`twofour::learn::Initial`]): normal noise of deviation `sigma`, and with
-    /// packed codes of a mask that is known, a push towards it by `alpha` deviations. MaskLLM has `sigma` 0.01 and `alpha`
-    /// 3, and SparseGPT's mask. The noise depends on the sampler's seed and the layer's number.
+    /// Sets the logits to what a run begins with ([`twofour::learn::Initial`]): normal noise of deviation `sigma`, and
+    /// with packed codes of a mask that is known, a push towards it by `alpha` deviations. MaskLLM has `sigma` 0.01 and
+    /// `alpha` 3, and SparseGPT's mask. The noise depends on the sampler's seed and the layer's number.
     ///
     /// # Errors
     /// Scalars outside their domain, codes of another length or that are not legal.
@@ -177,7 +177,8 @@ impl MaskedLinear {
         &self.sampler
     }
 
-    /// The codes of the masks of the largest logits, on the host, packed: two groups a byte, the even one in the low half.
+    /// The codes of the masks of the largest logits, on the host, packed: two groups a byte, the even one in the low
+    /// half.
     ///
     /// # Errors
     /// A group whose logits have no finite maximum, by its number; what the device may give.

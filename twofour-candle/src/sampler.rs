@@ -37,8 +37,9 @@ pub struct Settings {
     pub kappa: f32,
     /// Temperature τ, positive.
     pub tau: f32,
-    /// The coefficient λ of `−λ Σ (W∘M)²`, which each layer adds to the loss; finite. (It enters the logits' gradient, not
-    /// the value of the loss, and does so in every backward pass: where micro-batches are averaged, divide it by their number.)
+    /// The coefficient λ of `−λ Σ (W∘M)²`, which each layer adds to the loss; finite. (It enters the logits' gradient,
+    /// not the value of the loss, and does so in every backward pass: where micro-batches are averaged, divide it by
+    /// their number.)
     pub regulariser: f32,
 }
 
@@ -113,8 +114,8 @@ impl Sampler {
         self.set(settings)
     }
 
-    /// Sets step, κ, τ and λ to those of a step of a [`Recipe`](twofour::learn::Recipe); micro-batches begin with 0. The mode
-    /// stays.
+    /// Sets step, κ, τ and λ to those of a step of a [`Recipe`](twofour::learn::Recipe); micro-batches begin with 0.
+    /// The mode stays.
     ///
     /// # Errors
     /// As [`set`](Self::set).

@@ -8,7 +8,8 @@ pub(crate) fn length(what: &'static str, got: usize, expected: usize) -> Result<
     if got == expected { Ok(()) } else { Err(Error::Length { what, expected: expected as u64, got: got as u64 }) }
 }
 
-/// The error of a group, by its number in the whole weight, that keeps another number of values than its sparsity allows.
+/// The error of a group, by its number in the whole weight, that keeps another number of values than its sparsity
+/// allows.
 pub(crate) fn not_two_four(sparsity: Sparsity, shape: Shape, group: usize, kept: u32) -> Error {
     let row_groups = sparsity.row_groups(shape.cols).max(1);
     let [row, group] = [group / row_groups, group % row_groups].map(|at| at as u64);

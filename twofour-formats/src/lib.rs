@@ -3,8 +3,8 @@
 //! them.
 //!
 //! A file holds what does not depend on a device or a library: kept values and codes in canonical order
-//! ([`Compressed`](twofour::compress::Compressed)). Layouts that a kernel or cuSPARSELt reads are made from it when it is
-//! loaded, and never stored.
+//! ([`Compressed`](twofour::compress::Compressed)). Layouts that a kernel or cuSPARSELt reads are made from it when it
+//! is loaded, and never stored.
 //!
 //! ```
 //! use twofour::compress::Compressed;
@@ -62,8 +62,8 @@
 //!
 //! **Everything else is carried along**: a tensor that belongs to no weight (embeddings, norms, biases, scales) keeps
 //! its name, type, shape and bytes, and other entries of `__metadata__` stay. No tensor has the name of a compressed
-//! weight. [`Manifest`] orders tensors by type and then by name, as the `safetensors` library does, so that each is aligned
-//! in the file; readers must not rely on that.
+//! weight. [`Manifest`] orders tensors by type and then by name, as the `safetensors` library does, so that each is
+//! aligned in the file; readers must not rely on that.
 //!
 //! **Versions.** A file with another version is refused with an error that says so. What a file of version 1 means will
 //! not change; whatever cannot be said in it becomes version 2.

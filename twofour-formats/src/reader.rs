@@ -106,8 +106,8 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Error::File`]: there is no such weight, or it cannot be read. [`Error::InWeight`]: it holds values of another
-    /// type ([`Error::DType`]), a code that is not legal ([`twofour::Error::IllegalCode`]), or a bitmask that is not 2:4
-    /// ([`twofour::Error::NotTwoFour`]).
+    /// type ([`Error::DType`]), a code that is not legal ([`twofour::Error::IllegalCode`]), or a bitmask that is not
+    /// 2:4 ([`twofour::Error::NotTwoFour`]).
     pub fn compressed<T: Element>(&self, name: &str) -> Result<Compressed<T>> {
         let info = self.known(name)?;
         if info.value_type != T::DTYPE {
@@ -140,7 +140,8 @@ impl<'a> Reader<'a> {
     /// A weight where it lies, for one that is held as [`Encoding::Codes`].
     ///
     /// # Errors
-    /// As [`compressed`](Self::compressed); [`Error::InWeight`] with [`twofour::Error::Missing`] for a weight under a bitmask.
+    /// As [`compressed`](Self::compressed); [`Error::InWeight`] with [`twofour::Error::Missing`] for a weight under a
+    /// bitmask.
     pub fn view(&self, name: &str) -> Result<WeightView<'a>> {
         let info = self.known(name)?;
         if info.encoding != Encoding::Codes {

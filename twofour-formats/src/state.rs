@@ -1,5 +1,5 @@
-//! The state of a run of [`learn`](twofour::learn) in a file, from which it goes on as if it had not been interrupted: to the
-//! bit, as every random number is made from the seed, the step and a group's number.
+//! The state of a run of [`learn`](twofour::learn) in a file, from which it goes on as if it had not been interrupted:
+//! to the bit, as every random number is made from the seed, the step and a group's number.
 //!
 //! A safetensors file, written atomically, layer by layer ([`super`], "Files that are not what they say", holds for it
 //! too). A layer `<name>` of a weight `[N, K]` is
@@ -205,8 +205,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Writes the file at a path. `fill` writes every layer once, in any order; only then the file takes the place of one
-    /// that was there. After an error that one is as it was.
+    /// Writes the file at a path. `fill` writes every layer once, in any order; only then the file takes the place of
+    /// one that was there. After an error that one is as it was.
     ///
     /// # Errors
     /// [`Error::File`]: the file cannot be written, or a layer is missing. What `fill` returns.

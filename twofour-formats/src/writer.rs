@@ -1,5 +1,5 @@
-//! Writing files: the header first, for all sizes are known from the [`Manifest`], then tensor by tensor, so that a model
-//! need not fit the memory.
+//! Writing files: the header first, for all sizes are known from the [`Manifest`], then tensor by tensor, so that a
+//! model need not fit the memory.
 
 use super::atomic::AtomicFile;
 use super::dtype::TensorType;

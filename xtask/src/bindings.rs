@@ -14,7 +14,8 @@ use crate::toolkit;
 
 const OUTPUT: &str = "src/cusparselt/sys.rs";
 
-/// The version whose header is read. The crate accepts older and newer libraries; `src/cusparselt/library.rs` says which.
+/// The version whose header is read. The crate accepts older and newer libraries; `src/cusparselt/library.rs` says
+/// which.
 const VERSION: &str = "0.10.0";
 
 /// All that the headers want of the C library.
@@ -110,7 +111,8 @@ fn formatted(root: &Path, text: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The bindings without bindgen's methods, which panic for a function that the library lacks. The crate reads the table.
+/// The bindings without bindgen's methods, which panic for a function that the library lacks. The crate reads the
+/// table.
 fn without_methods(text: &str) -> Result<String> {
     let (table, methods) =
         text.split_once("    pub unsafe fn cusparseLtInit(&self").context("bindgen wrote no methods")?;

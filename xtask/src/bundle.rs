@@ -1,7 +1,7 @@
 //! One folder with tests, benches and examples, ready to run on a GPU machine without Rust: `cargo xtask bundle`.
 //!
-//! What is in it and how it is run there: `xtask/bundle/README.md`. This program goes along, for what a shell script does
-//! badly: asking the driver for its device, and writing the report ([`OnDevice`]).
+//! What is in it and how it is run there: `xtask/bundle/README.md`. This program goes along, for what a shell script
+//! does badly: asking the driver for its device, and writing the report ([`OnDevice`]).
 
 mod build;
 mod contents;

@@ -1,10 +1,10 @@
 //! Generates the table behind the Gumbel noise (`src/noise.rs` explains its use).
 //!
 //! A uniform is `u = (k + ½)·2⁻²¹`; with `t = min(u, 1−u)` the Gumbel variate `g = −ln(−ln u)` is read off a straight
-//! line per segment of `t`. A segment is an exponent of `t` and its top six mantissa bits, so there are 21 · 64 of them,
-//! each with one line for `u < ½` and one for `u > ½`. The slope is the chord between a segment's outermost values of
-//! `t`, the offset halves the largest deviation. Logarithms are taken to 192 bits and rounded once, so the table is the
-//! same on every machine.
+//! line per segment of `t`. A segment is an exponent of `t` and its top six mantissa bits, so there are 21 · 64 of
+//! them, each with one line for `u < ½` and one for `u > ½`. The slope is the chord between a segment's outermost
+//! values of `t`, the offset halves the largest deviation. Logarithms are taken to 192 bits and rounded once, so the
+//! table is the same on every machine.
 
 use anyhow::{Context, Result, bail};
 use astro_float::{BigFloat, Consts, RoundingMode};

@@ -32,8 +32,8 @@ impl Patches {
 
     /// Of rows by groups, with padding to tiles of all layouts at hand, of which these are the greatest.
     fn new(shape: Shape, extent: [u64; 2], padded: [u64; 2], tile: [u64; 2]) -> Result<Self> {
-        // As wide as the tiles' height allows, for a row of a patch is what lies together, and no wider than the weight;
-        // but not narrower than the widest tile, for a high one can be cut (`Arrangement::new`).
+        // As wide as the tiles' height allows, for a row of a patch is what lies together, and no wider than the
+        // weight; but not narrower than the widest tile, for a high one can be cut (`Arrangement::new`).
         let least = tile[1].max(CHUNK);
         let most = ((1 << PATCH_BITS) / tile[0].max(1)).max(least);
         let groups = padded[1].checked_next_power_of_two().unwrap_or(u64::MAX).clamp(least, most);

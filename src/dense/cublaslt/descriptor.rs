@@ -30,7 +30,8 @@ impl Description {
     pub(super) fn adds_bias(&self) -> Result<()> {
         let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
         self.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        // Until the first run: the heuristic looks at its alignment, which is that of every operand, and at nothing else.
+        // Until the first run: the heuristic looks at its alignment, which is that of every operand, and at nothing
+        // else.
         self.set_bias(ALIGN)
     }
 
@@ -41,7 +42,8 @@ impl Description {
 
     fn set<T: bytemuck::Pod>(&self, attribute: DescAttribute, value: &T) -> Result<()> {
         let (from, bytes) = ((&raw const *value).cast(), size_of::<T>());
-        // SAFETY: the descriptor is live, and the call copies that many bytes; it checks that the attribute has as many.
+        // SAFETY: the descriptor is live, and the call copies that many bytes; it checks that the attribute has as
+        // many.
         let set = unsafe { result::set_matmul_desc_attribute(self.0, attribute, from, bytes) };
         set.map_err(blas_error("cublasLtMatmulDescSetAttribute"))
     }

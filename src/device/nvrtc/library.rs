@@ -1,5 +1,5 @@
-//! The NVRTC library: the few functions of it that are used, bound by hand. cudarc's own bindings panic when the library
-//! goes by a name they do not try, and do not reach in-memory headers.
+//! The NVRTC library: the few functions of it that are used, bound by hand. cudarc's own bindings panic when the
+//! library goes by a name they do not try, and do not reach in-memory headers.
 
 use std::env;
 use std::ffi::{CStr, CString, NulError, c_char, c_int};
@@ -121,7 +121,8 @@ impl Nvrtc {
         // SAFETY: the function of this name takes one out-parameter, and it is a local.
         check("nvrtcGetNumSupportedArchs", unsafe { (functions.arch_count)(&mut count) })?;
         let mut archs = vec![0; length(count)];
-        // SAFETY: the function of this name writes as many numbers as the one before counted, and there is room for them.
+        // SAFETY: the function of this name writes as many numbers as the one before counted, and there is room for
+        // them.
         check("nvrtcGetSupportedArchs", unsafe { (functions.archs)(archs.as_mut_ptr()) })?;
         let archs = archs.into_iter().filter_map(|arch| u32::try_from(arch).ok()).collect();
         // Found by its full path, NVRTC still looks for this part of itself on the loader's path; one already open
@@ -143,8 +144,8 @@ impl Nvrtc {
         let count = c_int::try_from(pairs).map_err(|_| Failure::Rejected("too many headers".into()))?;
         let [texts, names] = [texts, names].map(pointers);
         let mut handle = ptr::null_mut();
-        // SAFETY: every pointer is to a zero-terminated string that outlives the call, which copies them, and both lists
-        // hold at least `count` of them.
+        // SAFETY: every pointer is to a zero-terminated string that outlives the call, which copies them, and both
+        // lists hold at least `count` of them.
         let status = unsafe {
             (self.functions.create)(&mut handle, text.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr())
         };
@@ -163,7 +164,8 @@ impl Program<'_> {
     pub(super) fn compile(&self, flags: &[CString]) -> std::result::Result<(), Failure> {
         let count = c_int::try_from(flags.len()).map_err(|_| Failure::Rejected("too many options".into()))?;
         let flags = pointers(flags);
-        // SAFETY: the program is alive, and there are `count` pointers to zero-terminated strings that outlive the call.
+        // SAFETY: the program is alive, and there are `count` pointers to zero-terminated strings that outlive the
+        // call.
         let status = unsafe { (self.functions.compile)(self.handle, count, flags.as_ptr()) };
         match status {
             SUCCESS => Ok(()),

@@ -1,9 +1,9 @@
 //! The probes: small weights that the library compresses, to see in which layout it writes.
 //!
-//! A code has six values (of a pair, two), so that a weight cannot tell all its groups apart by their codes. Several can:
-//! the code of a group in probe `d` is the `d`-th digit of the group's number to the base six, and its values are digits of
-//! the values' numbers. A layout that agrees with all of them has every code and every value where the library has it,
-//! whatever permutation that is.
+//! A code has six values (of a pair, two), so that a weight cannot tell all its groups apart by their codes. Several
+//! can: the code of a group in probe `d` is the `d`-th digit of the group's number to the base six, and its values are
+//! digits of the values' numbers. A layout that agrees with all of them has every code and every value where the
+//! library has it, whatever permutation that is.
 
 use crate::element::{DType, Element, Factor};
 use std::collections::HashMap;
@@ -48,9 +48,9 @@ pub(super) fn agreed<T: Factor>(handle: &Handle, stream: &Arc<CudaStream>, shape
     Ok(found)
 }
 
-/// A small shape of the same class. Layouts are known to change at 256 rows; what they do with sizes that are no multiples
-/// of their tiles, of 256 at most, is not known, so that the rest is kept; and two tiles of 256, or four of 128, each way
-/// show in which order tiles come. What is small is its own probe.
+/// A small shape of the same class. Layouts are known to change at 256 rows; what they do with sizes that are no
+/// multiples of their tiles, of 256 at most, is not known, so that the rest is kept; and two tiles of 256, or four of
+/// 128, each way show in which order tiles come. What is small is its own probe.
 fn probe_shape(Shape { rows, cols }: Shape) -> Shape {
     let small = |size: usize, least: usize| if size < least { size } else { 512 + size % 256 };
     Shape::new(small(rows, 256), small(cols, 512))

@@ -1,5 +1,5 @@
-//! The product for many tokens: by dense panels in `f32`, as [`crate::matmul::cpu`] multiplies, with those of the weight
-//! decompressed as they are needed.
+//! The product for many tokens: by dense panels in `f32`, as [`crate::matmul::cpu`] multiplies, with those of the
+//! weight decompressed as they are needed.
 
 use super::Canonical;
 use crate::compress::Sparsity;

@@ -28,9 +28,9 @@ pub(super) fn shared_bytes(values: DType) -> u32 {
 }
 
 /// Warps of a block that take rows of their own; the others share the steps along K. Those of a block read the same
-/// tokens, at the same time if all goes well: what one has read is in L1 for the others. A token's share of K crosses from
-/// L2 once a block, and there a row's costs 9/8 of its bytes, so with 16 tokens and 32 rows it would be half of all that
-/// crosses.
+/// tokens, at the same time if all goes well: what one has read is in L1 for the others. A token's share of K crosses
+/// from L2 once a block, and there a row's costs 9/8 of its bytes, so with 16 tokens and 32 rows it would be half of
+/// all that crosses.
 pub(super) fn row_warps(tokens: usize) -> usize {
     match tokens {
         0..=8 => 1,
@@ -65,9 +65,9 @@ pub(super) fn share(problem: Problem, values: DType, splits: usize) -> usize {
     split::share_of_warps(cols, splits, stride, step)
 }
 
-/// Shares that fill the device. The model, of no measurement yet: time is bytes of weight and tokens that a multiprocessor
-/// reads, blocks of one share them evenly, and one block alone gets no more than three quarters of its multiprocessor's part of
-/// the memory's speed. Sums over parts cost a launch, as long as 8 MB take, and their traffic.
+/// Shares that fill the device. The model, of no measurement yet: time is bytes of weight and tokens that a
+/// multiprocessor reads, blocks of one share them evenly, and one block alone gets no more than three quarters of its
+/// multiprocessor's part of the memory's speed. Sums over parts cost a launch, as long as 8 MB take, and their traffic.
 pub(super) fn splits(problem: Problem, values: DType, limits: &Limits) -> usize {
     const ALONE: f64 = 0.75;
     const LAUNCH_BYTES: f64 = 8e6;

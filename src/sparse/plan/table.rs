@@ -10,21 +10,23 @@ use crate::sparse::launch::MAX_SMALL_TOKENS;
 
 impl Choice {
     // No line has met a GPU yet. Models use, for Hopper, 4.3 TB/s, 700 TFLOP/s (of a dense product) in cuBLASLt, 1.2
-    // times that in cuSPARSELt (NVIDIA's own figure, CUDALibrarySamples issue 203), and 0.84 times in this crate's kernels: 0.6
-    // for `mma.sync` (62 % of `wgmma`), times 1.4 for what sparse tensor cores gain over dense ones in hand-written
-    // kernels. For Ampere, 1.6 TB/s, 270 TFLOP/s, 1.48 (401 of cuSPARSELt over 271 of cuBLAS at 4096³) and 1.26.
+    // times that in cuSPARSELt (NVIDIA's own figure, CUDALibrarySamples issue 203), and 0.84 times in this crate's
+    // kernels: 0.6 for `mma.sync` (62 % of `wgmma`), times 1.4 for what sparse tensor cores gain over dense ones in
+    // hand-written kernels. For Ampere, 1.6 TB/s, 270 TFLOP/s, 1.48 (401 of cuSPARSELt over 271 of cuBLAS at 4096³) and
+    // 1.26.
 
-    /// From how many tokens on cuSPARSELt beats this crate's kernels. It pads tokens to a tile, so that few cost as much as many
-    /// (0.11 of dense at one token, PyTorch issue 111339), and wins by 1.2/0.84 on Hopper, by 1.48/1.26 on Ampere. Whole
-    /// tiles of 256 tokens, padded by a quarter on average from 512 on and by an eighth from 1,024 on, leave it ahead.
+    /// From how many tokens on cuSPARSELt beats this crate's kernels. It pads tokens to a tile, so that few cost as
+    /// much as many (0.11 of dense at one token, PyTorch issue 111339), and wins by 1.2/0.84 on Hopper, by 1.48/1.26 on
+    /// Ampere. Whole tiles of 256 tokens, padded by a quarter on average from 512 on and by an eighth from 1,024 on,
+    /// leave it ahead.
     const fn cusparselt_tokens(&self) -> usize {
         if self.limits.has_faster_instructions() { 512 } else { 1024 }
     }
 
-    /// From how many tokens on cuBLASLt beats this crate's kernels, if ever. Decompressing writes 2 bytes a weight and reads 1.125,
-    /// the product reads 0.875 more: 0.93 ps a weight on Hopper, of which the last 0.2 remain where a dense copy is there.
-    /// This crate's product takes `2·T·(1/0.84 − 1)/700e12` s a weight more: they meet at 1,700 and 370 tokens. On Ampere own
-    /// kernels are faster at any number.
+    /// From how many tokens on cuBLASLt beats this crate's kernels, if ever. Decompressing writes 2 bytes a weight and
+    /// reads 1.125, the product reads 0.875 more: 0.93 ps a weight on Hopper, of which the last 0.2 remain where a
+    /// dense copy is there. This crate's product takes `2·T·(1/0.84 − 1)/700e12` s a weight more: they meet at 1,700
+    /// and 370 tokens. On Ampere own kernels are faster at any number.
     const fn dense_tokens(&self) -> Option<usize> {
         match (self.limits.has_faster_instructions(), self.given.dense) {
             (false, _) => None,
@@ -41,7 +43,8 @@ impl Choice {
         wide || self.problem.tokens > 2048 && shape.rows > 1024 && shape.cols > 1024
     }
 
-    /// Whether sums of `i8` products do not exceed 2²⁴ (1,024 kept products of at most 2¹⁴), up to where cuSPARSELt's are known to be exact.
+    /// Whether sums of `i8` products do not exceed 2²⁴ (1,024 kept products of at most 2¹⁴), up to where cuSPARSELt's
+    /// are known to be exact.
     const fn sums_are_short(&self) -> bool {
         self.problem.shape.cols <= 2048
     }

@@ -76,8 +76,8 @@ impl Compressed {
     }
 }
 
-/// `x Wᵀ + b`: `x [.., K]` and a compressed weight `[N, K]` to `[.., N]`; the bias `[N]` is added before the one rounding.
-/// It has no gradient: candle says so if a backward pass comes to it.
+/// `x Wᵀ + b`: `x [.., K]` and a compressed weight `[N, K]` to `[.., N]`; the bias `[N]` is added before the one
+/// rounding. It has no gradient: candle says so if a backward pass comes to it.
 ///
 /// # Errors
 /// Shapes, types or devices that do not fit; what the product may give.

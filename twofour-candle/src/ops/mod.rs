@@ -7,14 +7,15 @@
 //! | [`codes`] | `logits` | packed codes, `[⌈N·K/8⌉]`, `u8` | |
 //! | [`compressed_linear`] | `x`, kept values and codes, bias | `x Wᵀ + b` | |
 //!
-//! `x` and `weight` are of one type, `f32`, `f16` or `bf16`, and logits are `f32` or `bf16`; all are on one device, the CPU
-//! or a CUDA device, where work is queued on candle's stream and nothing waits for it. Tensors may have any strides:
-//! those that are not contiguous are copied first.
+//! `x` and `weight` are of one type, `f32`, `f16` or `bf16`, and logits are `f32` or `bf16`; all are on one device, the
+//! CPU or a CUDA device, where work is queued on candle's stream and nothing waits for it. Tensors may have any
+//! strides: those that are not contiguous are copied first.
 //!
-//! **Nothing but its arguments is kept from the forward pass to the backward pass**: masks, and the noise in them, are made
-//! again. So logits must not change in between. Only the gradients that the graph asks for are computed.
+//! **Nothing but its arguments is kept from the forward pass to the backward pass**: masks, and the noise in them, are
+//! made again. So logits must not change in between. Only the gradients that the graph asks for are computed.
 //!
-//! Gradients are of the type of what they belong to, which candle demands: those of `bf16` logits are rounded to `bf16`.
+//! Gradients are of the type of what they belong to, which candle demands: those of `bf16` logits are rounded to
+//! `bf16`.
 
 use candle_core::{Result, Tensor};
 use twofour::mask::{Kind, Sampling};

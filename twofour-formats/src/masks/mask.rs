@@ -7,8 +7,8 @@ use twofour::compress::{Flag, Sparsity, check_codes, convert};
 use twofour::{Result, Shape};
 
 /// The mask of a weight `[N, K]` that keeps two of every group of four: its shape, and a legal code a group, row-major,
-/// two a byte, the even one in the low half. So are the codes of [`Compressed`](twofour::compress::Compressed) for types
-/// of 8 and 16 bits, and of [`select`](twofour::select) and [`mask`](twofour::mask).
+/// two a byte, the even one in the low half. So are the codes of [`Compressed`](twofour::compress::Compressed) for
+/// types of 8 and 16 bits, and of [`select`](twofour::select) and [`mask`](twofour::mask).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     shape: Shape,
@@ -19,8 +19,8 @@ impl Mask {
     /// From codes. The unused half of the last byte of an odd number of codes is set to zero.
     ///
     /// # Errors
-    /// As [`Shape::check`]; [`Error::Length`](twofour::Error::Length); [`Error::IllegalCode`](twofour::Error::IllegalCode)
-    /// with the first group whose code is not legal.
+    /// As [`Shape::check`]; [`Error::Length`](twofour::Error::Length);
+    /// [`Error::IllegalCode`](twofour::Error::IllegalCode) with the first group whose code is not legal.
     pub fn new(shape: Shape, mut codes: Vec<u8>) -> Result<Self> {
         check_codes(Sparsity::TwoFour, shape, &codes)?;
         if let (1, Some(last)) = (shape.groups() % 2, codes.last_mut()) {
@@ -37,8 +37,9 @@ impl Mask {
     /// From a flag for each position, `[N, K]`.
     ///
     /// # Errors
-    /// As [`Shape::check`]; [`Error::Length`](twofour::Error::Length); [`Error::NotTwoFour`](twofour::Error::NotTwoFour)
-    /// with the first group that keeps more than two, or fewer unless they are filled.
+    /// As [`Shape::check`]; [`Error::Length`](twofour::Error::Length);
+    /// [`Error::NotTwoFour`](twofour::Error::NotTwoFour) with the first group that keeps more than two, or fewer unless
+    /// they are filled.
     pub fn from_flags<M: Flag>(shape: Shape, flags: &[M], fewer: Fewer) -> Result<Self> {
         shape.check()?;
         length("flags", flags.len(), shape.weights())?;

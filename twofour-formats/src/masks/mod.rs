@@ -38,8 +38,8 @@
 //!
 //! A [`Mask`] keeps two of every group. A group in a file that keeps another number is an error that names the layer,
 //! the row and the group. Groups that keep **fewer** can be [filled](Fewer::Fill) instead, at their highest free
-//! positions, as [`compress`](twofour::compress) fills them. Groups that keep **more** are always refused: PATCH's hybrid
-//! masks, which leave whole tiles dense, are no 2:4 masks.
+//! positions, as [`compress`](twofour::compress) fills them. Groups that keep **more** are always refused: PATCH's
+//! hybrid masks, which leave whole tiles dense, are no 2:4 masks.
 //!
 //! # Base 6, version 1
 //!

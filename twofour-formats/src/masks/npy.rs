@@ -2,7 +2,8 @@
 //! kind that NumPy writes is read, by a parser that neither recurses nor takes memory by what it reads.
 //!
 //! Not by the crate `npyz`: with it `tests/masks_hostile.rs` fails, as a file of 1 kB takes 825 MB by the length of
-//! header that it claims, and so does `headers_that_numpy_can_write` of `tests/masks/archives.rs`, for Python 2's sizes.
+//! header that it claims, and so does `headers_that_numpy_can_write` of `tests/masks/archives.rs`, for Python 2's
+//! sizes.
 //!
 //! Source: `numpy/lib/_format_impl.py` (versions 1.0, 2.0 and 3.0).
 

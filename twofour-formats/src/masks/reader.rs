@@ -9,8 +9,8 @@ use std::io::Read;
 use std::path::Path;
 use twofour::Shape;
 
-/// A file of masks; see the [module](super). Opening reads what lists them; a mask is read when it is asked for. Methods
-/// can be called from several threads, one of which reads at a time.
+/// A file of masks; see the [module](super). Opening reads what lists them; a mask is read when it is asked for.
+/// Methods can be called from several threads, one of which reads at a time.
 #[derive(Debug)]
 pub struct Masks<'a> {
     inner: Inner<'a>,

@@ -6,7 +6,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The members whose programs go along; this crate's own are about the sources, and those of files are on the CPU alone.
+/// The members whose programs go along; this crate's own are about the sources, and those of files are on the CPU
+/// alone.
 const PACKAGES: [&str; 2] = ["twofour", "twofour-emulator"];
 
 /// A profile of its own, so that a user's release build is left as it is.
@@ -24,8 +25,9 @@ const PROFILE: [&str; 8] = [
 /// Packs the machine code to a sixth of nvcc's default, in every program. Drivers that take this nvcc's code unpack it.
 const SMALL: &str = "--compress-mode=size";
 
-/// What kernels are compiled for unless `TWOFOUR_CUDA_ARCHS` says: the devices that such machines rent out. With all that the
-/// crate is built for, every program would carry three times as much. Other devices' drivers translate the PTX beside it.
+/// What kernels are compiled for unless `TWOFOUR_CUDA_ARCHS` says: the devices that such machines rent out. With all
+/// that the crate is built for, every program would carry three times as much. Other devices' drivers translate the PTX
+/// beside it.
 const ARCHS: &str = "80,90a";
 
 /// A line that cargo prints for what it built.

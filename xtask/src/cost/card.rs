@@ -110,7 +110,8 @@ impl Card {
         Some(Count { instructions: instructions / f64::from(groups_a_turn(&self.kernel)?), exact })
     }
 
-    /// How many blocks fit a multiprocessor at once, as far as the binary tells (shared memory asked for at launch not).
+    /// How many blocks fit a multiprocessor at once, as far as the binary tells (shared memory asked for at launch
+    /// not).
     pub(super) fn blocks(&self) -> Option<u32> {
         let Multiprocessor { threads, blocks, shared } = Multiprocessor::of(&self.arch)?;
         let warps = self.threads.div_ceil(32);
@@ -121,8 +122,8 @@ impl Card {
     }
 }
 
-/// The largest loop; where there are tensor cores, the smallest of those that keep them busiest, which is not one around it
-/// nor its slower twin for matrices whose rows are not aligned for cp.async.
+/// The largest loop; where there are tensor cores, the smallest of those that keep them busiest, which is not one
+/// around it nor its slower twin for matrices whose rows are not aligned for cp.async.
 fn main_loop(code: &[Instruction]) -> Option<Loop> {
     let loops = sass::loops(code).into_iter().map(|found| {
         let count = |of: &dyn Fn(&str) -> bool| found.instructions.iter().filter(|&&i| of(code[i].base())).count();
@@ -136,8 +137,8 @@ fn main_loop(code: &[Instruction]) -> Option<Loop> {
     loops.max_by_key(|(matrix, found)| (*matrix, size(*matrix, found))).map(|(_, found)| found)
 }
 
-/// What the main loop of a kernel must have that is made of `cuda/common/tile.cuh`: tensor-core instructions, sparse ones
-/// for a sparse product, fed from shared memory that copies fill meanwhile.
+/// What the main loop of a kernel must have that is made of `cuda/common/tile.cuh`: tensor-core instructions, sparse
+/// ones for a sparse product, fed from shared memory that copies fill meanwhile.
 fn needed(kernel: &str) -> &'static [&'static str] {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| kernel.starts_with(prefix));
     let matmul = ["output", "input", "gradient", "logits"].map(|product| format!("twofour_matmul_{product}"));
@@ -184,7 +185,8 @@ fn groups_a_turn(kernel: &str) -> Option<u32> {
     Some(if *logits == "f32" { 2 } else { 4 })
 }
 
-/// What one multiprocessor has: threads, blocks, KiB of shared memory (CUDA C++ Programming Guide, compute capabilities).
+/// What one multiprocessor has: threads, blocks, KiB of shared memory (CUDA C++ Programming Guide, compute
+/// capabilities).
 struct Multiprocessor {
     threads: u32,
     blocks: u32,

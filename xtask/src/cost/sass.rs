@@ -109,8 +109,8 @@ pub(super) fn loops(code: &[Instruction]) -> Vec<Loop> {
     found.collect()
 }
 
-/// The instruction that a jump leads to. On older devices ptxas also leaves a loop by a call that never returns: what it
-/// calls ends in an exit.
+/// The instruction that a jump leads to. On older devices ptxas also leaves a loop by a call that never returns: what
+/// it calls ends in an exit.
 fn jump(code: &[Instruction], index: usize) -> Option<usize> {
     let address = code[index].target()?;
     let target = code.binary_search_by_key(&address, |instruction| instruction.address).ok()?;
