@@ -75,7 +75,7 @@ pub struct Run {
     pub caller: Option<String>,
 }
 
-/// The moments of a layer, as [`State`](twofour::learn::State) has them: borrowed to be written, owned when read.
+/// The moments of a layer, as [`learn`](twofour::learn::Moments) has them: borrowed to be written, owned when read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Moments<'a> {
     /// In `f32`.
