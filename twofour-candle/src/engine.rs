@@ -1,8 +1,7 @@
-//! What layers compute with. On the CPU that is nothing; on a CUDA device it is one [`twofour::Gpu`] on candle's
-//! stream.
+//! What layers compute with. On the CPU that is nothing; on a CUDA device it is one `twofour::Gpu` on candle's stream.
 
-/// What the ops of a model share on each device that they meet: a handle to it ([`twofour::Gpu`], which opens
-/// cuBLASLt). Cloning it gives another handle of the same. On the CPU it is empty.
+/// What the ops of a model share on each device that they meet: a handle to it (`twofour::Gpu`, which opens cuBLASLt).
+/// Cloning it gives another handle of the same. On the CPU it is empty.
 ///
 /// A workspace is allocated from the device's memory pool for each product and given back in the stream's order.
 #[derive(Clone, Default)]
