@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use twofour::E4m3;
 use twofour::cudarc::driver::{CudaSlice, CudaStream, ValidAsZeroBits};
 use twofour::cusparselt::{
     Activation, Addend, Algorithm, Alpha, Bias, Handle, Operands, Placement, Plan, Problem, Searched, Types,
 };
-use twofour::E4m3;
 use twofour::{Element, Result, Shape, bf16, f16};
 
 /// A format with a way to whole numbers and back.
