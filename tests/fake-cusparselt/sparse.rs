@@ -3,7 +3,7 @@
 use twofour::compress::{Compressed, Layout, Sparsity};
 use twofour::cusparselt::{self, Types};
 use twofour::device::{self, Limits};
-use twofour::sparse::library::{LibraryWeight, packing};
+use twofour::gpu::library::{LibraryWeight, packing};
 use twofour::sparse::{Given, Multiply, Packing, Plan, Problem, Route, Weight};
 use twofour::{Cpu, E4m3, Element, Error, Executor, Factor, Gpu, Libraries, Result, Shape, bf16, f16};
 

@@ -133,9 +133,9 @@ packs_nothing!(Cpu, Emulator);
 
 #[cfg(feature = "cuda")]
 impl Packs for twofour::Gpu {
-    type Packed<T: Factor> = twofour::sparse::library::LibraryWeight<T>;
+    type Packed<T: Factor> = twofour::gpu::library::LibraryWeight<T>;
     fn pack<T: Factor>(&mut self, weight: &Compressed<T>) -> Option<Self::Packed<T>> {
-        Some(twofour::sparse::library::LibraryWeight::pack_host(self, weight).unwrap())
+        Some(twofour::gpu::library::LibraryWeight::pack_host(self, weight).unwrap())
     }
     fn as_weight<T: Factor>(packed: &Self::Packed<T>) -> Weight<'_, Self::Space, T> {
         packed.as_weight()

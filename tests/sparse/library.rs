@@ -5,7 +5,7 @@ use crate::case::{Case, Spec, Values};
 use crate::number::{Number, same};
 use crate::oracle::compare;
 use twofour::compress::Layout;
-use twofour::sparse::library::{LibraryWeight, packing};
+use twofour::gpu::library::{LibraryWeight, packing};
 use twofour::sparse::{Given, Packing, Plan, Route, Weight};
 use twofour::{Cpu, DType, E4m3, Error, Executor, Factor, Gpu, Libraries, Shape, bf16, cusparselt, f16};
 
