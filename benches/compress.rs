@@ -10,10 +10,12 @@
 
 mod common;
 
-use common::{Run, compress, data};
+use common::compress::{Case, Does, ready};
+use common::data::Number;
+use common::{Again, Place};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use twofour::compress::{Compressed, Layout, MinTileK, Sparsity, cpu};
-use twofour::{DType, Element, Float, Shape, bf16};
+use twofour::compress::{Compressed, Layout, MinTileK, first_violation};
+use twofour::{DType, Shape, bf16};
 
 criterion_group! {
     name = benches;
@@ -26,30 +28,33 @@ fn shape() -> Shape {
     if common::smoke() { Shape::new(256, 256) } else { Shape::new(4096, 4096) }
 }
 
+/// Something else than a case.
 fn bench<F: FnMut() -> twofour::Result<()> + 'static>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
     bytes: usize,
     run: impl Fn() -> F,
 ) {
-    common::bench(group, name, Throughput::Bytes(bytes as u64), || Ok(Box::new(Run(run()))));
+    common::bench(group, name, Throughput::Bytes(bytes as u64), || Ok(Box::new(Again(run()))));
+}
+
+fn case(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, case: Case) {
+    let name = format!("{name}/{}/{}x{}", case.values, case.shape.rows, case.shape.cols);
+    common::bench(group, &name, Throughput::Bytes(case.bytes()), || ready(case, Place::Cpu));
 }
 
 fn on_cpu(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compress/cpu");
-    of_type(&mut group, &|set| data::normal::<bf16>(shape().weights(), 0.02, set));
-    of_type(&mut group, &|set| data::normal::<f32>(shape().weights(), 0.02, set));
-    of_type(&mut group, &|set| {
-        data::normal::<f32>(shape().weights(), 40.0, set).into_iter().map(|x| x.to_f32() as i8).collect::<Vec<_>>()
-    });
+    of_type::<bf16>(&mut group);
+    of_type::<f32>(&mut group);
+    of_type::<i8>(&mut group);
     layouts(&mut group);
 }
 
-fn of_type<T: Element>(group: &mut BenchmarkGroup<'_, WallTime>, dense: &dyn Fn(usize) -> Vec<T>) {
-    let (shape, size) = (shape(), T::DTYPE.size());
-    let name = |op: &str| format!("{op}/{}/{}x{}", T::DTYPE, shape.rows, shape.cols);
-    let codes = Sparsity::of(T::DTYPE).packed_codes(shape);
-    let bytes = shape.weights() * size * 3 / 2 + codes;
+fn of_type<T: Number>(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let (shape, values, size) = (shape(), T::DTYPE, T::DTYPE.size());
+    let name = |op: &str| format!("{op}/{values}/{}x{}", shape.rows, shape.cols);
+    let dense = |set| T::normal(shape.weights(), 0.02, set);
     bench(group, &name("copy"), 2 * shape.weights() * size, || {
         let (from, mut to) = (dense(0), dense(1));
         move || {
@@ -57,31 +62,24 @@ fn of_type<T: Element>(group: &mut BenchmarkGroup<'_, WallTime>, dense: &dyn Fn(
             Ok(())
         }
     });
-    let outputs = || (vec![T::zeroed(); shape.weights() / 2], vec![0; codes]);
-    bench(group, &name("magnitude"), bytes, || {
-        let (dense, (mut values, mut codes)) = (dense(0), outputs());
-        move || cpu::pack_into(cpu::Pack::by_magnitude(shape, &dense).values(&mut values).codes(&mut codes))
-    });
+    for (name, does, layout) in [
+        ("magnitude", Does::Magnitude, Layout::Plain),
+        ("sparse", Does::Sparse, Layout::Plain),
+        ("sparse/cutlass-sm80", Does::Sparse, Layout::CutlassSm80),
+        ("codes", Does::Codes, Layout::Plain),
+    ] {
+        case(group, name, Case { does, values, layout, shape });
+    }
     let compressed = || Compressed::by_magnitude(shape, &dense(0)).unwrap();
-    bench(group, &name("sparse"), bytes, || {
-        let (dense, (mut values, mut codes)) = (compressed().decompress(), outputs());
-        move || cpu::pack_into(cpu::Pack::sparse(shape, &dense).values(&mut values).codes(&mut codes))
-    });
-    let to_tensor_cores = Throughput::Bytes(bytes as u64);
-    common::bench(group, &name("sparse/cutlass-sm80"), to_tensor_cores, || {
-        compress::sparse(shape, Layout::CutlassSm80, &dense(0))
-    });
-    bench(group, &name("codes"), bytes, || {
-        let (dense, (mut values, _), (_, codes)) = (dense(0), outputs(), compressed().into_parts());
-        move || cpu::pack_into(cpu::Pack::with_codes(shape, &dense, &codes).values(&mut values))
-    });
-    bench(group, &name("decompress"), bytes, || {
+    // Of legal codes, which are not looked at again.
+    let bytes = Case { does: Does::Unpack, values, layout: Layout::Plain, shape }.bytes();
+    bench(group, &name("decompress"), bytes as usize, || {
         let (mut dense, compressed) = (dense(0), compressed());
         move || compressed.decompress_into(&mut dense)
     });
     bench(group, &name("violation"), shape.weights() * size, || {
         let dense = compressed().decompress();
-        move || cpu::first_violation(shape, &dense).map(|_| ())
+        move || first_violation(shape, &dense).map(|_| ())
     });
 }
 
@@ -94,42 +92,43 @@ fn layouts(group: &mut BenchmarkGroup<'_, WallTime>) {
     // A ragged one, too: its rows of codes are no whole words.
     let ragged = Shape::new(shape().rows - 3, shape().cols - 4);
     let cases = cases.chain(eight.map(|layout| (layout, DType::I8))).map(|case| (case, shape()));
-    for ((layout, value_type), shape) in cases.chain([((Layout::CutlassSm80, DType::Bf16), ragged)]) {
-        let name = |op: &str| format!("{op}/{layout}/{value_type}/{}x{}", shape.rows, shape.cols);
-        let codes = || vec![0x9e; shape.packed_codes()];
-        let metadata = || vec![0xee; layout.sizes(shape, value_type).unwrap().metadata];
-        bench(group, &name("reorder"), 2 * shape.packed_codes(), || {
-            let (from, mut to) = (codes(), metadata());
-            move || cpu::reorder_into(cpu::Reorder::new(shape, value_type, (Layout::Plain, &from), (layout, &mut to)))
-        });
-        bench(group, &name("restore"), 2 * shape.packed_codes(), || {
-            let (from, mut to) = (metadata(), codes());
-            move || cpu::reorder_into(cpu::Reorder::new(shape, value_type, (layout, &from), (Layout::Plain, &mut to)))
-        });
+    for ((layout, values), shape) in cases.chain([((Layout::CutlassSm80, DType::Bf16), ragged)]) {
+        for (op, does) in [("reorder", Does::Reorder), ("restore", Does::Restore)] {
+            case(group, &format!("{op}/{layout}"), Case { does, values, layout, shape });
+        }
     }
 }
 
 #[cfg(feature = "cuda")]
 fn on_cuda(criterion: &mut Criterion) {
     use common::Cache::{Cold, Hot};
-    use common::cuda::compress::{Case, Op, on_cuda};
     if let Err(error) = twofour::device::available() {
         println!("compress/cuda skipped: no CUDA device ({error})");
         return;
     }
-    const OPS: [Op; 7] = [Op::Codes, Op::Magnitude, Op::Sparse, Op::Logits, Op::Bf16Logits, Op::Unpack, Op::Reorder];
+    const ALL: [Does; 7] =
+        [Does::Codes, Does::Magnitude, Does::Sparse, Does::Logits, Does::Bf16Logits, Does::Unpack, Does::Reorder];
     let mut group = criterion.benchmark_group("compress/cuda");
     let shapes: &[(usize, usize)] = if common::smoke() { &[(256, 256)] } else { &[(4096, 4096), (4096, 14_336)] };
     for (&(rows, cols), cache) in shapes.iter().flat_map(|shape| [Hot, Cold].map(|cache| (shape, cache))) {
-        let mut run = |op, layout| {
-            let case = Case { op, layout, shape: Shape::new(rows, cols) };
-            let name = format!("{}/{cache:?}", case.name()).to_lowercase();
-            common::bench(&mut group, &name, Throughput::Bytes(case.bytes()), || on_cuda(case, cache));
-        };
-        for op in &OPS {
-            run(Op::Copy(op), Layout::Plain);
-            run(*op, Layout::CutlassSm80);
-            run(*op, Layout::CusparseltSm90);
+        let named = |op: &str, layout| format!("{op}/{layout}/{rows}x{cols}/{cache:?}").to_lowercase();
+        for does in ALL {
+            let cases = [Layout::CutlassSm80, Layout::CusparseltSm90].map(|layout| Case {
+                does,
+                values: DType::Bf16,
+                layout,
+                shape: Shape::new(rows, cols),
+            });
+            let (op, bytes) = (format!("{does:?}"), cases[0].bytes());
+            // A copy that moves as many bytes.
+            let name = named(&format!("copy-as-{op}"), Layout::Plain);
+            common::bench(&mut group, &name, Throughput::Bytes(bytes), || {
+                common::cuda::copy_of::<bf16>(bytes as usize / 2, cache)
+            });
+            for case in cases {
+                let (name, bytes) = (named(&op, case.layout), Throughput::Bytes(case.bytes()));
+                common::bench(&mut group, &name, bytes, || ready(case, Place::Gpu(cache)));
+            }
         }
     }
 }

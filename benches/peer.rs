@@ -13,7 +13,7 @@
 //! | | of a compressed weight: `sparse-product`, without packing; variant and type of logits do not matter |
 //! | | of a 2:4 weight: `pack-sparse`, dense to values and metadata in CUTLASS's layout for sm_80, from which PyTorch's kernels read; variant, type of logits and tokens do not matter |
 //! | variant | `soft`, `hard`, `argmax` |
-//! | logits, weights | `f32`, `f16`, `bf16`; a GPU's `pack-sparse` has `bf16` weights alone |
+//! | logits, weights | `f32`, `f16`, `bf16` |
 //! | tokens | of the linear layer and the product; 0 for masks and packing |
 //! | threads | of the CPU; 0: all |
 //! | device | `cpu`, `cuda-hot`, `cuda-cold` |
@@ -82,9 +82,10 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
         use_threads(threads.parse()?)?;
     }
     let mut timed = if op == "sparse-product" {
-        sparse::ready(sparse::Case { values: weights.into(), tokens, shape }, place)?
+        sparse::ready(sparse::Case { values: weights, tokens, shape }, place)?
     } else if op == "pack-sparse" {
-        compress::ready(compress::Case { values: weights.into(), layout: Layout::CutlassSm80, shape }, place)?
+        let (does, layout) = (compress::Does::Sparse, Layout::CutlassSm80);
+        compress::ready(compress::Case { does, values: weights, layout, shape }, place)?
     } else if let Some(op) = op.strip_prefix("learn-") {
         let does = named(op, [("update", learn::Does::Update), ("train", learn::Does::Train)])?;
         learn::ready(learn::Case { does, eight: false, logits, weights, shape }, place)?

@@ -10,9 +10,8 @@
 mod common;
 
 use common::select::{Case, Does};
-use common::{Place, Result, Timed, data};
+use common::{Again, Place, data};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use std::time::{Duration, Instant};
 use twofour::select::Hessian;
 use twofour::{Cpu, Executor, Float, Shape, bf16};
 
@@ -31,19 +30,6 @@ fn large() -> Shape {
 /// Weights that are swept over: a layer is so many times this in rows.
 fn swept() -> Shape {
     if common::smoke() { Shape::new(8, 264) } else { Shape::new(256, 2048) }
-}
-
-/// Anything on the CPU that can be run again and again.
-struct Again<F>(F);
-
-impl<F: FnMut() -> twofour::Result<()>> Timed for Again<F> {
-    fn time(&mut self, iterations: u64) -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..iterations {
-            (self.0)()?;
-        }
-        Ok(begun.elapsed())
-    }
 }
 
 fn bench<F: FnMut() -> twofour::Result<()> + 'static>(

@@ -2,7 +2,7 @@
 //! elements per second are floating-point operations of the dense product per second.
 //!
 //! On the CPU: with rayon's pool, the dense product of the same shape beside it. On the first GPU, if there is one, every
-//! way that a plan could take, cuSPARSELt's searched and with either packer, and in the same rounds cuBLASLt's dense
+//! route that a plan could take, cuSPARSELt's searched and with either packer, and in the same rounds cuBLASLt's dense
 //! product and, for few tokens, a copy that moves as many bytes as the packed weight, its codes, `X` and `Y` have: what
 //! memory gives at best. A table of their ratios comes at the end. Packing is not timed (`benches/compress.rs`). How it is
 //! timed is as in `benches/mask.rs`.
@@ -18,7 +18,8 @@
 
 mod common;
 
-use common::sparse::{Case, dense_on_cpu, on_cpu};
+use common::Place;
+use common::sparse::{Case, dense, ready};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::{DType, Shape};
 
@@ -41,9 +42,11 @@ fn cpu(criterion: &mut Criterion) {
         for values in [DType::Bf16, DType::F32, DType::I8] {
             let case = Case { values, tokens, shape: Shape::new(rows, cols) };
             let operations = Throughput::Elements(case.operations());
-            common::bench(&mut group, &format!("sparse/{}", case.name()), operations.clone(), || on_cpu(case));
+            common::bench(&mut group, &format!("sparse/{}", case.name()), operations.clone(), || {
+                ready(case, Place::Cpu)
+            });
             if values != DType::I8 {
-                common::bench(&mut group, &format!("dense/{}", case.name()), operations, || dense_on_cpu(case));
+                common::bench(&mut group, &format!("dense/{}", case.name()), operations, || dense(case, Place::Cpu));
             }
         }
     }
@@ -145,7 +148,7 @@ mod on_gpu {
         print(&races);
     }
 
-    /// Every way through a product; criterion then times the plan's. None if it is filtered out.
+    /// Every route to a product; criterion then times the plan's. None if it is filtered out.
     fn race(group: &mut BenchmarkGroup<'_, WallTime>, case: Case, cache: Cache, rounds: usize) -> Option<Done> {
         let name = format!("{}/{cache:?}", case.name()).to_lowercase();
         group.throughput(Throughput::Elements(case.operations()));

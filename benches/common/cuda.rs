@@ -1,18 +1,15 @@
 //! Timing on the first GPU: runs captured in a graph, so that the host does not matter, between two events.
 
-#[cfg(any())]
-pub mod compress;
 pub mod matmul;
 pub mod memory;
 pub mod routes;
-#[cfg(any())]
 pub mod sparse;
 
 use super::{Cache, Op, Result, Run, Timed, data};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use twofour::Gpu;
 use twofour::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, sys};
+use twofour::{Float, Gpu};
 
 /// Operands that take turns so that none is in the level-2 cache when its turn comes: bytes of all together.
 const COLD_BYTES: u64 = 192 << 20;
@@ -94,9 +91,15 @@ fn stream() -> Result<Arc<CudaStream>> {
 
 /// A copy of so many bytes on the device: what its memory gives at best. It moves each twice.
 pub fn copy(bytes: usize) -> Result<Box<dyn Timed>> {
+    copy_of::<f32>(bytes, Cache::Hot)
+}
+
+/// The same of numbers of this type, from memory that is in the level-2 cache or not.
+pub fn copy_of<T: Float>(bytes: usize, cache: Cache) -> Result<Box<dyn Timed>> {
     let stream = stream()?;
-    let numbers = |set| stream.clone_htod(&data::normal::<f32>(bytes / 4, 1.0, set));
-    let operands = vec![(numbers(0)?, numbers(1)?)];
+    let numbers = |set| stream.clone_htod(&data::normal::<T>(bytes / size_of::<T>(), 1.0, set));
+    let pair = |set| Ok((numbers(2 * set)?, numbers(2 * set + 1)?));
+    let operands = (0..sets(cache, 2 * bytes as u64)).map(pair).collect::<Result<Vec<_>>>()?;
     let on = Arc::clone(&stream);
     replayed(&stream, operands, move |(from, to), _| Ok(on.memcpy_dtod(from, to)?))
 }

@@ -8,7 +8,6 @@
     reason = "every bench is a program of its own and uses a part"
 )]
 
-#[cfg(any())]
 pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -17,7 +16,6 @@ pub mod learn;
 pub mod mask;
 pub mod matmul;
 pub mod select;
-#[cfg(any())]
 pub mod sparse;
 #[cfg(feature = "cuda")]
 pub mod table;
@@ -83,6 +81,19 @@ impl<R: Run<Cpu>> Timed for OnCpu<R> {
         for _ in 0..iterations {
             self.number += 1;
             self.ready.run(&mut Cpu, self.number)?;
+        }
+        Ok(begun.elapsed())
+    }
+}
+
+/// Anything on the CPU that can be run again and again.
+pub struct Again<F>(pub F);
+
+impl<F: FnMut() -> twofour::Result<()>> Timed for Again<F> {
+    fn time(&mut self, iterations: u64) -> Result<Duration> {
+        let begun = Instant::now();
+        for _ in 0..iterations {
+            (self.0)()?;
         }
         Ok(begun.elapsed())
     }

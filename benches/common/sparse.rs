@@ -1,11 +1,13 @@
 //! The `sparse` op as it is timed.
 
-use super::{Result, Run, Timed, data};
+use super::data::{Number, for_values};
+use super::{Op, Place, Result, Run, Timed, matmul};
+use std::marker::PhantomData;
 use twofour::compress::{Compressed, Layout};
-use twofour::mask::{Kind, Sampling};
-use twofour::matmul::{self, Problem};
-use twofour::sparse::cpu;
-use twofour::{DType, Factor, Float, Shape, bf16, f16};
+use twofour::mask::Kind;
+use twofour::matmul::Keep;
+use twofour::sparse::{Given, Plan, Problem, Scratch, Weight};
+use twofour::{DType, Executor, Float, Shape, bf16, f16};
 
 /// A product of a compressed weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,30 +33,58 @@ impl Case {
     }
 }
 
-/// A type that is timed.
-pub trait Number: Factor {
-    /// Normal-distributed, around so many of the last places of 8 bits for integers.
-    fn normal(len: usize, deviation: f32, stream: usize) -> Vec<Self>;
-}
-
-macro_rules! numbers {
-    ($($type:ty),*) => {$(
-        impl Number for $type {
-            fn normal(len: usize, deviation: f32, stream: usize) -> Vec<Self> {
-                data::normal(len, deviation, stream)
-            }
-        }
-    )*};
-}
-numbers!(f32, f16, bf16);
-
-impl Number for i8 {
-    fn normal(len: usize, _: f32, stream: usize) -> Vec<Self> {
-        data::normal::<f32>(len, 40.0, stream).into_iter().map(|x| x.to_f32() as i8).collect()
+/// A case, ready to run.
+pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    match place {
+        Place::Cpu => for_values!(case, of_type(case, place)),
+        // There operands that take turns share a workspace, as layers do.
+        #[cfg(feature = "cuda")]
+        Place::Gpu(cache) => super::cuda::sparse::ready(case, cache),
+        #[cfg(not(feature = "cuda"))]
+        Place::Gpu(_) => Err("built without the feature `cuda`".into()),
     }
 }
 
-/// Weight and activations; others for another `stream`.
+fn of_type<T: Number>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+    place.ready(&Typed::<T>(case, PhantomData))
+}
+
+/// A case with its type.
+struct Typed<T>(Case, PhantomData<T>);
+
+impl<T: Number> Op for Typed<T> {
+    type On<E: Executor + 'static> = Planned<E, T>;
+
+    fn bytes(&self) -> u64 {
+        // Kept values and their codes as they are in memory; never known to fail for a shape that is timed.
+        Bytes::new::<T>(&self.0).map_or(0, |bytes| bytes.least() as u64)
+    }
+
+    fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<Planned<E, T>> {
+        let inputs = Inputs::<T>::new(self.0.problem(), set)?;
+        let operands = Operands::new(on, Layout::Plain, &inputs)?;
+        let plan = operands.weight().plan(on, self.0.tokens, Given::WEIGHT)?;
+        let scratch = on.scratch(&plan)?;
+        Ok(Planned { operands, plan, scratch })
+    }
+}
+
+/// Operands, and how products of them are made.
+struct Planned<E: Executor, T: Number> {
+    operands: Operands<E, T>,
+    plan: Plan<T>,
+    scratch: Scratch<E>,
+}
+
+impl<E: Executor, T: Number> Run<E> for Planned<E, T> {
+    fn run(&mut self, on: &mut E, _: u64) -> twofour::Result<()> {
+        let Operands { shape, layout, values, metadata, x, y } = &mut self.operands;
+        let weight = Weight::new(*shape, *layout, E::input(values), E::input(metadata));
+        on.run(self.plan.multiply(&weight, E::input(x), E::output(y), &mut self.scratch))
+    }
+}
+
+/// Weight and activations in the host's memory; others for another `stream`.
 pub struct Inputs<T> {
     pub weight: Compressed<T>,
     pub x: Vec<T>,
@@ -68,53 +98,104 @@ impl<T: Number> Inputs<T> {
     }
 }
 
-/// Calls a function for the case's type.
-macro_rules! for_values {
-    ($case:expr, $function:ident($($argument:expr),*)) => {
-        match $case.values {
-            twofour::DType::F32 => $function::<f32>($($argument),*),
-            twofour::DType::F16 => $function::<twofour::f16>($($argument),*),
-            twofour::DType::Bf16 => $function::<twofour::bf16>($($argument),*),
-            twofour::DType::I8 => $function::<i8>($($argument),*),
-            _ => Err("this type is not timed".into()),
-        }
-    };
-}
-#[cfg(feature = "cuda")]
-pub(crate) use for_values;
-
-/// A case on the CPU, on the threads of rayon's current pool.
-pub fn on_cpu(case: Case) -> Result<Box<dyn Timed>> {
-    fn boxed<T: Number>(case: Case) -> Result<Box<dyn Timed>> {
-        let Inputs { weight, x } = Inputs::<T>::new(case.problem(), 0)?;
-        let mut y = vec![bytemuck::Zeroable::zeroed(); case.problem().outputs()];
-        Ok(Box::new(Run(move || {
-            let weight = cpu::Weight::new(case.shape, Layout::Plain, weight.values(), weight.codes());
-            cpu::multiply_into(cpu::Multiply::new(weight, case.tokens, &x, &mut y))
-        })))
-    }
-    for_values!(case, boxed(case))
+/// What a product reads and writes, on any executor.
+pub struct Operands<E: Executor, T: Number> {
+    pub shape: Shape,
+    pub layout: Layout,
+    pub values: E::Buffer<T>,
+    pub metadata: E::Buffer<u8>,
+    pub x: E::Buffer<T>,
+    pub y: E::Buffer<T::Output>,
 }
 
-/// The dense product of the same shape, as [`matmul`] makes it.
-pub fn dense_on_cpu(case: Case) -> Result<Box<dyn Timed>> {
-    fn boxed<W: Float>(case: Case) -> Result<Box<dyn Timed>> {
-        let (problem, shape) = (case.problem(), case.shape);
-        let masked: Vec<W> = data::normal(shape.weights(), 0.02, 0);
-        let x: Vec<W> = data::normal(problem.inputs(), 1.0, 1);
-        let (logits, mut y) = (vec![0.0_f32; shape.logits()], vec![W::zeroed(); problem.outputs()]);
-        let sampling = Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
-        Ok(Box::new(Run(move || {
-            // The masked weight is there: no mask is made.
-            let layer = matmul::cpu::Layer::new(shape, Kind::Argmax, sampling, &logits, &masked);
-            let args = matmul::cpu::Forward::new(layer, case.tokens, &x, &mut y);
-            matmul::cpu::forward_into(args.kept_masked(&masked))
-        })))
+impl<E: Executor, T: Number> Operands<E, T> {
+    pub fn new(on: &E, layout: Layout, Inputs { weight, x }: &Inputs<T>) -> Result<Self> {
+        let shape = weight.shape();
+        let tokens = x.len().checked_div(shape.cols).unwrap_or(0);
+        Ok(Self {
+            shape,
+            layout,
+            values: on.upload(weight.values())?,
+            metadata: on.upload(&weight.metadata(layout)?)?,
+            x: on.upload(x)?,
+            y: on.zeros(tokens * shape.rows)?,
+        })
     }
+
+    pub fn weight(&self) -> Weight<'_, E::Space, T> {
+        Weight::new(self.shape, self.layout, E::input(&self.values), E::input(&self.metadata))
+    }
+}
+
+/// Of a case's operands: kept values and codes, the weight decompressed, `X` and `Y`.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes {
+    pub packed: usize,
+    pub dense: usize,
+    pub activations: usize,
+}
+
+impl Bytes {
+    pub fn new<T: Number>(case: &Case) -> Result<Self> {
+        let (problem, size) = (case.problem(), size_of::<T>());
+        let sizes = Layout::CutlassSm80.sizes(case.shape, T::DTYPE)?;
+        Ok(Self {
+            packed: sizes.values * size + sizes.metadata,
+            dense: case.shape.weights() * size,
+            activations: problem.inputs() * size + problem.outputs() * size_of::<T::Output>(),
+        })
+    }
+
+    /// The least that any route reads and writes.
+    pub const fn least(&self) -> usize {
+        self.packed + self.activations
+    }
+}
+
+/// The dense product of the same shape, as [`matmul`] makes it of a masked weight that is there.
+pub fn dense(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     match case.values {
-        DType::F32 => boxed::<f32>(case),
-        DType::F16 => boxed::<f16>(case),
-        DType::Bf16 => boxed::<bf16>(case),
-        _ => Err("there is no dense product of this type".into()),
+        DType::F32 => place.ready(&Dense::<f32>(case, PhantomData)),
+        DType::F16 => place.ready(&Dense::<f16>(case, PhantomData)),
+        DType::Bf16 => place.ready(&Dense::<bf16>(case, PhantomData)),
+        other => Err(format!("there is no dense product of {other}").into()),
+    }
+}
+
+/// Likewise with its type.
+struct Dense<W>(Case, PhantomData<W>);
+
+impl<W: Float> Dense<W> {
+    fn case(&self) -> matmul::Case {
+        let Case { values, tokens, shape } = self.0;
+        let (does, kind) = (matmul::Does::Forward, Kind::Argmax);
+        matmul::Case { does, kind, logits: DType::F32, weights: values, tokens, shape }
+    }
+}
+
+impl<W: Float> Op for Dense<W> {
+    type On<E: Executor + 'static> = OfMasked<E, W>;
+
+    fn bytes(&self) -> u64 {
+        self.case().least_bytes()
+    }
+
+    fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<OfMasked<E, W>> {
+        let operands = matmul::Operands::new(on, self.case(), set)?;
+        let plan = operands.layer().plan(on, self.0.tokens, Keep::Masked)?;
+        let workspace = on.workspace(plan.workspace_bytes())?;
+        Ok(OfMasked { operands, plan, workspace })
+    }
+}
+
+struct OfMasked<E: Executor, W: Float> {
+    operands: matmul::Operands<E, f32, W>,
+    plan: twofour::matmul::Plan<f32, W>,
+    workspace: Option<E::Buffer<u8>>,
+}
+
+impl<E: Executor, W: Float> Run<E> for OfMasked<E, W> {
+    fn run(&mut self, on: &mut E, _: u64) -> twofour::Result<()> {
+        self.operands.forward(on, &self.plan, self.workspace.as_mut(), true)
     }
 }
