@@ -30,9 +30,7 @@ TWOFOUR_DEVICE float sum_of_squares(const float* g) {
   return square;
 }
 
-TWOFOUR_DEVICE float next_m(const AdamW& by, float m, float g) {
-  return fma(by.beta1, m, by.one_minus_beta1 * g);
-}
+TWOFOUR_DEVICE float next_m(const AdamW& by, float m, float g) { return fma(by.beta1, m, by.one_minus_beta1 * g); }
 TWOFOUR_DEVICE float next_v(const AdamW& by, float v, float g) {
   return fma(by.beta2, v, (by.one_minus_beta2 * g) * g);
 }

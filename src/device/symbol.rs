@@ -75,12 +75,15 @@ mod tests {
 
     #[test]
     fn names_are_spelt_by_the_rule() {
-        let name = |file, variant, types: &[&str]| Symbol::new(file, variant, types).name().to_owned();
-        assert_eq!(name("mask", "soft", &["f32", "bf16"]), "twofour_mask_soft_f32_bf16");
-        assert_eq!(name("matmul_small", "small_codes", &["f16", "16"]), "twofour_matmul_small_codes_f16_16");
-        assert_eq!(name("compress_unpack", "reorder", &[]), "twofour_compress_reorder");
-        assert_eq!(Symbol::named("mask", "twofour_mask_soft_f32_bf16"), Symbol::new("mask", "soft", &["f32", "bf16"]));
+        let name = |file, variant, types: &[&str]| {
+            Symbol::new(file, variant, types).name().strip_prefix("twofour_").map(str::to_owned)
+        };
+        assert_eq!(name("mask", "soft", &["f32", "bf16"]).as_deref(), Some("mask_soft_f32_bf16"));
+        assert_eq!(name("matmul_small", "small_codes", &["f16", "16"]).as_deref(), Some("matmul_small_codes_f16_16"));
+        assert_eq!(name("compress_unpack", "reorder", &[]).as_deref(), Some("compress_reorder"));
+        let whole = "twofour_mask_soft_f32_bf16";
+        assert_eq!(Symbol::named("mask", whole), Symbol::new("mask", "soft", &["f32", "bf16"]));
         // Cut between parts, never within one.
-        assert_eq!(name("mask", &"x".repeat(60), &[]), "twofour_mask");
+        assert_eq!(name("mask", &"x".repeat(60), &[]).as_deref(), Some("mask"));
     }
 }

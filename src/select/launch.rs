@@ -240,6 +240,6 @@ mod tests {
         assert_eq!(TILE as u64, cuda.constant("kTile"));
         assert_eq!(RUN as u64, cuda.constant("kRun"));
         assert_eq!(SLAB as u64, cuda.constant("kSlab"));
-        assert!(u64::from(SWEEPS_PER_MULTIPROCESSOR) >= cuda.bounds("twofour_select_sweep")[1]);
+        assert!(u64::from(SWEEPS_PER_MULTIPROCESSOR) >= cuda.bounds(Symbol::new("select", "sweep", &[]).name())[1]);
     }
 }
