@@ -25,7 +25,6 @@ const EXCEPTIONS: &[(&str, Treatment, &str)] = &[
         Treatment::With(&["a_real_device", "the_real_library_answers"]),
         "the others compile fake libraries with a C compiler, from the sources",
     ),
-    ("tests/sparse_library", Treatment::LeaveOut, "compiles fake libraries with a C compiler, from the sources"),
     (
         "examples/sparse_step",
         Treatment::With(&["--device", "cuda", "--rows", "4096", "--cols", "4096", "--tokens", "2048"]),
@@ -37,7 +36,6 @@ const EXCEPTIONS: &[(&str, Treatment, &str)] = &[
         "by itself it would take the CPU where a library is missing",
     ),
     ("tests/examples", Treatment::LeaveOut, "starts cargo; the examples themselves are here"),
-    ("tests/sparse_kernels", Treatment::LeaveOut, "runs the emulator alone"),
     ("tests/emulator-lib", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-faults", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-launch", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
