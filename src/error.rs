@@ -226,7 +226,7 @@ pub enum Error {
     },
     /// What must be loaded or chosen first is met while the stream is captured into a CUDA graph.
     #[error(
-        "{what} is not ready, and the stream is being captured: prepare the plan, or run the pass once, before that"
+        "{what} is not ready, and the stream is being captured: prepare the plan and run the pass once before that"
     )]
     Unprepared {
         /// What is not ready.

@@ -23,9 +23,9 @@
 //! # CUDA
 //!
 //! Nothing is linked and nothing panics for lack of CUDA: the driver, NVRTC and cuBLASLt are opened at run time, and
-//! what is missing is an [`Error`]. Functions take the caller's `Arc<CudaStream>` and views of
-//! [cudarc](https://docs.rs/cudarc), queue work and return. [`device`] tells where kernels come from. Without the
-//! feature `cuda` (on by default) only the CPU executor is built.
+//! what is missing is an [`Error`]. A [`Gpu`] is made on the caller's `Arc<CudaStream>`; passes take slices and views
+//! of [cudarc](https://docs.rs/cudarc), queue work there and return. [`device`] tells where kernels come from. Without
+//! the feature `cuda` (on by default) only the CPU executor is built.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

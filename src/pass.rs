@@ -21,8 +21,14 @@ pub use queue::{Queue, Work};
 
 pub use crate::device::{Binder, DeviceSpace, Names};
 
-/// The arguments of an operation. For this crate's operations alone: executors run them.
-pub trait Pass<S: Space>: Sized {
+mod sealed {
+    /// Of this crate's operations: what a pass queues is run as it is, so nobody else may make one.
+    pub trait Sealed {}
+}
+pub(crate) use sealed::Sealed;
+
+/// The arguments of an operation, which executors run. Sealed: this crate's operations alone.
+pub trait Pass<S: Space>: Sized + Sealed {
     /// Checks shapes, lengths and scalars. Executors do it first.
     ///
     /// # Errors

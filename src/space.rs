@@ -4,8 +4,17 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
-/// A place where arrays live, with a borrowed and a mutably borrowed form of them.
-pub trait Space: Sized + 'static {
+mod sealed {
+    /// Of this crate's spaces: what their arrays say of their lengths is believed.
+    pub trait Sealed {}
+    impl Sealed for super::Host {}
+    impl Sealed for super::Raw {}
+    #[cfg(feature = "cuda")]
+    impl Sealed for super::Cuda {}
+}
+
+/// A place where arrays live, with a borrowed and a mutably borrowed form of them. Sealed.
+pub trait Space: sealed::Sealed + Sized + 'static {
     /// An input.
     type Ref<'a, T: 'a>: Array + Input<'a, Space = Self, Element = T>;
     /// An output, or an input that is updated.

@@ -6,7 +6,7 @@ use super::{Choice, Draw, cpu, launch};
 use crate::check::length;
 use crate::element::{DType, Element, Logit};
 use crate::error::{Error, Result, unsupported};
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::{self, Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{Array, HostSpace, Input, Output, Space};
@@ -136,6 +136,7 @@ impl<'a, S: Space, T: Element, L: Logit> Pack<'a, S, T, L> {
     }
 }
 
+impl<S: Space, T: Element, L: Logit> pass::Sealed for Pack<'_, S, T, L> {}
 impl<S: Space, T: Element, L: Logit> Pass<S> for Pack<'_, S, T, L> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

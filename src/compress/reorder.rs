@@ -7,7 +7,7 @@ use crate::element::DType;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -50,6 +50,7 @@ impl<'a, S: Space> Reorder<'a, S> {
     }
 }
 
+impl<S: Space> pass::Sealed for Reorder<'_, S> {}
 impl<S: Space> Pass<S> for Reorder<'_, S> {
     fn check(&self) -> Result<()> {
         let bytes = |layout: Layout| Ok(layout.sizes(self.shape, self.value_type)?.metadata);

@@ -7,7 +7,7 @@ use crate::element::Element;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -51,6 +51,7 @@ impl<'a, S: Space, T: Element> Unpack<'a, S, T> {
     }
 }
 
+impl<S: Space, T: Element> pass::Sealed for Unpack<'_, S, T> {}
 impl<S: Space, T: Element> Pass<S> for Unpack<'_, S, T> {
     fn check(&self) -> Result<()> {
         let sizes = self.layout.sizes(self.shape, T::DTYPE)?;

@@ -73,17 +73,26 @@ impl Cublaslt {
         Ok(Self { plans: HashMap::new(), handle, workspace })
     }
 
+    /// Whether a product is planned, or needs no plan.
+    pub(crate) fn has(&self, form: &Form) -> bool {
+        form.product.is_empty() || form.product.depth == 0 || self.plans.contains_key(form)
+    }
+
+    /// Forgets all plans if there are too many. Not between the products of a pass.
+    pub(crate) fn trim(&mut self) {
+        if self.plans.len() >= MOST_PLANS {
+            self.plans.clear();
+        }
+    }
+
     /// Checks that the handle serves the stream, and plans a product if it is not: what may fail before anything is
     /// queued.
     pub(crate) fn prepare(&mut self, stream: &CudaStream, form: &Form) -> Result<()> {
         if stream.context().cu_ctx() != self.handle.context.cu_ctx() {
             return Err(Error::ForeignContext { what: "cuBLASLt" });
         }
-        if form.product.is_empty() || form.product.depth == 0 {
+        if self.has(form) {
             return Ok(());
-        }
-        if self.plans.len() >= MOST_PLANS && !self.plans.contains_key(form) {
-            self.plans.clear();
         }
         if let Entry::Vacant(vacant) = self.plans.entry(*form) {
             self.handle.context.bind_to_thread().map_err(driver_error("cuCtxSetCurrent"))?;

@@ -7,11 +7,14 @@ use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use crate::cusparselt::{self, OfThread};
 use crate::dense::Cublaslt;
 use crate::device::{self, Limits, driver_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unsupported};
 use crate::pass::{Binder, Checked, Executor, Libraries, Pass, Plan, Queue, Work};
 use crate::space::{Cuda, Input, Output, Plain};
 
 pub mod library;
+
+/// Why a library is not opened.
+const FORBIDDEN: &str = "the handle is to do without: see `Gpu::only`";
 
 /// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a
 /// plan first needs it. Nothing here synchronises, but [`download`](Executor::download).
@@ -20,11 +23,12 @@ pub mod library;
 ///
 /// # CUDA graphs
 ///
-/// `run` of a plan that is [prepared](Executor::prepare) allocates, loads and waits for nothing, so it can be captured
-/// (as all of cudarc, with event tracking disabled). cuBLASLt loads an algorithm's code when it first runs: a plan that
-/// takes it must have run once before, and so must one that takes cuSPARSELt. A graph refers to memory of this handle,
-/// which are cuBLASLt's workspace and the copies of biases that cuSPARSELt's plans have: **one handle a stream**, and
-/// it outlives the graphs that were captured through it.
+/// `run` of what is ready allocates no device memory, loads and waits for nothing, so it can be captured (as all of
+/// cudarc, with event tracking disabled). Ready are: kernels, once their plan is [prepared](Executor::prepare), or by
+/// [`device::prepare`] for passes without a plan, or once such a pass has run; products by cuBLASLt and cuSPARSELt,
+/// once they have been prepared and have run, for the libraries load an algorithm's code when it first runs. A graph
+/// refers to memory of this handle, which are cuBLASLt's workspace and the copies of biases that cuSPARSELt's plans
+/// have: **one handle a stream**, and it outlives the graphs that were captured through it.
 ///
 /// # Threads
 ///
@@ -66,6 +70,9 @@ impl Gpu {
 
     /// cuBLASLt, opened if it is not.
     fn cublaslt(&mut self) -> Result<&mut Cublaslt> {
+        if !self.libraries.cublaslt {
+            return Err(unsupported("a product by cuBLASLt", FORBIDDEN));
+        }
         if self.cublaslt.is_none() {
             self.refuse_captured("cuBLASLt")?;
         }
@@ -77,6 +84,9 @@ impl Gpu {
 
     /// cuSPARSELt, opened if it is not.
     fn cusparselt(&mut self) -> Result<&mut cusparselt::Plans> {
+        if !self.libraries.cusparselt {
+            return Err(unsupported("cuSPARSELt", FORBIDDEN));
+        }
         if self.cusparselt.is_none() {
             self.refuse_captured("cuSPARSELt")?;
         }
@@ -105,10 +115,16 @@ impl Gpu {
 
     /// What may fail before anything is queued.
     fn load(&mut self, queue: &Queue) -> Result<()> {
+        if let Some(cublaslt) = &mut self.cublaslt {
+            cublaslt.trim();
+        }
         for work in queue.works() {
             match work {
                 Work::Kernel(launch) => launch.load(&self.stream)?,
                 Work::Dense(call) => {
+                    if !self.cublaslt()?.has(&call.form) {
+                        self.refuse_captured("a product by cuBLASLt")?;
+                    }
                     let stream = Arc::clone(&self.stream);
                     self.cublaslt()?.prepare(&stream, &call.form)?;
                 }

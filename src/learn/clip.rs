@@ -5,7 +5,7 @@ use crate::check::{length, scalar};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::statistics;
 use crate::shape::Shape;
 use crate::space::{HostSpace, Input, Output, Space};
@@ -46,6 +46,7 @@ impl<'a, S: Space> Norm<'a, S> {
     }
 }
 
+impl<S: Space> pass::Sealed for Norm<'_, S> {}
 impl<S: Space> Pass<S> for Norm<'_, S> {
     fn check(&self) -> Result<()> {
         self.shape.check()?;
@@ -107,6 +108,7 @@ impl<'a, S: Space> Clip<'a, S> {
     }
 }
 
+impl<S: Space> pass::Sealed for Clip<'_, S> {}
 impl<S: Space> Pass<S> for Clip<'_, S> {
     fn check(&self) -> Result<()> {
         if !(self.max_norm.is_finite() && self.max_norm > 0.0) {

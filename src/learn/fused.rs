@@ -6,7 +6,7 @@ use crate::element::{Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::{self, GradientOf, Kind, Sampling};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
@@ -92,6 +92,7 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Fused<'a, S, L, W, G> {
     }
 }
 
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> pass::Sealed for Fused<'_, S, L, W, G> {}
 impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Fused<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
@@ -197,6 +198,7 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Measure<'a, S, L, W, G>
     }
 }
 
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> pass::Sealed for Measure<'_, S, L, W, G> {}
 impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Measure<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

@@ -6,7 +6,7 @@ use crate::element::Logit;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -77,6 +77,7 @@ impl<'a, S: Space, L: Logit> Initial<'a, S, L> {
     }
 }
 
+impl<S: Space, L: Logit> pass::Sealed for Initial<'_, S, L> {}
 impl<S: Space, L: Logit> Pass<S> for Initial<'_, S, L> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
@@ -137,6 +138,7 @@ impl<'a, S: Space, L: Logit> Prior<'a, S, L> {
     }
 }
 
+impl<S: Space, L: Logit> pass::Sealed for Prior<'_, S, L> {}
 impl<S: Space, L: Logit> Pass<S> for Prior<'_, S, L> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

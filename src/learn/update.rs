@@ -5,7 +5,7 @@ use super::{AdamW, Elements, Moments, Statistics, check_sums, cpu, launch};
 use crate::check::length;
 use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
 
@@ -169,6 +169,7 @@ impl<'a, S: Space, L: Logit> Update<'a, S, L> {
     }
 }
 
+impl<S: Space, L: Logit> pass::Sealed for Update<'_, S, L> {}
 impl<S: Space, L: Logit> Pass<S> for Update<'_, S, L> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

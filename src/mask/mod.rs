@@ -38,7 +38,7 @@
 use crate::check::{self, length};
 use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::{self, Source, statistics};
 use crate::shape::{Shape, Shard};
 use crate::space::{HostSpace, Input, Output, Space};
@@ -193,6 +193,7 @@ impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
     }
 }
 
+impl<S: Space, L: Logit, W: Float> pass::Sealed for Forward<'_, S, L, W> {}
 impl<S: Space, L: Logit, W: Float> Pass<S> for Forward<'_, S, L, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
@@ -331,6 +332,7 @@ impl<'a, S: Space, L: Logit, W: Float, G: GradientOf<W>> Backward<'a, S, L, W, G
     }
 }
 
+impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> pass::Sealed for Backward<'_, S, L, W, G> {}
 impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Backward<'_, S, L, W, G> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

@@ -6,7 +6,7 @@ use crate::check::length;
 use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::Source;
 use crate::space::{HostSpace, Input, Output, Raw, RawSlice, Space};
 
@@ -117,6 +117,7 @@ impl<'a, S: Space, L: Logit, W: Float> Backward<'a, S, L, W> {
     }
 }
 
+impl<S: Space, L: Logit, W: Float> pass::Sealed for Backward<'_, S, L, W> {}
 impl<S: Space, L: Logit, W: Float> Pass<S> for Backward<'_, S, L, W> {
     fn check(&self) -> Result<()> {
         let problem = self.plan.problem();

@@ -6,7 +6,7 @@ use crate::element::{Float, Logit};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::space::{HostSpace, Input, Output, Space};
 
 /// Arguments of the forward pass.
@@ -63,6 +63,9 @@ impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
     /// mask: it is read, and stays for the backward pass. For a plan with [`Keep::Masked`]; only if that was told to
     /// take [`OutputRoute::Codes`](super::OutputRoute::Codes), masks are made all the same, and this is not read.
     ///
+    /// The backward pass must be given it too ([`Backward::use_masked`](super::Backward::use_masked)): a
+    /// [`Scratch`](super::Scratch) has what the forward pass would have left, not this.
+    ///
     /// So a mask can be made ahead of its product, on another stream too, or once for several products:
     ///
     /// ```
@@ -104,6 +107,7 @@ impl<'a, S: Space, L: Logit, W: Float> Forward<'a, S, L, W> {
     }
 }
 
+impl<S: Space, L: Logit, W: Float> pass::Sealed for Forward<'_, S, L, W> {}
 impl<S: Space, L: Logit, W: Float> Pass<S> for Forward<'_, S, L, W> {
     fn check(&self) -> Result<()> {
         let problem = self.plan.problem();

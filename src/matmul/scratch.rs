@@ -51,7 +51,9 @@ impl<L: Logit, W: Float> Plan<L, W> {
         }
     }
 
-    /// The backward pass of a layer, after its forward pass with the same `scratch`: as yet it writes nothing.
+    /// The backward pass of a layer, after its forward pass with the same `scratch`: as yet it writes nothing. It uses
+    /// what that forward pass left there; whoever gave it a masked weight gives this one the same
+    /// ([`Backward::use_masked`]).
     #[must_use]
     pub fn backward<'a, E: Executor>(
         &self,

@@ -4,7 +4,7 @@ use super::{cpu, launch};
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
 use crate::space::{Host, HostSpace, Input, Output, Space};
 
@@ -68,6 +68,7 @@ impl Squares<'_, Host, f32> {
     }
 }
 
+impl<S: Space, X: Float> pass::Sealed for Squares<'_, S, X> {}
 impl<S: Space, X: Float> Pass<S> for Squares<'_, S, X> {
     fn check(&self) -> Result<()> {
         let shape = activations(self.tokens, self.cols)?;
@@ -124,6 +125,7 @@ impl<'a, S: Space, X: Float> Hessian<'a, S, X> {
     }
 }
 
+impl<S: HostSpace, X: Float> pass::Sealed for Hessian<'_, S, X> {}
 impl<S: HostSpace, X: Float> Pass<S> for Hessian<'_, S, X> {
     fn check(&self) -> Result<()> {
         let shape = activations(self.tokens, self.cols)?;

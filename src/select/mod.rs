@@ -58,7 +58,7 @@
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::sample::statistics;
 use crate::shape::Shape;
 use crate::space::{HostSpace, Input, Output, Space};
@@ -195,6 +195,7 @@ impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
     }
 }
 
+impl<S: Space, W: Float> pass::Sealed for ByScore<'_, S, W> {}
 impl<S: Space, W: Float> Pass<S> for ByScore<'_, S, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

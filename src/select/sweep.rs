@@ -5,7 +5,7 @@ use super::{cpu, launch};
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::Shape;
 use crate::space::{Host, HostSpace, Input, Output, Space};
 
@@ -104,6 +104,7 @@ impl Sweep<'_, Host, f32> {
     }
 }
 
+impl<S: Space, W: Float> pass::Sealed for Sweep<'_, S, W> {}
 impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;

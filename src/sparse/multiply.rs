@@ -10,7 +10,7 @@ use crate::dense::Problem;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::pass::{Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::space::{HostSpace, Input, Output, Space};
 
 /// Arguments of the product; with memory that an executor has allocated, [`Plan::multiply`] makes them.
@@ -96,6 +96,7 @@ impl<S: Space, T: Factor> std::fmt::Debug for Multiply<'_, S, T> {
     }
 }
 
+impl<S: Space, T: Factor> pass::Sealed for Multiply<'_, S, T> {}
 impl<S: Space, T: Factor> Pass<S> for Multiply<'_, S, T> {
     fn check(&self) -> Result<()> {
         self.problem.check()?;

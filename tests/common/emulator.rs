@@ -32,9 +32,6 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Numbers that random cases have: [`Emulator::numbered`].
-    pub const NUMBERS: u64 = 24;
-
     /// On this schedule, as a small device with cuBLASLt, a block at a time.
     pub fn new(schedule: Schedule) -> Self {
         Self { schedule, limits: SMALL, libraries: Libraries::CUBLASLT, workers: 1, blocks: None }

@@ -45,8 +45,12 @@ impl TestExecutor for Gpu {
 /// The GPU, or `None` after saying that there is none; fails instead if `TWOFOUR_REQUIRE_GPU=1`.
 #[cfg(feature = "cuda")]
 pub fn gpu() -> Option<Gpu> {
-    match device::context(0).and_then(|context| Gpu::new(&context.default_stream())) {
-        Ok(gpu) => Some(gpu),
+    match device::context(0) {
+        Ok(context) => {
+            let gpu = Gpu::new(&context.default_stream()).unwrap();
+            println!("on a GPU with {:?}", gpu.libraries());
+            Some(gpu)
+        }
         Err(error) if std::env::var_os("TWOFOUR_REQUIRE_GPU").is_some_and(|v| v == "1") => {
             panic!("TWOFOUR_REQUIRE_GPU=1, but {error}")
         }

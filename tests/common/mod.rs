@@ -76,7 +76,7 @@ macro_rules! for_all {
     ($property:path, $counts:expr, $cases:expr $(,)?) => {{
         let (counts, cases): ($crate::common::Counts, _) = ($counts, $cases);
         $crate::common::run(counts.cpu, &cases, |case| $property(&mut twofour::Cpu, &case));
-        $crate::common::run(counts.emulator, &(&cases, 0..$crate::common::Emulator::NUMBERS), |(case, number)| {
+        $crate::common::run(counts.emulator, &(&cases, proptest::prelude::any::<u64>()), |(case, number)| {
             $property(&mut $crate::common::Emulator::numbered(number), &case);
         });
         #[cfg(feature = "cuda")]
