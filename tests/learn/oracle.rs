@@ -183,11 +183,12 @@ fn pack<L: Logit>(case: &UpdateCase<L>, stepped: &[bool], m: Vec<f32>, v: Vec<f3
     Moments::Eight { m: m8, v: v8, scales }
 }
 
-/// Mean confidence and kept energy of a fused step's groups that are not skipped, in `f64`.
-pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W, G>, by: &UpdateCase<L>) -> [f64; 2] {
-    let (mut confidence, mut energy, mut groups) = (0.0, 0.0, 0);
+/// Mean confidence and kept energy of a fused step's groups that are not skipped, in `f64`; and how far the energy may be
+/// off for soft values below the smallest normal `f32`, three to a position, which executors may flush to zero.
+pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W, G>, by: &UpdateCase<L>) -> [f64; 3] {
+    let (mut confidence, mut energy, mut flushed, mut groups) = (0.0, 0.0, 0.0, 0);
     if !(0.0..=1.0).contains(&by.factor.unwrap_or(1.0)) {
-        return [0.0; 2];
+        return [0.0; 3];
     }
     for (group, six) in by.gradient.chunks(6).enumerate() {
         let square = six.iter().fold(0.0f32, |sum, g| g.mul_add(*g, sum));
@@ -207,7 +208,12 @@ pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W,
         };
         groups += 1;
         confidence += 1.0 / sum;
-        energy += (0..4).map(|j| (f64::from(case.weight[4 * group + j].to_f32()) * mask(j)).powi(2)).sum::<f64>();
+        for j in 0..4 {
+            let weight = f64::from(case.weight[4 * group + j].to_f32()).abs();
+            let (kept, lost) = (weight * mask(j), weight * 3.0 * 2f64.powi(-126));
+            energy += kept.powi(2);
+            flushed += if case.kind == Kind::Soft { 2.0 * kept * lost + lost.powi(2) } else { 0.0 };
+        }
     }
-    [confidence / f64::from(groups.max(1)), energy]
+    [confidence / f64::from(groups.max(1)), energy, flushed]
 }

@@ -203,15 +203,19 @@ fn check_fused<L: Logit, W: Float, G: GradientOf<W>>(on: &mut impl TestExecutor,
     compare(&got, &expected, &what);
     close(case.measure(on, 0.5), update.norm(&mut Cpu, 0.5), REORDERED, &format!("{what}: measured"));
     let Some(statistics) = got.statistics else { return };
-    let [confidence, energy] = oracle::masks(case, &update);
+    let [confidence, energy, flushed] = oracle::masks(case, &update);
     assert!((statistics.confidence - confidence).abs() <= 2e-5 * confidence, "{what}: {statistics:?}, {confidence}");
     let infinite = !energy.is_finite() || energy > 1e37;
-    assert!(infinite || (statistics.kept_energy - energy).abs() <= 1e-4 * energy, "{what}: {statistics:?}, {energy}");
+    let slack = 1e-4 * energy + flushed;
+    assert!(infinite || (statistics.kept_energy - energy).abs() <= slack, "{what}: {statistics:?}, {energy}");
     let of_cpu = case.run(&mut Cpu).statistics.unwrap();
     // Where rounding decides whether a group is too large to be stepped, means are not comparable.
     if of_cpu.skipped == statistics.skipped {
         close(statistics.confidence, of_cpu.confidence, 1e-5, &format!("{what}: confidence"));
-        close(statistics.kept_energy, of_cpu.kept_energy, 1e-5, &format!("{what}: kept_energy"));
+        let flushes = (statistics.kept_energy - of_cpu.kept_energy).abs() <= flushed;
+        if !flushes {
+            close(statistics.kept_energy, of_cpu.kept_energy, 1e-5, &format!("{what}: kept_energy"));
+        }
     }
 }
 
