@@ -291,6 +291,8 @@ fn a_pass_is_queued_whole_or_not_at_all() {
     assert_eq!((count(&log, "function"), count(&log, "launch")), (1, 0), "{log:?}");
     let log = Child::new("pass_unprepared").env("FAKE_CUDA_CAPTURING", "0").nvrtc().run();
     assert_eq!((count(&log, "load"), count(&log, "launch")), (0, 0), "{log:?}");
+    let log = Child::new("pass_without_its_library").nvrtc().run();
+    assert_eq!(count(&log, "launch"), 0, "{log:?}");
 }
 
 /// The one file two folders down.

@@ -72,8 +72,8 @@ impl<E: Executor, T: Element> Packed<E, T> {
         // Before anything is allocated.
         shape.check()?;
         length("dense", Some(&dense), shape.weights())?;
-        let mut values = on.zeros(shape.weights() / 2)?;
-        let mut codes = on.zeros(Sparsity::of(T::DTYPE).packed_codes(shape))?;
+        let mut values = on.unset(shape.weights() / 2)?;
+        let mut codes = on.unset(Sparsity::of(T::DTYPE).packed_codes(shape))?;
         let (dense, choice) = (E::Space::share(&dense), choice.as_ref().map(E::Space::share, E::Space::share));
         let pass = Pack::<E::Space, T, L>::new(shape, dense, choice).values(E::output(&mut values));
         on.run(pass.codes(E::output(&mut codes)))?;
@@ -101,7 +101,7 @@ impl<E: Executor, T: Element> Packed<E, T> {
     /// # Errors
     /// As [`Reorder`], and as [`Executor::zeros`].
     pub fn metadata(&self, on: &mut E, layout: Layout) -> Result<E::Buffer<u8>> {
-        let mut metadata = on.zeros(layout.sizes(self.shape, T::DTYPE)?.metadata)?;
+        let mut metadata = on.unset(layout.sizes(self.shape, T::DTYPE)?.metadata)?;
         let (from, to) = ((Layout::Plain, self.codes()), (layout, E::output(&mut metadata)));
         on.run(Reorder::new(self.shape, T::DTYPE, from, to))?;
         Ok(metadata)
@@ -112,7 +112,7 @@ impl<E: Executor, T: Element> Packed<E, T> {
     /// # Errors
     /// As [`Unpack`], and as [`Executor::zeros`].
     pub fn decompress(&self, on: &mut E) -> Result<E::Buffer<T>> {
-        let mut dense = on.zeros(self.shape.weights())?;
+        let mut dense = on.unset(self.shape.weights())?;
         on.run(Unpack::new(self.shape, Layout::Plain, self.values(), self.codes(), E::output(&mut dense)))?;
         Ok(dense)
     }

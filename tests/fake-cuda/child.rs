@@ -6,7 +6,8 @@ use std::thread;
 use twofour::cudarc::driver::{CudaContext, CudaStream};
 use twofour::device::{self, Launch, Limits, Symbol};
 use twofour::mask::{Forward, Kind, Sampling, Statistics};
-use twofour::{Error, Executor, Gpu, Result, Shape};
+use twofour::matmul::{self, Keep, Layer, Masks, Plan, Problem};
+use twofour::{Error, Executor, Gpu, Libraries, Result, Shape};
 
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -268,4 +269,21 @@ fn pass_without_its_end() {
 #[ignore = "run by its parent"]
 fn pass_unprepared() {
     assert_eq!(run_pass(), Err(Error::Unprepared { what: "a kernel of cuda/mask.cu".into() }));
+}
+
+/// A plan that wants cuBLASLt, on a handle that is to do without.
+#[test]
+#[ignore = "run by its parent"]
+fn pass_without_its_library() {
+    let (problem, mut gpu) = (Problem::new(2, Shape::new(4, 8)), Gpu::new(&stream()).unwrap().only(Libraries::NONE));
+    let masks = Masks::Sampled(Kind::Hard);
+    let plan = Plan::<f32, f32>::new(&gpu.limits(), Libraries::ALL, problem, masks, Keep::Nothing).unwrap();
+    let (logits, weight) = (gpu.zeros(problem.shape.logits()).unwrap(), gpu.zeros(problem.shape.weights()).unwrap());
+    let (x, mut y) = (gpu.zeros(problem.inputs()).unwrap(), gpu.zeros(problem.outputs()).unwrap());
+    let mut workspace = gpu.zeros(plan.workspace_bytes()).unwrap();
+    let sampling = Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 };
+    let layer = Layer::sampled(problem.shape, Kind::Hard, sampling, &logits, &weight);
+    let error = gpu.run(matmul::Forward::new(&plan, &layer, &x, &mut y).workspace(&mut workspace)).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { what: "a product by cuBLASLt", .. }), "{error}");
+    assert!(matches!(gpu.prepare(&plan), Err(Error::Unsupported { .. })));
 }
