@@ -77,7 +77,8 @@ def picture(of, weights):
     yield "<title>Perplexity a byte of a small language model under one-shot and learnt 2:4 masks</title>"
     yield f"<style>{STYLE}</style>"
     yield f'<rect class="ground" x=".5" y=".5" width="{WIDTH - 1}" height="{BOTTOM + 45}" rx="8"/>'
-    yield '<text class="title" x="18" y="28">Small language models, masked 2:4: perplexity a byte, less is better</text>'
+    title = "Small language models, masked 2:4: perplexity a byte, less is better"
+    yield f'<text class="title" x="18" y="28">{title}</text>'
     seeds = len(of["dense"])
     yield f'<text class="small" x="18" y="47">mean of {seeds} seeds; a line goes from the least to the most</text>'
     for tick in ticks:
