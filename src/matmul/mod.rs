@@ -59,7 +59,7 @@
 //! | --- | --- |
 //! | [`OutputRoute::Sampled`] | at most [`MAX_SMALL_TOKENS`] tokens, if nothing is kept |
 //! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | hard and frozen masks, up to 256 tokens on Hopper, 768 elsewhere |
-//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | the rest: more tokens, soft masks, `f32`, [`Keep::Masked`]; cuBLASLt multiplies, or own kernels |
+//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | the rest; cuBLASLt multiplies, or own kernels |
 //! | [`LogitRoute::Fused`] | at most 1,024 tokens on Hopper, 8,192 elsewhere |
 //! | [`LogitRoute::Panels`] | more tokens, small weights, `f32` |
 //!
