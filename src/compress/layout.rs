@@ -33,8 +33,9 @@
 //! | `CusparseltSm90` | read in torchao's source, never compared with the library |
 //! | `CutlassSm90`, of which `MinTileK` must be the kernel's; `CutlassSm100` | read in CUTLASS' source |
 //!
-//! [`Layout::cusparselt`] names the likely one for a device. There is no single cuSPARSELt layout, and none is documented: a buffer made here is handed to
-//! the library only after a probe matrix, compressed by the library itself on that device, has come out the same.
+//! [`Layout::cusparselt`] names the likely one for a device. There is no single cuSPARSELt layout, and none is
+//! documented: a buffer made here is handed to the library only after a probe matrix, compressed by the library itself
+//! on that device, has come out the same.
 
 use super::value::Sparsity;
 use crate::element::DType;

@@ -34,7 +34,7 @@
 //!
 //! | variable | meaning at build time |
 //! | --- | --- |
-//! | `TWOFOUR_NVCC` | the nvcc to use, or `off`; unset, `NVCC`, `CUDA_HOME` and its like, `PATH` and the usual places are searched |
+//! | `TWOFOUR_NVCC` | the nvcc to use, or `off`; else `NVCC`, `CUDA_HOME` and its like, `PATH`, usual places |
 //! | `TWOFOUR_CUDA_ARCHS` | architectures: `80,90a`, `all`, `native` |
 //! | `TWOFOUR_REQUIRE_AOT` | `1`: fail if kernels cannot be compiled, instead of leaving them to NVRTC |
 //! | `NVCC_CCBIN` | nvcc's host compiler |

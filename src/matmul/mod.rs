@@ -64,8 +64,8 @@
 //! | [`LogitRoute::Panels`] | more tokens, small weights, `f32` |
 //!
 //! Masks are the same by every route. Where one wins over another comes from a model of bytes and operations as yet,
-//! written beside each line of `src/matmul/plan/table.rs`, and not from a GPU: [`Plan::with_output`] and its like choose
-//! otherwise, and `cargo bench --bench matmul` measures all of them.
+//! written beside each line of `src/matmul/plan/table.rs`, and not from a GPU: [`Plan::with_output`] and its like
+//! choose otherwise, and `cargo bench --bench matmul` measures all of them.
 //!
 //! # On a GPU
 //!

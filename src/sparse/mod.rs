@@ -20,9 +20,9 @@
 //!
 //! | route | what it does | where it wins |
 //! | --- | --- | --- |
-//! | [`Route::Small`] | a kernel of this crate that reads 9/16 of the dense weight's bytes (`i8`: 5/8), once | few tokens |
+//! | [`Route::Small`] | a kernel of this crate; reads 9/16 of the dense weight's bytes (`i8`: 5/8), once | few tokens |
 //! | [`Route::Tile`] | a kernel of this crate on sparse tensor cores (`mma.sp`) | more, until a library wins |
-//! | [`Route::Cusparselt`] | NVIDIA's library, its algorithm searched once, on `wgmma.sp` where the device has it | many tokens |
+//! | [`Route::Cusparselt`] | NVIDIA's library, searched once; on `wgmma.sp` where the device has it | many tokens |
 //! | [`Route::Dense`] | cuBLASLt by the dense weight, which is written to the workspace first unless it is there | where sparse loses; `f32` |
 //!
 //! By itself a plan takes
@@ -34,9 +34,9 @@
 //! - `Dense` on Hopper from 1,792 tokens (384 with a dense copy) where cuSPARSELt is not taken; for K that is no
 //!   multiple of 16 (`i8`: 32), for other layouts than [`Layout::CutlassSm80`], and for `f32`.
 //!
-//! [`Plan::with_route`], [`Plan::without_cublaslt`] and [`Plan::without_cusparselt`] choose otherwise; a route that does
-//! not serve is an error with the reason, and a slow one says in [`Plan::why`] that it is. The models behind each line
-//! are in `src/sparse/plan/table.rs`; no line has met a GPU yet.
+//! [`Plan::with_route`], [`Plan::without_cublaslt`] and [`Plan::without_cusparselt`] choose otherwise; a route that
+//! does not serve is an error with the reason, and a slow one says in [`Plan::why`] that it is. The models behind each
+//! line are in `src/sparse/plan/table.rs`; no line has met a GPU yet.
 //!
 //! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair, and it is
 //! handed no buffer of ours on trust: [`LibraryWeight`](crate::gpu::library::LibraryWeight) packs for it.
