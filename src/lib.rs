@@ -15,17 +15,46 @@
 //! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //!
-//! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run.
+//! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run. `twofour-candle` has
+//! layers for candle. [`cusparselt`] is a safe wrapper of NVIDIA's library by itself.
 //!
 //! An operation is a module: its argument structs, checks and documentation. An executor runs them ([`Executor`]):
-//! [`Cpu`] over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]).
+//! [`Cpu`] over slices, [`Gpu`] over a device's memory, with the same choices to the bit ([`noise`]). A `run` allocates
+//! nothing and waits for nothing, so a CUDA graph can capture it once its kernels are loaded ([`Executor::prepare`], or
+//! a first run). Code that is generic over [`Executor`] is written once for both.
+//!
+//! Weights and activations are `f32`, `f16` or `bf16`, logits `f32` or `bf16`, arithmetic is in `f32`. A weight is
+//! `[N, K]` row-major, K a multiple of 4; any N, any such K. The [`Shard`] of a weight gets the masks of the whole from
+//! its row and column offset.
 //!
 //! # CUDA
 //!
 //! Nothing is linked and nothing panics for lack of CUDA: the driver, NVRTC and cuBLASLt are opened at run time, and
 //! what is missing is an [`Error`]. A [`Gpu`] is made on the caller's `Arc<CudaStream>`; passes take slices and views
-//! of [cudarc](https://docs.rs/cudarc), queue work there and return. [`device`] tells where kernels come from. Without
-//! the feature `cuda` (on by default) only the CPU executor is built.
+//! of [cudarc](https://docs.rs/cudarc), queue work there and return. [`device`] tells where kernels come from, and what
+//! a build does with and without nvcc. Without the feature `cuda` (on by default) only the CPU executor is built.
+//!
+//! The kernels have been compiled for every architecture and executed in an emulator. **No GPU has run them yet**, nor
+//! the ways through cuBLASLt and cuSPARSELt.
+//!
+//! # What is promised
+//!
+//! From 0.1.0 on, of `twofour`, `twofour-formats` and `twofour-candle`:
+//!
+//! - **The noise, bit for bit.** A seed, a draw, a group's number and a pattern give the same variate in every release
+//!   and on every executor, and so the same hard mask of the same logits. If that ever has to change, the release is a
+//!   breaking one, and its changelog says so first.
+//! - **Files.** What a file of a version means does not change, and every later release reads it. What cannot be said
+//!   in it becomes the next version. That holds for compressed weights, for the packed form of masks and for states.
+//! - **[SemVer](https://semver.org)**, as Cargo reads it: before 1.0 a breaking release raises the minor number. What
+//!   is hidden from these pages is not part of it.
+//! - **The oldest Rust** is 1.88. Raising it raises the minor number, too.
+//! - **Public dependencies.** [`cudarc`] 0.19 and [`half`](https://docs.rs/half) 2 are part of the interface, as candle
+//!   0.11 is of `twofour-candle`'s: a breaking release of theirs that we take is a breaking release of ours.
+//!
+//! Not promised between releases: the last bits of sums and of soft values (within one release they are as each module
+//! says), which route a plan takes and how much workspace it asks for, the names and arguments of kernels, what is in
+//! the cache of compiled ones, the wording of messages, and speed.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

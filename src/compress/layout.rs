@@ -21,9 +21,21 @@
 //! | `CutlassSm100` | f16 bf16 f32 | `(8:32)(2:4)(8:512)` | `(4:1)(2:256)(4:8)` | down first | a tile | CUTLASS 3.x on sm_100 |
 //! | `CutlassSm100` | i8 e4m3 e5m2 | `(128:32)` | `(32:1)` | down first | a tile | the same |
 //!
-//! A group is four columns, for `f32` two. Bytes of metadata that hold no code are `0xEE`. How sure each layout is:
-//! [`Layout::evidence`]. There is no single cuSPARSELt layout, and none is documented: a buffer made here is handed to
-//! the library only after a probe matrix, compressed by the library itself on that device, has come out the same.
+//! A group is four columns, for `f32` two. Bytes of metadata that hold no code are `0xEE`. How sure each layout is, as
+//! [`Layout::evidence`] says:
+//!
+//! | [`Layout`] | how sure |
+//! | --- | --- |
+//! | `Plain` | canonical: this crate's own |
+//! | `CutlassSm80` | equal to PyTorch's own conversion bit for bit; 8-bit floating point derived from `i8` |
+//! | `CusparseltMma` | measured by others (A100, RTX 3060, RTX 5090) |
+//! | `CusparseltSm86Int8` | measured by one source |
+//! | `CusparseltSm90` | read in torchao's source, never compared with the library |
+//! | `CutlassSm90`, of which `MinTileK` must be the kernel's; `CutlassSm100` | read in CUTLASS' source |
+//!
+//! [`Layout::cusparselt`] names the likely one for a device. There is no single cuSPARSELt layout, and none is
+//! documented: a buffer made here is handed to the library only after a probe matrix, compressed by the library itself
+//! on that device, has come out the same.
 
 use super::value::Sparsity;
 use crate::element::DType;

@@ -31,6 +31,34 @@
 //! # }
 //! ```
 //!
+//! On a device, a pass serves every layout, on the caller's stream and with nothing allocated. From logits to what a
+//! kernel reads, with neither mask nor masked weight in between:
+//!
+//! ```no_run
+//! use twofour::compress::{Layout, Pack};
+//! use twofour::cudarc::driver::CudaSlice;
+//! use twofour::mask::{Kind, Sampling};
+//! use twofour::{Executor, Gpu, Shape, bf16};
+//!
+//! // As long as `Layout::CutlassSm80.sizes(shape, DType::Bf16)` says.
+//! struct Buffers {
+//!     values: CudaSlice<bf16>,
+//!     metadata: CudaSlice<u8>,
+//! }
+//!
+//! fn pack(
+//!     gpu: &mut Gpu,
+//!     shape: Shape,
+//!     sampling: Sampling,
+//!     logits: &CudaSlice<f32>,
+//!     weight: &CudaSlice<bf16>,
+//!     to: &mut Buffers,
+//! ) -> twofour::Result<()> {
+//!     let pack = Pack::from_logits(shape, Kind::Hard, sampling, logits, weight);
+//!     gpu.run(pack.layout(Layout::CutlassSm80).values(&mut to.values).metadata(&mut to.metadata))
+//! }
+//! ```
+//!
 //! # What is kept
 //!
 //! **Given codes** decide alone: a zero that is kept is stored, `-0.0` as it is, so that metadata always follows the

@@ -59,6 +59,13 @@
 //! | `CUSPARSELT_ROOT`, `CUSPARSELT_PATH` | folders that have it, or have it in `lib64` or `lib`, if the loader's path does not |
 //! | `CUDA_HOME`, `CUDA_PATH` | the same, after those |
 //!
+//! Any way to `libcusparseLt.so.0` will do; one is NVIDIA's wheel:
+//!
+//! ```sh
+//! pip install nvidia-cusparselt-cu13==0.10.0 # 170 MB
+//! export TWOFOUR_CUSPARSELT=.../site-packages/nvidia/cu13/lib
+//! ```
+//!
 //! # Layers
 //!
 //! `sys` is generated from the library's header (`cargo xtask bindings`): types, numbers, and a table of functions each

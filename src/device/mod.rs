@@ -10,6 +10,10 @@
 //! 2. NVRTC, for exactly this device, one kernel at a time, kept in an on-disk cache;
 //! 3. embedded PTX, which the driver translates.
 //!
+//! Compute capability 8.0 or later is needed. The kernels of [`sparse`](crate::sparse) also need an nvcc or NVRTC from
+//! CUDA 12.5 on, for `mma.sp::ordered_metadata` is of PTX ISA 8.5. Code built with CUDA 12 runs on drivers from 525 on,
+//! with CUDA 13 from 580 on.
+//!
 //! Without embedded code, then, the first launch of a kernel waits until that kernel is compiled, about 0.3 s for those
 //! of `mask`; the cache spares later processes the wait. What is loaded stays, and the context with it, until the
 //! process ends. To load everything ahead of time, which capturing a CUDA graph needs, call `prepare`: it compiles each
@@ -21,6 +25,23 @@
 //! | `TWOFOUR_CACHE` | `off` to compile anew in every process |
 //! | `TWOFOUR_CACHE_DIR` | the cache's folder, instead of `$XDG_CACHE_HOME/twofour` or `~/.cache/twofour` |
 //! | `CUDA_HOME`, `CUDA_PATH` | where libraries are looked for when the loader's own path does not have them |
+//!
+//! # Building
+//!
+//! `cargo build` never fails for lack of CUDA and links no CUDA library. Where nvcc is found, each `cuda/*.cu` is
+//! compiled to one fat binary (`sm_80`, 86, 89, 90a, 100a, 120, and PTX); elsewhere the sources are embedded alone, for
+//! NVRTC.
+//!
+//! | variable | meaning at build time |
+//! | --- | --- |
+//! | `TWOFOUR_NVCC` | the nvcc to use, or `off`; else `NVCC`, `CUDA_HOME` and its like, `PATH`, usual places |
+//! | `TWOFOUR_CUDA_ARCHS` | architectures: `80,90a`, `all`, `native` |
+//! | `TWOFOUR_REQUIRE_AOT` | `1`: fail if kernels cannot be compiled, instead of leaving them to NVRTC |
+//! | `NVCC_CCBIN` | nvcc's host compiler |
+//! | `CUDARC_CUDA_VERSION` | which CUDA version cudarc's bindings are for, if its guess from nvcc is wrong: `13000` |
+//!
+//! [cudarc](https://docs.rs/cudarc) 0.19, re-exported as `twofour::cudarc`, is the one that candle 0.11 and burn 0.22
+//! use. This crate enables neither a fixed CUDA version of it nor a fixed way of loading, so that they fit together.
 
 mod bind;
 #[cfg(test)]

@@ -5,7 +5,12 @@
 //! ([`Layout::cusparselt`]), and a buffer in the wrong one would give wrong numbers and no error. So before the library
 //! is handed a buffer of ours, it compresses small weights itself ([`packing`]), which spell where each code lies; if
 //! they come out as our packer would have them, ours is used for that version, device, format and class of shapes, and
-//! otherwise the library's compressor. A completed [`Plan`] says which.
+//! otherwise the library's compressor. A completed [`Plan`] says which:
+//!
+//! ```text
+//! Y Cusparselt  1 part(s),         256 bytes of workspace: tokens and weight fill the library's tiles, and it has the
+//! fastest instructions; packed in layout cusparselt-sm90, as the library packs a probe
+//! ```
 //!
 //! The library itself is a [`Gpu`]'s, on the thread that first needs it. A bias goes through memory of the handle's,
 //! one for each shape: where cudarc's event tracking is disabled, products on two streams would overwrite one

@@ -78,6 +78,13 @@
 //! Bytes a masked weight, with weights in `bf16`: 20 with logits and moments in `f32` and no gradient (2 + 6 + 6 + 6);
 //! 8.03 with logits in `bf16` and 8-bit moments (2 + 3 + 1.5 + 1.5, and a 384th of 12 for scales).
 //!
+//! # On a GPU
+//!
+//! A step is one pass: a warp takes 64 groups, makes their gradient in registers with the code of the mask's backward
+//! pass, steps logits and moments, and writes whole cache lines. Everything random is made from seed, step and a
+//! group's number, so a run that is saved (`twofour_formats::state`) and loaded goes on to the bit. For comparison,
+//! MaskLLM's own code is reckoned to take 31 to 38 bytes a masked weight.
+//!
 //! # Executors
 //!
 //! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory. From the same

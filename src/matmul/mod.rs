@@ -53,6 +53,51 @@
 //! with codes; a plan leaves others to cuBLASLt. They use `mma.sync` with 16-bit operands (PTX ISA, "Matrix
 //! multiply-accumulate operation using mma instruction"); `f32` products go to cuBLASLt, in IEEE `f32`, not TF32.
 //!
+//! # Where each route is taken
+//!
+//! | route | a plan takes it by itself for |
+//! | --- | --- |
+//! | [`OutputRoute::Sampled`] | at most [`MAX_SMALL_TOKENS`] tokens, if nothing is kept |
+//! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | hard and frozen masks, up to 256 tokens on Hopper, 768 elsewhere |
+//! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | the rest; cuBLASLt multiplies, or own kernels |
+//! | [`LogitRoute::Fused`] | at most 1,024 tokens on Hopper, 8,192 elsewhere |
+//! | [`LogitRoute::Panels`] | more tokens, small weights, `f32` |
+//!
+//! Masks are the same by every route. Where one wins over another comes from a model of bytes and operations as yet,
+//! written beside each line of `src/matmul/plan/table.rs`, and not from a GPU: [`Plan::with_output`] and its like
+//! choose otherwise, and `cargo bench --bench matmul` measures all of them.
+//!
+//! # On a GPU
+//!
+//! Operands go in as the caller has them. `scratch` allocates and makes the plan ready; what follows allocates nothing,
+//! waits for nothing, and can be captured in a CUDA graph.
+//!
+//! ```no_run
+//! use twofour::cudarc::driver::CudaSlice;
+//! use twofour::mask::{Kind, Sampling};
+//! use twofour::matmul::{Keep, Layer};
+//! use twofour::{Executor, Gpu, Result, Shape, bf16};
+//!
+//! struct Arrays {
+//!     weight: CudaSlice<bf16>,
+//!     logits: CudaSlice<f32>,
+//!     logit_gradient: CudaSlice<f32>,
+//!     x: CudaSlice<bf16>,
+//!     y: CudaSlice<bf16>,
+//!     dx: CudaSlice<bf16>,
+//!     dy: CudaSlice<bf16>,
+//! }
+//!
+//! fn step(gpu: &mut Gpu, sampling: Sampling, a: &mut Arrays) -> Result<()> {
+//!     let layer = Layer::sampled(Shape::new(11008, 4096), Kind::Soft, sampling, &a.logits, &a.weight);
+//!     let plan = layer.plan(gpu, 4096, Keep::Masked)?;
+//!     let mut scratch = gpu.scratch(&plan)?; // once
+//!     gpu.run(plan.forward(&layer, &a.x, &mut a.y, &mut scratch))?;
+//!     let backward = plan.backward(&layer, &a.dy, &mut scratch);
+//!     gpu.run(backward.input_gradient(&mut a.dx).logit_gradient(&a.x, &mut a.logit_gradient))
+//! }
+//! ```
+//!
 //! # Overlap
 //!
 //! Masks depend on logits alone, not on activations. So the masked weight of the next layer can be made on a second

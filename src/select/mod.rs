@@ -47,13 +47,38 @@
 //! A weight that is not finite cannot be made up for: where a NaN or infinity is dropped, or there is no mask for
 //! it, everything to its right in the row becomes NaN, and has no mask.
 //!
+//! Codes and updated weight of one layer from calibration activations:
+//!
+#![cfg_attr(feature = "sparsegpt", doc = "```")]
+#![cfg_attr(not(feature = "sparsegpt"), doc = "```ignore")]
+//! use twofour::select::{Cholesky, Hessian, Sweep};
+//! use twofour::{Cpu, Executor, Result, Shape};
+//!
+//! fn sparsegpt(shape: Shape, weight: &[f32], x: &[f32]) -> Result<(Vec<u8>, Vec<f32>)> {
+//!     let cols = shape.cols;
+//!     let mut hessian = vec![0.0; cols * cols];
+//!     Cpu.run(Hessian::new(x.len() / cols, cols, x, 0, &mut hessian))?;
+//!     let factor = Cholesky::new(cols, &hessian, Cholesky::DAMPING)?;
+//!     let (mut codes, mut updated) = (vec![0; shape.packed_codes()], vec![0.0; shape.weights()]);
+//!     let sweep = Sweep::new(shape, weight, factor.upper(), factor.scale());
+//!     Cpu.run(sweep.codes(&mut codes).updated(&mut updated))?;
+//!     Ok((codes, updated))
+//! }
+//! # let x: Vec<f32> = (0..64).map(|i| [1.0, 1.0, 0.1, 10.0][i % 4] * (1 + i / 4 % 5) as f32).collect();
+//! # let (codes, updated) = sparsegpt(Shape::new(1, 4), &[1.0, 1.0, 1.0, 1.0], &x)?;
+//! # assert_eq!((codes.len(), updated.iter().filter(|weight| **weight == 0.0).count()), (1, 2));
+//! # Ok::<(), twofour::Error>(())
+//! ```
+//!
+//! `cargo test --features sparsegpt --test select` compares this with dense least squares.
+//!
 //! # Executors
 //!
 //! [`Cpu`](crate::Cpu) and, with the feature `cuda`, `Gpu` take the same arguments in their own memory and give the
 //! same bits, but for sums over groups ([`Statistics`], losses), which agree to `f64` rounding. [`Hessian`] runs on the
 //! CPU alone: on a device it is one product, `2/T · Xᵀ X` in `f32`, of the library that makes the activations.
-//! `Cholesky` is made on the CPU (feature `sparsegpt`, which brings faer); a device takes its two arrays, or those of
-//! another factorisation.
+//! `Cholesky` is made on the CPU (feature `sparsegpt`, off by default, for it brings [faer](https://docs.rs/faer) and
+//! some fifty crates); a device takes its two arrays, or those of another factorisation, cuSOLVER's for one.
 
 use crate::check::length;
 use crate::element::Float;

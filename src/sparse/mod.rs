@@ -20,13 +20,30 @@
 //!
 //! | route | what it does | where it wins |
 //! | --- | --- | --- |
-//! | [`Route::Small`] | a kernel of this crate for at most [`MAX_SMALL_TOKENS`] tokens, which reads the weight once | few tokens |
-//! | [`Route::Tile`] | a kernel of this crate on sparse tensor cores (`mma.sp`) | middling numbers of tokens; Ampere and Ada |
-//! | [`Route::Cusparselt`] | NVIDIA's library, on `wgmma.sp` where the device has it | many tokens |
+//! | [`Route::Small`] | a kernel of this crate; reads 9/16 of the dense weight's bytes (`i8`: 5/8), once | few tokens |
+//! | [`Route::Tile`] | a kernel of this crate on sparse tensor cores (`mma.sp`) | more, until a library wins |
+//! | [`Route::Cusparselt`] | NVIDIA's library, searched once; on `wgmma.sp` where the device has it | many tokens |
 //! | [`Route::Dense`] | cuBLASLt by the dense weight, which is written to the workspace first unless it is there | where sparse loses; `f32` |
 //!
-//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair:
-//! [`LibraryWeight`](crate::gpu::library::LibraryWeight) packs for it.
+//! By itself a plan takes
+//!
+//! - `Small` up to [`MAX_SMALL_TOKENS`] tokens;
+//! - `Cusparselt` from 512 tokens on Hopper and on Blackwell's data-centre parts, from 1,024 elsewhere, for N and K
+//!   above 2,048 (above 1,024 from 2,049 tokens on) and `i8` with K up to 2,048; always for `E4m3`; for `f32` in tf32
+//!   only if asked;
+//! - `Dense` on Hopper from 1,792 tokens (384 with a dense copy) where cuSPARSELt is not taken; for K that is no
+//!   multiple of 16 (`i8`: 32), for other layouts than [`Layout::CutlassSm80`], and for `f32`.
+//!
+//! [`Plan::with_route`], [`Plan::without_cublaslt`] and [`Plan::without_cusparselt`] choose otherwise; a route that
+//! does not serve is an error with the reason, and a slow one says in [`Plan::why`] that it is. The models behind each
+//! line are in `src/sparse/plan/table.rs`; no line has met a GPU yet.
+//!
+//! This crate's kernels read the weight in [`Layout::CutlassSm80`]. What cuSPARSELt reads is its own affair, and it is
+//! handed no buffer of ours on trust: [`LibraryWeight`](crate::gpu::library::LibraryWeight) packs for it.
+//!
+//! `examples/sparse_step` is a training step with hard masks whose forward product runs on the compressed weight:
+//! logits to packed weight to `Y`, with `dX` and the logits' gradient from the codes, compared with
+//! [`matmul`](crate::matmul).
 //!
 //! # Numerics
 //!
