@@ -24,6 +24,12 @@ fn layer(shape: Shape, [weights, logits]: [DType; 2], sampler: &Sampler) -> Mask
     MaskedLinear::new(&weight, Some(&bias), Var::from_tensor(&scores).unwrap(), 7, sampler).unwrap()
 }
 
+/// Another layer over the same weight, with a copy of its logits.
+fn twin(layer: &MaskedLinear) -> MaskedLinear {
+    let logits = Var::from_tensor(&layer.logits().copy().unwrap()).unwrap();
+    MaskedLinear::new(layer.weight(), layer.bias(), logits, layer.layer(), layer.sampler()).unwrap()
+}
+
 fn loss(y: &Tensor) -> Result<Tensor> {
     (y.sqr()? * 0.5)?.sum_all()
 }
@@ -99,12 +105,12 @@ proptest! {
         let shape = Shape::new(rows, 4 * groups);
         let sampler = Sampler::new(seed);
         sampler.update(|now| now.mode = mode).unwrap();
-        let (plain, twin) = (layer(shape, types, &sampler), layer(shape, types, &sampler));
+        let plain = layer(shape, types, &sampler);
         let mut reference = Reference::new(&plain);
         let learner = Learner::new(&sampler, moments).panel_bytes(panel);
         let max_norm = 0.5;
         let learner = if clipped { learner.clip(max_norm).unwrap() } else { learner };
-        let fused = twin.fused(&learner).unwrap();
+        let fused = twin(&plain).fused(&learner).unwrap();
         for step in 0..3 {
             learner.begin(step, &settings(step.into())).unwrap();
             let x = Var::from_tensor(&randn(seed ^ u64::from(step), 1.0, &[tokens, shape.cols]).to_dtype(types[0]).unwrap()).unwrap();
@@ -163,8 +169,9 @@ fn clipping_is_by_the_last_steps_norm() -> Result<()> {
     let sampler = Sampler::new(3);
     let shape = Shape::new(24, 32);
     let learner = Learner::new(&sampler, Moments::F32).clip(0.25)?.panel_bytes(0);
-    let plain = [layer(shape, [DType::F32; 2], &sampler), layer(shape, [DType::F32; 2], &sampler)];
-    let fused = [0, 1].map(|_| layer(shape, [DType::F32; 2], &sampler).fused(&learner).unwrap());
+    let plain = layer(shape, [DType::F32; 2], &sampler);
+    let plain = [twin(&plain), plain];
+    let fused = [0, 1].map(|i| twin(&plain[i]).fused(&learner).unwrap());
     let x = randn(5, 1.0, &[6, 32]);
     learner.begin(0, &settings(0))?;
     let sum = |ys: [Tensor; 2]| -> Result<Tensor> { loss(&ys[0])? + (loss(&ys[1])? * 2.0)? };
@@ -272,7 +279,7 @@ fn once_a_step() -> Result<()> {
     assert_ne!(flat(fused.masked().logits()), moved);
 
     let other = Learner::new(&Sampler::new(1), Moments::F32);
-    assert!(layer(Shape::new(8, 16), [DType::F32; 2], &sampler).fused(&other).is_err());
+    assert!(twin(fused.masked()).fused(&other).is_err());
     assert!(Learner::new(&sampler, Moments::F32).clip(0.0).is_err());
     assert!(learner.set_factor(0.5, &Device::Cpu).is_err(), "it does not clip");
     let wrong = StepSettings { adamw: AdamW { rate: -1.0, ..settings(0).adamw }, ..settings(0) };
