@@ -238,7 +238,10 @@ impl Op<3> for FusedProduct {
         }
         let adamw = learner.adamw()?;
         if last.load(Ordering::Relaxed) == adamw.step {
-            candle_core::bail!("layer {layer} has made step {} already: call `Learner::begin`", adamw.step)
+            candle_core::bail!(
+                "layer {layer} has made step {} already: call `Learner::begin` with the next step's settings",
+                adamw.step
+            )
         }
         let dy = ready(dy)?;
         let dx = if x.track_op() { Some(self.product.input_gradient(&dy, logits, weight)?) } else { None };

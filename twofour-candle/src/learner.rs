@@ -90,7 +90,7 @@ struct Now {
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// No step was begun, or no layer moved in the one that was ended.
+    /// No step was begun.
     #[default]
     Idle,
     Begun,
@@ -177,10 +177,13 @@ impl Learner {
     /// device, and waits for nothing. A step that was ended is not ended again, and layers move no more in it.
     ///
     /// # Errors
-    /// What queueing may give.
+    /// What queueing may give; and a step in which no layer has moved, as under the masks of evaluation.
     pub fn end(&self) -> Result<()> {
         let mut now = self.now();
         let step = now.step;
+        if now.stage == Stage::Idle {
+            return Ok(());
+        }
         if now.stage == Stage::Moved {
             for on in now.devices.values_mut().filter(|on| on.moved(step)) {
                 // One that has been ended already was so before another device failed.
@@ -196,8 +199,13 @@ impl Learner {
                 clipping.ended = Some(step);
             }
         }
-        now.stage = if matches!(now.stage, Stage::Moved | Stage::Ended) { Stage::Ended } else { Stage::Idle };
-        now.adamw = None;
+        if now.stage == Stage::Begun {
+            candle_core::bail!(
+                "no layer has moved since `Learner::begin`: layers learn under Mode::Soft and Mode::Hard, by the \
+                 backward pass of a loss that is made of what they give"
+            )
+        }
+        (now.stage, now.adamw) = (Stage::Ended, None);
         Ok(())
     }
 

@@ -56,6 +56,9 @@ use crate::sampler::Sampler;
 /// Per masked weight: the weight itself, and a logit and a half, as many gradients, and whatever the optimiser keeps
 /// for them. Between forward and backward pass nothing is kept but `x`.
 ///
+/// Logits of `bf16` are for [`FusedLinear`](crate::FusedLinear), which rounds them stochastically: candle's optimisers
+/// round to the nearest, and a step below half of a logit's spacing (1/256 of it or so) is lost.
+///
 /// # Evaluation
 ///
 /// candle does not tell when a variable changes, so nothing made of the logits is ever remembered: under

@@ -9,7 +9,7 @@ use candle_nn::Linear;
 use common::{distance, randn};
 use proptest::prelude::*;
 use twofour::learn::{self, AdamW, Clip, NORM_SLOTS, Recipe, Rounding, Step, StepSettings, Update};
-use twofour::{Cpu, Executor, Shape, bf16, noise};
+use twofour::{Cpu, Executor, Shape, Shard, bf16, noise};
 use twofour_candle::{FusedLinear, Learner, MaskedLinear, Mode, Moments, Sampler};
 
 fn settings(step: u64) -> StepSettings {
@@ -243,6 +243,46 @@ fn a_state_resumes() -> Result<()> {
         }
         assert_eq!(flat(second.masked().logits()), flat(whole.masked().logits()));
         assert_ne!(flat(first.masked().logits()), flat(whole.masked().logits()));
+    }
+    Ok(())
+}
+
+/// Slices of a layer make the slices of the whole's steps, of which noise and rounding are a part.
+#[test]
+fn shards_step_as_the_whole() -> Result<()> {
+    for (types, across) in [([DType::F32; 2], true), ([DType::BF16; 2], false)] {
+        let x = randn(1, 1.0, &[5, 32]).to_dtype(types[0])?;
+        let dy = randn(2, 1.0, &[5, 12]).to_dtype(types[0])?;
+        let part = |[row, rows, col, cols]: [usize; 4]| -> Result<[Tensor; 2]> {
+            let whole = layer(Shape::new(12, 32), types, &Sampler::new(5));
+            let weight = whole.weight().narrow(0, row, rows)?.narrow(1, col, cols)?;
+            let logits = |of: &Tensor| of.narrow(0, row, rows)?.narrow(1, col / 4, cols / 4)?.contiguous();
+            let start = logits(whole.logits())?;
+            let sampler = Sampler::new(5);
+            let slice = MaskedLinear::new(&weight, None, Var::from_tensor(&start)?, 7, &sampler)?;
+            let shard = Shard { row_offset: row as u64, col_offset: col as u64, global_cols: 32 };
+            let fused = slice.with_shard(shard)?.fused(&Learner::new(&sampler, Moments::F32).panel_bytes(0))?;
+            let of_whole = Learner::new(whole.sampler(), Moments::F32);
+            let by_whole = whole.fused(&of_whole)?;
+            for (layer, x, dy) in
+                [(&by_whole, x.clone(), dy.clone()), (&fused, x.narrow(1, col, cols)?, dy.narrow(1, row, rows)?)]
+            {
+                for step in 0..3 {
+                    layer.learner().begin(step, &settings(step.into()))?;
+                    (layer.forward(&x)? * &dy)?.sum_all()?.backward()?;
+                    layer.learner().end()?;
+                }
+            }
+            Ok([fused.masked().logits().copy()?, logits(by_whole.masked().logits())?])
+        };
+        let mut parts = vec![[0, 5, 0, 32], [5, 7, 0, 32]];
+        if across {
+            parts.extend([[0, 12, 0, 12], [3, 4, 12, 20]]);
+        }
+        for slice in parts {
+            let [own, expected] = part(slice)?;
+            assert!(distance(&own, &expected) < 1e-5, "{types:?} {slice:?}");
+        }
     }
     Ok(())
 }
