@@ -254,7 +254,7 @@ mod stack {
 
     /// No two masks of a run share their noise.
     fn sampling(layer: usize, step: u32, round: u16) -> Sampling {
-        Sampling { seed: 1, draw: noise::draw(layer as u16, step, round), kappa: 100.0, tau: 4.0 }
+        Sampling { seed: 1, draw: noise::draw(layer as u32, step, round), kappa: 100.0, tau: 4.0 }
     }
 
     fn normal<T: Float>(rng: &mut StdRng, elements: usize, deviation: f32) -> Result<Vec<T>> {

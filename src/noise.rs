@@ -131,10 +131,24 @@ pub fn gumbels(seed: u64, draw: u64, group: u64) -> [f32; 6] {
 
 /// Packs the usual origin of a mask into a `draw`: 16 bits of layer, 32 of step, 16 of micro-batch. Any other injective
 /// packing serves as well; what matters is that no two masks of a run share `(seed, draw)`.
+///
+/// A layer's number may have up to 32 bits: those beyond the sixteenth take the place of the step's highest, which runs
+/// do not reach. As long as layers are below `2^(16 + k)` and steps below `2^(32 - k)`, for one `k` from 0 to 16, no two
+/// draws of a run are the same: 65,536 layers have 2³² steps, a million (2²⁰) have 2²⁸. [`steps`] says how many there
+/// are. Beyond them draws repeat, and nothing here can tell.
 #[inline]
 #[must_use]
-pub const fn draw(layer: u16, step: u32, micro_batch: u16) -> u64 {
-    (layer as u64) << 48 | (step as u64) << 16 | micro_batch as u64
+pub const fn draw(layer: u32, step: u32, micro_batch: u16) -> u64 {
+    // The seventeenth bit of the layer flips the step's highest, the next one the next: they meet as late as can be.
+    let step = step ^ (layer >> 16).reverse_bits();
+    (layer as u64 & 0xffff) << 48 | (step as u64) << 16 | micro_batch as u64
+}
+
+/// How many steps, from 0 on, have [`draw`]s of their own in a run whose layers have numbers up to `last_layer`.
+#[inline]
+#[must_use]
+pub const fn steps(last_layer: u32) -> u64 {
+    1 << (last_layer >> 16).leading_zeros()
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ mod errors;
 mod initial;
 #[path = "learn/launches.rs"]
 mod launches;
+#[path = "learn/nan_scales.rs"]
+mod nan_scales;
 #[path = "learn/oracle.rs"]
 mod oracle;
 #[path = "learn/random.rs"]

@@ -7,6 +7,7 @@
 mod common;
 
 use common::{Emulator, TestExecutor};
+use std::collections::BTreeSet;
 use twofour::device::{Launch, Symbol};
 use twofour::space::Output;
 use twofour::{Shape, Shard, noise};
@@ -252,6 +253,36 @@ fn choices_follow_the_softmax() {
 #[test]
 fn a_draw_is_made_of_layer_step_and_micro_batch() {
     assert_eq!(noise::draw(0x1234, 0x5678_9abc, 0xdef0), 0x1234_5678_9abc_def0);
+    assert_eq!(noise::draw(0xffff, u32::MAX, u16::MAX), u64::MAX);
+    // Beyond sixteen bits of layer, from the step's highest bit down.
+    assert_eq!(noise::draw(0x1_0000, 1, 2), 0x8000_0000 << 16 | 1 << 16 | 2);
+    assert_eq!(noise::draw(0x6_1234, 0, 0), 0x1234_6000_0000_0000);
+}
+
+/// For every split of the bits, all corners of the ranges have draws of their own.
+#[test]
+fn draws_of_a_run_are_distinct() {
+    assert_eq!(
+        [0, 0xffff, 0x1_0000, 0xf_ffff, u32::MAX].map(noise::steps),
+        [1 << 32, 1 << 32, 1 << 31, 1 << 28, 1 << 16]
+    );
+    for k in 0..=16_u32 {
+        let (layers, steps) = (1_u64 << (16 + k), 1_u64 << (32 - k));
+        assert_eq!(noise::steps((layers - 1) as u32), steps);
+        let corners = |count: u64| {
+            let powers = (0..count.ilog2()).flat_map(|bit| [1 << bit, (1 << bit) - 1, count - 1 - (1 << bit)]);
+            powers.chain([0, count - 1]).map(|value| value as u32).collect::<BTreeSet<_>>()
+        };
+        let micro_batches = [0, 1, 0x8000, u16::MAX];
+        let mut seen = BTreeSet::new();
+        for (layer, step) in
+            corners(layers).into_iter().flat_map(|layer| corners(steps).into_iter().map(move |step| (layer, step)))
+        {
+            for micro_batch in micro_batches {
+                assert!(seen.insert(noise::draw(layer, step, micro_batch)), "{layer} {step} {micro_batch}");
+            }
+        }
+    }
 }
 
 #[test]

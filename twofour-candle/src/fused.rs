@@ -3,17 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Module, Result, Storage, Tensor, Var};
-use twofour::learn::{self, Rounding};
+use candle_core::{DType, Device, Module, Result, Storage, Tensor, Var};
+use twofour::Cpu;
+use twofour::learn::{self, Rounding, Statistics};
 
 use crate::array::{copy_of, tensor_of, zeroed};
-use crate::learner::{Learner, Moments};
+use crate::learner::{Learner, Moments, Passes};
 use crate::masked::MaskedLinear;
 use crate::number::ready;
 use crate::ops::custom::{Custom, Op};
 use crate::ops::linear::Product;
 use crate::place::{Operand, Place};
 use crate::sampler::Mode;
+use crate::stepper::Stepper;
 
 mod step;
 
@@ -45,7 +47,9 @@ pub struct FusedLinear {
 struct Shared {
     logits: Var,
     learner: Learner,
-    layer: u16,
+    layer: u32,
+    /// Nobody else moves the logits.
+    _stepper: Stepper,
     /// Makes the layer a part of the graph, for logits are none; no gradient comes to it.
     anchor: Var,
     moments: Mutex<OwnMoments>,
@@ -62,30 +66,34 @@ struct OwnMoments {
     v: Storage,
     /// With eight bits.
     scales: Option<Storage>,
+    /// What the last step was made by.
+    passes: Option<Passes>,
 }
 
 impl MaskedLinear {
     /// A layer over the same logits that learns by itself, with moments that are zero.
     ///
     /// # Errors
-    /// A learner of another sampler, or no memory.
+    /// A learner of another sampler, logits that another [`FusedLinear`] moves, or no memory.
     pub fn fused(self, learner: &Learner) -> Result<FusedLinear> {
         if !self.sampler().is(learner.sampler()) {
             candle_core::bail!("the learner belongs to another sampler than the layer's")
         }
+        let stepper = Stepper::of(self.logits())?;
         let (device, elements) = (self.weight().device(), self.shape().logits());
         let of = |dtype| zeroed(elements, dtype, device);
         let moments = match learner.moments() {
-            Moments::F32 => OwnMoments { m: of(DType::F32)?, v: of(DType::F32)?, scales: None },
+            Moments::F32 => OwnMoments { m: of(DType::F32)?, v: of(DType::F32)?, scales: None, passes: None },
             Moments::Eight => {
                 let scales = zeroed(learn::Moments::scales(self.shape()), DType::F32, device)?;
-                OwnMoments { m: of(DType::U8)?, v: of(DType::U8)?, scales: Some(scales) }
+                OwnMoments { m: of(DType::U8)?, v: of(DType::U8)?, scales: Some(scales), passes: None }
             }
         };
         let shared = Shared {
             logits: self.logits().clone(),
             learner: learner.clone(),
             layer: self.layer(),
+            _stepper: stepper,
             anchor: Var::zeros(1, DType::F32, device)?,
             moments: Mutex::new(moments),
             steps: AtomicU64::new(0),
@@ -109,13 +117,26 @@ impl FusedLinear {
         &self.shared.learner
     }
 
+    /// What its part of the step that was begun last says of itself: the groups that were
+    /// [skipped](Statistics::skipped), for their gradient was NaN or infinite, and the squares of the gradient, before
+    /// clipping, without those. Waits for the device. `None` before the layer has moved, and when other layers have
+    /// moved in two steps since.
+    ///
+    /// # Errors
+    /// What reading may give.
+    pub fn statistics(&self) -> Result<Option<Statistics>> {
+        let passes = self.shared.moments().passes.clone();
+        let Some(passes) = passes else { return Ok(None) };
+        self.shared.learner.statistics_of(&passes, self.masked.weight().device())
+    }
+
     /// Copies of what the optimiser keeps, to be saved beside the logits: `m`, `v`, `[N, K/4, 6]`, and with eight bits
     /// `scales`, `[blocks, 2]`.
     ///
     /// # Errors
     /// What copying may give.
     pub fn state(&self) -> Result<Vec<(&'static str, Tensor)>> {
-        let OwnMoments { m, v, scales } = &*self.shared.moments();
+        let OwnMoments { m, v, scales, .. } = &*self.shared.moments();
         let dims = self.shared.logits.dims();
         let mut state = vec![("m", tensor_of(m, dims)?), ("v", tensor_of(v, dims)?)];
         if let Some(scales) = scales {
@@ -129,7 +150,8 @@ impl FusedLinear {
     /// the same [`Learner::factor`], the run goes on as if it had not been interrupted.
     ///
     /// # Errors
-    /// A tensor that is missing, or is not as [`state`](Self::state) gives it; then nothing is changed.
+    /// A tensor that is missing, or is not as [`state`](Self::state) gives it, values too: NaN, infinite, or negative
+    /// where none can be. Then nothing is changed.
     pub fn set_state(&self, mut get: impl FnMut(&str) -> Option<Tensor>) -> Result<()> {
         let mut copies = Vec::new();
         for (name, old) in self.state()? {
@@ -138,14 +160,33 @@ impl FusedLinear {
                 let ([new, old], [is, was]) = ([new.dims(), old.dims()], [new.dtype(), old.dtype()]);
                 candle_core::bail!("`{name}` is {new:?} {is:?}, and must be {old:?} {was:?}")
             }
+            check_moments(name, &new)?;
             copies.push(copy_of(&new.to_device(self.masked.weight().device())?)?);
         }
         let mut copies = copies.into_iter();
         if let (Some(m), Some(v)) = (copies.next(), copies.next()) {
-            *self.shared.moments() = OwnMoments { m, v, scales: copies.next() };
+            *self.shared.moments() = OwnMoments { m, v, scales: copies.next(), passes: None };
             self.shared.last.store(0, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Whether these can be moments, or their scales. Codes of eight bits are whatever they are.
+fn check_moments(name: &str, values: &Tensor) -> Result<()> {
+    if values.dtype() != DType::F32 {
+        return Ok(());
+    }
+    let values = ready(&values.to_device(&Device::Cpu)?)?;
+    let (storage, layout) = values.storage_and_layout();
+    let values = Operand::<Cpu>::of(&storage, layout)?.elements::<f32>()?;
+    let may_be = |value: f32| value.is_finite() && (name == "m" || value >= 0.0);
+    match values.iter().position(|&value| !may_be(value)) {
+        None => Ok(()),
+        Some(at) => {
+            let must = if name == "m" { "finite" } else { "finite and not negative" };
+            candle_core::bail!("element {at} of `{name}` is {}, and must be {must}: take another state", values[at])
+        }
     }
 }
 
@@ -197,7 +238,10 @@ impl Op<3> for FusedProduct {
         }
         let adamw = learner.adamw()?;
         if last.load(Ordering::Relaxed) == adamw.step {
-            candle_core::bail!("layer {layer} has made step {} already: call `Learner::begin`", adamw.step)
+            candle_core::bail!(
+                "layer {layer} has made step {} already: call `Learner::begin` with the next step's settings",
+                adamw.step
+            )
         }
         let dy = ready(dy)?;
         let dx = if x.track_op() { Some(self.product.input_gradient(&dy, logits, weight)?) } else { None };

@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod array;
+mod claim;
 mod compressed;
 mod engine;
 mod fused;
@@ -11,6 +12,7 @@ mod number;
 pub mod ops;
 mod place;
 mod sampler;
+mod stepper;
 
 pub use compressed::CompressedLinear;
 pub use engine::Engine;

@@ -1,5 +1,7 @@
 //! The linear layer whose 2:4 mask is learnt.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use twofour::compress::{self, Sparsity};
@@ -7,6 +9,7 @@ use twofour::matmul::Problem;
 use twofour::{Cpu, Executor, Factor, Shape, Shard, bf16, f16, learn, noise};
 use twofour_formats::Weight;
 
+use crate::claim::Claim;
 use crate::compressed::CompressedLinear;
 use crate::number::{Number, Score, check_types, ready, wrap};
 use crate::ops::linear::Product;
@@ -53,6 +56,9 @@ use crate::sampler::Sampler;
 /// Per masked weight: the weight itself, and a logit and a half, as many gradients, and whatever the optimiser keeps
 /// for them. Between forward and backward pass nothing is kept but `x`.
 ///
+/// Logits of `bf16` are for [`FusedLinear`](crate::FusedLinear), which rounds them stochastically: candle's optimisers
+/// round to the nearest, and a step below half of a logit's spacing (1/256 of it or so) is lost.
+///
 /// # Evaluation
 ///
 /// candle does not tell when a variable changes, so nothing made of the logits is ever remembered: under
@@ -64,18 +70,17 @@ pub struct MaskedLinear {
     bias: Option<Tensor>,
     logits: Var,
     shape: Shape,
-    layer: u16,
-    shard: Option<Shard>,
+    layer: Arc<Claim>,
     sampler: Sampler,
 }
 
 impl MaskedLinear {
     /// In place of a layer, with its weight, which no gradient reaches any more, and its bias. `layer` is the layer's
-    /// number in the model: layers with different numbers draw different masks. All logits are zero, as `f32`.
+    /// number in the model ([`new`](Self::new)). All logits are zero, as `f32`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn from_linear(linear: &Linear, layer: u16, sampler: &Sampler) -> Result<Self> {
+    pub fn from_linear(linear: &Linear, layer: u32, sampler: &Sampler) -> Result<Self> {
         let shape = ops::shape_of(linear.weight())?;
         let size = (shape.rows, shape.cols / 4, 6);
         let logits = Var::zeros(size, DType::F32, linear.weight().device())?;
@@ -85,9 +90,16 @@ impl MaskedLinear {
     /// From its parts: `weight [N, K]` of `f32`, `f16` or `bf16`, `logits [N, K/4, 6]` of `f32` or `bf16`, bias `[N]`,
     /// which may be a variable.
     ///
+    /// # The layer's number
+    ///
+    /// Layers with different numbers draw different masks. Numbers from 65,536 on take bits of the step's
+    /// ([`noise::draw`]). A number is one weight's, as long as a layer over that weight lives: several layers may be over
+    /// one weight in memory (copies of a layer, and layers made of its [`weight`](Self::weight)), and each over a shard
+    /// of one ([`with_shard`](Self::with_shard)); but not over two weights, even if their values are the same.
+    ///
     /// # Errors
-    /// Shapes, types or devices that do not fit; K must be a multiple of 4.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, logits: Var, layer: u16, sampler: &Sampler) -> Result<Self> {
+    /// Shapes, types or devices that do not fit; K must be a multiple of 4. A number that is another weight's.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>, logits: Var, layer: u32, sampler: &Sampler) -> Result<Self> {
         let shape = ops::shape_of(weight)?;
         ops::check_logits(shape, &logits)?;
         ops::same_device([weight, &logits, bias.unwrap_or(weight)])?;
@@ -100,17 +112,18 @@ impl MaskedLinear {
         }
         // Once here: otherwise a view that kernels do not take as it lies would be copied in every pass, or refused.
         let weight = ready(&weight.detach())?;
-        let (bias, sampler) = (bias.cloned(), sampler.clone());
-        Ok(Self { weight, bias, logits, shape, layer, shard: None, sampler })
+        let layer = sampler.numbers().claim(layer, &weight, shape, None)?;
+        Ok(Self { weight, bias: bias.cloned(), logits, shape, layer, sampler: sampler.clone() })
     }
 
-    /// Says that the weight is a slice of a larger one; its masks are then the slice of the larger one's.
+    /// Says that the weight is a slice of a larger one; its masks are then the slice of the larger one's. Slices share
+    /// the larger one's number. (Made one after the other: say it of one before the next is made.)
     ///
     /// # Errors
-    /// A slice that does not lie in the larger weight on group boundaries.
+    /// A slice that does not lie in the larger weight on group boundaries, or that meets another slice of that number.
     pub fn with_shard(mut self, shard: Shard) -> Result<Self> {
         shard.check(self.shape.rows as u64, self.shape.cols as u64).map_err(wrap)?;
-        self.shard = Some(shard);
+        self.layer = self.sampler.numbers().claim(self.layer(), &self.weight, self.shape, Some(shard))?;
         Ok(self)
     }
 
@@ -129,10 +142,10 @@ impl MaskedLinear {
     }
 
     fn initial<L: Score>(&self, sigma: f64, prior: Option<(&[u8], f64)>) -> Result<Tensor> {
-        let seed = self.sampler.seed() ^ noise::draw(self.layer, 0, 0);
+        let seed = self.sampler.seed() ^ noise::draw(self.layer(), 0, 0);
         let mut logits = Cpu.zeros::<L>(self.shape.logits()).map_err(wrap)?;
         let pass = learn::Initial::new(self.shape, seed, sigma, &mut logits);
-        let pass = pass.shard(self.shard.unwrap_or(Shard::whole(self.shape.cols as u64)));
+        let pass = pass.shard(self.layer.shard().unwrap_or(Shard::whole(self.shape.cols as u64)));
         let pass = match prior {
             Some((codes, alpha)) => pass.prior(codes, alpha),
             None => pass,
@@ -167,8 +180,8 @@ impl MaskedLinear {
 
     /// Its number in the model.
     #[must_use]
-    pub fn layer(&self) -> u16 {
-        self.layer
+    pub fn layer(&self) -> u32 {
+        self.layer.number()
     }
 
     /// What says how masks are drawn.
@@ -240,12 +253,12 @@ impl MaskedLinear {
     }
 
     /// The masks of now, of this slice; `None` for the dense weight.
-    fn masks(&self) -> Option<Masks> {
-        let masks = self.sampler.masks(self.layer)?;
-        Some(match self.shard {
+    fn masks(&self) -> Result<Option<Masks>> {
+        let masks = self.sampler.masks(&self.layer)?;
+        Ok(masks.map(|masks| match self.layer.shard() {
             Some(shard) => masks.shard(shard),
             None => masks,
-        })
+        }))
     }
 
     /// The forward pass with a product of another making. It takes `x [T, K]`, and the product as it would be.
@@ -254,7 +267,7 @@ impl MaskedLinear {
         x: &Tensor,
         product: impl FnOnce(&Tensor, Product) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let Some(masks) = self.masks() else { return self.forward(x) };
+        let Some(masks) = self.masks()? else { return self.forward(x) };
         let y = ops::over_tokens(x, self.weight.dtype(), self.shape, |x, tokens| {
             let (problem, engine) = (Problem::new(tokens, self.shape), self.sampler.engine().clone());
             product(x, Product { masks, problem, engine })
@@ -273,7 +286,7 @@ impl MaskedLinear {
 impl Module for MaskedLinear {
     /// `x [.., K]` to `[.., N]`, with any leading dimensions.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.masks() {
+        match self.masks()? {
             Some(masks) => {
                 let engine = self.sampler.engine();
                 self.biased(ops::masked_linear(x, &self.weight, &self.logits, masks, engine)?)

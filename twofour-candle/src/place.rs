@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage};
+use twofour::learn::Statistics;
 use twofour::space::Space;
 use twofour::{Cpu, Executor};
 
@@ -52,12 +53,24 @@ pub(crate) trait Place: Executor + 'static {
 
     /// An array as candle's.
     fn own<T: Stored>(array: Self::Buffer<T>, device: &DeviceOf<Self>) -> Self::Storage;
+
+    /// An array of what steps say of themselves, which candle has no type for.
+    type Counts: Send + 'static;
+
+    /// One of zeros.
+    fn counts(device: &DeviceOf<Self>, elements: usize) -> Result<Self::Counts>;
+
+    /// Some of it, to be written.
+    fn some_counts(counts: &mut Self::Counts, range: Range<usize>) -> Option<Output<'_, Self, Statistics>>;
+
+    /// The first elements; waits for the device.
+    fn read_counts(device: &DeviceOf<Self>, counts: &Self::Counts, elements: usize) -> Result<Vec<Statistics>>;
 }
 
 /// candle's device.
 pub(crate) type DeviceOf<P> = <<P as Place>::Storage as BackendStorage>::Device;
 type Input<'s, P, T> = <<P as Executor>::Space as Space>::Ref<'s, T>;
-type Output<'s, P, T> = <<P as Executor>::Space as Space>::Mut<'s, T>;
+pub(crate) type Output<'s, P, T> = <<P as Executor>::Space as Space>::Mut<'s, T>;
 
 impl Place for Cpu {
     type Storage = CpuStorage;
@@ -87,6 +100,20 @@ impl Place for Cpu {
 
     fn own<T: Stored>(array: Vec<T>, _: &DeviceOf<Self>) -> CpuStorage {
         T::to_cpu_storage_owned(array)
+    }
+
+    type Counts = Vec<Statistics>;
+
+    fn counts(_: &DeviceOf<Self>, elements: usize) -> Result<Vec<Statistics>> {
+        Ok(vec![Statistics::default(); elements])
+    }
+
+    fn some_counts(counts: &mut Vec<Statistics>, range: Range<usize>) -> Option<&mut [Statistics]> {
+        counts.get_mut(range)
+    }
+
+    fn read_counts(_: &DeviceOf<Self>, counts: &Vec<Statistics>, elements: usize) -> Result<Vec<Statistics>> {
+        Ok(counts.iter().take(elements).copied().collect())
     }
 }
 

@@ -7,6 +7,7 @@ use twofour::learn::StepSettings;
 use twofour::mask::{Kind, Sampling};
 use twofour::{Error, noise};
 
+use crate::claim::{Claim, Numbers};
 use crate::engine::Engine;
 use crate::number::wrap;
 use crate::ops::Masks;
@@ -29,7 +30,8 @@ pub enum Mode {
 pub struct Settings {
     /// What layers multiply by.
     pub mode: Mode,
-    /// Training step; another step draws other masks.
+    /// Training step; another step draws other masks. Below [`twofour::noise::steps`] of the highest layer's number:
+    /// 2³² for up to 65,536 layers.
     pub step: u32,
     /// Micro-batch in the step; another one draws other masks.
     pub micro_batch: u16,
@@ -73,13 +75,14 @@ pub struct Sampler {
     seed: u64,
     settings: Arc<RwLock<Settings>>,
     engine: Engine,
+    numbers: Arc<Numbers>,
 }
 
 impl Sampler {
     /// For a run with this seed, with the default [`Settings`].
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, settings: Arc::default(), engine: Engine::default() }
+        Self { seed, settings: Arc::default(), engine: Engine::default(), numbers: Arc::default() }
     }
 
     /// Key of the noise.
@@ -135,17 +138,39 @@ impl Sampler {
         Arc::ptr_eq(&self.settings, &other.settings)
     }
 
+    /// The numbers of its layers.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
     /// The masks of a layer now; `None` for [`Mode::Dense`].
-    pub(crate) fn masks(&self, layer: u16) -> Option<Masks> {
+    pub(crate) fn masks(&self, layer: &Claim) -> Result<Option<Masks>> {
         let Settings { mode, step, micro_batch, kappa, tau, regulariser } = self.settings();
         let kind = match mode {
             Mode::Soft => Kind::Soft,
             Mode::Hard => Kind::Hard,
             Mode::Argmax => Kind::Argmax,
-            Mode::Dense => return None,
+            Mode::Dense => return Ok(None),
         };
-        let sampling = Sampling { seed: self.seed, draw: noise::draw(layer, step, micro_batch), kappa, tau };
-        Some(Masks::new(kind, sampling).regulariser(regulariser))
+        if kind != Kind::Argmax {
+            self.numbers.check(layer)?;
+            self.check_step(step)?;
+        }
+        let sampling = Sampling { seed: self.seed, draw: noise::draw(layer.number(), step, micro_batch), kappa, tau };
+        Ok(Some(Masks::new(kind, sampling).regulariser(regulariser)))
+    }
+
+    /// Whether the step has draws of its own.
+    fn check_step(&self, step: u32) -> Result<()> {
+        let last = self.numbers.last();
+        let steps = noise::steps(last);
+        if u64::from(step) >= steps {
+            candle_core::bail!(
+                "step {step} would repeat the masks of another: with layers' numbers up to {last} there are {steps} \
+                 steps; number the layers from 0 on, or take another seed and begin with step 0"
+            )
+        }
+        Ok(())
     }
 
     /// The masks of the largest logits, whatever holds.

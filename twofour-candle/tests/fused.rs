@@ -9,7 +9,7 @@ use candle_nn::Linear;
 use common::{distance, randn};
 use proptest::prelude::*;
 use twofour::learn::{self, AdamW, Clip, NORM_SLOTS, Recipe, Rounding, Step, StepSettings, Update};
-use twofour::{Cpu, Executor, Shape, bf16, noise};
+use twofour::{Cpu, Executor, Shape, Shard, bf16, noise};
 use twofour_candle::{FusedLinear, Learner, MaskedLinear, Mode, Moments, Sampler};
 
 fn settings(step: u64) -> StepSettings {
@@ -22,6 +22,12 @@ fn layer(shape: Shape, [weights, logits]: [DType; 2], sampler: &Sampler) -> Mask
     let bias = randn(2, 1.0, &[shape.rows]).to_dtype(weights).unwrap();
     let scores = randn(3, 0.3, &[shape.rows, shape.cols / 4, 6]).to_dtype(logits).unwrap();
     MaskedLinear::new(&weight, Some(&bias), Var::from_tensor(&scores).unwrap(), 7, sampler).unwrap()
+}
+
+/// Another layer over the same weight, with a copy of its logits.
+fn twin(layer: &MaskedLinear) -> MaskedLinear {
+    let logits = Var::from_tensor(&layer.logits().copy().unwrap()).unwrap();
+    MaskedLinear::new(layer.weight(), layer.bias(), logits, layer.layer(), layer.sampler()).unwrap()
 }
 
 fn loss(y: &Tensor) -> Result<Tensor> {
@@ -99,12 +105,12 @@ proptest! {
         let shape = Shape::new(rows, 4 * groups);
         let sampler = Sampler::new(seed);
         sampler.update(|now| now.mode = mode).unwrap();
-        let (plain, twin) = (layer(shape, types, &sampler), layer(shape, types, &sampler));
+        let plain = layer(shape, types, &sampler);
         let mut reference = Reference::new(&plain);
         let learner = Learner::new(&sampler, moments).panel_bytes(panel);
         let max_norm = 0.5;
         let learner = if clipped { learner.clip(max_norm).unwrap() } else { learner };
-        let fused = twin.fused(&learner).unwrap();
+        let fused = twin(&plain).fused(&learner).unwrap();
         for step in 0..3 {
             learner.begin(step, &settings(step.into())).unwrap();
             let x = Var::from_tensor(&randn(seed ^ u64::from(step), 1.0, &[tokens, shape.cols]).to_dtype(types[0]).unwrap()).unwrap();
@@ -163,8 +169,9 @@ fn clipping_is_by_the_last_steps_norm() -> Result<()> {
     let sampler = Sampler::new(3);
     let shape = Shape::new(24, 32);
     let learner = Learner::new(&sampler, Moments::F32).clip(0.25)?.panel_bytes(0);
-    let plain = [layer(shape, [DType::F32; 2], &sampler), layer(shape, [DType::F32; 2], &sampler)];
-    let fused = [0, 1].map(|_| layer(shape, [DType::F32; 2], &sampler).fused(&learner).unwrap());
+    let plain = layer(shape, [DType::F32; 2], &sampler);
+    let plain = [twin(&plain), plain];
+    let fused = [0, 1].map(|i| twin(&plain[i]).fused(&learner).unwrap());
     let x = randn(5, 1.0, &[6, 32]);
     learner.begin(0, &settings(0))?;
     let sum = |ys: [Tensor; 2]| -> Result<Tensor> { loss(&ys[0])? + (loss(&ys[1])? * 2.0)? };
@@ -240,6 +247,46 @@ fn a_state_resumes() -> Result<()> {
     Ok(())
 }
 
+/// Slices of a layer make the slices of the whole's steps, of which noise and rounding are a part.
+#[test]
+fn shards_step_as_the_whole() -> Result<()> {
+    for (types, across) in [([DType::F32; 2], true), ([DType::BF16; 2], false)] {
+        let x = randn(1, 1.0, &[5, 32]).to_dtype(types[0])?;
+        let dy = randn(2, 1.0, &[5, 12]).to_dtype(types[0])?;
+        let part = |[row, rows, col, cols]: [usize; 4]| -> Result<[Tensor; 2]> {
+            let whole = layer(Shape::new(12, 32), types, &Sampler::new(5));
+            let weight = whole.weight().narrow(0, row, rows)?.narrow(1, col, cols)?;
+            let logits = |of: &Tensor| of.narrow(0, row, rows)?.narrow(1, col / 4, cols / 4)?.contiguous();
+            let start = logits(whole.logits())?;
+            let sampler = Sampler::new(5);
+            let slice = MaskedLinear::new(&weight, None, Var::from_tensor(&start)?, 7, &sampler)?;
+            let shard = Shard { row_offset: row as u64, col_offset: col as u64, global_cols: 32 };
+            let fused = slice.with_shard(shard)?.fused(&Learner::new(&sampler, Moments::F32).panel_bytes(0))?;
+            let of_whole = Learner::new(whole.sampler(), Moments::F32);
+            let by_whole = whole.fused(&of_whole)?;
+            for (layer, x, dy) in
+                [(&by_whole, x.clone(), dy.clone()), (&fused, x.narrow(1, col, cols)?, dy.narrow(1, row, rows)?)]
+            {
+                for step in 0..3 {
+                    layer.learner().begin(step, &settings(step.into()))?;
+                    (layer.forward(&x)? * &dy)?.sum_all()?.backward()?;
+                    layer.learner().end()?;
+                }
+            }
+            Ok([fused.masked().logits().copy()?, logits(by_whole.masked().logits())?])
+        };
+        let mut parts = vec![[0, 5, 0, 32], [5, 7, 0, 32]];
+        if across {
+            parts.extend([[0, 12, 0, 12], [3, 4, 12, 20]]);
+        }
+        for slice in parts {
+            let [own, expected] = part(slice)?;
+            assert!(distance(&own, &expected) < 1e-5, "{types:?} {slice:?}");
+        }
+    }
+    Ok(())
+}
+
 /// More than one micro-batch a step is an error, not a wrong step; evaluation between is none.
 #[test]
 fn once_a_step() -> Result<()> {
@@ -272,7 +319,7 @@ fn once_a_step() -> Result<()> {
     assert_ne!(flat(fused.masked().logits()), moved);
 
     let other = Learner::new(&Sampler::new(1), Moments::F32);
-    assert!(layer(Shape::new(8, 16), [DType::F32; 2], &sampler).fused(&other).is_err());
+    assert!(twin(fused.masked()).fused(&other).is_err());
     assert!(Learner::new(&sampler, Moments::F32).clip(0.0).is_err());
     assert!(learner.set_factor(0.5, &Device::Cpu).is_err(), "it does not clip");
     let wrong = StepSettings { adamw: AdamW { rate: -1.0, ..settings(0).adamw }, ..settings(0) };

@@ -161,18 +161,49 @@ fn masked_weight_has_both_gradients() {
     }
 }
 
-/// The linear layer, and a product by the masked weight, are the same.
+/// The linear layer, and a product by the masked weight, are the same, with the regulariser that both add.
 #[test]
 fn two_ways_to_the_same() -> Result<()> {
-    let case = Case::new(21, Shape::new(16, 32), &[10], Kind::Hard, DType::F32);
-    let [y, dx, dlogits] = case.ours(0.0)?;
-    let (x, logits) = (Var::from_tensor(&case.x)?, Var::from_tensor(&case.logits)?);
-    let masked = ops::masked_weight(&case.weight, &logits, ops::Masks::new(case.kind, case.sampling))?;
-    let other = x.matmul(&masked.t()?)?;
-    let grads = (&other * &case.loss)?.sum_all()?.backward()?;
-    assert!(distance(&y, &other) < 1e-6);
-    assert!(distance(&dx, grads.get(&x).unwrap()) < 1e-6);
-    assert!(distance(&dlogits, grads.get(&logits).unwrap()) < 1e-5);
+    for kind in [Kind::Soft, Kind::Hard] {
+        let case = Case::new(21, Shape::new(16, 32), &[10], kind, DType::F32);
+        let [.., without] = case.ours(0.0)?;
+        for lambda in [0.0, 0.1] {
+            let [y, dx, dlogits] = case.ours(lambda)?;
+            let (x, logits) = (Var::from_tensor(&case.x)?, Var::from_tensor(&case.logits)?);
+            let masks = ops::Masks::new(case.kind, case.sampling).regulariser(lambda);
+            let masked = ops::masked_weight(&case.weight, &logits, masks)?;
+            let other = x.matmul(&masked.t()?)?;
+            let grads = (&other * &case.loss)?.sum_all()?.backward()?;
+            assert!(distance(&y, &other) < 1e-6);
+            assert!(distance(&dx, grads.get(&x).unwrap()) < 1e-6);
+            assert!(distance(&dlogits, grads.get(&logits).unwrap()) < 1e-5, "{kind:?} {lambda}");
+            assert_eq!(distance(&dlogits, &without) > 1e-2, lambda > 0.0, "or λ is not seen");
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of the masked weight to its logits is the linear layer's with `x` the identity: λ, and the slice of a
+/// larger weight, are in both.
+#[test]
+fn a_masked_weight_is_a_layer_of_the_identity() -> Result<()> {
+    let shape = Shape::new(8, 24);
+    let shard = Shard { row_offset: 5, col_offset: 8, global_cols: 64 };
+    for (kind, lambda) in [(Kind::Soft, 0.1), (Kind::Hard, 0.1), (Kind::Soft, 0.0)] {
+        let case = Case::new(33, shape, &[24], kind, DType::F32);
+        let masks = ops::Masks::new(kind, case.sampling).regulariser(lambda).shard(shard);
+        let logits = Var::from_tensor(&case.logits)?;
+        let identity = Tensor::eye(24, DType::F32, &Device::Cpu)?;
+        let y = ops::masked_linear(&identity, &case.weight, &logits, masks, &Engine::default())?;
+        let by_layer = (&y * &case.loss)?.sum_all()?.backward()?;
+        let masked = ops::masked_weight(&case.weight, &logits, masks)?;
+        let by_weight = (&masked * case.loss.t()?)?.sum_all()?.backward()?;
+        assert_eq!(distance(&masked, &y.t()?), 0.0);
+        let far = distance(by_weight.get(&logits).unwrap(), by_layer.get(&logits).unwrap());
+        assert!(far < 1e-5, "{kind:?} {lambda}: {far:e}");
+        let whole = ops::masked_weight(&case.weight, &logits, ops::Masks::new(kind, case.sampling))?;
+        assert!(distance(&masked, &whole) > 0.01, "or the slice is not seen");
+    }
     Ok(())
 }
 

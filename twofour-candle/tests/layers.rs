@@ -8,7 +8,7 @@ use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW};
 use common::{distance, f64s, far, gumbels, largest, mask, randn, terms};
 use proptest::prelude::*;
 use twofour::compress::Compressed;
-use twofour::learn::Initial;
+use twofour::learn::{Initial, Recipe, StepSettings};
 use twofour::mask::{Kind, Sampling};
 use twofour::{Cpu, Executor, Shape, Shard, bf16, noise};
 use twofour_candle::{CompressedLinear, Engine, MaskedLinear, Mode, Sampler, Settings, ops};
@@ -115,20 +115,45 @@ proptest! {
     }
 }
 
-/// Another step, micro-batch, layer or seed draws other masks; the same ones draw the same.
+/// Another step, micro-batch, layer or seed draws other masks, whichever of its bits is another; the same ones draw the
+/// same.
 #[test]
 fn draws_differ() -> Result<()> {
-    let draw = |seed, step, micro_batch, number| -> Result<Tensor> {
+    let draw = |[seed, step, micro_batch, number]: [u64; 4]| -> Result<Tensor> {
         let sampler = Sampler::new(seed);
+        let (step, micro_batch) = (step as u32, micro_batch as u16);
         sampler.update(|now| (now.step, now.micro_batch, now.mode) = (step, micro_batch, Mode::Hard))?;
         let linear = Linear::new(randn(1, 1.0, &[32, 64]), None);
-        MaskedLinear::from_linear(&linear, number, &sampler)?.forward(&randn(2, 1.0, &[3, 64]))
+        MaskedLinear::from_linear(&linear, number as u32, &sampler)?.forward(&randn(2, 1.0, &[3, 64]))
     };
-    let first = draw(1, 2, 3, 4)?;
-    assert_eq!(distance(&draw(1, 2, 3, 4)?, &first), 0.0);
-    for other in [draw(0, 2, 3, 4)?, draw(1, 0, 3, 4)?, draw(1, 2, 0, 4)?, draw(1, 2, 3, 0)?] {
-        assert!(distance(&other, &first) > 0.1);
+    // Layers 4, 260 and 65,540 among them: twenty bits of layer leave 28 of step.
+    let first = [1, 2, 3, 4];
+    let others = [(0, 64), (1, 28), (2, 16), (3, 20)].into_iter().flat_map(|(which, bits)| {
+        (0..bits).map(move |bit| {
+            let mut other = first;
+            other[which] ^= 1 << bit;
+            other
+        })
+    });
+    let mut drawn = vec![draw(first)?];
+    assert_eq!(distance(&draw(first)?, &drawn[0]), 0.0);
+    for origin in others.chain([[4, 3, 2, 1], [2, 1, 4, 3], [3, 4, 1, 2]]) {
+        let masked = draw(origin)?;
+        assert!(drawn.iter().all(|other| distance(&masked, other) > 0.1), "{origin:?}");
+        drawn.push(masked);
     }
+    Ok(())
+}
+
+/// A step that begins is the sampler's whole moment but for the mode: micro-batches begin with 0.
+#[test]
+fn begin_resets_the_micro_batch() -> Result<()> {
+    let sampler = Sampler::new(1);
+    sampler.update(|now| (now.micro_batch, now.mode) = (7, Mode::Hard))?;
+    let at = Recipe::maskllm(100).at(30);
+    sampler.begin(30, &at)?;
+    let (StepSettings { kappa, tau, regulariser, .. }, mode) = (at, Mode::Hard);
+    assert_eq!(sampler.settings(), Settings { mode, step: 30, micro_batch: 0, kappa, tau, regulariser });
     Ok(())
 }
 
@@ -136,10 +161,14 @@ fn draws_differ() -> Result<()> {
 #[test]
 fn shards_are_slices() -> Result<()> {
     let sampler = Sampler::new(6);
-    let whole = layer(1, Shape::new(12, 32), [DType::F32; 2], false, &sampler);
+    // The whole and its slices are two weights, and of one number: of two samplers.
+    let of_whole = Sampler::new(6);
+    let whole = layer(1, Shape::new(12, 32), [DType::F32; 2], false, &of_whole);
     let x = randn(2, 1.0, &[5, 32]);
     for mode in [Mode::Soft, Mode::Hard, Mode::Argmax] {
-        sampler.update(|now| (now.mode, now.kappa, now.tau) = (mode, 2.0, 0.5))?;
+        for sampler in [&sampler, &of_whole] {
+            sampler.update(|now| (now.mode, now.kappa, now.tau) = (mode, 2.0, 0.5))?;
+        }
         let part = |row: usize, rows: usize, col: usize, cols: usize| -> Result<Tensor> {
             let weight = whole.weight().narrow(0, row, rows)?.narrow(1, col, cols)?;
             let logits = whole.logits().narrow(0, row, rows)?.narrow(1, col / 4, cols / 4)?.contiguous()?;

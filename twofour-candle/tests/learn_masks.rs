@@ -16,6 +16,9 @@ mod ops;
 #[allow(dead_code)]
 mod rows;
 
+#[path = "learn_masks/learn_masks_resume.rs"]
+mod learn_masks_resume;
+
 /// Where cargo has built it. Along with a single test it builds no examples, so it is asked to; if there is nothing to
 /// do, that takes no time.
 fn example() -> &'static Path {

@@ -53,7 +53,7 @@ fn peak<R>(run: impl FnOnce() -> R) -> (R, usize) {
 }
 
 const SHAPE: Shape = Shape::new(1024, 512);
-const LAYERS: u16 = 4;
+const LAYERS: u32 = 4;
 const TOKENS: usize = 8;
 
 fn linear(seed: u64) -> Linear {

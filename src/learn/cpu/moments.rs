@@ -112,7 +112,8 @@ impl PieceMoments for Eight<'_> {
         }
         let Range { start, .. } = range;
         let parts = &kept.parts[..range.len().div_ceil(LANES)];
-        let [top_m, top_v] = [0, 1].map(|which| parts.iter().fold(0.0, |top, part| largest(&part[which], top)));
+        let [top_m, top_v] =
+            [0, 1].map(|which| f32::from_bits(parts.iter().fold(0, |top, part| largest(&part[which], top))));
         let [inverse_m, inverse_v] = [inverse(OfM::TOP, top_m), inverse(OfV::TOP, top_v)];
         let block = start / Moments::BLOCK_GROUPS;
         self.scales[2 * block] = if top_m < LEAST { 0.0 } else { top_m };
@@ -152,21 +153,16 @@ fn code_of_v(root: f32, inverse: f32, random: u32) -> u8 {
     OfV::encode(root * inverse, random).max(least)
 }
 
-/// The largest magnitude; a NaN counts for nothing.
+/// The largest magnitude, by bits, as which a NaN is above all numbers: it is kept, as on a device.
 #[inline(always)]
-fn largest(block: &Block<6>, top: f32) -> f32 {
+fn largest(block: &Block<6>, top: u32) -> u32 {
     let mut tops = [top; LANES];
     for values in &block.0 {
         for lane in 0..LANES {
-            let value = values[lane].abs();
-            tops[lane] = if value > tops[lane] { value } else { tops[lane] };
+            tops[lane] = tops[lane].max(values[lane].abs().to_bits());
         }
     }
-    let mut top = top;
-    for value in tops {
-        top = if value > top { value } else { top };
-    }
-    top
+    tops.into_iter().fold(top, u32::max)
 }
 
 /// The random words of sixteen groups' moments.

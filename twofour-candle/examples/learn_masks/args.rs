@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR|FILE")]
     pub(crate) text: Option<PathBuf>,
     /// The second domain of --transfer: a folder with .md files, or a single file [default: the registry cache]
-    #[arg(long, value_name = "DIR|FILE")]
+    #[arg(long, value_name = "DIR|FILE", requires = "transfer")]
     pub(crate) prose: Option<PathBuf>,
     /// A dense model of the setting's shape, as this example saves it, and not a new one
     #[arg(long, value_name = "FILE")]

@@ -16,7 +16,7 @@ use twofour::learn::{Recipe, Schedule};
 use twofour_candle::{MaskedLinear, Mode, Sampler};
 
 /// The recipe of a run.
-fn recipe(learn: &Learn) -> Recipe {
+pub(crate) fn recipe(learn: &Learn) -> Recipe {
     Recipe {
         kappa: Schedule::linear(learn.kappa.0, learn.kappa.1),
         tau: Schedule::linear(learn.tau.0, learn.tau.1),
@@ -56,7 +56,6 @@ impl<'a> MaskLearning<'a> {
         device: &Device,
     ) -> Result<Self, Failure> {
         let recipe = recipe(&settings.learn);
-        recipe.check()?;
         let sampler = Sampler::new(batches.seed);
         let dtype = if small { DType::BF16 } else { DType::F32 };
         let mut layer = 0;

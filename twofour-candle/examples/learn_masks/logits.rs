@@ -66,7 +66,7 @@ impl Optimiser {
         let mut factor = [1.0];
         Cpu.run(Clip::new(max_norm, &mut self.norm_squares, &mut factor))?;
         for (number, layer) in self.layers.iter_mut().enumerate() {
-            let rounding = Rounding { seed: self.seed, draw: noise::draw(number as u16, step, 0) };
+            let rounding = Rounding { seed: self.seed, draw: noise::draw(number as u32, step, 0) };
             match layer.logits.dtype() {
                 DType::BF16 => layer.step::<bf16>(by, &factor, scale, rounding)?,
                 _ => layer.step::<f32>(by, &factor, scale, rounding)?,

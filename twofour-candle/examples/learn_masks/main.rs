@@ -3,6 +3,7 @@
 //! See README.md beside this file.
 
 mod args;
+mod float;
 mod layers;
 mod learn;
 mod logits;
@@ -73,6 +74,7 @@ impl std::error::Error for Stopped {}
 fn run(args: &Args) -> Result<(), Failure> {
     memory::keep();
     let mut settings = args.settings();
+    settings.check()?;
     let code = Text::read(Domain::Code, args.text.as_deref(), settings.text_bytes)?;
     let prose = || Text::read(Domain::Prose, args.prose.as_deref(), settings.text_bytes);
     let prose = args.transfer.then(prose).transpose()?;

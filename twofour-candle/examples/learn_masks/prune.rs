@@ -5,7 +5,7 @@
 
 use crate::Failure;
 use crate::model::Model;
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 use candle_nn::{Linear, Module};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ struct Inputs {
     hessian: Vec<f32>,
 }
 
-/// A linear layer that looks at its inputs.
+/// A linear layer that looks at its inputs, `[.., K]`.
 struct Tap {
     linear: Linear,
     inputs: RefCell<Inputs>,
@@ -34,8 +34,9 @@ struct Tap {
 
 impl Module for Tap {
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (tokens, cols) = x.dims2()?;
+        let cols = x.dim(D::Minus1)?;
         let values = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let tokens = values.len() / cols.max(1);
         let mut inputs = self.inputs.borrow_mut();
         let Inputs { tokens: before, squares, hessian } = &mut *inputs;
         Cpu.run(Squares::new(tokens, cols, &values, squares)).map_err(candle_core::Error::wrap)?;

@@ -15,10 +15,13 @@ pub(crate) struct Row {
     pub(crate) domain: Domain,
     pub(crate) method: String,
     /// Nats a byte, on the validation text.
+    #[serde(with = "crate::float")]
     pub(crate) loss: f64,
     /// `exp(loss)`.
+    #[serde(with = "crate::float")]
     pub(crate) perplexity: f64,
     /// Of making it, evaluation of the curve included.
+    #[serde(with = "crate::float")]
     pub(crate) seconds: f64,
     /// Bytes of training text that it was made of.
     pub(crate) bytes_seen: usize,
@@ -84,8 +87,11 @@ pub(crate) struct Line {
 
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Spread {
+    #[serde(with = "crate::float")]
     pub(crate) mean: f64,
+    #[serde(with = "crate::float")]
     pub(crate) least: f64,
+    #[serde(with = "crate::float")]
     pub(crate) most: f64,
 }
 

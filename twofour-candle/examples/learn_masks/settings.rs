@@ -130,6 +130,11 @@ impl Settings {
         }
     }
 
+    /// Whether every step will take these: otherwise it would be found when the dense model has been trained.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        Ok(crate::learn::recipe(&self.learn).check().map_err(|e| format!("mask learning cannot run so: {e}"))?)
+    }
+
     /// Bytes that a step sees.
     pub(crate) fn step_bytes(&self) -> usize {
         self.batch * self.shape.context

@@ -15,12 +15,16 @@ pub(crate) struct Point {
     /// Steps done.
     pub(crate) step: usize,
     /// Mean training loss since the last point, nats a byte.
+    #[serde(with = "crate::float")]
     pub(crate) train: f64,
     /// Validation loss of the watched sequences, nats a byte (of masks: by argmax).
+    #[serde(with = "crate::float")]
     pub(crate) validation: f64,
     /// Share of groups whose pattern is another than at the start.
+    #[serde(with = "crate::float")]
     pub(crate) moved: f64,
     /// Share of groups whose pattern is another than at the last point.
+    #[serde(with = "crate::float")]
     pub(crate) changed: f64,
 }
 
@@ -28,6 +32,7 @@ pub(crate) struct Point {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Standing {
     pub(crate) step: usize,
+    #[serde(with = "crate::float")]
     pub(crate) seconds: f64,
     /// Losses since the last point.
     pub(crate) losses: Vec<f64>,
@@ -47,15 +52,22 @@ impl Standing {
         if !path.exists() {
             return Ok(None);
         }
-        let tensors = candle_core::safetensors::load(path, device)?;
+        let tensors = load_tensors(path, device)?;
         let text = tensors.get("standing.json").ok_or_else(|| format!("{} is no checkpoint", path.display()))?;
-        Ok(Some((serde_json::from_slice(&text.to_vec1::<u8>()?)?, tensors)))
+        let text = text.to_vec1::<u8>()?;
+        let standing = serde_json::from_slice(&text).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+        Ok(Some((standing, tensors)))
     }
 }
 
 /// A safetensors file.
 pub(crate) fn save_tensors(path: &Path, tensors: Tensors) -> Result<(), Failure> {
     beside(path, |path| Ok(candle_core::safetensors::save(&tensors, path)?))
+}
+
+pub(crate) fn load_tensors(path: &Path, device: &Device) -> Result<Tensors, Failure> {
+    let unread = |e| format!("{} cannot be read ({e}): remove it, or put it back whole", path.display());
+    Ok(candle_core::safetensors::load(path, device).map_err(unread)?)
 }
 
 pub(crate) fn save_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use crate::phase::{Going, Phase};
 use crate::prune::{Masks, OneShot, masked};
 use crate::results::{BASELINE, DENSE, Results, Row};
 use crate::settings::{Memory, Settings};
-use crate::store::{Standing, load_json, save_json, save_tensors};
+use crate::store::{Standing, load_json, load_tensors, save_json, save_tensors};
 use crate::text::{Domain, Text};
 use crate::train::{Batches, DenseTraining, evaluate};
 use crate::{Failure, plots};
@@ -94,7 +94,7 @@ impl<'a> Story<'a> {
 
     fn dense_tensors(&self) -> Result<HashMap<String, Tensor>, Failure> {
         let own = self.folder.join("dense.safetensors");
-        Ok(candle_core::safetensors::load(self.stage.model.unwrap_or(&own), self.stage.device)?)
+        load_tensors(self.stage.model.unwrap_or(&own), self.stage.device)
     }
 
     /// What the bytes that masks learn from do for the dense model itself: they are the same, in the same order.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda::{CudaDevice, DeviceId};
 use candle_core::{CudaStorage, Result, Storage};
-use twofour::cudarc::driver::{CudaView, CudaViewMut};
+use twofour::cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
+use twofour::learn::Statistics;
 use twofour::{Buffer, Gpu, Libraries};
 
 use super::Engine;
@@ -61,5 +62,19 @@ impl Place for Gpu {
     /// An empty array is one of one element, for the driver gives no others.
     fn own<T: Stored>(array: Buffer<T>, device: &CudaDevice) -> CudaStorage {
         CudaStorage::wrap_cuda_slice(array.into_slice(), device.clone())
+    }
+
+    type Counts = CudaSlice<Statistics>;
+
+    fn counts(device: &CudaDevice, elements: usize) -> Result<CudaSlice<Statistics>> {
+        device.alloc_zeros(elements)
+    }
+
+    fn some_counts(counts: &mut CudaSlice<Statistics>, range: Range<usize>) -> Option<CudaViewMut<'_, Statistics>> {
+        counts.try_slice_mut(range)
+    }
+
+    fn read_counts(device: &CudaDevice, counts: &CudaSlice<Statistics>, elements: usize) -> Result<Vec<Statistics>> {
+        device.clone_dtoh(&counts.slice(..elements.min(counts.len())))
     }
 }

@@ -6,7 +6,7 @@ use twofour::{Shape, Shard};
 
 use super::OwnMoments;
 use crate::array::{Write, write};
-use crate::learner::{Clipping, Learner};
+use crate::learner::{Clipping, Learner, OnDevice};
 use crate::number::{Score, contiguous_range, ready};
 use crate::ops::linear::Product;
 use crate::place::{Operand, Place, part, part_mut};
@@ -28,21 +28,23 @@ struct Panel {
 }
 
 impl Step<'_> {
-    /// Moves the logits. `dy [T, N]`, `x [T, K]`.
+    /// Moves the logits, and notes which passes did. `dy [T, N]`, `x [T, K]`.
     pub(super) fn make(&self, dy: &Tensor, x: &Tensor, moments: &mut OwnMoments) -> Result<()> {
         let whole = self.product.problem.shape;
         let shard = self.product.masks.shard_of(whole);
         let most = panel_rows(whole, self.learner.panel());
-        for first in (0..whole.rows).step_by(most) {
-            let rows = most.min(whole.rows - first);
-            let shard = Shard { row_offset: shard.row_offset + first as u64, ..shard };
-            let panel = Panel { first, shape: Shape::new(rows, whole.cols), shard };
-            let gradient = self.gradient(&panel, dy, x)?;
-            self.learner.with_clipping(dy.device(), |clipping| {
-                write(self.logits, Update { step: self, panel: &panel, gradient: &gradient, moments, clipping })
-            })?;
-        }
-        Ok(())
+        self.learner.with_device(dy.device(), |on| {
+            let passes = on.passes();
+            for first in (0..whole.rows).step_by(most) {
+                let rows = most.min(whole.rows - first);
+                let shard = Shard { row_offset: shard.row_offset + first as u64, ..shard };
+                let panel = Panel { first, shape: Shape::new(rows, whole.cols), shard };
+                let gradient = self.gradient(&panel, dy, x)?;
+                write(self.logits, Update { step: self, panel: &panel, gradient: &gradient, moments, on })?;
+            }
+            moments.passes = Some(on.passes_since(passes));
+            Ok(())
+        })
     }
 
     /// `dL/dlogits` of a panel, `f32`.
@@ -64,7 +66,7 @@ struct Update<'u> {
     /// `f32`.
     gradient: &'u Tensor,
     moments: &'u mut OwnMoments,
-    clipping: Option<&'u mut Clipping>,
+    on: &'u mut OnDevice,
 }
 
 impl Write for Update<'_> {
@@ -78,7 +80,7 @@ impl Write for Update<'_> {
 
 impl Update<'_> {
     fn run<P: Place, L: Score>(self, logits: &mut P::Storage, layout: &Layout) -> Result<()> {
-        let Self { step, panel, gradient, moments: OwnMoments { m, v, scales }, clipping } = self;
+        let Self { step, panel, gradient, moments: OwnMoments { m, v, scales, .. }, on } = self;
         let (gradient, gradient_layout) = gradient.storage_and_layout();
         let gradient = Operand::<P>::of(&gradient, gradient_layout)?;
         let (six, start) = (panel.logits(), contiguous_range(layout)?.start);
@@ -90,6 +92,7 @@ impl Update<'_> {
                 learn::Moments::eight(m, v, part_mut::<P, f32>(scales, panel.scales())?)
             }
         };
+        let (clipping, statistics) = on.next::<P>(gradient.device())?;
         let by = learn::Step::new(step.adamw, moments);
         let (by, squares) = match clipping {
             None => (by, None),
@@ -98,7 +101,7 @@ impl Update<'_> {
             }
         };
         let pass = learn::Update::new(panel.shape, gradient.elements::<f32>()?, logits, by);
-        let pass = pass.shard(panel.shard).rounding(step.rounding);
+        let pass = pass.shard(panel.shard).rounding(step.rounding).statistics(statistics);
         let pass = if let Some(squares) = squares { pass.norm_squares(squares) } else { pass };
         P::with(&step.product.engine, gradient.device(), |on| on.run(pass))
     }

@@ -10,6 +10,7 @@ use super::custom::{Custom, Op};
 use crate::engine::Engine;
 use crate::number::{ready, with_types};
 use crate::place::{Operand, Place};
+use crate::stepper::Stepper;
 
 /// `Y = X (W∘M)ᵀ` of `(x [T, K], logits, weight)`. Nothing is kept for the backward pass.
 #[derive(Debug, Clone)]
@@ -43,6 +44,9 @@ impl Op<3> for Product {
         let dy = ready(dy)?;
         let dx = if x.track_op() { Some(self.input_gradient(&dy, logits, weight)?) } else { None };
         let to_logits = logits.track_op() && self.masks.kind != Kind::Argmax;
+        if to_logits {
+            Stepper::check_gradient(logits)?;
+        }
         let dlogits =
             if to_logits { Some(self.logit_gradient(&dy, x, logits, weight)?.to_dtype(logits.dtype())?) } else { None };
         Ok([dx, dlogits, None])

@@ -10,6 +10,7 @@ use super::custom::{Custom, Op};
 use crate::engine::Engine;
 use crate::number::{ready, with_types};
 use crate::place::{Operand, Place};
+use crate::stepper::Stepper;
 
 /// `W∘M` of `(weight, logits)`.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,7 @@ impl Op<2> for MaskedWeight {
         // The gradient of the weight is G∘M: G under the same masks.
         let to_weight = if weight.track_op() { Some(gradient.apply_op2_no_bwd(logits, &Custom(*self))?) } else { None };
         let to_logits = if logits.track_op() && self.masks.kind != Kind::Argmax {
+            Stepper::check_gradient(logits)?;
             let op = Custom(LogitGradient(*self));
             Some(gradient.apply_op3_no_bwd(logits, weight, &op)?.to_dtype(logits.dtype())?)
         } else {

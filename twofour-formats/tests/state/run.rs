@@ -50,7 +50,7 @@ impl<L: Logit> Layer<L> {
         let mut norm = vec![0.0; NORM_SLOTS];
         let mut factor = [0.0];
         let at = recipe.at(step);
-        let sampling = at.sampling(SEED, noise::draw(self.number, step as u32, 0));
+        let sampling = at.sampling(SEED, noise::draw(self.number.into(), step as u32, 0));
         let pass = Measure::new(self.shape, Kind::Soft, sampling, &self.logits, &self.weight, gradient, &mut norm);
         Cpu.run(pass.regulariser(at.regulariser)).unwrap();
         Cpu.run(Clip::new(recipe.max_norm, &mut norm, &mut factor)).unwrap();
