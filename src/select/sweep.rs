@@ -18,14 +18,17 @@ pub(crate) const BLOCK: usize = 128;
 /// `[K]`, both of a `Cholesky`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
 /// `[N]`; all row-major. All outputs are overwritten. On a device every operand starts on a 16-byte boundary.
 ///
-/// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
+/// The factor must be finite; it is not looked at for that, but for the scale on the CPU. Where it is not, neither are
+/// the weights that it meets.
 ///
 /// The workspace holds the weight in `f32` while it changes: [`Sweep::workspace_bytes`], needed on a device; the CPU
 /// uses what a few rows take, and pattern indices where only codes are asked for, and allocates that itself.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be
-/// written; on a device [`Error::Workspace`].
+/// written; on a device [`Error::Workspace`]; on the CPU [`Error::Memory`], of the scale [`Error::Column`] and
+/// [`Error::NoInput`], and, **after all outputs have been written**, [`Error::LeftRange`] where values of `updated` are
+/// not finite in a row whose weights are.
 #[derive(Debug)]
 pub struct Sweep<'a, S: Space, W: Float> {
     pub(super) shape: Shape,
@@ -126,8 +129,7 @@ impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
     where
         S: HostSpace,
     {
-        cpu::sweep(pass.into_inner());
-        Ok(())
+        cpu::sweep(pass.into_inner())
     }
 
     fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
