@@ -5,6 +5,8 @@
 
 mod common;
 
+#[path = "select/calibration.rs"]
+mod calibration;
 #[path = "select/case.rs"]
 mod case;
 #[path = "select/edges.rs"]
