@@ -17,6 +17,8 @@ mod errors;
 mod launches;
 #[path = "select/oracle.rs"]
 mod oracle;
+#[path = "select/probe.rs"]
+mod probe;
 #[cfg(feature = "sparsegpt")]
 #[path = "select/sparsegpt.rs"]
 mod sparsegpt;
