@@ -49,7 +49,8 @@
 //! A weight that is not finite cannot be made up for: where a NaN or infinity is dropped, or there is no mask for
 //! it, everything to its right in the row becomes NaN, and has no mask. An update of finite weights can leave the range
 //! of the type it is written in (weights near the end of `f16`'s, columns that are much alike): that is
-//! [`Error::LeftRange`] on the CPU, after everything has been written; on a device look for infinities in `updated`.
+//! [`Error::LeftRange`] on the CPU, after everything has been written; on a device [`Sweep::faults`] counts what is not
+//! finite.
 //!
 //! # Calibration that cannot be meant
 //!

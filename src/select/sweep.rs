@@ -39,6 +39,7 @@ pub struct Sweep<'a, S: Space, W: Float> {
     pub(super) patterns: Option<S::Mut<'a, u8>>,
     pub(super) codes: Option<S::Mut<'a, u8>>,
     pub(super) losses: Option<S::Mut<'a, f64>>,
+    pub(super) faults: Option<S::Mut<'a, u32>>,
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
@@ -52,7 +53,8 @@ impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
         scale: impl Input<'a, Space = S, Element = f32>,
     ) -> Self {
         let (weight, upper, scale) = (weight.input(), upper.input(), scale.input());
-        Self { shape, weight, upper, scale, updated: None, patterns: None, codes: None, losses: None, workspace: None }
+        let (updated, patterns, codes, losses, faults, workspace) = (None, None, None, None, None, None);
+        Self { shape, weight, upper, scale, updated, patterns, codes, losses, faults, workspace }
     }
 
     /// Writes the weight as updated, dropped values `+0.0`; the weight itself is never written.
@@ -80,6 +82,14 @@ impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
     #[must_use]
     pub fn losses(mut self, losses: impl Output<'a, Space = S, Element = f64>) -> Self {
         self.losses = Some(losses.output());
+        self
+    }
+
+    /// Counts the values of `updated` that are not finite: their number is **added** to this one element, so that a
+    /// count can go over many weights and be read once. The CPU's executor adds nothing: it returns an error.
+    #[must_use]
+    pub fn faults(mut self, faults: impl Output<'a, Space = S, Element = u32>) -> Self {
+        self.faults = Some(faults.output());
         self
     }
 
@@ -119,6 +129,7 @@ impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
         length("patterns", self.patterns.as_ref(), shape.groups())?;
         length("codes", self.codes.as_ref(), shape.packed_codes())?;
         length("losses", self.losses.as_ref(), shape.rows)?;
+        length("faults", self.faults.as_ref(), 1)?;
         if self.updated.is_none() && self.patterns.is_none() && self.codes.is_none() && self.losses.is_none() {
             return Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" });
         }

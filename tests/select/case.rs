@@ -61,6 +61,8 @@ pub(crate) struct Swept<W> {
     pub(crate) losses: Option<Vec<f64>>,
     /// Updated weights that left the range of their type, which the CPU counts.
     pub(crate) lost: u64,
+    /// Those that are not finite, which devices count.
+    pub(crate) faults: u32,
 }
 
 /// Whether these are scales that the CPU refuses; a device takes them as they are.
@@ -224,12 +226,16 @@ impl<W: Float> SweepCase<W> {
         let pass = Sweep::new(shape, E::input(&weight), E::input(&upper), E::input(&scale));
         let pass = given!(pass, updated: updated.as_mut().map(E::output), patterns: patterns.as_mut().map(E::output),
             codes: codes.as_mut().map(E::output), losses: losses.as_mut().map(E::output));
+        let before = 40;
+        let mut faults = on.upload(&[before]).unwrap();
+        let pass = pass.faults(E::output(&mut faults));
         let lost = match on.run(pass.workspace(E::output(&mut workspace))) {
             Err(Error::LeftRange { what: "updated", count, .. }) => count,
             run => run.map(|()| 0).unwrap(),
         };
         Swept {
             lost,
+            faults: on.download(&faults).unwrap()[0] - before,
             updated: on.read(updated.as_ref()),
             patterns: on.read(patterns.as_ref()),
             codes: on.read(codes.as_ref()),

@@ -63,6 +63,7 @@ fn sweeps_are_checked() {
     assert_eq!(what(Cpu.run(args!().patterns(&mut [0; 5]))), "patterns");
     assert_eq!(what(Cpu.run(args!().codes(&mut [0; 3]))), "codes");
     assert_eq!(what(Cpu.run(args!().losses(&mut [0.0; 3]))), "losses");
+    assert_eq!(what(Cpu.run(args!().faults(&mut [0; 2]))), "faults");
     assert_eq!(what(Cpu.run(Sweep::new(shape, &weight[1..], &square, &scale))), "weight");
     assert_eq!(what(Cpu.run(Sweep::new(shape, &weight, &square[1..], &scale))), "upper");
     assert_eq!(what(Cpu.run(Sweep::new(shape, &weight, &square, &scale[1..]))), "scale");

@@ -139,12 +139,13 @@ fn check_sweep<W: Float>(on: &mut impl TestExecutor, seed: u64, wide: bool) {
     let case = SweepCase::<W>::new(seed, wide);
     let (got, expected) = (case.run(on), naive(&case));
     compare_swept(&got, &expected, &format!("seed {seed}"));
-    let counted = case.wants[0] && counts(on);
-    assert_eq!(got.lost, if counted { expected.lost } else { 0 }, "seed {seed}");
+    let (cpu, wanted) = (is_cpu(on), case.wants[0]);
+    assert_eq!(got.lost, if wanted && cpu { expected.lost } else { 0 }, "seed {seed}");
+    assert_eq!(got.faults, if wanted && !cpu { expected.faults } else { 0 }, "seed {seed}");
 }
 
-/// Whether it says how many updated weights left their range: the CPU does.
-fn counts<E: Executor>(_: &E) -> bool {
+/// The CPU says how many updated weights left their range in an error, others count.
+fn is_cpu<E: Executor>(_: &E) -> bool {
     TypeId::of::<E::Space>() == TypeId::of::<Host>()
 }
 
@@ -169,7 +170,8 @@ fn every_kernel_meets_many_problems() {
 pub(crate) fn naive<W: Float>(case: &SweepCase<W>) -> Swept<W> {
     let (shape, cols) = (case.shape, case.shape.cols);
     let (mut updated, mut patterns) = (Vec::new(), Vec::new());
-    let (mut codes, mut losses, mut lost) = (vec![0; shape.packed_codes()], Vec::new(), 0);
+    let (mut codes, mut losses) = (vec![0; shape.packed_codes()], Vec::new());
+    let (mut lost, mut faults) = (0, 0);
     for row in case.weight.chunks(cols) {
         let (mut w, mut loss) = (row.iter().map(|w| w.to_f32()).collect::<Vec<_>>(), 0.0);
         for j in 0..cols {
@@ -200,6 +202,7 @@ pub(crate) fn naive<W: Float>(case: &SweepCase<W>) -> Swept<W> {
         let new: Vec<W> = w.iter().map(|w| W::from_f32(w + 0.0)).collect();
         let wild = |w: &&W| !w.to_f32().is_finite();
         lost += if row.iter().any(|w| wild(&w)) { 0 } else { new.iter().filter(wild).count() as u64 };
+        faults += new.iter().filter(wild).count() as u32;
         updated.extend(new);
         losses.push(loss);
     }
@@ -207,7 +210,7 @@ pub(crate) fn naive<W: Float>(case: &SweepCase<W>) -> Swept<W> {
         codes[g / 2] |= pattern.map_or(Pattern::POISON_CODE, Pattern::code) << (4 * (g % 2));
     }
     let indices = patterns.iter().map(|pattern| pattern.map_or(Pattern::POISON, Pattern::index)).collect();
-    Swept { updated: Some(updated), patterns: Some(indices), codes: Some(codes), losses: Some(losses), lost }
+    Swept { updated: Some(updated), patterns: Some(indices), codes: Some(codes), losses: Some(losses), lost, faults }
 }
 
 fn compare_swept<W: Float>(got: &Swept<W>, expected: &Swept<W>, what: &str) {

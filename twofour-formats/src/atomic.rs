@@ -25,10 +25,10 @@ pub(super) struct AtomicFile {
 impl AtomicFile {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+        path.file_name().ok_or_else(none)?;
         let (place, old) = place(path)?;
-        let Some(name) = place.file_name() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
-        };
+        let name = place.file_name().ok_or_else(none)?;
         // Of this process and this call; what a killed process of the same number left is stepped over.
         loop {
             let mut hidden = OsString::from(".");

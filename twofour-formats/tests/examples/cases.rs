@@ -105,7 +105,9 @@ fn zeroed_expert() {
         let words = [LAYERS[empty], "saw no input in calibration", "--exclude", "act.safetensors"];
         is_refused("one_shot", &folder, &arguments, &words);
         succeeds("one_shot", &folder, &format!("{arguments} --exclude {}", LAYERS[empty]));
-        ["m", "w"].map(|file| fs::remove_file(folder.join(file)).unwrap());
+        for file in ["m", "w"] {
+            fs::remove_file(folder.join(file)).unwrap();
+        }
         // No tokens at all; sums and Hessians of them.
         let of = |name: String, shape: &[usize], value: f32| {
             (name, shape.to_vec(), vec![value; shape.iter().product::<usize>()])
@@ -135,7 +137,9 @@ fn zeroed_expert() {
             let least = (0..4).filter(|&j| kept[j]).map(|j| four[j].abs()).fold(f32::INFINITY, f32::min);
             assert!((0..4).filter(|&j| !kept[j]).all(|j| four[j].abs() <= least), "{four:?} {kept:?}");
         }
-        ["m", "w"].map(|file| fs::remove_file(folder.join(file)).unwrap());
+        for file in ["m", "w"] {
+            fs::remove_file(folder.join(file)).unwrap();
+        }
     }
 }
 
