@@ -292,8 +292,8 @@ pub enum Error {
     },
     /// A Hessian that is not symmetric.
     #[error(
-        "the Hessian is not symmetric: {value} at [{row}, {column}] and {mirrored} at [{column}, {row}]: give all of it, \
-         not one triangle"
+        "the Hessian is not symmetric: {value} at [{row}, {column}] and {mirrored} at [{column}, {row}]: give all of \
+         it, not one triangle"
     )]
     NotSymmetric {
         /// A row.

@@ -215,7 +215,7 @@ impl Group {
         let size = sum(&|j| (gradient[j].value * w[j]).abs()) + 3.0 * lambda.abs() * sum(&|j| w[j] * w[j]);
         // A mean of the d and a pair of them: each d counts twice at most.
         let passed_on = 2.0 * sum(&|j| gradient[j].bound * w[j].abs());
-        // Roundings of subnormal numbers on the way, some of which a weight or the factor makes larger, and the last one.
+        // Roundings of subnormal numbers on the way, some made larger by a weight or the factor, and the last one.
         let tiny = factor * TINY * (16.0 + 4.0 * sum(&|j| w[j].abs())) + TINY;
         let bound = factor * (GRADIENT * U * (size + passed_on) + passed_on) + tiny;
         let on_the_way = factor.max(1.0) * (2.0 * size + passed_on) + sum(&|j| gradient[j].on_the_way);

@@ -92,8 +92,8 @@ fn choose<T: Element, L: Logit>(
     })
 }
 
-/// Refuses an `f32` weight that is 2:4 but not 1:2: choosing by magnitude would halve what it keeps, and whoever made it
-/// 2:4 has not asked for that. A dense weight is told by its first groups.
+/// Refuses an `f32` weight that is 2:4 but not 1:2: choosing by magnitude would halve what it keeps, and whoever made
+/// it 2:4 has not asked for that. A dense weight is told by its first groups.
 fn refuse_two_four_of_f32<T: Element>(shape: Shape, dense: &[T]) -> Result<()> {
     let pair = Sparsity::of(T::DTYPE).width();
     let first_beyond = |width: usize, most: u32| {

@@ -158,8 +158,8 @@ impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
         Self { weight: Some(weight.input()), ..Self::new(shape) }
     }
 
-    /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with a [`ColumnScale`] of the norms of [`Squares`], SparseGPT's
-    /// without update with `Cholesky::scale`. Scales are finite, not negative, and not all 0, which the CPU checks.
+    /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with a [`ColumnScale`] of the norms of [`Squares`],
+    /// SparseGPT's without update with `Cholesky::scale`. Scales are finite, not negative, and not all 0, which the CPU checks.
     #[must_use]
     pub fn scaled(
         shape: Shape,
