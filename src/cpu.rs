@@ -1,5 +1,6 @@
 //! The CPU as an [`Executor`]: slices and vectors, on all threads of rayon's pool.
 
+use crate::check::zeros;
 use crate::device::Limits;
 use crate::error::Result;
 use crate::pass::{self, Executor, Libraries, Pass, Plan};
@@ -38,15 +39,17 @@ impl Executor for Cpu {
     }
 
     fn zeros<T: Plain>(&self, elements: usize) -> Result<Vec<T>> {
-        Ok(vec![T::zeroed(); elements])
+        zeros("an array", elements)
     }
 
     fn upload<T: Plain>(&self, values: &[T]) -> Result<Vec<T>> {
-        Ok(values.to_vec())
+        let mut copy = zeros("an array", values.len())?;
+        copy.copy_from_slice(values);
+        Ok(copy)
     }
 
     fn download<T: Plain>(&self, buffer: &Vec<T>) -> Result<Vec<T>> {
-        Ok(buffer.clone())
+        self.upload(buffer)
     }
 
     fn input<T: Plain>(buffer: &Vec<T>) -> &[T] {

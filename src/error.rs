@@ -81,8 +81,8 @@ pub enum Error {
     },
     /// A group that keeps another number of values than its sparsity allows.
     #[error(
-        "group {group} of row {row} keeps {kept} of {width} values, and a compressed group keeps {}: prune it first, \
-         or let compression choose by magnitude", width / 2
+        "group {group} of row {row} keeps {kept} of {width} values, and a compressed group keeps {}: {}", width / 2,
+        if *width == 2 { F32_KEEPS } else { "prune it first, or let compression choose by magnitude" }
     )]
     NotTwoFour {
         /// The row.
@@ -93,6 +93,17 @@ pub enum Error {
         kept: u32,
         /// Values in a group: 4, or 2 where values are `f32`.
         width: u32,
+    },
+    /// An `f32` weight that is 2:4, which would lose values by magnitude without having been asked to be pruned.
+    #[error(
+        "the weight is 2:4 already, and compression would drop one of the two values that group {group} of row {row} \
+         keeps: {F32_KEEPS}"
+    )]
+    TwoFourOfF32 {
+        /// The row.
+        row: u64,
+        /// The group of two in its row.
+        group: u64,
     },
     /// A code, or a pattern index, that stands for no way of keeping half a group.
     #[error(
@@ -248,6 +259,84 @@ pub enum Error {
         /// Bytes given.
         got: u64,
     },
+    /// There is no memory for what was asked for.
+    #[error("there is no memory for {what}, {bytes} bytes: use a machine with more, or smaller layers or batches")]
+    Memory {
+        /// What it is for.
+        what: &'static str,
+        /// Bytes that were asked for.
+        bytes: u64,
+    },
+    /// Calibration in which a layer saw nothing.
+    #[error(
+        "{what} is 0 in all {cols} columns: the layer saw no input in calibration. Give it tokens, leave it out, or \
+         choose by magnitude"
+    )]
+    NoInput {
+        /// What is 0.
+        what: &'static str,
+        /// Columns.
+        cols: u64,
+    },
+    /// Calibration of a column that no input can have.
+    #[error("{what} is {value} at column {column}: it must be {must}")]
+    Column {
+        /// Which array.
+        what: &'static str,
+        /// The column.
+        column: u64,
+        /// What it has.
+        value: f64,
+        /// The domain, in words.
+        must: &'static str,
+    },
+    /// A Hessian that is not symmetric.
+    #[error(
+        "the Hessian is not symmetric: {value} at [{row}, {column}] and {mirrored} at [{column}, {row}]: give all of \
+         it, not one triangle"
+    )]
+    NotSymmetric {
+        /// A row.
+        row: u64,
+        /// A column left of the diagonal.
+        column: u64,
+        /// The element there.
+        value: f64,
+        /// Its mirror image.
+        mirrored: f64,
+    },
+    /// A Hessian that is no sum of products.
+    #[error(
+        "the Hessian is no sum of products: {value} at [{row}, {column}], where its diagonal has {} and {}. Is the \
+         diagonal set, and is it that of these activations?", diagonal[0], diagonal[1]
+    )]
+    NotProducts {
+        /// A row.
+        row: u64,
+        /// A column left of the diagonal.
+        column: u64,
+        /// The element there.
+        value: f64,
+        /// The diagonal at that row and that column.
+        diagonal: [f64; 2],
+    },
+    /// Results that the type they are written in cannot hold, of arguments that are finite.
+    #[error(
+        "{count} values of `{what}` left the range of {dtype}, the first in row {row}, column {column}: take a type \
+         with a larger range (bf16, f32), more damping, or a smaller weight"
+    )]
+    LeftRange {
+        /// The output.
+        what: &'static str,
+        /// Its type.
+        dtype: &'static str,
+        /// How many.
+        count: u64,
+        /// The first one's row.
+        row: u64,
+        /// And column.
+        column: u64,
+    },
     /// A Hessian that cannot be factorised.
     #[error(
         "the Hessian is not positive definite at column {column}: raise the damping (0.01 is usual), and see that it \
@@ -258,6 +347,9 @@ pub enum Error {
         column: u64,
     },
 }
+
+/// What to do with an `f32` weight that is 2:4.
+const F32_KEEPS: &str = "f32 keeps 1 of 2. Convert it to bf16 or f16, which keep 2 of 4, or prune it to 1:2 first";
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;

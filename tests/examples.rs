@@ -115,6 +115,29 @@ fn a_weight_of_a_file() {
     assert!(printed.contains("48 x 64 f16") && printed.contains("CPU"), "{printed}");
 }
 
+/// Weights at the ends of their types: results that are right, subnormal or infinite, are not called wrong.
+#[test]
+fn gemm_false_alarm() {
+    let path = file("ends.safetensors");
+    let of = |largest: f32| (0..8 * 64).map(move |i| largest * ((i * 37 % 64) as f32 / 31.5 - 1.0));
+    let f32s = |largest: f32| of(largest).flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+    let f16s = |largest: f32| of(largest).flat_map(|w| twofour::f16::from_f32(w).to_le_bytes()).collect::<Vec<u8>>();
+    let bf16s = |largest: f32| of(largest).flat_map(|w| twofour::bf16::from_f32(w).to_le_bytes()).collect::<Vec<u8>>();
+    let ends = [
+        ("sub", Dtype::F32, f32s(1e-42)),
+        ("sub16", Dtype::F16, f16s(3e-6)),
+        ("sub-b", Dtype::BF16, bf16s(1e-39)),
+        ("huge16", Dtype::F16, f16s(65_504.0)),
+        ("huge-b", Dtype::BF16, bf16s(3.3e38)),
+        ("huge", Dtype::F32, f32s(3.4e38)),
+    ];
+    let views = ends.iter().map(|(name, dtype, bytes)| (*name, TensorView::new(*dtype, vec![8, 64], bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    for ((name, ..), kind) in ends.iter().flat_map(|end| ["soft", "hard"].map(|kind| (end, kind))) {
+        succeeds(&["--weights", path.to_str().unwrap(), "--tensor", name, "--tokens", "8", "--kind", kind]);
+    }
+}
+
 #[test]
 fn nothing_to_do_is_no_error() {
     for (shape, tokens) in [("8,16", "0"), ("0,16", "3"), ("8,0", "3")] {

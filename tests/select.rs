@@ -5,6 +5,8 @@
 
 mod common;
 
+#[path = "select/calibration.rs"]
+mod calibration;
 #[path = "select/case.rs"]
 mod case;
 #[path = "select/edges.rs"]
@@ -15,6 +17,8 @@ mod errors;
 mod launches;
 #[path = "select/oracle.rs"]
 mod oracle;
+#[path = "select/probe.rs"]
+mod probe;
 #[cfg(feature = "sparsegpt")]
 #[path = "select/sparsegpt.rs"]
 mod sparsegpt;

@@ -26,11 +26,12 @@ struct SelectSweepArgs {
   void* updated;       // null unless asked for, like the next two
   u8* codes;
   double* losses;
+  u32* faults;  // counts what is not finite in updated
   u64 rows;
   u64 cols;
   u64 start;  // of the block
 };
-static_assert(sizeof(SelectSweepArgs) == 96, "SweepArgs in src/select/launch.rs");
+static_assert(sizeof(SelectSweepArgs) == 104, "SweepArgs in src/select/launch.rs");
 
 // Four floats to 16-byte aligned shared memory.
 TWOFOUR_DEVICE void store_shared(float* to, const float (&x)[4]) {
@@ -214,6 +215,15 @@ TWOFOUR_DEVICE void make_up_kernel(const SelectSweepArgs& args) {
 
 TWOFOUR_DEVICE u32 code_of_byte(u8 index) { return pattern_code(index < 6 ? index : kNoPattern); }
 
+// Counts what the type that is written cannot hold, and what was not finite before.
+template <typename W, int n>
+TWOFOUR_DEVICE void count_faults(u32* faults, const float (&w)[n]) {
+  u32 count = 0;
+  TWOFOUR_UNROLL
+  for (int i = 0; i < n; ++i) count += (bits_of(to_float(from_float<W>(w[i]))) & 0x7f800000u) == 0x7f800000u ? 1 : 0;
+  if (count > 0) atomic_add(faults, count);
+}
+
 // The sum makes a zero positive, which side it came from being of no consequence.
 template <typename W, int n>
 TWOFOUR_DEVICE void write_updated(const SelectSweepArgs& args, u64 at) {
@@ -222,6 +232,7 @@ TWOFOUR_DEVICE void write_updated(const SelectSweepArgs& args, u64 at) {
   TWOFOUR_UNROLL
   for (int i = 0; i < n; ++i) w[i] += 0.0f;
   write<n == 8, W>(args.updated, at, w);
+  if (args.faults) count_faults<W>(args.faults, w);
 }
 
 template <typename W>

@@ -20,6 +20,8 @@ const TRUNCATED: f64 = 2.0 * U;
 const SOFT: f64 = 22.0;
 /// The same for a gradient to the logits, relative to what goes into its group.
 const GRADIENT: f64 = 90.0;
+/// The smallest `f32`: what a rounding may be off where a number is subnormal, whatever its size.
+const TINY: f64 = f32::from_bits(1) as f64;
 /// Rows and columns of a result that are checked at most.
 const GRID: usize = 64;
 
@@ -35,8 +37,8 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Compares on a grid. `entry(row, col)` gives pairs of the result, and the reference with its bound.
-    fn new<I>(name: &'static str, size: [usize; 2], mut entry: impl FnMut(usize, usize) -> I) -> Self
+    /// Compares on a grid. `entry(row, col)` gives pairs of the result, of type `O`, and the reference with its bound.
+    fn new<O: Float, I>(name: &'static str, size: [usize; 2], mut entry: impl FnMut(usize, usize) -> I) -> Self
     where
         I: IntoIterator<Item = (f64, Expected)>,
     {
@@ -44,11 +46,7 @@ impl Check {
         let mut check = Self { name, checked: [rows.len(), cols.len()], size, largest_error: 0.0, worst: 0.0 };
         for (row, col) in rows.iter().flat_map(|&row| cols.iter().map(move |&col| (row, col))) {
             for (got, expected) in entry(row, col) {
-                // Equal infinities agree, and so do two NaNs; what is NaN on one side alone is as far off as can be.
-                let same = got == expected.value || (got.is_nan() && expected.value.is_nan());
-                let error = if same { 0.0 } else { (got - expected.value).abs() };
-                let share = if same { 0.0 } else { error / expected.bound };
-                let [error, share] = [error, share].map(|v| if v.is_nan() { f64::INFINITY } else { v });
+                let (error, share) = expected.compare::<O>(got);
                 check.largest_error = check.largest_error.max(error);
                 check.worst = check.worst.max(share);
             }
@@ -65,6 +63,37 @@ impl Check {
 struct Expected {
     value: f64,
     bound: f64,
+    /// The largest number that may be met on the way to it, in `f32`.
+    on_the_way: f64,
+}
+
+impl Expected {
+    fn exact(value: f64) -> Self {
+        Self { value, bound: 0.0, on_the_way: value.abs() }
+    }
+
+    /// How far a result of type `O` is off, and that as a multiple of the bound.
+    fn compare<O: Float>(&self, got: f64) -> (f64, f64) {
+        // As the result was: to numbers that the type has, and to infinity where it ends.
+        let round = |value: f64| wide(O::from_f32(value as f32));
+        let [low, value, high] = [self.value - self.bound, self.value, self.value + self.bound].map(round);
+        // Equal infinities agree, and so do two NaNs; what is NaN on one side alone is as far off as can be.
+        if got == value || (got.is_nan() && value.is_nan()) {
+            return (0.0, 0.0);
+        }
+        // Beyond the end of `f32` on the way, a sum is an infinity, or a NaN of two.
+        if !got.is_finite() && self.on_the_way > f64::from(f32::MAX) {
+            return (0.0, 0.0);
+        }
+        let error = (got - self.value).abs();
+        if (low..=high).contains(&got) {
+            let error = error.min(self.bound);
+            return (error, error / self.bound);
+        }
+        let [error, share] = [error, error / self.bound].map(|v| if v.is_nan() { f64::INFINITY } else { v });
+        // Outside, by a rounding at least.
+        (error, share.max(1.0 + f64::EPSILON))
+    }
 }
 
 fn grid(count: usize) -> Vec<usize> {
@@ -82,20 +111,20 @@ pub(crate) fn check<L: Logit, W: Float>(job: &Job, operands: &Operands<L, W>, re
     let (x, dy) =
         (|t: usize, j: usize| wide(operands.x[t * k + j]), |t: usize, n: usize| wide(operands.dy[t * n_of(job) + n]));
     let mut checks = vec![
-        Check::new("Y", [t, n], |t, n| {
+        Check::new::<W, _>("Y", [t, n], |t, n| {
             let terms = (0..k).map(|j| (x(t, j), weight(n, j)));
             [(wide(results.y[t * n_of(job) + n]), product::<W>(unit, k, terms))]
         }),
-        Check::new("dX", [t, k], |t, j| {
+        Check::new::<W, _>("dX", [t, k], |t, j| {
             let terms = (0..n).map(|n| (dy(t, n), weight(n, j)));
             [(wide(results.dx[t * k + j]), product::<W>(unit, n, terms))]
         }),
     ];
     if !results.logit_gradient.is_empty() {
-        checks.push(Check::new("dlogits", [n, k / 4], |n, group| {
+        checks.push(Check::new::<f32, _>("dlogits", [n, k / 4], |n, group| {
             let at = n * (k / 4) + group;
             let gradient = [0, 1, 2, 3].map(|j| {
-                let terms = (0..t).map(|t| (dy(t, n), Expected { value: x(t, 4 * group + j), bound: 0.0 }));
+                let terms = (0..t).map(|t| (dy(t, n), Expected::exact(x(t, 4 * group + j))));
                 product::<f32>(unit, t, terms)
             });
             let weight = [0, 1, 2, 3].map(|j| wide(operands.weight[4 * at + j]));
@@ -128,13 +157,14 @@ fn roundoff<T: Float>() -> (f64, f64) {
 /// numerical algorithms", section 3.5), of which the second factors have errors of their own, rounded to `O`.
 fn product<O: Float>(unit: f64, depth: usize, terms: impl Iterator<Item = (f64, Expected)>) -> Expected {
     let gamma = depth as f64 * unit / (1.0 - depth as f64 * unit);
-    let (mut value, mut bound) = (0.0, 0.0);
+    let (mut value, mut bound, mut on_the_way) = (0.0, depth as f64 * TINY, 0.0);
     for (a, b) in terms {
         value += a * b.value;
         bound += a.abs() * (b.bound + gamma * (b.value.abs() + b.bound));
+        on_the_way += a.abs() * (b.value.abs() + b.bound);
     }
     let (u, tiny) = roundoff::<O>();
-    Expected { value, bound: bound + u * (value.abs() + bound) + tiny }
+    Expected { value, bound: bound + u * (value.abs() + bound) + tiny, on_the_way }
 }
 
 /// One group's mask.
@@ -167,11 +197,12 @@ impl Group {
     /// A masked weight, rounded to `W`.
     fn masked<W: Float>(&self, kind: Kind, j: usize, w: f64) -> Expected {
         if kind != Kind::Soft {
-            return Expected { value: w * self.hard[j], bound: 0.0 };
+            return Expected::exact(w * self.hard[j]);
         }
         let (u, tiny) = roundoff::<W>();
         let value = w * self.soft[j];
-        Expected { value, bound: (1.0 + u) * SOFT * U * w.abs() + u * value.abs() + tiny }
+        let bound = (1.0 + u) * SOFT * U * w.abs() + u * value.abs() + tiny + TINY;
+        Expected { value, bound, on_the_way: w.abs() }
     }
 
     fn logit_gradient(&self, job: &Job, gradient: &[Expected; 4], w: [f64; 4]) -> [Expected; 6] {
@@ -184,7 +215,11 @@ impl Group {
         let size = sum(&|j| (gradient[j].value * w[j]).abs()) + 3.0 * lambda.abs() * sum(&|j| w[j] * w[j]);
         // A mean of the d and a pair of them: each d counts twice at most.
         let passed_on = 2.0 * sum(&|j| gradient[j].bound * w[j].abs());
-        let bound = factor * (GRADIENT * U * (size + passed_on) + passed_on);
-        std::array::from_fn(|i| Expected { value: factor * self.y[i] * (d[KEPT[i][0]] + d[KEPT[i][1]] - mean), bound })
+        // Roundings of subnormal numbers on the way, some made larger by a weight or the factor, and the last one.
+        let tiny = factor * TINY * (16.0 + 4.0 * sum(&|j| w[j].abs())) + TINY;
+        let bound = factor * (GRADIENT * U * (size + passed_on) + passed_on) + tiny;
+        let on_the_way = factor.max(1.0) * (2.0 * size + passed_on) + sum(&|j| gradient[j].on_the_way);
+        let value = |i: usize| factor * self.y[i] * (d[KEPT[i][0]] + d[KEPT[i][1]] - mean);
+        std::array::from_fn(|i| Expected { value: value(i), bound, on_the_way })
     }
 }

@@ -3,7 +3,7 @@
 use super::layout::Layout;
 use super::value::Sparsity;
 use super::{Choice, Draw, Pack, Reorder, cpu};
-use crate::check::length;
+use crate::check::{length, zeros};
 use crate::element::{DType, Element, Logit};
 use crate::error::Result;
 use crate::pass::run_on_host;
@@ -47,7 +47,7 @@ impl<T: Element> Compressed<T> {
     /// The values of the largest magnitude of each group; see the [module](super).
     ///
     /// # Errors
-    /// As [`Pack`].
+    /// As [`Pack`], and [`Error::TwoFourOfF32`](crate::Error::TwoFourOfF32).
     pub fn by_magnitude(shape: Shape, dense: &[T]) -> Result<Self> {
         Self::pack::<f32>(shape, dense, Choice::Magnitude)
     }
@@ -55,8 +55,8 @@ impl<T: Element> Compressed<T> {
     /// A dense weight that is 2:4 already; see the [module](super) for groups that keep less.
     ///
     /// # Errors
-    /// As [`Pack`], and [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first
-    /// group that keeps more.
+    /// As [`Pack`], and [`Error::NotTwoFour`](crate::Error::NotTwoFour) with the first group that keeps more: of `f32`
+    /// more than one of two, which a weight that is 2:4 does nearly always.
     pub fn from_sparse(shape: Shape, dense: &[T]) -> Result<Self> {
         Self::pack::<f32>(shape, dense, Choice::NonZeros)
     }
@@ -81,8 +81,8 @@ impl<T: Element> Compressed<T> {
         // Before anything is allocated.
         shape.check()?;
         length("dense", Some(&dense), shape.weights())?;
-        let mut values = vec![T::zeroed(); shape.weights() / 2];
-        let mut codes = vec![0; Sparsity::of(T::DTYPE).packed_codes(shape)];
+        let mut values = zeros("kept values", shape.weights() / 2)?;
+        let mut codes = zeros("codes", Sparsity::of(T::DTYPE).packed_codes(shape))?;
         run_on_host(Pack::<Host, T, L>::new(shape, dense, choice).values(&mut values).codes(&mut codes))?;
         Ok(Self { shape, values, codes })
     }
@@ -96,7 +96,7 @@ impl<T: Element> Compressed<T> {
         let sizes = layout.sizes(shape, T::DTYPE)?;
         length("values", Some(&values), sizes.values)?;
         length("metadata", Some(&metadata), sizes.metadata)?;
-        let mut codes = vec![0; Sparsity::of(T::DTYPE).packed_codes(shape)];
+        let mut codes = zeros("codes", Sparsity::of(T::DTYPE).packed_codes(shape))?;
         let plain = (Layout::Plain, codes.as_mut_slice());
         run_on_host(Reorder::new(shape, T::DTYPE, (layout, metadata), plain))?;
         let mut tight = Vec::with_capacity(shape.weights() / 2);
@@ -115,7 +115,7 @@ impl<T: Element> Compressed<T> {
         length("buffer", Some(&buffer), sizes.buffer)?;
         let (bytes, metadata) = buffer.split_at(sizes.metadata_offset);
         // A copy, for bytes need not lie where values may.
-        let mut values = vec![T::zeroed(); sizes.values];
+        let mut values = zeros("kept values", sizes.values)?;
         bytemuck::cast_slice_mut::<T, u8>(&mut values).copy_from_slice(bytes);
         Self::from_layout(shape, layout, &values, metadata)
     }
@@ -125,7 +125,7 @@ impl<T: Element> Compressed<T> {
     /// # Errors
     /// As [`Layout::sizes`].
     pub fn metadata(&self, layout: Layout) -> Result<Vec<u8>> {
-        let mut metadata = vec![0; layout.sizes(self.shape, T::DTYPE)?.metadata];
+        let mut metadata = zeros("metadata", layout.sizes(self.shape, T::DTYPE)?.metadata)?;
         self.metadata_into(layout, &mut metadata)?;
         Ok(metadata)
     }
@@ -145,7 +145,7 @@ impl<T: Element> Compressed<T> {
     /// # Errors
     /// As [`Layout::sizes`].
     pub fn buffer(&self, layout: Layout) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; layout.sizes(self.shape, T::DTYPE)?.buffer];
+        let mut buffer = zeros("values and metadata", layout.sizes(self.shape, T::DTYPE)?.buffer)?;
         self.buffer_into(layout, &mut buffer)?;
         Ok(buffer)
     }

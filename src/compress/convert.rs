@@ -4,7 +4,7 @@
 use super::cpu::check_codes;
 use super::value::{Flag, Sparsity};
 use super::{illegal, not_two_four};
-use crate::check::length;
+use crate::check::{length, zeros};
 use crate::error::Result;
 use crate::pattern::Pattern;
 use crate::shape::Shape;
@@ -45,7 +45,7 @@ pub fn codes_from_mask_into<M: Flag>(sparsity: Sparsity, shape: Shape, mask: &[M
 pub fn codes_from_mask<M: Flag>(sparsity: Sparsity, shape: Shape, mask: &[M]) -> Result<Vec<u8>> {
     // Lengths first, so that a wrong shape allocates nothing.
     length("mask", Some(&mask), shape.weights())?;
-    let mut codes = vec![0; sparsity.packed_codes(shape)];
+    let mut codes = zeros("codes", sparsity.packed_codes(shape))?;
     codes_from_mask_into(sparsity, shape, mask, &mut codes)?;
     Ok(codes)
 }
@@ -105,7 +105,7 @@ pub fn codes_from_patterns_into(shape: Shape, patterns: &[u8], codes: &mut [u8])
 /// The same.
 pub fn codes_from_patterns(shape: Shape, patterns: &[u8]) -> Result<Vec<u8>> {
     length("patterns", Some(&patterns), shape.groups())?;
-    let mut codes = vec![0; shape.packed_codes()];
+    let mut codes = zeros("codes", shape.packed_codes())?;
     codes_from_patterns_into(shape, patterns, &mut codes)?;
     Ok(codes)
 }
@@ -133,7 +133,7 @@ pub fn patterns_from_codes_into(shape: Shape, codes: &[u8], patterns: &mut [u8])
 /// The same.
 pub fn patterns_from_codes(shape: Shape, codes: &[u8]) -> Result<Vec<u8>> {
     check_codes(Sparsity::TwoFour, shape, codes)?;
-    let mut patterns = vec![0; shape.groups()];
+    let mut patterns = zeros("pattern indices", shape.groups())?;
     patterns_from_codes_into(shape, codes, &mut patterns)?;
     Ok(patterns)
 }

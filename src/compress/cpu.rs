@@ -2,10 +2,10 @@
 
 use super::layout::Layout;
 use super::value::Sparsity;
-use super::{Choice, Draw, Pack, Reorder, Unpack, illegal, not_two_four};
-use crate::check::length;
+use super::{Choice, Draw, Pack, Reorder, Unpack, illegal, in_row, not_two_four};
+use crate::check::{length, zeros};
 use crate::element::{DType, Element, Logit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mask;
 use crate::pass::{Checked, Pass};
 use crate::shape::Shape;
@@ -36,7 +36,7 @@ pub(super) fn pack<S: HostSpace, T: Element, L: Logit>(pass: Pack<'_, S, T, L>) 
     let [metadata, codes] = [metadata, codes].map(|operand| operand.map(S::slice_mut));
     let masked = masked.map(S::slice_mut);
     let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
-    let mut own = Vec::new();
+    let mut own;
     let chosen: &[u8] = if let Choice::Codes(given) = choice {
         check_codes(sparsity, shape, given)?;
         if let Some(codes) = codes {
@@ -47,10 +47,13 @@ pub(super) fn pack<S: HostSpace, T: Element, L: Logit>(pass: Pack<'_, S, T, L>) 
         let codes = match codes {
             Some(codes) => codes,
             None => {
-                own.resize(sparsity.packed_codes(shape), 0);
+                own = zeros("codes", sparsity.packed_codes(shape))?;
                 own.as_mut_slice()
             }
         };
+        if let Choice::Magnitude = choice {
+            refuse_two_four_of_f32(shape, dense)?;
+        }
         // Rows without padding can be written as they are chosen.
         let with = if pitch == shape.cols / 2 && choice.looks_at_values() { values.take() } else { None };
         choose(shape, &choice, dense, codes, with)?;
@@ -89,6 +92,29 @@ fn choose<T: Element, L: Logit>(
     })
 }
 
+/// Refuses an `f32` weight that is 2:4 but not 1:2: choosing by magnitude would halve what it keeps, and whoever made
+/// it 2:4 has not asked for that. A dense weight is told by its first groups.
+fn refuse_two_four_of_f32<T: Element>(shape: Shape, dense: &[T]) -> Result<()> {
+    let pair = Sparsity::of(T::DTYPE).width();
+    let first_beyond = |width: usize, most: u32| {
+        let pieces = dense.par_chunks(width * PIECE).enumerate();
+        pieces.find_map_first(|(i, piece)| {
+            let found = piece.chunks(width).position(|group| groups::non_zeros(group) > most)?;
+            Some(i * PIECE + found)
+        })
+    };
+    if Sparsity::of(T::DTYPE) != Sparsity::OneTwo || first_beyond(Sparsity::TwoFour.width(), 2).is_some() {
+        return Ok(());
+    }
+    match first_beyond(pair, 1) {
+        Some(group) => {
+            let [row, group] = in_row(Sparsity::OneTwo, shape, group);
+            Err(Error::TwoFourOfF32 { row, group })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The codes of a mask; that of a group that has none is not legal.
 fn sample<L: Logit>(shape: Shape, draw: &Draw<&[L]>, codes: &mut [u8]) -> Result<()> {
     let Draw { logits, kind, sampling, shard } = *draw;
@@ -102,11 +128,11 @@ pub(super) fn unpack<S: HostSpace, T: Element>(pass: Unpack<'_, S, T>) -> Result
     let Unpack { shape, layout, values, metadata, dense, faults: _ } = pass;
     let (values, metadata, dense) = (S::slice(values), S::slice(metadata), S::slice_mut(dense));
     let (sparsity, pitch) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?.pitch);
-    let mut own = Vec::new();
+    let mut own;
     let codes = if layout == Layout::Plain {
         metadata
     } else {
-        own.resize(sparsity.packed_codes(shape), 0);
+        own = zeros("codes", sparsity.packed_codes(shape))?;
         reorder::to_plain(&layout.map(shape, T::DTYPE)?, metadata, &mut own);
         own.as_slice()
     };
@@ -129,7 +155,7 @@ pub(super) fn reorder<S: HostSpace>(pass: Reorder<'_, S>) -> Result<()> {
         reorder::to_plain(&map, from.1, to.1);
         return check_codes(sparsity, shape, to.1);
     }
-    let mut codes = vec![0; sparsity.packed_codes(shape)];
+    let mut codes = zeros("codes", sparsity.packed_codes(shape))?;
     reorder::to_plain(&map, from.1, &mut codes);
     check_codes(sparsity, shape, &codes)?;
     from_plain(sparsity, shape, to.0, value_type, &codes, to.1)

@@ -70,7 +70,8 @@
 //!
 //! **The largest** ([`Pack::by_magnitude`]): the two values of the largest magnitude (one of two for `f32`); of equal
 //! ones the lower position, so that a group of zeros keeps its first two. A NaN is larger than infinity, and of two NaN
-//! the one with the larger payload; zeros of both signs are equal.
+//! the one with the larger payload; zeros of both signs are equal. An `f32` weight that is 2:4 already would be halved
+//! by it without a word, for `f32` keeps one of two: the CPU refuses it ([`Error::TwoFourOfF32`]).
 //!
 //! **What is not zero** ([`Pack::sparse`]): the weight must be 2:4 already, which is checked. NaN, infinities and
 //! subnormal numbers are not zero, `-0.0` is. A group with fewer values than it may keep also keeps the **highest**

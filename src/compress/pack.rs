@@ -20,9 +20,8 @@ use crate::space::{Array, HostSpace, Input, Output, Space};
 /// # Errors
 /// When run: as [`Layout::sizes`]; [`Error::Length`]; [`Error::Missing`] if nothing is to be written; with logits
 /// [`Error::Shard`], [`Error::Scalar`], and [`Error::Unsupported`] for a soft mask and for `f32`, of which one of two
-/// is kept. On the CPU also
-/// [`Error::IllegalCode`] or [`Error::NotTwoFour`] with the first such group; on a device [`Error::Overflow`] for 2³¹
-/// patches of 4096 groups.
+/// is kept. On the CPU also [`Error::Memory`], and [`Error::IllegalCode`], [`Error::NotTwoFour`] or
+/// [`Error::TwoFourOfF32`] with the first such group; on a device [`Error::Overflow`] for 2³¹ patches of 4096 groups.
 #[derive(Debug)]
 pub struct Pack<'a, S: Space, T: Element, L: Logit = f32> {
     pub(super) shape: Shape,
@@ -47,7 +46,8 @@ impl<'a, S: Space, T: Element> Pack<'a, S, T> {
         Self::new(shape, dense.input(), Choice::Codes(codes.input()))
     }
 
-    /// Keeps the largest of each group.
+    /// Keeps the largest of each group. An `f32` weight that is 2:4 already, of which one of two would be lost, is an
+    /// error on the CPU; on a device look with [`first_violation`](super::first_violation) before.
     #[must_use]
     pub fn by_magnitude(shape: Shape, dense: impl Input<'a, Space = S, Element = T>) -> Self {
         Self::new(shape, dense.input(), Choice::Magnitude)

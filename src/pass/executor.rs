@@ -48,7 +48,7 @@ pub trait Executor {
     /// An array of zeros.
     ///
     /// # Errors
-    /// [`Error::Cuda`](crate::Error::Cuda) if there is no memory.
+    /// [`Error::Cuda`](crate::Error::Cuda) if there is no memory; on the CPU [`Error::Memory`](crate::Error::Memory).
     fn zeros<T: Plain>(&self, elements: usize) -> Result<Self::Buffer<T>>;
 
     /// An array for outputs: its elements are whatever was there, and on the CPU zeros.

@@ -1,7 +1,7 @@
 //! What activations say of a weight's columns: arguments and checks.
 
 use super::{cpu, launch};
-use crate::check::length;
+use crate::check::{length, zeros};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
@@ -18,8 +18,10 @@ pub(crate) const SLAB: usize = RUN * RUNS;
 /// Arguments of summing the squares of columns, for Wanda's norms.
 ///
 /// Shapes: `x [T, K]` row-major; sums and norms `[K]`. The squares are **added** to `sums` (start from zeros, and give
-/// every batch of the calibration data); norms, `sqrt(sums)` after that, are overwritten. The workspace is used on a
-/// device alone, which needs [`Squares::workspace_bytes`] of it.
+/// every batch of the calibration data); norms, `sqrt(sums)` after that, are overwritten. Squares and norms are of `f32`
+/// and leave its range where activations are beyond 1e19: such a norm is infinite, and
+/// [`ColumnScale`](super::ColumnScale) refuses it. The workspace is used on a device alone, which needs
+/// [`Squares::workspace_bytes`] of it.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`]; on a device [`Error::Workspace`].
@@ -101,7 +103,7 @@ impl<S: Space, X: Float> Pass<S> for Squares<'_, S, X> {
 /// alone.
 ///
 /// # Errors
-/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`].
+/// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], [`Error::Memory`].
 #[derive(Debug)]
 pub struct Hessian<'a, S: Space, X: Float> {
     pub(super) tokens: usize,
@@ -125,6 +127,16 @@ impl<'a, S: Space, X: Float> Hessian<'a, S, X> {
     }
 }
 
+impl Hessian<'_, Host, f32> {
+    /// A Hessian `[K, K]` of zeros to begin with, which for a wide layer may be more than there is memory for.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`], [`Error::Memory`].
+    pub fn zeros(cols: usize) -> Result<Vec<f32>> {
+        zeros("the Hessian", square("the Hessian", cols)?)
+    }
+}
+
 impl<S: HostSpace, X: Float> pass::Sealed for Hessian<'_, S, X> {}
 impl<S: HostSpace, X: Float> Pass<S> for Hessian<'_, S, X> {
     fn check(&self) -> Result<()> {
@@ -134,8 +146,7 @@ impl<S: HostSpace, X: Float> Pass<S> for Hessian<'_, S, X> {
     }
 
     fn execute(pass: Checked<Self>) -> Result<()> {
-        cpu::hessian(pass.into_inner());
-        Ok(())
+        cpu::hessian(pass.into_inner())
     }
 
     /// No space is both the host's and a device's.

@@ -1,7 +1,9 @@
 //! The CPU executor of `select`: pieces of groups, bands of columns or of rows, on the threads of rayon's pool.
 
+use super::calibration::check_scale;
 use super::{ByScore, Hessian, Squares, Statistics, Sweep};
 use crate::element::Float;
+use crate::error::Result;
 use crate::pattern::Pattern;
 use crate::sample::cpu::{PIECE, piece, pieces_mut};
 use crate::space::HostSpace;
@@ -18,10 +20,11 @@ pub(super) use sweep::sweep;
 const LANES: usize = 32;
 
 /// Chooses masks and writes what was asked for.
-pub(super) fn by_score<S: HostSpace, W: Float>(pass: ByScore<'_, S, W>) {
+pub(super) fn by_score<S: HostSpace, W: Float>(pass: ByScore<'_, S, W>) -> Result<()> {
     let (shape, statistics) = (pass.shape, pass.statistics.map(S::slice_mut));
     let (weight, scores) = (pass.weight.map(S::slice), pass.scores.map(S::slice));
     let column_scale = pass.column_scale.map(S::slice);
+    check_scale("the scale", column_scale.unwrap_or_default())?;
     let mut masked = pieces_mut(pass.masked.map(S::slice_mut), 4 * PIECE);
     let mut patterns = pieces_mut(pass.patterns.map(S::slice_mut), PIECE);
     let mut codes = pieces_mut(pass.codes.map(S::slice_mut), PIECE / 2);
@@ -47,6 +50,7 @@ pub(super) fn by_score<S: HostSpace, W: Float>(pass: ByScore<'_, S, W>) {
             poisoned: sum.poisoned + share.poisoned,
         });
     }
+    Ok(())
 }
 
 struct Piece<'a, W> {

@@ -77,11 +77,12 @@ struct SweepArgs {
     updated: u64,
     codes: u64,
     losses: u64,
+    faults: u64,
     rows: u64,
     cols: u64,
     start: u64,
 }
-const _: () = assert!(size_of::<SweepArgs>() == 96);
+const _: () = assert!(size_of::<SweepArgs>() == 104);
 
 fn symbol(variant: &str, types: &[&str]) -> Symbol {
     Symbol::new("select", variant, types)
@@ -219,6 +220,7 @@ fn sweep_args<'g, S: DeviceSpace, W: Float>(
         updated: binder.output_if("updated", &mut pass.updated)?,
         codes: binder.output_if("codes", &mut pass.codes)?,
         losses: binder.output_if("losses", &mut pass.losses)?,
+        faults: binder.output_if("faults", &mut pass.faults)?,
         rows: pass.shape.rows as u64,
         cols: pass.shape.cols as u64,
         start: 0,

@@ -6,7 +6,7 @@
 //! | method | score | how |
 //! | --- | --- | --- |
 //! | magnitude | `abs(W_ij)` | [`ByScore::magnitude`] |
-//! | Wanda (Sun et al. 2023, arXiv 2306.11695) | `abs(W_ij) · ‖X_j‖₂` | [`Squares`] over the activations; its norms to [`ByScore::scaled`] |
+//! | Wanda (Sun et al. 2023, arXiv 2306.11695) | `abs(W_ij) · ‖X_j‖₂` | [`Squares`] over the activations; its norms by [`ColumnScale`] to [`ByScore::scaled`] |
 //! | SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774) | `abs(w_ij / U_jj)`, w as updated so far | [`Hessian`] over the activations, `Cholesky`, [`Sweep`] |
 //! | SparseGPT's mask of the weight as it is: MaskLLM's usual prior | `abs(W_ij / U_jj)` | `Cholesky::scale` to [`ByScore::scaled`] |
 //! | any other | yours | [`ByScore::given`] |
@@ -40,12 +40,26 @@
 //! does, which changes no result: each weight meets the same fused multiply-adds in the same order. So CPU and GPU give
 //! the same bits here too.
 //!
-//! Dead columns (`H_jj = 0`: their activation was always 0) take no part: their scale and score are 0, and their
-//! weights become 0. Damping adds a share of the mean diagonal of the columns that are not dead (the paper's code
-//! takes the mean after it has set dead ones to 1, so that masks depend on the unit of the activations).
+//! Empty columns (`H_jj = 0`: their activation was always 0) take no part: nothing is made up for by them or for them.
+//! Their scale is a tiny one, so that they lose to all others and magnitude chooses among them; what is kept of them
+//! stays as it is. (The paper's code makes their weights 0.) Damping adds a share of the mean diagonal of the columns
+//! that are not empty (the paper's code takes the mean after it has set empty ones to 1, so that masks depend on the
+//! unit of the activations).
 //!
 //! A weight that is not finite cannot be made up for: where a NaN or infinity is dropped, or there is no mask for
-//! it, everything to its right in the row becomes NaN, and has no mask.
+//! it, everything to its right in the row becomes NaN, and has no mask. An update of finite weights can leave the range
+//! of the type it is written in (weights near the end of `f16`'s, columns that are much alike): that is
+//! [`Error::LeftRange`] on the CPU, after everything has been written; on a device [`Sweep::faults`] counts what is not
+//! finite.
+//!
+//! # Calibration that cannot be meant
+//!
+//! A layer that met no token has norms and a Hessian of zeros, and no mask can be made of them: [`Error::NoInput`].
+//! Norms that are negative or not finite, and a Hessian that is one triangle, not symmetric, or has a zero on its
+//! diagonal beside what is not zero, are errors too. [`ColumnScale::new`] and [`check_hessian`] find them in the host's
+//! memory, for all layers before the first is worked on if that is wanted; `Cholesky::new` looks again, and on the CPU
+//! so do [`ByScore::scaled`] and [`Sweep`], at their scales. On a device nobody looks at scales: where all are 0, each
+//! group keeps its first two, and where one is NaN, groups have no mask.
 //!
 //! Codes and updated weight of one layer from calibration activations:
 //!
@@ -89,6 +103,7 @@ use crate::shape::Shape;
 use crate::space::{HostSpace, Input, Output, Space};
 
 mod activations;
+mod calibration;
 #[cfg(feature = "sparsegpt")]
 mod cholesky;
 mod cpu;
@@ -96,6 +111,7 @@ mod launch;
 mod sweep;
 
 pub use activations::{Hessian, Squares};
+pub use calibration::{ColumnScale, check_hessian};
 #[cfg(feature = "sparsegpt")]
 pub use cholesky::Cholesky;
 pub use sweep::Sweep;
@@ -134,7 +150,7 @@ statistics::on_a_device!(Statistics);
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] for a masked weight
-/// without a weight, or if nothing is to be written.
+/// without a weight, or if nothing is to be written. On the CPU, of scales, [`Error::Column`] and [`Error::NoInput`].
 #[derive(Debug)]
 pub struct ByScore<'a, S: Space, W: Float> {
     shape: Shape,
@@ -167,8 +183,8 @@ impl<'a, S: Space, W: Float> ByScore<'a, S, W> {
         Self { weight: Some(weight.input()), ..Self::new(shape) }
     }
 
-    /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with the norms of [`Squares`], SparseGPT's without update
-    /// with `Cholesky::scale`.
+    /// By `abs(W_ij) · s_j`, one rounding to `f32`: Wanda's with a [`ColumnScale`] of the norms of [`Squares`],
+    /// SparseGPT's without update with `Cholesky::scale`. Scales are finite, not negative, and not all 0, which the CPU checks.
     #[must_use]
     pub fn scaled(
         shape: Shape,
@@ -245,8 +261,7 @@ impl<S: Space, W: Float> Pass<S> for ByScore<'_, S, W> {
     where
         S: HostSpace,
     {
-        cpu::by_score(pass.into_inner());
-        Ok(())
+        cpu::by_score(pass.into_inner())
     }
 
     fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>

@@ -18,14 +18,17 @@ pub(crate) const BLOCK: usize = 128;
 /// `[K]`, both of a `Cholesky`; patterns `[N, K/4]`; codes as in [`ByScore`](super::ByScore); losses
 /// `[N]`; all row-major. All outputs are overwritten. On a device every operand starts on a 16-byte boundary.
 ///
-/// The factor must be finite; it is not looked at for that. Where it is not, neither are the weights that it meets.
+/// The factor must be finite; it is not looked at for that, but for the scale on the CPU. Where it is not, neither are
+/// the weights that it meets.
 ///
 /// The workspace holds the weight in `f32` while it changes: [`Sweep::workspace_bytes`], needed on a device; the CPU
 /// uses what a few rows take, and pattern indices where only codes are asked for, and allocates that itself.
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be
-/// written; on a device [`Error::Workspace`].
+/// written; on a device [`Error::Workspace`]; on the CPU [`Error::Memory`], of the scale [`Error::Column`] and
+/// [`Error::NoInput`], and, **after all outputs have been written**, [`Error::LeftRange`] where values of `updated` are
+/// not finite in a row whose weights are.
 #[derive(Debug)]
 pub struct Sweep<'a, S: Space, W: Float> {
     pub(super) shape: Shape,
@@ -36,6 +39,7 @@ pub struct Sweep<'a, S: Space, W: Float> {
     pub(super) patterns: Option<S::Mut<'a, u8>>,
     pub(super) codes: Option<S::Mut<'a, u8>>,
     pub(super) losses: Option<S::Mut<'a, f64>>,
+    pub(super) faults: Option<S::Mut<'a, u32>>,
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
 
@@ -49,7 +53,8 @@ impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
         scale: impl Input<'a, Space = S, Element = f32>,
     ) -> Self {
         let (weight, upper, scale) = (weight.input(), upper.input(), scale.input());
-        Self { shape, weight, upper, scale, updated: None, patterns: None, codes: None, losses: None, workspace: None }
+        let (updated, patterns, codes, losses, faults, workspace) = (None, None, None, None, None, None);
+        Self { shape, weight, upper, scale, updated, patterns, codes, losses, faults, workspace }
     }
 
     /// Writes the weight as updated, dropped values `+0.0`; the weight itself is never written.
@@ -77,6 +82,14 @@ impl<'a, S: Space, W: Float> Sweep<'a, S, W> {
     #[must_use]
     pub fn losses(mut self, losses: impl Output<'a, Space = S, Element = f64>) -> Self {
         self.losses = Some(losses.output());
+        self
+    }
+
+    /// Counts the values of `updated` that are not finite: their number is **added** to this one element, so that a
+    /// count can go over many weights and be read once. The CPU's executor adds nothing: it returns an error.
+    #[must_use]
+    pub fn faults(mut self, faults: impl Output<'a, Space = S, Element = u32>) -> Self {
+        self.faults = Some(faults.output());
         self
     }
 
@@ -116,6 +129,7 @@ impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
         length("patterns", self.patterns.as_ref(), shape.groups())?;
         length("codes", self.codes.as_ref(), shape.packed_codes())?;
         length("losses", self.losses.as_ref(), shape.rows)?;
+        length("faults", self.faults.as_ref(), 1)?;
         if self.updated.is_none() && self.patterns.is_none() && self.codes.is_none() && self.losses.is_none() {
             return Err(Error::Missing { what: "a mask", missing: "no output was given to write it to" });
         }
@@ -126,8 +140,7 @@ impl<S: Space, W: Float> Pass<S> for Sweep<'_, S, W> {
     where
         S: HostSpace,
     {
-        cpu::sweep(pass.into_inner());
-        Ok(())
+        cpu::sweep(pass.into_inner())
     }
 
     fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>

@@ -90,6 +90,38 @@ fn ties_keep_the_lowest() {
     assert_eq!(magnitude([0.5, 1.0, -3.0, -1.0]), 0x9);
 }
 
+/// `f32` keeps one of two: what is 2:4 is not cut to that unless it was asked for, by whichever way in.
+#[test]
+fn f32_already_24() {
+    let shape = Shape::new(3, 16);
+    // The first row is 1:2 as well; in the second the third group of four keeps its first two.
+    let mut dense = vec![0.0_f32; shape.weights()];
+    for (group, kept) in (0..12).zip([[0, 3], [1, 2], [0, 2], [1, 3]].into_iter().cycle()) {
+        kept.iter().for_each(|j| dense[4 * group + j] = 1.0 + group as f32);
+    }
+    assert!(Compressed::by_magnitude(shape, &dense).is_ok() && Compressed::from_sparse(shape, &dense).is_ok());
+    (dense[16 + 8 + 1], dense[16 + 8 + 2]) = (f32::MIN_POSITIVE, 0.0);
+    let error = Error::TwoFourOfF32 { row: 1, group: 4 };
+    assert_eq!(Compressed::by_magnitude(shape, &dense), Err(error.clone()));
+    let (mut values, mut masked) = (vec![0.0; 24], vec![0.0; 48]);
+    let pass = || Pack::by_magnitude(shape, &dense);
+    assert_eq!(Cpu.run(pass().layout(Layout::Plain).values(&mut values)), Err(error.clone()));
+    assert_eq!(Cpu.run(pass().masked(&mut masked)), Err(error.clone()));
+    let sparse = Compressed::from_sparse(shape, &dense).unwrap_err();
+    assert_eq!(sparse, Error::NotTwoFour { row: 1, group: 4, kept: 2, width: 2 });
+    for error in [error, sparse] {
+        let message = error.to_string();
+        assert!(message.contains("group 4 of row 1") && message.contains("Convert it to bf16 or f16"), "{message}");
+    }
+    // Of 16 bits nothing is lost; and a dense weight may be pruned, as may what its codes say.
+    let narrow: Vec<bf16> = dense.iter().map(|&w| bf16::from_f32(w)).collect();
+    assert!(same(&Compressed::by_magnitude(shape, &narrow).unwrap().decompress(), &narrow));
+    assert!(Compressed::with_codes(shape, &dense, &[0x44; 12]).is_ok());
+    dense[40..43].fill(9.0);
+    assert!(Compressed::by_magnitude(shape, &dense).is_ok());
+    assert!(Compressed::by_magnitude(shape, &vec![0.0_f32; 48]).is_ok(), "zeros lose nothing");
+}
+
 #[test]
 fn nan_is_larger_than_infinity() {
     assert_eq!(magnitude([f32::INFINITY, 1.0, f32::NAN, f32::NEG_INFINITY]), 0x8);

@@ -3,6 +3,7 @@
 
 use crate::any::Wide;
 use std::cmp::Ordering;
+use twofour::Error;
 
 /// Values in a group and kept of it.
 pub(crate) fn width<T: Wide>() -> usize {
@@ -221,4 +222,14 @@ pub(crate) fn padded_metadata(
     assert!(nibbles.len() <= 2 * bytes, "{} codes in {bytes} bytes", nibbles.len());
     nibbles.resize(2 * bytes, padding);
     packed(&nibbles)
+}
+
+/// What choosing by magnitude says of an `f32` weight that is 2:4 but not 1:2.
+pub(crate) fn halved<T: Wide>(dense: &[T], cols: usize) -> Option<Error> {
+    let keeps = |group: &[T]| group.iter().filter(|value| value.to_f64() != 0.0).count();
+    if width::<T>() != 2 || dense.chunks(4).any(|group| keeps(group) > 2) {
+        return None;
+    }
+    let at = dense.chunks(2).position(|group| keeps(group) == 2)?;
+    Some(Error::TwoFourOfF32 { row: (2 * at / cols) as u64, group: (2 * at % cols / 2) as u64 })
 }

@@ -4,8 +4,10 @@ use crate::common::{TestExecutor, given, same};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
+use std::any::TypeId;
 use twofour::select::{ByScore, Squares, Statistics, Sweep};
-use twofour::{Float, Shape};
+use twofour::space::Host;
+use twofour::{Error, Float, Result, Shape};
 
 /// What scores are made of.
 #[derive(Debug, Clone)]
@@ -57,6 +59,16 @@ pub(crate) struct Swept<W> {
     pub(crate) patterns: Option<Vec<u8>>,
     pub(crate) codes: Option<Vec<u8>>,
     pub(crate) losses: Option<Vec<f64>>,
+    /// Updated weights that left the range of their type, which the CPU counts.
+    pub(crate) lost: u64,
+    /// Those that are not finite, which devices count.
+    pub(crate) faults: u32,
+}
+
+/// Whether these are scales that the CPU refuses; a device takes them as they are.
+pub(crate) fn is_refused<E: TestExecutor>(_: &E, scale: &[f32]) -> bool {
+    let wrong = scale.iter().any(|s| !(s.is_finite() && *s >= 0.0)) || scale.iter().all(|&s| s == 0.0);
+    wrong && TypeId::of::<E::Space>() == TypeId::of::<Host>()
 }
 
 pub(crate) fn rng(seed: u64) -> StdRng {
@@ -106,6 +118,10 @@ impl<W: Float> ScoreCase<W> {
 
     /// Runs it, on outputs full of NaN.
     pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Scored<W> {
+        self.try_run(on).unwrap()
+    }
+
+    pub(crate) fn try_run<E: TestExecutor>(&self, on: &mut E) -> Result<Scored<W>> {
         let (shape, [masked, patterns, codes, statistics]) = (self.shape, self.wants);
         let weight = on.upload(&self.weight).unwrap();
         let mut masked = masked.then(|| on.poisoned::<W>(shape.weights()));
@@ -125,13 +141,13 @@ impl<W: Float> ScoreCase<W> {
         };
         let pass = given!(pass, masked: masked.as_mut().map(E::output), patterns: patterns.as_mut().map(E::output),
             codes: codes.as_mut().map(E::output), statistics: statistics.as_mut().map(E::output));
-        on.run(pass).unwrap();
-        Scored {
+        on.run(pass)?;
+        Ok(Scored {
             masked: on.read(masked.as_ref()),
             patterns: on.read(patterns.as_ref()),
             codes: on.read(codes.as_ref()),
             statistics: on.read(statistics.as_ref()).map(|statistics| statistics[0]),
-        }
+        })
     }
 
     /// The scores that are compared.
@@ -210,8 +226,16 @@ impl<W: Float> SweepCase<W> {
         let pass = Sweep::new(shape, E::input(&weight), E::input(&upper), E::input(&scale));
         let pass = given!(pass, updated: updated.as_mut().map(E::output), patterns: patterns.as_mut().map(E::output),
             codes: codes.as_mut().map(E::output), losses: losses.as_mut().map(E::output));
-        on.run(pass.workspace(E::output(&mut workspace))).unwrap();
+        let before = 40;
+        let mut faults = on.upload(&[before]).unwrap();
+        let pass = pass.faults(E::output(&mut faults));
+        let lost = match on.run(pass.workspace(E::output(&mut workspace))) {
+            Err(Error::LeftRange { what: "updated", count, .. }) => count,
+            run => run.map(|()| 0).unwrap(),
+        };
         Swept {
+            lost,
+            faults: on.download(&faults).unwrap()[0] - before,
             updated: on.read(updated.as_ref()),
             patterns: on.read(patterns.as_ref()),
             codes: on.read(codes.as_ref()),

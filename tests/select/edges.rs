@@ -1,9 +1,9 @@
 //! Special values and sizes, by name.
 
-use crate::case::{By, ScoreCase, SquaresCase, SweepCase, all_same, close, normal, rng};
+use crate::case::{By, ScoreCase, SquaresCase, SweepCase, all_same, close, is_refused, normal, rng};
 use crate::common::{TestExecutor, everywhere_tests, same};
 use crate::suite::{compare_scored, naive};
-use twofour::{Cpu, Pattern, Shape, bf16};
+use twofour::{Cpu, Error, Pattern, Shape, bf16};
 
 everywhere_tests!(
     special_scores,
@@ -76,15 +76,24 @@ fn small_scores_count_beside_large_ones(on: &mut impl TestExecutor) {
 }
 
 fn wanda_with_dead_and_infinite_columns(on: &mut impl TestExecutor) {
+    let cpu = is_refused(on, &[0.0]);
     let mut run = |scale: [f32; 4], weight: [f32; 4]| {
         let by = By::Scaled(scale.to_vec());
         let case = ScoreCase::<f32> { shape: Shape::new(1, 4), by, weight: weight.to_vec(), wants: [true; 4] };
-        case.run(on).patterns.unwrap()[0]
+        case.try_run(on).map(|got| got.patterns.unwrap()[0])
     };
-    assert_eq!(run([0.0, 0.0, 1.0, 1.0], [9.0, 9.0, 1.0, 1.0]), 5, "dead columns are dropped");
-    assert_eq!(run([0.0; 4], [9.0, 1.0, 2.0, 3.0]), 0, "all dead: the lowest");
-    assert_eq!(run([f32::INFINITY, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]), Pattern::POISON, "inf * 0");
-    assert_eq!(run([1.0; 4], [f32::INFINITY, 1.0, 3.0, 2.0]), 1);
+    assert_eq!(run([0.0, 0.0, 1.0, 1.0], [9.0, 9.0, 1.0, 1.0]), Ok(5), "dead columns are dropped");
+    assert_eq!(run([1.0; 4], [f32::INFINITY, 1.0, 3.0, 2.0]), Ok(1));
+    // What the CPU refuses, devices take as it is.
+    let no_input = Error::NoInput { what: "the scale", cols: 4 };
+    let all_dead = if cpu { Err(no_input) } else { Ok(0) };
+    assert_eq!(run([0.0; 4], [9.0, 1.0, 2.0, 3.0]), all_dead, "all dead: the lowest");
+    for (wild, on_a_device) in [(f32::INFINITY, Pattern::POISON), (-1.0, 3)] {
+        let (what, value, must) = ("the scale", f64::from(wild), "finite and not negative");
+        let expected = if cpu { Err(Error::Column { what, column: 0, value, must }) } else { Ok(on_a_device) };
+        let first = if wild > 0.0 { 0.0 } else { 9.0 };
+        assert_eq!(run([wild, 1.0, 1.0, 1.0], [first, 1.0, 1.0, 1.0]), expected, "{wild}");
+    }
 }
 
 fn no_tokens_and_no_columns(on: &mut impl TestExecutor) {

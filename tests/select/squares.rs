@@ -80,14 +80,15 @@ pub(crate) fn sparsegpt(hessian: &Square, dead: &[bool], weight: &[f64]) -> (Vec
     // The inverse of what is left when all columns before one are decided; its corner is U_jj².
     let inverses: Vec<Square> = (0..cols).map(|j| hessian.from(j).inverse()).collect();
     for first in (0..cols).step_by(4) {
-        let of = |j: usize| if dead[j] { 0.0 } else { w[j].abs() / inverses[j].at(0, 0).sqrt() };
+        // An empty column loses to all others; among them magnitude decides.
+        let of = |j: usize| w[j].abs() * if dead[j] { 1e-30 } else { inverses[j].at(0, 0).sqrt().recip() };
         let scores: Vec<f64> = (first..first + 4).map(of).collect();
         let mut order = [0usize, 1, 2, 3];
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         let pattern = Pattern::from_bits(1 << order[0] | 1 << order[1]).unwrap();
         patterns.push((pattern, (scores[order[1]] - scores[order[2]]) / scores[order[0]].max(1e-300)));
         for j in first..first + 4 {
-            if dead[j] || !pattern.keeps(j - first) {
+            if !pattern.keeps(j - first) {
                 w[j] = 0.0;
             }
             // δ_rest = −H_rest⁻¹ H_rest,decided δ_decided: the minimum of ½ δ H δᵀ over the rest.

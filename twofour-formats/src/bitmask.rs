@@ -19,7 +19,7 @@ use super::header::{Header, TensorInfo};
 use super::record::{Encoding, WeightInfo};
 use super::source::Source;
 use super::{in_weight, wrong};
-use crate::check::{length, not_two_four};
+use crate::check::{length, not_two_four, zeros};
 use crate::error::Result;
 use twofour::compress::{Compressed, Sparsity};
 use twofour::{Element, Error, Shape};
@@ -121,7 +121,8 @@ fn groups(sparsity: Sparsity, shape: Shape, bitmask: &[u8]) -> impl Iterator<Ite
 fn fill<T: Element>(shape: Shape, values: &[T], groups: impl Iterator<Item = u8>) -> twofour::Result<Compressed<T>> {
     let sparsity = Sparsity::of(T::DTYPE);
     let mut given = values.iter().copied();
-    let mut all = Vec::with_capacity(shape.weights() / 2);
+    let mut all = zeros("kept values", shape.weights() / 2)?;
+    all.clear();
     let mut codes = vec![0; sparsity.packed_codes(shape)];
     for (group, bits) in groups.enumerate() {
         let filled = fill_up(sparsity, bits);

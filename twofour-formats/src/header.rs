@@ -84,6 +84,13 @@ impl Header {
         }
     }
 
+    /// Takes out tensors.
+    pub(super) fn leave_out(&mut self, out: impl Fn(&TensorInfo) -> bool) -> Vec<TensorInfo> {
+        let (left_out, tensors) = std::mem::take(&mut self.tensors).into_iter().partition(out);
+        self.tensors = tensors;
+        left_out
+    }
+
     /// The tensor of a name.
     pub(super) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.position(name).map(|i| &self.tensors[i])

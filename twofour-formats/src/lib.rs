@@ -88,7 +88,10 @@
 //! that names file, tensor or weight, and group. Reading allocates a small multiple of the file's size at most.
 //!
 //! Writing is atomic: into a new file beside, which is synced and then renamed. After an error the old file is
-//! as it was.
+//! as it was; its permissions are kept, and a symbolic link stays and what it leads to is replaced. What is no regular
+//! file (a device, a FIFO, a socket, a folder) is an error and left alone. [`Staged`] files take their places together.
+//!
+//! Of a model in shards the index decides which copy of a tensor counts; what else is in a file is left out.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -108,6 +111,7 @@ mod view;
 mod weight;
 mod writer;
 
+pub use atomic::Staged;
 pub use dtype::TensorType;
 pub use error::{Error, Result};
 pub use header::TensorInfo;

@@ -25,6 +25,7 @@ pub struct Reader<'a> {
     weights: Vec<WeightInfo>,
     /// Names of tensors that weights are made of.
     parts: BTreeSet<String>,
+    left_out: Vec<TensorInfo>,
 }
 
 impl<'a> Reader<'a> {
@@ -34,13 +35,18 @@ impl<'a> Reader<'a> {
     /// [`Error::File`] or [`Error::InWeight`]: the bytes are no whole safetensors file, of another version of the
     /// format, or a weight is not what the file says of it.
     pub fn from_bytes(bytes: &'a [u8]) -> Result<Self> {
-        Self::new(Source::from_bytes(bytes)?)
+        Self::new(Source::from_bytes(bytes)?, |_| true)
     }
 
-    fn new((source, header): (Source<'a>, Header)) -> Result<Self> {
+    /// Of the tensors that count.
+    fn new((source, mut header): (Source<'a>, Header), counts: impl Fn(&str) -> bool) -> Result<Self> {
+        let left_out = header.leave_out(|tensor| !counts(&tensor.name));
+        if !left_out.is_empty() {
+            record::leave_out(&mut header, &left_out);
+        }
         let weights = record::weights(&source, &header)?;
         let parts = record::parts(&weights);
-        Ok(Self { source, header, weights, parts })
+        Ok(Self { source, header, weights, parts, left_out })
     }
 
     /// The compressed weights, by name.
@@ -56,6 +62,12 @@ impl<'a> Reader<'a> {
     /// All tensors of the file, by name.
     pub fn all_tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         self.header.tensors.iter()
+    }
+
+    /// Tensors that are in the file but not in the model: its index has them in another file, or not at all (see
+    /// [`Model::open`](super::Model::open)). No other method knows them.
+    pub fn left_out(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.left_out.iter()
     }
 
     /// What the file says of itself (`__metadata__`), without the entries of this crate's format.
@@ -98,7 +110,7 @@ impl<'a> Reader<'a> {
                 tensor.dtype,
                 T::DTYPE
             ))),
-            _ => Ok(from_bytes(&self.tensor(name)?)),
+            _ => from_bytes(&self.tensor(name)?).map_err(|error| self.in_weight(name, error)),
         }
     }
 
@@ -119,9 +131,9 @@ impl<'a> Reader<'a> {
                 view.into_compressed().map_err(|error| self.in_weight(name, error))
             }
             Encoding::Bitmask => {
-                let values = from_bytes(&self.tensor(&bitmask::part(name, "compressed"))?);
+                let values = self.tensor(&bitmask::part(name, "compressed"))?;
                 let bits = self.tensor(&bitmask::part(name, "bitmask"))?;
-                let compressed = bitmask::from_parts(info.shape, &values, &bits);
+                let compressed = from_bytes(&values).and_then(|values| bitmask::from_parts(info.shape, &values, &bits));
                 compressed.map_err(|error| self.in_weight(name, error))
             }
         }
@@ -176,6 +188,11 @@ impl Reader<'static> {
     /// # Errors
     /// As [`from_bytes`](Reader::from_bytes), and if the file cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::new(Source::open(path.as_ref())?)
+        Self::open_part(path.as_ref(), |_| true)
+    }
+
+    /// Opens a file of which these tensors count.
+    pub(super) fn open_part(path: &Path, counts: impl Fn(&str) -> bool) -> Result<Self> {
+        Self::new(Source::open(path)?, counts)
     }
 }

@@ -142,6 +142,15 @@ pub(super) fn weights(source: &Source<'_>, header: &Header) -> Result<Vec<Weight
     }
 }
 
+/// Takes out the entries of weights all of whose tensors have been taken out.
+pub(super) fn leave_out(header: &mut Header, left_out: &[TensorInfo]) {
+    let out = |name: String| left_out.iter().any(|tensor| tensor.name == name);
+    header.metadata.retain(|key, _| match key.strip_prefix(WEIGHT_ENTRY) {
+        Some(name) => !(out(values_name(name)) && out(codes_name(name))),
+        None => true,
+    });
+}
+
 /// A weight by its entry.
 fn of_record(header: &Header, name: &str, text: &str) -> std::result::Result<WeightInfo, String> {
     let record: Record<'_> = serde_json::from_str(text).map_err(|e| format!("its entry is `{text}`: {e}"))?;

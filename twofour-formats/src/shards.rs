@@ -1,7 +1,7 @@
 //! Models of several files, with an index that says which tensor is in which.
 
-use super::atomic::AtomicFile;
-use super::header::Unique;
+use super::atomic::{AtomicFile, Staged, unwritable};
+use super::header::{TensorInfo, Unique};
 use super::reader::Reader;
 use super::wrong;
 use crate::error::Result;
@@ -82,23 +82,50 @@ impl Model {
         self.index.as_ref().map(|(name, index)| (name.as_str(), index))
     }
 
-    /// Opens one of its files, and checks that it has the tensors that the index says it has.
+    /// Opens one of its files, and checks that it has the tensors that the index says it has. Others that are in it do
+    /// not count: the index decides which copy of a tensor is the model's ([`Reader::left_out`]).
     ///
     /// # Errors
     /// As [`Reader::open`]; [`Error::File`](crate::Error::File) if a tensor is missing.
     pub fn open(&self, file: &str) -> Result<Reader<'static>> {
         let path = self.path(file);
-        let reader = Reader::open(&path)?;
-        if let Some((_, index)) = &self.index {
-            let mut here = index.files.iter().filter(|(_, of)| *of == file).map(|(tensor, _)| tensor);
-            if let Some(missing) = here.find(|tensor| reader.tensor_info(tensor).is_none()) {
+        let Some((_, index)) = &self.index else { return Reader::open(&path) };
+        let reader = Reader::open_part(&path, |tensor| index.file(tensor) == Some(file))?;
+        let mut here = index.files.iter().filter(|(_, of)| *of == file).map(|(tensor, _)| tensor);
+        match here.find(|tensor| reader.tensor_info(tensor).is_none()) {
+            Some(missing) => {
+                Err(wrong(path.display(), format_args!("the index says that `{missing}` is here, and it is not")))
+            }
+            None => Ok(reader),
+        }
+    }
+
+    /// [Opens](Self::open) all of its files, by name, and compares copies of a tensor that do not count with the one
+    /// that does.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::File`](crate::Error::File) for a copy of another shape or type, which is of
+    /// another model.
+    pub fn open_all(&self) -> Result<Vec<(&str, Reader<'static>)>> {
+        let readers = self.files().map(|file| Ok((file, self.open(file)?))).collect::<Result<Vec<_>>>()?;
+        let Some((name, index)) = &self.index else { return Ok(readers) };
+        for (file, copy) in readers.iter().flat_map(|(file, reader)| reader.left_out().map(move |copy| (file, copy))) {
+            let Some(place) = index.file(copy.name()) else { continue };
+            let of = readers.iter().find(|(file, _)| *file == place);
+            let Some(counts) = of.and_then(|(_, reader)| reader.tensor_info(copy.name())) else { continue };
+            if (counts.shape(), counts.dtype()) != (copy.shape(), copy.dtype()) {
+                let is = |tensor: &TensorInfo| format!("{} {:?}", tensor.dtype(), tensor.shape());
+                let (tensor, one, other) = (copy.name(), is(counts), is(copy));
                 return Err(wrong(
-                    path.display(),
-                    format_args!("the index says that `{missing}` is here, and it is not"),
+                    self.path(name).display(),
+                    format_args!(
+                        "`{tensor}` is {one} in {place}, where the index has it, and {other} in {file}: take the copy \
+                         that is left over out of its file"
+                    ),
                 ));
             }
         }
-        Ok(reader)
+        Ok(readers)
     }
 }
 
@@ -131,9 +158,20 @@ impl Index {
     }
 
     /// Adds a file with its tensors, which take so many bytes.
-    pub fn add<'n>(&mut self, file: &str, tensors: impl IntoIterator<Item = &'n str>, bytes: u64) {
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File): a tensor is in another file already.
+    pub fn add<'n>(&mut self, file: &str, tensors: impl IntoIterator<Item = &'n str>, bytes: u64) -> Result<()> {
+        for tensor in tensors {
+            match self.files.insert(tensor.to_owned(), file.to_owned()) {
+                Some(other) if other != file => {
+                    return Err(wrong("index of shards", format_args!("`{tensor}` is in {other} and in {file}")));
+                }
+                _ => {}
+            }
+        }
         self.bytes = self.bytes.saturating_add(bytes);
-        self.files.extend(tensors.into_iter().map(|tensor| (tensor.to_owned(), file.to_owned())));
+        Ok(())
     }
 
     /// The file that a tensor is in.
@@ -192,8 +230,16 @@ impl Index {
     /// Writes the index, atomically.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File): it cannot be written.
+    /// [`Error::File`](crate::Error::File): it cannot be written, or what is there is no regular file.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.stage(path)?.commit()
+    }
+
+    /// [`save`](Self::save), but for the file's taking its place.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn stage(&self, path: impl AsRef<Path>) -> Result<Staged> {
         #[derive(Serialize)]
         struct Totals {
             total_size: u64,
@@ -203,15 +249,16 @@ impl Index {
             metadata: Totals,
             weight_map: &'a BTreeMap<String, String>,
         }
-        let path = path.as_ref();
+        let label = path.as_ref().display().to_string();
         let stored = Stored { metadata: Totals { total_size: self.bytes }, weight_map: &self.files };
         let write = || {
-            let mut file = AtomicFile::create(path)?;
+            let mut file = AtomicFile::create(path.as_ref())?;
             serde_json::to_writer_pretty(&mut file, &stored)?;
             file.write_all(b"\n")?;
-            file.commit()
+            Ok(file)
         };
-        write().map_err(|e: std::io::Error| wrong(path.display(), format_args!("cannot be written: {e}")))
+        let file = write().map_err(|e| unwritable(&label, &e))?;
+        Staged::new(file, label)
     }
 }
 

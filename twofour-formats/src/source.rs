@@ -34,11 +34,8 @@ impl<'a> Source<'a> {
     /// Of a file on disk, of which only the header is read.
     pub(super) fn open(path: &Path) -> Result<(Self, Header)> {
         let unreadable = |e| wrong(path.display(), format_args!("cannot be read: {e}"));
-        let mut file = File::open(path).map_err(unreadable)?;
+        let mut file = open(path)?;
         let meta = file.metadata().map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(wrong(path.display(), "is not a file"));
-        }
         let Some(rest) = meta.len().checked_sub(8) else {
             return Err(wrong(path.display(), too_short(meta.len())));
         };
@@ -96,6 +93,15 @@ impl<'a> Source<'a> {
     pub(super) fn wrong(&self, problem: impl Display) -> crate::Error {
         wrong(self.label(), problem)
     }
+}
+
+/// Opens a regular file. Others are not opened at all: that of a FIFO would wait for somebody to write to it.
+pub(super) fn open(path: &Path) -> Result<File> {
+    let unreadable = |e| wrong(path.display(), format_args!("cannot be read: {e}"));
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(wrong(path.display(), "is not a file"));
+    }
+    File::open(path).map_err(unreadable)
 }
 
 fn too_short(bytes: u64) -> String {

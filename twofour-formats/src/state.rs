@@ -45,7 +45,7 @@
 //! # }
 //! ```
 
-use super::weight::{from_bytes, to_bytes};
+use super::weight::to_bytes;
 use super::{TensorType, wrong};
 use crate::error::{Error, Result};
 use serde::de::IgnoredAny;
@@ -209,7 +209,8 @@ impl Manifest {
     /// one that was there. After an error that one is as it was.
     ///
     /// # Errors
-    /// [`Error::File`]: the file cannot be written, or a layer is missing. What `fill` returns.
+    /// [`Error::File`]: the file cannot be written, what is there is no regular file, or a layer is missing. What
+    /// `fill` returns.
     pub fn save<E: From<Error>>(
         &self,
         path: impl AsRef<Path>,

@@ -68,7 +68,7 @@ impl<'a> WeightView<'a> {
         if self.value_type != T::DTYPE {
             return Err(other_type(self.value_type, T::DTYPE));
         }
-        Ok(Compressed::new(self.shape, from_bytes(&self.values), self.codes.into_owned())?)
+        Ok(Compressed::new(self.shape, from_bytes(&self.values)?, self.codes.into_owned())?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A compressed weight whose type is known when it is read.
 
+use crate::check::zeros;
 use std::borrow::Cow;
 use twofour::compress::Compressed;
 use twofour::{DType, E4m3, E5m2, Element, Shape, bf16, f16};
@@ -99,16 +100,16 @@ pub(super) fn to_bytes<T: Element>(values: &[T]) -> Cow<'_, [u8]> {
 }
 
 /// Values of little-endian bytes, which need not lie where values may. Bytes of a last, broken value are left out.
-pub(super) fn from_bytes<T: Element>(bytes: &[u8]) -> Vec<T> {
+pub(super) fn from_bytes<T: Element>(bytes: &[u8]) -> twofour::Result<Vec<T>> {
     let count = bytes.len() / T::DTYPE.size();
-    let mut values = vec![T::zeroed(); count];
+    let mut values = zeros("values of a file", count)?;
     let to = bytemuck::cast_slice_mut::<T, u8>(&mut values);
     to.copy_from_slice(&bytes[..count * T::DTYPE.size()]);
     if cfg!(target_endian = "big") {
         let swapped = swapped::<T>(to.to_vec());
         to.copy_from_slice(&swapped);
     }
-    values
+    Ok(values)
 }
 
 fn swapped<T: Element>(mut bytes: Vec<u8>) -> Vec<u8> {

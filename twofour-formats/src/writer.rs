@@ -1,7 +1,7 @@
 //! Writing files: the header first, for all sizes are known from the [`Manifest`], then tensor by tensor, so that a
 //! model need not fit the memory.
 
-use super::atomic::AtomicFile;
+use super::atomic::{AtomicFile, Staged, unwritable};
 use super::dtype::TensorType;
 use super::header::{self, TensorInfo};
 use super::record::{codes_name, record, values_name};
@@ -9,7 +9,7 @@ use super::weight::{Weight, to_bytes};
 use super::{RESERVED, VERSION, VERSION_ENTRY, WEIGHT_ENTRY, wrong};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Seek, SeekFrom, Write};
+use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::path::Path;
 use twofour::compress::{Compressed, Sparsity};
 use twofour::{DType, Element, Shape};
@@ -126,17 +126,30 @@ impl Manifest {
     /// one that was there. After an error that one is as it was.
     ///
     /// # Errors
-    /// [`Error::File`]: the file cannot be written, or a tensor is missing. What `fill` returns.
+    /// [`Error::File`]: the file cannot be written, what is there is no regular file, or a tensor is missing. What
+    /// `fill` returns.
     pub fn save<E: From<Error>>(
         &self,
         path: impl AsRef<Path>,
         fill: impl FnOnce(&mut Writer<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
+        Ok(self.stage(path, fill)?.commit()?)
+    }
+
+    /// [`save`](Self::save), but for the file's taking its place.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn stage<E: From<Error>>(
+        &self,
+        path: impl AsRef<Path>,
+        fill: impl FnOnce(&mut Writer<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Staged, E> {
         let path = path.as_ref();
         let label = path.display().to_string();
-        let mut file = AtomicFile::create(path).map_err(|e| unwritable(&label, e))?;
+        let mut file = AtomicFile::create(path).map_err(|e| unwritable(&label, &e))?;
         self.write(&mut file, &label, fill)?;
-        file.commit().map_err(|e| unwritable(&label, e).into())
+        Ok(Staged::new(file, label)?)
     }
 
     /// The bytes of the file. `fill` writes every tensor once, in any order.
@@ -168,7 +181,7 @@ impl Manifest {
         let tensors = self.laid_out();
         let header = self.entries().and_then(|metadata| header::write(&metadata, tensors.iter()));
         let header = header.map_err(|problem| wrong(label, problem))?;
-        sink.write_all(&header).map_err(|e| unwritable(label, e))?;
+        sink.write_all(&header).map_err(|e| unwritable(label, &e))?;
         let begin = header.len() as u64;
         let places = tensors.into_iter().map(|tensor| (tensor.name, begin + tensor.range.start)).collect();
         Ok(Writer { manifest: self, sink, label, places, at: begin })
@@ -275,7 +288,7 @@ impl Writer<'_> {
         };
         // A seek would empty the buffer, and many tensors are small.
         let sought = if place == self.at { Ok(place) } else { self.sink.seek(SeekFrom::Start(place)) };
-        sought.and_then(|_| self.sink.write_all(bytes)).map_err(|e| unwritable(self.label, e))?;
+        sought.and_then(|_| self.sink.write_all(bytes)).map_err(|e| unwritable(self.label, &e))?;
         self.at = place + bytes.len() as u64;
         Ok(())
     }
@@ -287,7 +300,7 @@ impl Writer<'_> {
                 let missing = self.places.len();
                 Err(self.wrong(format!("{missing} planned tensors were not written, `{name}` the first of them")))
             }
-            None => self.sink.flush().map_err(|e| unwritable(self.label, e)),
+            None => self.sink.flush().map_err(|e| unwritable(self.label, &e)),
         }
     }
 
@@ -298,8 +311,4 @@ impl Writer<'_> {
 
 fn planned(problem: String) -> Error {
     wrong("the planned file", problem)
-}
-
-fn unwritable(label: &str, e: io::Error) -> Error {
-    wrong(label, format_args!("cannot be written: {e}"))
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "examples/cases.rs"]
+mod cases;
 #[path = "examples/compress_model.rs"]
 mod compress_model;
 #[allow(dead_code, reason = "the examples'")]

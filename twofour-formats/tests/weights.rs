@@ -14,6 +14,8 @@ mod golden;
 mod hostile;
 #[path = "weights/make.rs"]
 mod make;
+#[path = "weights/places.rs"]
+mod places;
 #[path = "weights/roundtrip.rs"]
 mod roundtrip;
 #[path = "weights/shards.rs"]

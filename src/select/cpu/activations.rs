@@ -2,7 +2,9 @@
 
 use super::super::activations::{RUN, RUNS, SLAB};
 use super::{Hessian, Squares};
+use crate::check::zeros;
 use crate::element::Float;
+use crate::error::Result;
 use crate::space::HostSpace;
 use gemm::Parallelism;
 use multiversion::multiversion;
@@ -55,11 +57,11 @@ const DEPTH: usize = 512;
 const BAND: usize = 128;
 
 /// Accumulates the Hessian of a batch.
-pub(in super::super) fn hessian<S: HostSpace, X: Float>(pass: Hessian<'_, S, X>) {
+pub(in super::super) fn hessian<S: HostSpace, X: Float>(pass: Hessian<'_, S, X>) -> Result<()> {
     let Hessian { tokens, cols, before, .. } = pass;
     let (x, hessian) = (S::slice(pass.x), S::slice_mut(pass.hessian));
     if cols == 0 {
-        return;
+        return Ok(());
     }
     let total = before as f64 + tokens as f64;
     let mut old = if before == 0 { 0.0 } else { (before as f64 / total) as f32 };
@@ -67,10 +69,10 @@ pub(in super::super) fn hessian<S: HostSpace, X: Float>(pass: Hessian<'_, S, X>)
         if before == 0 {
             hessian.fill(0.0);
         }
-        return;
+        return Ok(());
     }
     let new = (2.0 / total) as f32;
-    let mut widened = vec![0.0; DEPTH.min(tokens) * cols];
+    let mut widened = zeros("activations in f32", DEPTH.min(tokens) * cols)?;
     for slab in x.chunks(DEPTH * cols) {
         let widened = &mut widened[..slab.len()];
         let rows = widened.par_chunks_mut(cols).zip(slab.par_chunks(cols));
@@ -80,6 +82,7 @@ pub(in super::super) fn hessian<S: HostSpace, X: Float>(pass: Hessian<'_, S, X>)
         old = 1.0;
     }
     mirror(cols, hessian);
+    Ok(())
 }
 
 /// `to = old · to + new · xᵀ x` in the rows from `first` on, up to the diagonal.

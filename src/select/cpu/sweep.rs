@@ -1,8 +1,11 @@
 //! SparseGPT's sweep: a few rows at a time, a block of columns after the other, as on a device.
 
+use super::super::calibration::check_scale;
 use super::super::sweep::BLOCK;
 use super::{Sweep, code_of_largest, pack};
+use crate::check::zeros;
 use crate::element::Float;
+use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::space::HostSpace;
 use multiversion::multiversion;
@@ -16,7 +19,7 @@ const LANES: usize = 32;
 type Near = [[f32; LANES]; BLOCK];
 
 /// Sweeps over a weight.
-pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
+pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) -> Result<()> {
     let shape = pass.shape;
     let (weight, upper, scale) = (S::slice(pass.weight), S::slice(pass.upper), S::slice(pass.scale));
     let (updated, losses) = (pass.updated.map(S::slice_mut), pass.losses.map(S::slice_mut));
@@ -25,13 +28,14 @@ pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
         if let Some(losses) = losses {
             losses.fill(0.0);
         }
-        return;
+        return Ok(());
     }
-    let mut own = Vec::new();
+    check_scale("the scale", scale)?;
+    let mut own;
     let patterns = match patterns {
         Some(patterns) => patterns,
         None => {
-            own.resize(shape.groups(), 0);
+            own = zeros("pattern indices", shape.groups())?;
             own.as_mut_slice()
         }
     };
@@ -42,24 +46,60 @@ pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) {
     let bands = weight.chunks(rows * shape.cols).zip(patterns.chunks_mut(rows * (shape.cols / 4)));
     let bands = bands.map(|(weight, patterns)| (weight, patterns, updated.next(), losses.next()));
     let bands = bands.collect::<Vec<_>>();
-    bands.into_par_iter().for_each(|(weight, patterns, updated, losses)| {
-        let mut w = vec![0.0; weight.len()];
+    let swept = bands.into_par_iter().enumerate().map(|(band, (weight, patterns, updated, losses))| {
+        let mut w = zeros("rows of the weight in f32", weight.len())?;
         W::widen(weight, &mut w);
         let of_rows = factor.sweep(&mut w, patterns);
-        if let Some(updated) = updated {
-            // The sum makes a zero positive, which side it came from being of no consequence.
-            w.iter_mut().for_each(|w| *w += 0.0);
-            W::narrow(&w, updated);
-        }
         if let Some(losses) = losses {
             losses.copy_from_slice(&of_rows);
         }
+        let Some(updated) = updated else { return Ok(Lost::default()) };
+        // The sum makes a zero positive, which side it came from being of no consequence.
+        w.iter_mut().for_each(|w| *w += 0.0);
+        W::narrow(&w, updated);
+        Ok(Lost::of(weight, updated, shape.cols, band * rows))
     });
+    let lost = swept.try_reduce(Lost::default, |a, b| Ok(a.and(b)))?;
     if let Some(codes) = codes {
         codes.par_chunks_mut(BLOCK).zip(patterns.par_chunks(2 * BLOCK)).for_each(|(bytes, patterns)| {
             let code = |&index: &u8| Pattern::from_index(index).map_or(Pattern::POISON_CODE, Pattern::code);
             pack(&patterns.iter().map(code).collect::<Vec<_>>(), bytes);
         });
+    }
+    match lost.first {
+        Some([row, column]) => {
+            let [row, column] = [row, column].map(|at| at as u64);
+            Err(Error::LeftRange { what: "updated", dtype: W::DTYPE.name(), count: lost.count, row, column })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Updated weights that left the range of their type: how many, and the first one's row and column.
+#[derive(Default)]
+struct Lost {
+    count: u64,
+    first: Option<[usize; 2]>,
+}
+
+impl Lost {
+    /// Of some rows, from `first` on. What a weight that was not finite has spoilt does not count.
+    fn of<W: Float>(weight: &[W], updated: &[W], cols: usize, first: usize) -> Self {
+        let wild = |w: &W| !w.to_f32().is_finite();
+        let mut lost = Self::default();
+        for (row, (weight, updated)) in weight.chunks(cols).zip(updated.chunks(cols)).enumerate() {
+            if updated.iter().any(wild) && !weight.iter().any(wild) {
+                lost.count += updated.iter().filter(|w| wild(w)).count() as u64;
+                let column = || updated.iter().position(wild).map(|column| [first + row, column]);
+                lost.first = lost.first.or_else(column);
+            }
+        }
+        lost
+    }
+
+    fn and(self, other: Self) -> Self {
+        let first = [self.first, other.first].into_iter().flatten().min();
+        Self { count: self.count + other.count, first }
     }
 }
 

@@ -4,8 +4,10 @@ use crate::names::{any, is_linear, matches, some};
 use crate::number::Number;
 use crate::{Args, Failure};
 use std::collections::BTreeMap;
+use std::path::Path;
 use twofour::compress::{Compressed, Sparsity};
 use twofour::{DType, Shape};
+use twofour_formats::masks::Masks;
 use twofour_formats::{Reader, TensorInfo, TensorType};
 
 /// What there is instead of names.
@@ -20,7 +22,7 @@ pub(crate) struct Layers {
 
 impl Layers {
     pub(crate) fn new(args: &Args, readers: &[(&str, Reader<'_>)]) -> Result<Self, Failure> {
-        let codes = args.codes.as_ref().map(Reader::open).transpose()?;
+        let codes = args.codes.as_deref().map(open).transpose()?;
         let possible = readers.iter().flat_map(|(_, reader)| reader.tensors()).filter_map(|tensor| {
             let (shape, value_type) = compressible(tensor)?;
             Some((tensor.name().to_owned(), (shape, value_type)))
@@ -56,7 +58,9 @@ impl Layers {
 
     /// Compresses a layer.
     pub(crate) fn compress<T: Number>(&self, name: &str, shape: Shape, dense: &[T]) -> Result<Compressed<T>, Failure> {
-        let Some(given) = &self.codes else { return Ok(Compressed::by_magnitude(shape, dense)?) };
+        let Some(given) = &self.codes else {
+            return Compressed::by_magnitude(shape, dense).map_err(|e| format!("{name}: {e}").into());
+        };
         let with = |codes: &[u8]| {
             Compressed::with_codes(shape, dense, codes)
                 .map_err(|e| format!("the codes given for {name} do not fit it: {e}").into())
@@ -69,6 +73,18 @@ impl Layers {
             Some(_) => with(given.weight(name)?.codes()),
             None => with(&given.tensor(&codes_name(name))?),
         }
+    }
+}
+
+/// Opens a file with codes. One of masks is not one, though codes could be made of it.
+fn open(path: &Path) -> Result<Reader<'static>, Failure> {
+    match Masks::open(path) {
+        Ok(masks) if masks.names().len() > 0 => {
+            let (path, form) = (path.display(), masks.form());
+            let taken = "--codes takes a compressed model, or tensors <name>.codes";
+            Err(format!("{path} is a file of masks ({form}), and {taken}: masks are not taken here yet").into())
+        }
+        _ => Ok(Reader::open(path)?),
     }
 }
 

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use std::path::Path;
 use twofour::compress::{Sparsity, convert};
 use twofour::{DType, Shape};
-use twofour_formats::{Manifest, Reader, TensorType, Writer};
+use twofour_formats::{Manifest, Reader, Staged, TensorType, Writer};
 
 /// The tensors of the new file: the sizes of all are known before the first is read.
 pub(crate) fn manifest(task: &Task, reader: &Reader<'_>) -> Result<Manifest, Failure> {
@@ -30,7 +30,7 @@ pub(crate) fn manifest(task: &Task, reader: &Reader<'_>) -> Result<Manifest, Fai
     Ok(manifest)
 }
 
-/// Writes it, tensor by tensor.
+/// Writes it, tensor by tensor; it does not take its place yet.
 pub(crate) fn write(
     task: &Task,
     reader: &Reader<'_>,
@@ -38,10 +38,10 @@ pub(crate) fn write(
     path: &Path,
     report: &mut Report,
     progress: &ProgressBar,
-) -> Result<(), Failure> {
+) -> Result<Staged, Failure> {
     report.before += reader.all_tensors().map(|tensor| tensor.bytes()).sum::<u64>();
     report.after += manifest.data_bytes();
-    manifest.save(path, |file| {
+    manifest.stage(path, |file| {
         for tensor in reader.tensors() {
             progress.set_message(tensor.name().to_owned());
             match layer(task, tensor.name()) {

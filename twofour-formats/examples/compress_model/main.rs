@@ -14,6 +14,8 @@ mod names;
 mod number;
 mod output;
 mod report;
+#[path = "../common/shards.rs"]
+mod shards;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -71,27 +73,33 @@ fn main() -> ExitCode {
 /// Compresses or decompresses, and checks. Whether all is well.
 fn run(args: &Args, path: &Path) -> Result<bool, Failure> {
     let model = Model::find(path)?;
-    let readers = model.files().map(|file| Ok((file, model.open(file)?))).collect::<Result<Vec<_>, Failure>>()?;
+    let readers = model.open_all()?;
     let task = task(args, &readers)?;
     let output = output::Output::new(&model, args.out.as_deref(), args.codes.as_deref(), args.decompress)?;
     let mut report = Report::default();
     // Every byte is read to be written, and again to be checked.
     let bytes: u64 = readers.iter().flat_map(|(_, reader)| reader.all_tensors()).map(|tensor| tensor.bytes()).sum();
     let progress = progress_bar(2 * bytes);
-    let mut index = twofour_formats::Index::new();
+    // Before the files, so that on a failure it is empty when its time comes.
+    let made = model.index().map(|_| shards::Folder::make(&output.path)).transpose()?;
+    // All files are written before the first takes its place.
+    let (mut index, mut staged) = (twofour_formats::Index::new(), Vec::new());
     for (file, reader) in &readers {
         let manifest = file::manifest(&task, reader)?;
-        file::write(&task, reader, &manifest, &output.path(file), &mut report, &progress)?;
-        index.add(file, manifest.tensor_names(), manifest.data_bytes());
+        staged.push(file::write(&task, reader, &manifest, &output.path(file), &mut report, &progress)?);
+        index.add(file, manifest.tensor_names(), manifest.data_bytes())?;
     }
     if let Some((name, _)) = model.index() {
-        index.save(output.path(name))?;
+        staged.push(index.stage(output.path(name))?);
     }
+    staged.into_iter().try_for_each(twofour_formats::Staged::commit)?;
+    drop(made);
     for (file, reader) in &readers {
         let written = Reader::open(output.path(file))?;
         file::verify(&task, reader, &written, &mut report, &progress)?;
     }
     progress.finish_and_clear();
+    shards::print_left_out(&readers);
     report.print(&output);
     Ok(report.is_well())
 }
@@ -105,7 +113,14 @@ enum Task {
 fn task(args: &Args, readers: &[(&str, Reader<'_>)]) -> Result<Task, Failure> {
     let compressed = readers.iter().map(|(_, reader)| reader.weights().len()).sum::<usize>();
     match (args.decompress, compressed) {
-        (true, 0) => Err("there is nothing to decompress: the model has no compressed weights".into()),
+        (true, 0) => {
+            let mut tensors = readers.iter().flat_map(|(_, reader)| reader.tensors());
+            let other = "as `sparse-bitmask`, which need not be 2:4 and is not read here: `sparse-24-bitmask` is";
+            Err(match tensors.find_map(|tensor| tensor.name().strip_suffix("row_offsets")) {
+                Some(module) => format!("{module}weight is compressed {other}").into(),
+                None => "there is nothing to decompress: the model has no compressed weights".into(),
+            })
+        }
         (true, _) => Ok(Task::Decompress),
         (false, 0) => Ok(Task::Compress(choose::Layers::new(args, readers)?)),
         (false, _) => {

@@ -7,7 +7,7 @@ use twofour_formats::Model;
 
 /// A file, or a folder of shards.
 pub(crate) struct Output {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     sharded: bool,
 }
 
@@ -27,10 +27,6 @@ impl Output {
             None => beside_file(model, word)?,
         };
         let output = Self { path, sharded };
-        if sharded {
-            std::fs::create_dir_all(&output.path)
-                .map_err(|e| format!("{} cannot be made: {e}", output.path.display()))?;
-        }
         for file in model.files() {
             let read = [Some(model.path(file)), codes.map(Path::to_owned)];
             if let Some(read) = read.iter().flatten().find(|read| is_same(read, &output.path(file))) {

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::number::{Number, for_type};
 use std::path::Path;
-use twofour::select::{Hessian, Squares};
+use twofour::select::{ColumnScale, Hessian, Squares, check_hessian};
 use twofour::{Cpu, Executor};
 use twofour_formats::{Reader, TensorInfo, TensorType};
 
@@ -19,36 +19,40 @@ impl Activations {
     }
 
     /// The norms of the columns of a layer's inputs, `[K]`, for Wanda; up to a factor that all columns share.
-    pub(crate) fn norms(&self, layer: &str, cols: usize) -> Result<Vec<f32>, Failure> {
-        let norms = if let Some(squares) = self.tensor(layer, ".squares", &[cols])? {
+    pub(crate) fn norms(&self, layer: &str, cols: usize) -> Result<ColumnScale, Failure> {
+        let norms: Vec<f32> = if let Some(squares) = self.tensor(layer, ".squares", &[cols])? {
             let sums = self.numbers(squares)?;
             sums.iter().map(|sum| sum.sqrt() as f32).collect()
-        } else if let Some(hessian) = self.tensor(layer, ".hessian", &[cols, cols])? {
-            let hessian = self.numbers(hessian)?;
+        } else if self.tensor(layer, ".hessian", &[cols, cols])?.is_some() {
+            let hessian = self.hessian(layer, cols)?;
             // Its diagonal is the sums of squares, times two over the number of tokens.
-            (0..cols).map(|j| hessian[j * cols + j].sqrt() as f32).collect()
+            (0..cols).map(|j| hessian[j * cols + j].sqrt()).collect()
         } else {
             let inputs = self.inputs(layer, cols)?;
             for_type!(inputs.dtype(), norms_of_inputs(&self.reader, inputs.name(), cols))?
         };
-        match norms.iter().position(|norm: &f32| !norm.is_finite()) {
-            Some(column) => Err(self.wrong(format!("the norm of column {column} of `{layer}` is {}", norms[column]))),
-            None => Ok(norms),
-        }
+        ColumnScale::new(&norms).map_err(|e| self.wrong(format!("inputs of `{layer}`: {e}; --exclude leaves it out")))
     }
 
     /// The Hessian of SparseGPT's loss, `[K, K]`; up to a factor.
     pub(crate) fn hessian(&self, layer: &str, cols: usize) -> Result<Vec<f32>, Failure> {
-        if let Some(hessian) = self.tensor(layer, ".hessian", &[cols, cols])? {
-            return Ok(self.numbers(hessian)?.into_iter().map(|number| number as f32).collect());
-        }
-        if self.reader.tensor_info(layer).is_none() && self.reader.tensor_info(&format!("{layer}.squares")).is_some() {
-            let problem =
-                format!("`{layer}.squares` is enough for Wanda, and SparseGPT needs `{layer}.hessian` or inputs");
-            return Err(self.wrong(problem));
-        }
-        let inputs = self.inputs(layer, cols)?;
-        for_type!(inputs.dtype(), hessian_of_inputs(&self.reader, inputs.name(), cols))
+        let hessian = if let Some(hessian) = self.tensor(layer, ".hessian", &[cols, cols])? {
+            self.numbers(hessian)?.into_iter().map(|number| number as f32).collect()
+        } else {
+            if self.reader.tensor_info(layer).is_none()
+                && self.reader.tensor_info(&format!("{layer}.squares")).is_some()
+            {
+                let problem =
+                    format!("`{layer}.squares` is enough for Wanda, and SparseGPT needs `{layer}.hessian` or inputs");
+                return Err(self.wrong(problem));
+            }
+            let inputs = self.inputs(layer, cols)?;
+            for_type!(inputs.dtype(), hessian_of_inputs(&self.reader, inputs.name(), cols))
+                .map_err(|e: Failure| self.wrong(format!("the Hessian of `{layer}`: {e}")))?
+        };
+        let checked = check_hessian(cols, &hessian);
+        checked.map_err(|e| self.wrong(format!("the Hessian of `{layer}`: {e}; --exclude leaves it out")))?;
+        Ok(hessian)
     }
 
     /// A tensor of a layer, which must have this shape if it is there.
@@ -83,6 +87,22 @@ impl Activations {
         for_type!(tensor.dtype(), widened(&self.reader, tensor.name()))
     }
 
+    /// That there is memory for the Hessian of a layer, and that it or the inputs can be meant: without the product.
+    pub(crate) fn check_hessian(&self, layer: &str, cols: usize) -> Result<(), Failure> {
+        if self.tensor(layer, ".hessian", &[cols, cols])?.is_some() {
+            return self.hessian(layer, cols).map(drop);
+        }
+        Hessian::zeros(cols).map_err(|e| self.wrong(format!("the Hessian of `{layer}`: {e}")))?;
+        // Each column's norm is the root of the Hessian's diagonal: inputs are finite, and not all are 0.
+        if self.reader.tensor_info(layer).is_none() {
+            return self.hessian(layer, cols).map(drop);
+        }
+        let inputs = self.inputs(layer, cols)?;
+        let norms = for_type!(inputs.dtype(), norms_of_inputs(&self.reader, inputs.name(), cols))?;
+        let checked = ColumnScale::new(&norms).map(drop);
+        checked.map_err(|e| self.wrong(format!("inputs of `{layer}`: {e}; --exclude leaves it out")))
+    }
+
     fn wrong(&self, problem: String) -> Failure {
         format!("{}: {problem}", self.label).into()
     }
@@ -101,9 +121,9 @@ fn norms_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> R
 }
 
 fn hessian_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> Result<Vec<f32>, Failure> {
+    // Before the inputs, for it is what there may be no memory for.
+    let mut hessian = Hessian::zeros(cols)?;
     let inputs = reader.elements::<T>(name)?;
-    let elements = cols.checked_mul(cols).ok_or("the Hessian is too large")?;
-    let mut hessian = vec![0.0; elements];
     Cpu.run(Hessian::new(inputs.len() / cols.max(1), cols, &inputs, 0, &mut hessian))?;
     Ok(hessian)
 }

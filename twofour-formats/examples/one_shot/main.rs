@@ -16,6 +16,8 @@ mod names;
 mod number;
 mod output;
 mod report;
+#[path = "../common/shards.rs"]
+mod shards;
 mod write;
 
 use clap::{Parser, ValueEnum};

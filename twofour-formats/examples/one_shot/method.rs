@@ -1,9 +1,11 @@
 //! The mask of a layer.
 
 use crate::activations::Activations;
+use crate::choose::Layers;
 use crate::number::{Number, energy};
 use crate::{Args, Failure, Method};
-use twofour::select::{ByScore, Statistics};
+use std::collections::BTreeMap;
+use twofour::select::{ByScore, ColumnScale, Statistics};
 use twofour::{Cpu, Executor, Shape};
 use twofour_formats::masks::Mask;
 
@@ -14,14 +16,18 @@ pub(crate) struct Made {
     pub(crate) weight: Vec<u8>,
     /// The share of all scores that is kept; there is none where scores change on the way.
     pub(crate) score: Option<f64>,
-    /// The share of the squares of weights that is kept.
+    /// The squares of the weights as written, over those of the weights as they were.
     pub(crate) energy: f64,
+    /// Columns that saw no input, among which magnitude chose.
+    pub(crate) empty: usize,
 }
 
 /// How masks are chosen, and by what.
 pub(crate) struct Chooser<'a> {
     method: Method,
     activations: Option<Activations>,
+    /// Of every layer, for Wanda.
+    norms: BTreeMap<String, ColumnScale>,
     args: &'a Args,
 }
 
@@ -44,23 +50,36 @@ impl<'a> Chooser<'a> {
             }
             (path, _) => {
                 let activations = path.as_deref().map(Activations::open).transpose()?;
-                Ok(Self { method, activations, args })
+                Ok(Self { method, activations, norms: BTreeMap::new(), args })
             }
         }
     }
 
+    /// Looks at the calibration of all layers, before the first is worked on.
+    pub(crate) fn check(&mut self, layers: &Layers) -> Result<(), Failure> {
+        if !(self.args.damping.is_finite() && self.args.damping >= 0.0) {
+            return Err(format!("--damping is {}: it must be finite and not negative", self.args.damping).into());
+        }
+        let Some(activations) = &self.activations else { return Ok(()) };
+        for (name, (shape, _)) in layers {
+            if self.method == Method::Wanda {
+                self.norms.insert(name.clone(), activations.norms(name, shape.cols)?);
+            } else {
+                activations.check_hessian(name, shape.cols)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Chooses the mask of a layer.
     pub(crate) fn choose<T: Number>(&self, name: &str, shape: Shape, dense: &[T]) -> Result<Made, Failure> {
-        match (&self.activations, self.method) {
-            (Some(activations), Method::Wanda) => {
-                let norms = activations.norms(name, shape.cols)?;
-                by_score(name, shape, dense, Some(&norms))
-            }
-            (Some(activations), Method::Sparsegpt) => {
+        match (&self.activations, self.norms.get(name)) {
+            (_, Some(norms)) => Ok(Made { empty: norms.empty(), ..by_score(name, shape, dense, Some(norms.scale()))? }),
+            (Some(activations), None) => {
                 let hessian = activations.hessian(name, shape.cols)?;
                 sparsegpt(self.args, name, shape, dense, &hessian)
             }
-            _ => by_score(name, shape, dense, None),
+            (None, None) => by_score(name, shape, dense, None),
         }
     }
 }
@@ -73,10 +92,11 @@ fn by_score<T: Number>(name: &str, shape: Shape, dense: &[T], scale: Option<&[f3
         Some(scale) => ByScore::scaled(shape, dense, scale),
         None => ByScore::magnitude(shape, dense),
     };
-    Cpu.run(pass.codes(&mut codes).masked(&mut masked).statistics(&mut statistics))?;
+    let run = Cpu.run(pass.codes(&mut codes).masked(&mut masked).statistics(&mut statistics));
+    run.map_err(|e| format!("`{name}`: {e}"))?;
     let energy = energy(&masked) / energy(dense);
     let score = Some(statistics[0].fraction());
-    Ok(Made { mask: mask(name, shape, codes)?, weight: T::bytes(&masked), score, energy })
+    Ok(Made { mask: mask(name, shape, codes)?, weight: T::bytes(&masked), score, energy, empty: 0 })
 }
 
 /// A group with a NaN has no code, and then there is no mask.
@@ -89,18 +109,15 @@ fn sparsegpt<T: Number>(args: &Args, name: &str, shape: Shape, dense: &[T], hess
     let factor = twofour::select::Cholesky::new(shape.cols, hessian, args.damping)
         .map_err(|e| format!("the Hessian of `{name}`: {e}"))?;
     if args.as_is {
-        return by_score(name, shape, dense, Some(factor.scale()));
+        return Ok(Made { empty: factor.empty(), ..by_score(name, shape, dense, Some(factor.scale()))? });
     }
     let zero = <T as bytemuck::Zeroable>::zeroed();
     let (mut codes, mut updated) = (vec![0; shape.packed_codes()], vec![zero; dense.len()]);
     let sweep = twofour::select::Sweep::new(shape, dense, factor.upper(), factor.scale());
-    Cpu.run(sweep.codes(&mut codes).updated(&mut updated))?;
+    Cpu.run(sweep.codes(&mut codes).updated(&mut updated)).map_err(|e| format!("`{name}`: {e}"))?;
+    let energy = energy(&updated) / energy(dense);
     let mask = mask(name, shape, codes)?;
-    // Of the weight as it was.
-    let kept: Vec<bool> = mask.flags()?;
-    let masked: Vec<T> = dense.iter().zip(kept).map(|(&value, kept)| if kept { value } else { zero }).collect();
-    let energy = energy(&masked) / energy(dense);
-    Ok(Made { mask, weight: T::bytes(&updated), score: None, energy })
+    Ok(Made { mask, weight: T::bytes(&updated), score: None, energy, empty: factor.empty() })
 }
 
 #[cfg(not(feature = "sparsegpt"))]

@@ -13,13 +13,15 @@ pub(crate) struct Layer {
     pub(crate) dtype: String,
     pub(crate) score: Option<f64>,
     pub(crate) energy: Option<f64>,
+    /// Columns that saw no input.
+    pub(crate) empty: usize,
     /// Of the codes, to compare with what is read back.
     digest: u64,
 }
 
 impl Layer {
     pub(crate) fn new(name: &str, mask: &Mask, dtype: String, score: Option<f64>, energy: Option<f64>) -> Self {
-        Self { name: name.to_owned(), shape: mask.shape(), dtype, score, energy, digest: digest(mask) }
+        Self { name: name.to_owned(), shape: mask.shape(), dtype, score, energy, empty: 0, digest: digest(mask) }
     }
 
     fn cells(&self) -> [String; 5] {
@@ -42,6 +44,10 @@ fn digest(mask: &Mask) -> u64 {
 /// Prints the layers, and reads the file back. Whether it holds what was written.
 pub(crate) fn finish(layers: &[Layer], form: Form, path: &Path) -> Result<bool, crate::Failure> {
     print_table(layers);
+    for Layer { name, shape, empty, .. } in layers.iter().filter(|layer| layer.empty > 0) {
+        let of = format!("{empty} of {} columns", shape.cols);
+        println!("{name}: {of} saw no input, and magnitude chose among them");
+    }
     let weights: u64 = layers.iter().map(|layer| layer.shape.weights() as u64).sum();
     let bytes = std::fs::metadata(path)?.len();
     let bits = 8.0 * bytes as f64 / weights.max(1) as f64;

@@ -4,52 +4,59 @@ use crate::choose::{self, Layers};
 use crate::method::{Chooser, Made};
 use crate::number::{Number, for_type};
 use crate::report::{self, Layer};
+use crate::shards::{Folder, print_left_out};
 use crate::{Args, Failure, output, progress_bar};
 use indicatif::ProgressBar;
 use std::path::Path;
 use twofour::Shape;
-use twofour_formats::{Index, Model, Reader, masks};
+use twofour_formats::{Index, Model, Reader, Staged, masks};
 
 /// Makes the masks, writes them, and reads them back. Whether all is well.
 pub(crate) fn run(args: &Args, path: &Path) -> Result<bool, Failure> {
     let model = Model::find(path)?;
-    let readers = model.files().map(|file| Ok((file, model.open(file)?))).collect::<Result<Vec<_>, Failure>>()?;
+    let readers = model.open_all()?;
     if let Some(weight) = readers.iter().find_map(|(_, reader)| reader.weights().next()) {
         return Err(format!("`{}` is compressed already: it has its mask", weight.name()).into());
     }
     let layers = choose::layers(args, &readers)?;
-    let chooser = Chooser::new(args)?;
+    let mut chooser = Chooser::new(args)?;
     let (form, out) = output::masks(args, path)?;
     let mut read = output::read(&model);
     read.extend(args.activations.clone());
     let to = |file: &str| args.weights.as_deref().map(|to| output::weights(&model, to, file));
     let written: Vec<_> = std::iter::once(out.clone()).chain(model.files().filter_map(to)).collect();
     output::check(&read, &written)?;
-    if let (Some(folder), Some(_)) = (&args.weights, model.index()) {
-        std::fs::create_dir_all(folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
-    }
+    chooser.check(&layers)?;
+    let folder = args.weights.as_deref().filter(|_| model.index().is_some());
+    let made = folder.map(Folder::make).transpose()?;
     let mut manifest = masks::Manifest::new(form);
     for (name, (shape, _)) in &layers {
         manifest.layer(name, *shape)?;
     }
     let mut task = Task { layers: &layers, chooser, report: Vec::new(), progress: progress_bar(bytes(&layers)) };
     let mut index = Index::new();
-    manifest.save::<Failure>(&out, |masks| {
+    // All files are written before the first takes its place.
+    let mut staged = Vec::new();
+    let masks = manifest.stage::<Failure>(&out, |masks| {
         for (file, reader) in &readers {
             match to(file) {
                 Some(path) => {
                     let manifest = copy_of(reader)?;
-                    manifest.save::<Failure>(path, |copy| task.file(reader, masks, Some(copy)))?;
-                    index.add(file, manifest.tensor_names(), manifest.data_bytes());
+                    staged.push(manifest.stage::<Failure>(path, |copy| task.file(reader, masks, Some(copy)))?);
+                    index.add(file, manifest.tensor_names(), manifest.data_bytes())?;
                 }
                 None => task.file(reader, masks, None)?,
             }
         }
         Ok(())
     })?;
-    if let (Some(folder), Some((name, _))) = (&args.weights, model.index()) {
-        index.save(folder.join(name))?;
+    staged.push(masks);
+    if let (Some(folder), Some((name, _))) = (folder, model.index()) {
+        staged.push(index.stage(folder.join(name))?);
     }
+    staged.into_iter().try_for_each(Staged::commit)?;
+    drop(made);
+    print_left_out(&readers);
     task.progress.finish_and_clear();
     let well = report::finish(&task.report, form, &out)?;
     if let Some(weights) = &args.weights {
@@ -98,12 +105,15 @@ impl Task<'_> {
                 continue;
             };
             self.progress.set_message(name.to_owned());
-            let Made { mask, weight, score, energy } = for_type!(dtype, made(&self.chooser, reader, name, shape))?;
+            let Made { mask, weight, score, energy, empty } =
+                for_type!(dtype, made(&self.chooser, reader, name, shape))?;
             masks.mask(name, &mask)?;
             if let Some(copy) = &mut copy {
                 copy.tensor(name, &weight)?;
             }
-            self.report.push(Layer::new(name, &mask, dtype.name().to_lowercase(), score, Some(energy)));
+            let mut layer = Layer::new(name, &mask, dtype.name().to_lowercase(), score, Some(energy));
+            layer.empty = empty;
+            self.report.push(layer);
             self.progress.inc(tensor.bytes());
         }
         Ok(())

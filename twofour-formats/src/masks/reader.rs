@@ -4,7 +4,6 @@ use super::tensors::{Failure, Tensors};
 use super::{Fewer, Form, Mask, Shapes};
 use crate::error::{Error, Result};
 use crate::{Reader, in_weight, wrong};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use twofour::Shape;
@@ -198,10 +197,7 @@ impl Masks<'static> {
         let path = path.as_ref();
         let label = path.display().to_string();
         let unreadable = |e| wrong(&label, format_args!("cannot be read: {e}"));
-        let mut file = File::open(path).map_err(unreadable)?;
-        if !file.metadata().map_err(unreadable)?.is_file() {
-            return Err(wrong(&label, "is not a file"));
-        }
+        let mut file = crate::source::open(path)?;
         let mut start = Vec::new();
         file.by_ref().take(8).read_to_end(&mut start).map_err(unreadable)?;
         if is_archive(&start) {

@@ -3,7 +3,7 @@
 use super::tensors::{BASE6, SHAPE_ENTRY, VERSION, VERSION_ENTRY};
 use super::{Form, MASK, Mask, Shapes};
 use crate::error::{Error, Result};
-use crate::{TensorType, wrong};
+use crate::{Staged, TensorType, wrong};
 use std::collections::BTreeSet;
 use std::path::Path;
 use twofour::Shape;
@@ -81,22 +81,35 @@ impl Manifest {
     /// one that was there. After an error that one is as it was.
     ///
     /// # Errors
-    /// [`Error::File`]: the file cannot be written, or a mask is missing. What `fill` returns.
+    /// [`Error::File`]: the file cannot be written, what is there is no regular file, or a mask is missing. What `fill`
+    /// returns.
     pub fn save<E: From<Error>>(
         &self,
         path: impl AsRef<Path>,
         fill: impl FnOnce(&mut Writer<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
+        Ok(self.stage(path, fill)?.commit()?)
+    }
+
+    /// [`save`](Self::save), but for the file's taking its place.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn stage<E: From<Error>>(
+        &self,
+        path: impl AsRef<Path>,
+        fill: impl FnOnce(&mut Writer<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Staged, E> {
         let path = path.as_ref();
         let label = path.display().to_string();
         match self.form {
-            Form::Flags | Form::Base6 => self.tensors()?.save(path, |file| self.fill(&label, file, fill)),
+            Form::Flags | Form::Base6 => self.tensors()?.stage(path, |file| self.fill(&label, file, fill)),
             #[cfg(feature = "npz")]
             Form::MaskLlm | Form::Patch => {
-                let unwritable = |e| wrong(&label, format_args!("cannot be written: {e}"));
-                let mut file = crate::atomic::AtomicFile::create(path).map_err(unwritable)?;
+                let created = crate::atomic::AtomicFile::create(path);
+                let mut file = created.map_err(|e| crate::atomic::unwritable(&label, &e))?;
                 self.archive(&label, &mut file, fill)?;
-                file.commit().map_err(|e| unwritable(e).into())
+                Ok(Staged::new(file, label)?)
             }
             #[cfg(not(feature = "npz"))]
             Form::MaskLlm | Form::Patch => Err(without_npz(&label).into()),

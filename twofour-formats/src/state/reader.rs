@@ -1,7 +1,7 @@
 //! Reading the state of a run.
 
 use super::entries::Entries;
-use super::{LayerInfo, Moments, Run, from_bytes, tensor_name};
+use super::{LayerInfo, Moments, Run, tensor_name};
 use crate::error::{Error, Result};
 use crate::{TensorType, wrong};
 use std::ops::RangeInclusive;
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
     /// scales that are negative, or scales that no step makes.
     pub fn moments(&self, layer: &str) -> Result<Moments<'static>> {
         let floats = |part: &str, range: RangeInclusive<f32>| -> Result<Vec<f32>> {
-            let values: Vec<f32> = from_bytes(&self.reader.tensor(&tensor_name(layer, part))?);
+            let values: Vec<f32> = self.reader.elements(&tensor_name(layer, part))?;
             match values.iter().find(|value| !range.contains(*value)) {
                 Some(value) => Err(self.wrong(format!("layer `{layer}`: there is a {value} among `{part}`"))),
                 None => Ok(values),

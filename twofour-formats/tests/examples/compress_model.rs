@@ -221,7 +221,7 @@ fn shards() {
     let files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
     for (name, tensors) in files.into_iter().zip(TENSORS.chunks(5)) {
         save(&folder.join(name), tensors);
-        index.add(name, tensors.iter().map(|tensor| tensor.0), 0);
+        index.add(name, tensors.iter().map(|tensor| tensor.0), 0).unwrap();
     }
     // `chunks` leaves two tensors for a third shard, which this model does not have.
     index.save(folder.join("model.safetensors.index.json")).unwrap();

@@ -268,7 +268,7 @@ fn shards() {
     for (i, (name, shape)) in LAYERS.iter().enumerate() {
         let shard = format!("model-0000{i}.safetensors");
         save(&folder.join(&shard), &[(name, vec![shape.rows, shape.cols], weight(name, *shape))]);
-        index.add(&shard, [*name], 0);
+        index.add(&shard, [*name], 0).unwrap();
     }
     index.save(folder.join("model.safetensors.index.json")).unwrap();
     let arguments = [folder.to_str().unwrap(), "--out", out.to_str().unwrap(), "--weights", to.to_str().unwrap()];

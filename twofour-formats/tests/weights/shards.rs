@@ -17,8 +17,8 @@ fn an_index_and_its_shards() {
     shard(&folder, "model-00001-of-00002.safetensors", &["a", "b"]);
     shard(&folder, "model-00002-of-00002.safetensors", &["c"]);
     let mut index = Index::new();
-    index.add("model-00001-of-00002.safetensors", ["a", "b"], 4);
-    index.add("model-00002-of-00002.safetensors", ["c"], 2);
+    index.add("model-00001-of-00002.safetensors", ["a", "b"], 4).unwrap();
+    index.add("model-00002-of-00002.safetensors", ["c"], 2).unwrap();
     let place = folder.join("model.safetensors.index.json");
     index.save(&place).unwrap();
     assert_eq!(Index::open(&place).unwrap(), index);
