@@ -20,10 +20,14 @@ mod edges;
 mod eight;
 #[path = "learn/errors.rs"]
 mod errors;
+#[path = "learn/far.rs"]
+mod far;
 #[path = "learn/initial.rs"]
 mod initial;
 #[path = "learn/launches.rs"]
 mod launches;
+#[path = "learn/many.rs"]
+mod many;
 #[path = "learn/oracle.rs"]
 mod oracle;
 #[path = "learn/random.rs"]
