@@ -11,7 +11,10 @@ use twofour::space::{Input, Output, Plain, Raw, RawSlice};
 use twofour::{Executor, Result};
 use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
 
+mod corner;
 mod product;
+
+pub use corner::Corner;
 
 /// A device so small that tests' sizes are many steps of its grid.
 pub const SMALL: Limits = Limits { multiprocessors: 1, ..Limits::A100 };
