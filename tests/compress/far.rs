@@ -11,7 +11,7 @@ use twofour::compress::{Layout, Pack, Reorder, Unpack};
 use twofour::device::Limits;
 use twofour::mask::{Kind, Sampling};
 use twofour::pass::Pass;
-use twofour::space::Raw;
+use twofour::space::{Input, Output, Raw, RawSlice};
 use twofour::{Cpu, DType, E4m3, Logit, Shape, Shard, bf16, f16};
 use twofour_emulator::Schedule;
 
@@ -75,9 +75,12 @@ impl<T: Wide> Far<T> {
         }
     }
 
-    fn pack<L: Logit>(&mut self, pass: impl FnOnce(&Array<T>) -> Pack<'_, Raw, T, L>) {
-        let pass = pass(&self.dense).layout(self.layout).values(&mut self.values).metadata(&mut self.metadata);
-        run_last(pass.codes(&mut self.codes).masked(&mut self.masked));
+    fn pack<L: Logit>(&mut self, pass: impl FnOnce(RawSlice<T>) -> Pack<'static, Raw, T, L>) {
+        let pass = pass((&self.dense).input())
+            .layout(self.layout)
+            .values(self.values.output())
+            .metadata(self.metadata.output());
+        run_last(pass.codes(self.codes.output()).masked(self.masked.output()));
     }
 
     /// The outputs, and the way back; `near` is what the last weights are packed to alone.
@@ -125,7 +128,7 @@ fn choices<T: Wide>(shape: Shape, layout: Layout) {
         let group = all - END / width(T::DTYPE) + i;
         given.put_code(group / 2, 4 * (group % 2), code(&other.codes, i));
     }
-    far.pack::<f32>(|dense| Pack::with_codes(shape, dense, &given));
+    far.pack::<f32>(|dense| Pack::with_codes(shape, dense, (&given).input()));
     far.check(&by_codes, "codes");
 
     let sparse = &by_magnitude.masked;
@@ -142,7 +145,7 @@ fn sampled<T: Wide, L: Logit>(shape: Shape, layout: Layout, kind: Kind) {
     let draw = Draw { logits, kind, sampling: SAMPLING, shard };
     let expected = near(&dense).sample(&mut Cpu, &draw).unwrap();
     let (mut far, logits) = (Far::new(shape, layout, &dense), Array::ending(shape.logits(), &draw.logits));
-    far.pack(|dense| Pack::from_logits(shape, kind, SAMPLING, &logits, dense));
+    far.pack(|dense| Pack::from_logits(shape, kind, SAMPLING, (&logits).input(), dense));
     far.check(&expected, "sampled");
 }
 
@@ -164,8 +167,8 @@ fn sampled_codes_beyond_32_bits_are_right() {
     for kind in [Kind::Hard, Kind::Argmax] {
         for layout in [Layout::Plain, Layout::CutlassSm80, Layout::CusparseltSm90] {
             sampled::<bf16, f32>(SHAPE, layout, kind);
-            sampled::<E4m3, bf16>(SHAPE, layout, kind);
         }
+        sampled::<E4m3, bf16>(SHAPE, Layout::Plain, kind);
         sampled::<bf16, bf16>(ODD, Layout::CutlassSm80, kind);
     }
 }
@@ -204,10 +207,10 @@ fn codes_of_the_next_row_beyond_32_bits_are_right() {
         let given = Array::<u8>::reserved(all / 2);
         given.put_code((all - row) / 2, 0, 0xd);
         given.put_code((all - row) / 2, 4, 0xe);
-        far.pack::<f32>(|dense| Pack::with_codes(ODD, dense, &given));
+        far.pack::<f32>(|dense| Pack::with_codes(ODD, dense, (&given).input()));
         assert_eq!(far.codes.read_at((all - row) / 2, 1), [0xed], "{layout}");
         let (logits, mut shards) = (Array::<f32>::reserved(ODD.logits()), [0u8; 2]);
-        far.pack(|dense| Pack::from_logits(ODD, Kind::Hard, SAMPLING, &logits, dense));
+        far.pack(|dense| Pack::from_logits(ODD, Kind::Hard, SAMPLING, (&logits).input(), dense));
         for (group, code) in [all - row - 1, all - row].into_iter().zip(&mut shards) {
             let shard = Shard { row_offset: group as u64, col_offset: 0, global_cols: 4 };
             let draw = Draw { logits: vec![0.0f32; 6], kind: Kind::Hard, sampling: SAMPLING, shard };

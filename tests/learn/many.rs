@@ -1,7 +1,7 @@
 //! Sums over more blocks than there are threads to add them up, where a group is too large to be stepped, and numbers that
 //! nothing but this crate defines.
 
-use crate::case::{Bits, FusedCase, UpdateCase, normal, rng};
+use crate::case::{Bits, FusedCase, Moments, USUAL, UpdateCase, normal, rng};
 use crate::common::{Emulator, TestExecutor, everywhere_tests};
 use crate::oracle;
 use crate::suite::compare;
@@ -17,6 +17,7 @@ everywhere_tests!(
     a_group_is_skipped_from_its_limit_on,
     rows_of_many_groups_have_their_own_random_bits,
     bias_corrections_are_their_definition,
+    blocks_of_next_to_nothing_are_zero,
 );
 
 /// 258 blocks, whose shares one block of 256 threads adds up.
@@ -53,11 +54,11 @@ fn sums_of_fused_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor
         kind: Kind::Soft,
         sampling: Sampling { seed: 1, draw: 2, kappa: 0.0, tau: 1e6 },
         regulariser: 0.0,
-        by: AdamW { rate: 0.0, ..crate::case::USUAL },
+        by: AdamW { rate: 0.0, ..USUAL },
         logits: vec![0.0; MANY.logits()],
         weight: vec![bf16::ONE; MANY.weights()],
         gradient: vec![bf16::ONE; MANY.weights()],
-        moments: crate::case::Moments::zero(Bits::Full, MANY),
+        moments: Moments::zero(Bits::Full, MANY),
         factor: None,
         norm_squares: Some(3.0),
         statistics: true,
@@ -129,6 +130,34 @@ fn bias_corrections_are_their_definition(on: &mut impl TestExecutor) {
     }
 }
 
+/// A block of 8-bit moments whose largest number is below 2^-100 is zero; from there on it has a scale.
+fn blocks_of_next_to_nothing_are_zero(on: &mut impl TestExecutor) {
+    let (shape, least) = (Shape::new(1, 8), 2f32.powi(-100));
+    for (largest, scale) in [(least, least), (least.next_down(), 0.0), (-least, least), (-least.next_down(), 0.0)] {
+        let mut gradient = vec![0.0; shape.logits()];
+        gradient[7] = largest;
+        let mut case = UpdateCase::<f32>::plain(shape, Bits::Eight, gradient, vec![0.0; shape.logits()]);
+        case.by = AdamW { beta1: 0.0, ..USUAL };
+        let Moments::Eight { m, scales, .. } = case.run(on).moments else { panic!("8-bit moments stay such") };
+        let top = if largest < 0.0 { 255 } else { 127 };
+        assert_eq!((scales[0], m[7]), (scale, if scale > 0.0 { top } else { 0 }), "{on:?} {largest:e}");
+    }
+}
+
+/// The values of 8-bit codes, by hand: a sign, four bits of exponent and three of mantissa for `m`; for the root of `v` no
+/// sign and four of mantissa.
+/// (The suite compares what executors make of them with this list.)
+#[test]
+fn eight_bits_stand_for_small_floats() {
+    let some =
+        [(0, 0.0), (1, 1.0), (7, 7.0), (8, 8.0), (9, 9.0), (16, 16.0), (17, 18.0), (126, 229_376.0), (127, 245_760.0)];
+    some.iter().for_each(|&(code, value)| assert_eq!(oracle::VALUES[0][code], value, "{code}"));
+    let some =
+        [(1, 1.0), (15, 15.0), (16, 16.0), (31, 31.0), (32, 32.0), (33, 34.0), (254, 491_520.0), (255, 507_904.0)];
+    some.iter().for_each(|&(code, value)| assert_eq!(oracle::VALUES[1][code], value, "{code}"));
+    assert_eq!(oracle::VALUES.each_ref().map(Vec::len), [128, 256]);
+}
+
 /// A grid decides nothing: every kernel, from the smallest device to one with a block for every step.
 #[test]
 fn the_grid_decides_nothing() {
@@ -140,7 +169,7 @@ fn the_grid_decides_nothing() {
         case.shard = Shard { row_offset: 1, col_offset: 8, global_cols: 4 * 2000 };
         let (rng, logits) = (&mut rng(6), case.shape.logits());
         (case.gradient, case.logits) = (normal(rng, logits, 1.0, &[]), normal(rng, logits, 0.02, &[]));
-        case.moments = crate::case::Moments::wild(rng, bits, case.shape, 1.0);
+        case.moments = Moments::wild(rng, bits, case.shape, 1.0);
         (case.norm_squares, case.statistics) = (None, false);
         let got = case.run(on);
         (got.logits, got.moments)

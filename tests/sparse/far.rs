@@ -8,6 +8,7 @@ use crate::number::Number;
 use bytemuck::{Pod, Zeroable};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
 use twofour::compress::{Layout, Sparsity};
 use twofour::device::{Launch, Symbol};
 use twofour::space::{Input, Output, Raw};
@@ -20,6 +21,9 @@ const BIAS: Given = Given { bias: true, ..Given::WEIGHT };
 fn integers(rng: &mut StdRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-1..=1) as f32).collect()
 }
+
+/// Of a tile of codes.
+const TILE_BYTES: usize = 128;
 
 /// A weight of which the corner `[128, deep]` is in memory.
 struct Far<T> {
@@ -35,13 +39,21 @@ impl<T: Number> Far<T> {
         let map = Layout::CutlassSm80.map(shape, T::DTYPE).unwrap();
         let (legal, metadata) = (legal(Sparsity::of(T::DTYPE)), Array::<u8>::reserved(sizes.metadata));
         let kept = integers(rng, high * deep / 2);
-        let mut dense = vec![0.0; high * deep];
+        let (mut dense, mut tiles) = (vec![0.0; high * deep], BTreeSet::new());
         for group in 0..high * deep / 4 {
             let (row, col, code) = (group / (deep / 4), group % (deep / 4), legal[rng.random_range(0..legal.len())]);
             let place = map.place(shape.rows - high + row, (shape.cols - deep) / 4 + col).unwrap();
             metadata.put_code(place.byte, place.shift as usize, code);
+            tiles.insert(place.byte / TILE_BYTES);
             dense[4 * group + usize::from(code % 4)] = kept[2 * group];
             dense[4 * group + usize::from(code / 4)] = kept[2 * group + 1];
+        }
+        // Beyond the weight's end, its last tiles have legal codes too.
+        for tile in tiles {
+            let half = |half: u8| if half == 0 { 4 } else { half };
+            let bytes = metadata.read_at(tile * TILE_BYTES, TILE_BYTES).into_iter();
+            let filled: Vec<u8> = bytes.map(|byte| half(byte & 15) | half(byte >> 4) << 4).collect();
+            metadata.write_at(tile * TILE_BYTES, &filled);
         }
         let corner = Corner { of: [shape.rows, shape.cols / 2], high, wide: deep / 2 };
         Self { values: corner.array(&kept.into_iter().map(T::of).collect::<Vec<_>>()), metadata, dense }
