@@ -2,7 +2,7 @@
 
 use crate::common::emulator::launches;
 use twofour::device::Limits;
-use twofour::learn::{AdamW, Clip, Fused, Initial, Measure, Moments, NORM_SLOTS, Norm, Prior, Rounding, Statistics};
+use twofour::learn::{AdamW, Clip, Fused, Measure, Moments, NORM_SLOTS, Norm, Prior, Rounding, Statistics};
 use twofour::learn::{Step, Update};
 use twofour::mask::{Kind, Sampling};
 use twofour::pass::Pass;

@@ -4,6 +4,7 @@ use crate::case::{BackwardCase, ForwardCase, Wants, frozen};
 use crate::common::emulator::launches;
 use crate::common::{Emulator, SMALL, TestExecutor, convert, everywhere_tests, normal};
 use crate::oracle::{self, CODE};
+use crate::suite::compare_forward;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use twofour::device::Limits;
@@ -156,14 +157,11 @@ fn long_walks_end_where_they_should<E: TestExecutor>(on: &mut E) {
     }
 }
 
-/// With the CPU.
+/// With the oracle, whichever kernel it takes.
 fn agree<E: TestExecutor, L: Logit>(on: &mut E, case: &ForwardCase<L, f32>) {
-    let (got, expected) = (case.run(on), case.run(&mut Cpu));
-    assert_eq!(got.patterns, expected.patterns, "{on:?} {:?}", case.shape);
-    assert_eq!(got.codes, expected.codes);
-    assert_eq!(got.masked, expected.masked);
-    let lean = ForwardCase { wants: Wants::MASKED, ..case.clone() }.run(on);
-    assert_eq!(lean.masked, expected.masked);
+    compare_forward(case, &case.run(on));
+    let lean = ForwardCase { wants: Wants::MASKED, ..case.clone() };
+    compare_forward(&lean, &lean.run(on));
 }
 
 // ---- gradients ------------------------------------------------------------------------------------------------------
