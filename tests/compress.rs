@@ -12,6 +12,8 @@ mod case;
 mod edges;
 #[path = "compress/errors.rs"]
 mod errors;
+#[path = "compress/far.rs"]
+mod far;
 #[path = "compress/golden.rs"]
 mod golden;
 #[path = "compress/kernels.rs"]

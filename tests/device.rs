@@ -265,6 +265,22 @@ fn kernels_are_kept_one_by_one() {
     assert_eq!(compilations("prepared"), 0);
 }
 
+/// What one device or one NVRTC made is of no use to another: code for the wrong device would be refused, or run.
+#[test]
+fn code_is_kept_for_its_device_and_nvrtc_alone() {
+    let cache = Scratch::new("cache-of-devices");
+    let compilations = |device: &str, version: &str| {
+        let child = Child::new("launches_once").env("FAKE_CUDA_REFUSED", "fatbin").env("TWOFOUR_CACHE", "");
+        let child = child.env("FAKE_CUDA_CC", device).env("FAKE_NVRTC_VERSION", version);
+        let log = child.env("TWOFOUR_CACHE_DIR", cache.text()).nvrtc().run();
+        assert_eq!(count(&log, "load elf 0"), 1, "{log:?}");
+        count(&log, "source")
+    };
+    assert_eq!(["90", "80", "90", "80"].map(|device| compilations(device, "130")), [1, 1, 0, 0]);
+    assert_eq!(["86", "89", "120", "100", "86"].map(|device| compilations(device, "130")), [1, 1, 1, 1, 0]);
+    assert_eq!(["128", "129", "130", "128"].map(|version| compilations("90", version)), [1, 1, 0, 0]);
+}
+
 #[test]
 fn the_cache_is_where_the_user_keeps_caches() {
     let home = Scratch::new("home");

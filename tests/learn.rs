@@ -20,10 +20,14 @@ mod edges;
 mod eight;
 #[path = "learn/errors.rs"]
 mod errors;
+#[path = "learn/far.rs"]
+mod far;
 #[path = "learn/initial.rs"]
 mod initial;
 #[path = "learn/launches.rs"]
 mod launches;
+#[path = "learn/many.rs"]
+mod many;
 #[path = "learn/nan_scales.rs"]
 mod nan_scales;
 #[path = "learn/oracle.rs"]

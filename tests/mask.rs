@@ -10,8 +10,12 @@ mod case;
 mod edges;
 #[path = "mask/errors.rs"]
 mod errors;
+#[path = "mask/far.rs"]
+mod far;
 #[path = "mask/launches.rs"]
 mod launches;
+#[path = "mask/many.rs"]
+mod many;
 #[path = "mask/oracle.rs"]
 mod oracle;
 #[path = "mask/suite.rs"]

@@ -9,6 +9,10 @@ mod common;
 mod case;
 #[path = "matmul/errors.rs"]
 mod errors;
+#[path = "matmul/far.rs"]
+mod far;
+#[path = "matmul/far_small.rs"]
+mod far_small;
 #[cfg(feature = "cuda")]
 #[path = "matmul/gpu.rs"]
 mod gpu;

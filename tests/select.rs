@@ -13,8 +13,12 @@ mod case;
 mod edges;
 #[path = "select/errors.rs"]
 mod errors;
+#[path = "select/far.rs"]
+mod far;
 #[path = "select/launches.rs"]
 mod launches;
+#[path = "select/many.rs"]
+mod many;
 #[path = "select/oracle.rs"]
 mod oracle;
 #[path = "select/probe.rs"]

@@ -11,6 +11,8 @@ mod case;
 mod cpu;
 #[path = "sparse/errors.rs"]
 mod errors;
+#[path = "sparse/far.rs"]
+mod far;
 #[cfg(feature = "cuda")]
 #[path = "sparse/gpu.rs"]
 mod gpu;

@@ -11,7 +11,10 @@ use twofour::space::{Input, Output, Plain, Raw, RawSlice};
 use twofour::{Executor, Result};
 use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
 
+mod corner;
 mod product;
+
+pub use corner::Corner;
 
 /// A device so small that tests' sizes are many steps of its grid.
 pub const SMALL: Limits = Limits { multiprocessors: 1, ..Limits::A100 };
@@ -65,6 +68,14 @@ impl Emulator {
     pub fn libraries(mut self, libraries: Libraries) -> Self {
         self.libraries = libraries;
         self
+    }
+
+    /// Runs the last block alone of a launch over more than memory holds: on a grid of so many blocks along x that a
+    /// thread has one step to take, whatever the grid was. Kernels step by the grid they find.
+    pub fn launch_last(&self, launch: &Launch, blocks: usize) {
+        let launch = launch.grid([u32::try_from(blocks).unwrap(), launch.grid[1], launch.grid[2]]);
+        let all: u64 = launch.grid.iter().map(|&blocks| u64::from(blocks)).product();
+        Self { blocks: Some(all - 1..all), ..self.clone() }.launch(&launch);
     }
 
     /// Runs a launch as the driver would. A grid without blocks is nothing to do.
@@ -209,6 +220,11 @@ impl<T> Array<T> {
         Self::new(Buffer::reserve("reserved", elements * size_of::<T>()).unwrap(), false)
     }
 
+    /// Elements in the array.
+    pub fn elements(&self) -> usize {
+        self.buffer.len() / size_of::<T>()
+    }
+
     /// Sets every byte.
     pub fn fill(&self, byte: u8) {
         self.buffer.fill(byte);
@@ -218,6 +234,22 @@ impl<T> Array<T> {
 impl<T: Plain> Array<T> {
     fn writable(values: &[T]) -> Self {
         Self::new(Buffer::in_place::<u8>("output", bytemuck::cast_slice(values)).unwrap(), false)
+    }
+
+    /// So many elements that take memory only where they are touched, and are zero but for the last ones.
+    pub fn ending(elements: usize, end: &[T]) -> Self {
+        let array = Self::reserved(elements);
+        array.write_at(elements - end.len(), end);
+        array
+    }
+
+    /// Overwrites elements from the `first` on.
+    pub fn write_at(&self, first: usize, values: &[T]) {
+        assert!(!self.read_only && first + values.len() <= self.elements());
+        let to = (self.buffer.address() as usize + first * size_of::<T>()) as *mut T;
+        // SAFETY: the elements are inside the buffer, which is writable and to which there are no references; buffers
+        // begin on 16 bytes.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len()) }
     }
 
     pub fn read(&self) -> Vec<T> {

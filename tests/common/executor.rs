@@ -61,6 +61,12 @@ pub fn gpu() -> Option<Gpu> {
     }
 }
 
+/// None: this build knows no GPU.
+#[cfg(not(feature = "cuda"))]
+pub fn gpu() -> Option<Cpu> {
+    None
+}
+
 /// Random cases of a property, on each executor.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {

@@ -35,9 +35,7 @@ pub mod runs;
 
 pub use data::normal;
 pub use emulator::{Emulator, SMALL};
-#[cfg(feature = "cuda")]
-pub use executor::gpu;
-pub use executor::{Counts, TestExecutor};
+pub use executor::{Counts, TestExecutor, gpu};
 pub use number::{convert, rounding, same};
 pub use runs::run;
 
@@ -49,7 +47,6 @@ macro_rules! everywhere {
         for mut emulator in $crate::common::Emulator::several() {
             $property(&mut emulator $(, $given)*);
         }
-        #[cfg(feature = "cuda")]
         if let Some(mut gpu) = $crate::common::gpu() {
             $property(&mut gpu $(, $given)*);
         }
@@ -79,7 +76,6 @@ macro_rules! for_all {
         $crate::common::run(counts.emulator, &(&cases, proptest::prelude::any::<u64>()), |(case, number)| {
             $property(&mut $crate::common::Emulator::numbered(number), &case);
         });
-        #[cfg(feature = "cuda")]
         if let Some(gpu) = $crate::common::gpu() {
             let gpu = std::cell::RefCell::new(gpu);
             $crate::common::run(counts.gpu, &cases, |case| $property(&mut *gpu.borrow_mut(), &case));

@@ -1,15 +1,14 @@
 //! Launches as plain data, addresses beyond 32 bits, and what a device is not asked to do.
 
 use crate::case::names_what_is_wrong;
-use crate::common::emulator::{Array, launches};
-use crate::common::{Emulator, TestExecutor, everywhere_tests};
+use crate::common::emulator::launches;
+use crate::common::{TestExecutor, everywhere_tests};
 use twofour::compress::{DTYPES, Layout, Pack, Reorder, Unpack};
 use twofour::device::{Launch, Limits};
 use twofour::mask::{Kind, Sampling};
 use twofour::pass::Pass;
-use twofour::space::{Output, Raw, RawSlice};
-use twofour::{DType, Error, Executor, Pattern, Shape, Shard, bf16, f16, noise};
-use twofour_emulator::Schedule;
+use twofour::space::{Raw, RawSlice};
+use twofour::{DType, Error, Shape, Shard, bf16, f16};
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 1.0, tau: 1.0 };
 
@@ -150,49 +149,6 @@ fn too_many_patches_are_refused() {
     let (dense, codes) = (at(shape.weights()), at(shape.packed_codes()));
     let error = launch(&Limits::H200, Pack::<Raw, i8>::by_magnitude(shape, dense).codes(codes)).unwrap_err();
     assert!(matches!(error, Error::Overflow { .. }), "{error}");
-}
-
-/// Runs a pass's last block alone.
-fn run_last_block<P: Pass<Raw>>(limits: Limits, blocks: u64, pass: P) {
-    let blocks = Some(blocks - 1..blocks);
-    Emulator { blocks, ..Emulator::new(Schedule::RoundRobin).limits(limits) }.run(pass).unwrap();
-}
-
-/// A weight of 2³³ elements: the last block of a launch reads and writes beyond 32-bit offsets in every operand.
-#[test]
-fn addresses_beyond_32_bits_are_right() {
-    let shape = Shape::new(1 << 17, 1 << 16);
-    // A device of so many processors that each block takes one patch.
-    let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
-    let (end, patch) = (shape.groups(), 4096);
-    let blocks = (end / patch) as u64;
-    let (logits, mut dense) = (Array::<f32>::reserved(shape.logits()), Array::<bf16>::reserved(shape.weights()));
-    let mut values = Array::<bf16>::reserved(shape.weights() / 2);
-    let [mut metadata, mut codes] = [0; 2].map(|_| Array::<u8>::reserved(shape.weights() / 8));
-    for layout in [Layout::Plain, Layout::CutlassSm80, Layout::CusparseltSm90] {
-        let mut packing = || {
-            let pass = Pack::from_logits(shape, Kind::Hard, SAMPLING, &logits, &dense).layout(layout);
-            pass.values(values.output()).metadata(metadata.output()).codes(codes.output())
-        };
-        assert_eq!(u64::from(launch(&wide, packing()).unwrap().grid[0]), blocks);
-        run_last_block(wide, blocks, packing());
-        // All is zero but codes. The last 64 groups of the last row are in the last patch of each of these layouts.
-        let got = codes.read_end(32);
-        let map = layout.map(shape, DType::Bf16).unwrap();
-        for (i, group) in (end - 64..end).enumerate() {
-            let z = noise::gumbels(SAMPLING.seed, SAMPLING.draw, group as u64);
-            let best = (0..6).fold(0, |best, p| if z[p] > z[best] { p } else { best });
-            let code = Pattern::ALL[best].code();
-            assert_eq!(got[i / 2] >> (4 * (i % 2)) & 15, code, "{layout}: group {group}");
-            let place = map.place(shape.rows - 1, group - (shape.rows - 1) * shape.cols / 4).unwrap();
-            let byte = metadata.read_at(place.byte, 1)[0];
-            assert_eq!(byte >> place.shift & 15, code, "{layout}: group {group}");
-        }
-        run_last_block(wide, blocks, Unpack::new(shape, layout, &values, &metadata, &mut dense));
-        let (from, to) = ((layout, &metadata), (Layout::Plain, &mut codes));
-        run_last_block(wide, blocks, Reorder::new(shape, DType::Bf16, from, to));
-        assert_eq!(codes.read_end(32), got, "{layout}");
-    }
 }
 
 /// No layout has a tile that a patch cannot hold, or no way to cut it.

@@ -1,6 +1,7 @@
 // An NVRTC that compiles nothing, for tests/device.rs. Its machine code is the magic of an ELF file and two strings:
 // the architecture, and the one kernel that is in it, empty for all of the file. Its PTX is a comment with the same.
 //
+//   FAKE_NVRTC_VERSION  as 130 for 13.0; 130 if unset
 //   FAKE_NVRTC_FAIL     the log of a compilation that fails
 //   FAKE_NVRTC_OLD      set: it does not know `sm_90a`
 //   FAKE_NVRTC_MISSING  the name of a kernel that no source has
@@ -27,8 +28,10 @@ static void note(const char* what, const char* detail) {
 }
 
 int nvrtcVersion(int* major, int* minor) {
-  *major = 13;
-  *minor = 0;
+  const char* version = getenv("FAKE_NVRTC_VERSION");
+  const int number = version ? atoi(version) : 130;
+  *major = number / 10;
+  *minor = number % 10;
   return kSuccess;
 }
 

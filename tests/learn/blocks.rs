@@ -13,7 +13,7 @@ everywhere_tests!(
     a_block_without_a_step_stays,
     a_wild_group_stays_and_is_counted,
     a_factor_that_is_none_steps_nothing,
-    sums_over_many_blocks_are_all_there,
+    sums_over_blocks_are_all_there,
     long_walks_end_where_they_should,
 );
 
@@ -95,8 +95,9 @@ fn a_factor_that_is_none_steps_nothing(on: &mut impl TestExecutor) {
     }
 }
 
-/// Every block leaves a share, and every thread has something for it.
-fn sums_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
+/// Every block leaves a share, and every thread has something for it. (Of more blocks than a block has threads,
+/// `many.rs`.)
+fn sums_over_blocks_are_all_there(on: &mut impl TestExecutor) {
     let case = case(Shape::new(40, 4 * 512), Bits::Full, 13);
     let (got, expected) = (case.run(on), oracle::update(&case));
     compare(&got, &expected, "many blocks");

@@ -1,16 +1,13 @@
 //! Launches: grids, errors, and addresses that no 32 bits hold.
 
-use crate::case::InitialCase;
-use crate::common::Emulator;
-use crate::common::emulator::{Array, launches};
+use crate::common::emulator::launches;
 use twofour::device::Limits;
-use twofour::learn::{AdamW, Clip, Fused, Initial, Measure, Moments, NORM_SLOTS, Norm, Prior, Rounding, Statistics};
+use twofour::learn::{AdamW, Clip, Fused, Measure, Moments, NORM_SLOTS, Norm, Prior, Rounding, Statistics};
 use twofour::learn::{Step, Update};
 use twofour::mask::{Kind, Sampling};
 use twofour::pass::Pass;
 use twofour::space::{Raw, RawSlice};
-use twofour::{Cpu, Error, Executor, Shape, Shard, bf16};
-use twofour_emulator::Schedule;
+use twofour::{Error, Shape, Shard, bf16};
 
 const BY: AdamW = AdamW { rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-5, decay: 0.1, step: 1 };
 const SAMPLING: Sampling = Sampling { seed: 1, draw: 2, kappa: 100.0, tau: 4.0 };
@@ -99,26 +96,4 @@ fn rows_that_cannot_be_counted_are_refused() {
     let expected = Error::Overflow { what: "a row", rows: 1, cols: 1 << 33 };
     assert_eq!(launches(Limits::A100, fused(shape).shard(part)), Err(expected));
     assert!(launches(Limits::A100, fused(shape)).is_ok());
-}
-
-/// A weight of 2³³ elements: the last block's logits are those of the rows that it has, made alone.
-#[test]
-fn addresses_beyond_32_bits_are_right() {
-    let shape = Shape::new(1 << 17, 1 << 16);
-    let mut logits = Array::<bf16>::reserved(shape.logits());
-    // A device of so many processors that each thread takes one chunk.
-    let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
-    let grid = blocks(wide, Initial::new(shape, 9, 1.0, &mut logits))[0];
-    assert_eq!(u64::from(grid) * 256 * 2, shape.groups() as u64);
-    let last = u64::from(grid - 1);
-    let emulator = Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin) };
-    emulator.limits(wide).run(Initial::new(shape, 9, 1.0, &mut logits)).unwrap();
-    let row = Shape::new(1, shape.cols);
-    let shard = Shard { row_offset: shape.rows as u64 - 1, ..Shard::whole(shape.cols as u64) };
-    let expected =
-        InitialCase { shape: row, shard, seed: 9, sigma: 1.0, prior: None }.run::<bf16, _>(&mut Cpu).unwrap();
-    let of_block = 6 * 512;
-    let end = logits.read_end(of_block + 8);
-    assert_eq!(end[8..], expected[expected.len() - of_block..]);
-    assert_eq!(end[..8], [bf16::ZERO; 8], "the block before has not run");
 }

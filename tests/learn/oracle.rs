@@ -105,6 +105,12 @@ fn argmax<L: Logit>(six: &[L]) -> Option<usize> {
     valid.then(|| six.iter().position(|&l| l == top).unwrap())
 }
 
+/// Of a gradient, but for groups that are skipped.
+pub(crate) fn squares(gradient: &[f32]) -> f64 {
+    let squares = gradient.chunks(6).map(|six| six.iter().fold(0.0f32, |sum, g| g.mul_add(*g, sum)));
+    squares.filter(|&square| square < 2f32.powi(120)).map(f64::from).sum()
+}
+
 /// A step. Sums over groups are in order, which is the order of no executor.
 pub(crate) fn update<L: Logit>(case: &UpdateCase<L>) -> Stepped<L> {
     let [b1, c1, b2, c2, keep, rate, root, epsilon] = scalars(&case.by);

@@ -1,14 +1,15 @@
 //! `mask` at its edges, by name: special values, slices of a weight, sizes beyond 32 bits, statistics.
 
 use crate::case::{BackwardCase, ForwardCase, Wants, frozen};
-use crate::common::emulator::{Array, launches};
-use crate::common::{Emulator, TestExecutor, convert, everywhere_tests, normal};
-use crate::oracle::CODE;
+use crate::common::emulator::launches;
+use crate::common::{Emulator, SMALL, TestExecutor, convert, everywhere_tests, normal};
+use crate::oracle::{self, CODE};
+use crate::suite::compare_forward;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use twofour::device::Limits;
 use twofour::mask::{Forward, Kind, Sampling, Statistics};
-use twofour::space::Raw;
+use twofour::space::{Raw, RawSlice};
 use twofour::{Cpu, Executor, Logit, Pattern, Shape, Shard, bf16, f16, noise};
 use twofour_emulator::Schedule;
 
@@ -156,51 +157,11 @@ fn long_walks_end_where_they_should<E: TestExecutor>(on: &mut E) {
     }
 }
 
-/// With the CPU.
+/// With the oracle, whichever kernel it takes.
 fn agree<E: TestExecutor, L: Logit>(on: &mut E, case: &ForwardCase<L, f32>) {
-    let (got, expected) = (case.run(on), case.run(&mut Cpu));
-    assert_eq!(got.patterns, expected.patterns, "{on:?} {:?}", case.shape);
-    assert_eq!(got.codes, expected.codes);
-    assert_eq!(got.masked, expected.masked);
-    let lean = ForwardCase { wants: Wants::MASKED, ..case.clone() }.run(on);
-    assert_eq!(lean.masked, expected.masked);
-}
-
-/// A weight of 2³³ elements: the last block of a launch reads logits that are zero, and writes, beyond 32-bit offsets.
-#[test]
-fn addresses_beyond_32_bits_are_right() {
-    let shape = Shape::new(1 << 17, 1 << 16);
-    let logits = Array::<f32>::reserved(shape.logits());
-    let mut mask = Array::<bf16>::reserved(shape.weights());
-    // A device of so many processors that each thread takes one chunk.
-    let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
-    let pass = Forward::<Raw, f32, bf16>::new(shape, Kind::Hard, SAMPLING, &logits).mask(&mut mask);
-    let launch = launches(wide, pass).unwrap()[0];
-    let last = u64::from(launch.grid[0] - 1);
-    assert_eq!(u64::from(launch.grid[0]) * 256 * 2, shape.groups() as u64);
-    Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin).limits(wide) }.launch(&launch);
-    // 512 groups, whose masks end the weight.
-    for (i, values) in mask.read_end(4 * 512).chunks_exact(4).enumerate() {
-        let z = noise::gumbels(SAMPLING.seed, SAMPLING.draw, (shape.groups() - 512 + i) as u64);
-        let best = (0..6).fold(0, |best, p| if z[p] > z[best] { p } else { best });
-        let expected = std::array::from_fn(|j| if Pattern::ALL[best].keeps(j) { bf16::ONE } else { bf16::ZERO });
-        assert_eq!(values.first_chunk::<4>(), Some(&expected), "group {i} of the last block");
-    }
-}
-
-/// Codes and weights of 2³³ elements, likewise.
-#[test]
-fn frozen_addresses_beyond_32_bits_are_right() {
-    let shape = Shape::new(1 << 17, 1 << 16);
-    let codes = Array::<u8>::reserved(shape.packed_codes());
-    let weight = Array::<bf16>::reserved(shape.weights());
-    let mut masked = Array::<bf16>::reserved(shape.weights());
-    let pass = Forward::<Raw, f32, bf16>::frozen(shape, &codes, &weight).masked(&mut masked);
-    let launch = launches(Limits::H200, pass).unwrap()[0];
-    let last = u64::from(launch.grid[0] - 1);
-    Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin) }.launch(&launch);
-    // Code 0 is none of the six; two groups a thread end the weight.
-    assert!(masked.read_end(8 * 256).iter().all(|value| value.is_nan()));
+    compare_forward(case, &case.run(on));
+    let lean = ForwardCase { wants: Wants::MASKED, ..case.clone() };
+    compare_forward(&lean, &lean.run(on));
 }
 
 // ---- gradients ------------------------------------------------------------------------------------------------------
@@ -271,16 +232,35 @@ fn saturated_groups_have_zero_gradient<E: TestExecutor>(on: &mut E) {
 
 // ---- statistics -----------------------------------------------------------------------------------------------------
 
+/// To the bit, for they come of so many blocks on every device; and of the size that they are.
 #[test]
 fn statistics_do_not_depend_on_the_device() {
     let mut case = random(Shape::new(64, 512), Kind::Soft, 4);
     case.previous_codes = Some(vec![0x44; case.shape.packed_codes()]);
-    let small = case.run(&mut Emulator::new(Schedule::RoundRobin)).statistics.unwrap();
-    let large = case.run(&mut Emulator::new(Schedule::Random(3)).limits(Limits::H200)).statistics.unwrap();
-    assert_eq!(small, large, "to the bit");
-    let cpu = case.run(&mut Cpu).statistics.unwrap();
-    assert_eq!((cpu.moved, cpu.groups), (small.moved, small.groups));
-    assert!(cpu.moved > cpu.groups / 2 && cpu.moved < cpu.groups);
+    let run = |on: &mut Emulator| case.run(on).statistics.unwrap();
+    let small = run(&mut Emulator::new(Schedule::RoundRobin));
+    let one = Limits { multiprocessors: 0, ..Limits::H200 };
+    for limits in [one, Limits::A100, Limits::H200] {
+        assert_eq!(small, run(&mut Emulator::new(Schedule::Random(3)).limits(limits)), "{limits:?}");
+    }
+    let (groups, code) = (oracle::groups(&case), |group: &oracle::Group| CODE[group.chosen.unwrap()]);
+    let mean =
+        groups.iter().map(|group| group.y.iter().copied().fold(0.0, f64::max)).sum::<f64>() / groups.len() as f64;
+    let weights = case.weight.as_ref().unwrap().iter().enumerate();
+    let kept: f64 = weights.map(|(at, &w)| groups[at / 4].masked(case.kind, at % 4, f64::from(w)).powi(2)).sum();
+    let moved = groups.iter().filter(|group| code(group) != 4).count() as u64;
+    for got in [small, case.run(&mut Cpu).statistics.unwrap()] {
+        assert_eq!((got.moved, got.groups), (moved, groups.len() as u64));
+        assert!((got.confidence - mean).abs() < 1e-6 && (got.kept_energy - kept).abs() < 1e-6 * kept, "{got:?}");
+    }
+    assert!(moved > small.groups / 2 && moved < small.groups);
+    // A weight of more steps than any device's own grid takes at once.
+    let shape = Shape::new(32_768, 32_768);
+    let grid = |limits| {
+        let pass = Forward::<Raw, f32, f32>::new(shape, Kind::Soft, SAMPLING, RawSlice::nowhere(shape.logits()));
+        launches(limits, pass.statistics(RawSlice::nowhere(Statistics::SLOTS))).unwrap()[0].grid
+    };
+    assert_eq!([one, SMALL, Limits::A100, Limits::H200].map(grid), [[Statistics::SLOTS as u32 - 1, 1, 1]; 4]);
 }
 
 // ---- codes ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ use twofour::pass::{self, Queue, Work};
 use twofour::space::{Raw, RawSlice};
 use twofour::{Error, Float, Libraries, Logit, Result, Shape, Shard, bf16, f16};
 
-const SAMPLING: Sampling = Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 };
+pub(crate) const SAMPLING: Sampling = Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 };
 
 fn at<T>(elements: usize) -> RawSlice<T> {
     RawSlice::new(1 << 40, elements)

@@ -1,12 +1,10 @@
 //! The launches, as plain data.
 
-use crate::common::Emulator;
-use crate::common::emulator::{Array, launches};
+use crate::common::emulator::launches;
 use twofour::device::{Launch, Limits};
 use twofour::select::{ByScore, Statistics, Sweep};
 use twofour::space::RawSlice;
-use twofour::{Error, Executor, Shape, bf16, f16};
-use twofour_emulator::Schedule;
+use twofour::{Error, Shape, bf16, f16};
 
 fn at<T>(address: u64, elements: usize) -> RawSlice<T> {
     RawSlice::new(address, elements)
@@ -45,21 +43,4 @@ fn a_sweep_is_so_many_launches() {
     assert_eq!(grids, [147, 125, 16, 125, 8, 125, 147]);
     assert!(steps.iter().all(|step| step.shared_bytes <= Limits::A100.max_shared_bytes));
     assert_eq!(sweep(needed - 1), Err(Error::Workspace { needed: needed as u64, got: needed as u64 - 1 }));
-}
-
-/// A weight of 2³³ elements: the last block reads zeros and writes codes beyond 32-bit offsets.
-#[test]
-fn addresses_beyond_32_bits_are_right() {
-    let shape = Shape::new(1 << 17, 1 << 16);
-    let (weight, mut codes) = (Array::<bf16>::reserved(shape.weights()), Array::reserved(shape.packed_codes()));
-    // A device of so many processors that each thread takes one chunk.
-    let wide = Limits { multiprocessors: 1 << 23, ..Limits::H200 };
-    let grid = launches(wide, ByScore::magnitude(shape, &weight).codes(&mut codes)).unwrap()[0].grid;
-    assert_eq!(u64::from(grid[0]) * 256 * 4, shape.groups() as u64);
-    let last = u64::from(grid[0] - 1);
-    let emulator = Emulator { blocks: Some(last..last + 1), ..Emulator::new(Schedule::RoundRobin) };
-    emulator.limits(wide).run(ByScore::magnitude(shape, &weight).codes(&mut codes)).unwrap();
-    let end = codes.read_end(516);
-    assert_eq!(end[4..], [0x44; 512], "equal scores keep the first two");
-    assert_eq!(end[..4], [0; 4], "the block before has not run");
 }

@@ -154,6 +154,8 @@ pub(crate) struct Loaded<E: Packs, T: Number> {
     x: E::Buffer<T>,
     bias: E::Buffer<T::Output>,
     pub(crate) y: E::Buffer<T::Output>,
+    /// Full of what no product may read, but where only the library knows how much it is.
+    workspace: Option<E::Buffer<u8>>,
     scratch: Option<Scratch<E>>,
 }
 
@@ -203,6 +205,7 @@ impl<T: Number> Case<T> {
             x: on.upload(&self.x).unwrap(),
             bias: on.upload(&self.bias).unwrap(),
             y: on.poisoned(self.spec.problem().outputs()),
+            workspace: plan.filter(|_| !by_library).map(|plan| on.poisoned(plan.workspace_bytes())),
             scratch: plan.map(|plan| on.scratch(&plan).unwrap()),
         })
     }
@@ -244,8 +247,11 @@ impl<E: Packs, T: Number> Loaded<E, T> {
             None => Weight::new(shape, self.layout, E::input(&self.values), E::input(&self.metadata)),
         };
         let (x, y) = (E::input(&self.x), E::output(&mut self.y));
-        let pass = match (&self.plan, &mut self.scratch) {
-            (Some(plan), Some(scratch)) => plan.multiply(&weight, x, y, scratch),
+        let pass = match (&self.plan, &mut self.workspace, &mut self.scratch) {
+            (Some(plan), Some(workspace), _) => {
+                Multiply::new(&weight, tokens, x, y).plan(plan).workspace(E::output(workspace))
+            }
+            (Some(plan), None, Some(scratch)) => plan.multiply(&weight, x, y, scratch),
             _ => Multiply::new(&weight, tokens, x, y),
         };
         on.run(given!(pass,

@@ -76,6 +76,27 @@ fn a_folder_in_the_way_is_a_miss() {
     assert_eq!(left.len(), 1, "no temporary file stays behind: {left:?}");
 }
 
+/// A file under the name of a temporary one is somebody else's, or a link to something else: it is not written to.
+#[test]
+fn what_is_there_already_is_not_written_over() {
+    let scratch = Scratch::new("taken");
+    let folder = scratch.file().parent().unwrap().to_path_buf();
+    create_private(&folder).unwrap();
+    let other = folder.join("other");
+    fs::write(&other, "precious").unwrap();
+    // Whatever number the writer has: other tests write meanwhile.
+    for writer in 0..10_000 {
+        fs::hard_link(&other, folder.join(format!(".{}.{}.{writer}", key().0, process::id()))).unwrap();
+    }
+    scratch.0.put(&key(), b"machine code");
+    assert_eq!(fs::read(&other).unwrap(), b"precious");
+    assert_eq!(scratch.0.get(&key()), None, "it could not be stored");
+    let file = folder.join("new");
+    write_new(&file, b"machine code").unwrap();
+    assert!(write_new(&file, b"other").is_err());
+    assert_eq!(unseal(&fs::read(&file).unwrap()).as_deref(), Some(&b"machine code"[..]));
+}
+
 #[test]
 fn a_file_for_a_folder_is_a_miss() {
     let scratch = Scratch::new("file");

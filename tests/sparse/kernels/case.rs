@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use twofour::compress::{Compressed, Layout};
 use twofour::device::Limits;
-use twofour::sparse::{Given, Plan, Problem, Route, Weight};
+use twofour::sparse::{Given, Multiply, Plan, Problem, Route, Weight};
 use twofour::{Libraries, Pattern, Shape};
 use twofour_emulator::Schedule;
 
@@ -100,9 +100,10 @@ impl<T: Number> Case<T> {
         let plan = plan.and_then(|plan| plan.with_splits(splits)).unwrap();
         let (values, metadata) = (on.upload(values).unwrap(), on.upload(metadata).unwrap());
         let (x, of_bias) = (on.upload(&self.x).unwrap(), on.upload(&self.bias).unwrap());
-        let (mut y, mut scratch) = (on.poisoned(self.spec.problem().outputs()), on.scratch(&plan).unwrap());
+        let (mut y, mut workspace) = (on.poisoned(self.spec.problem().outputs()), on.poisoned(plan.workspace_bytes()));
         let weight = Weight::new(shape, Layout::CutlassSm80, E::input(&values), E::input(&metadata));
-        let pass = plan.multiply(&weight, E::input(&x), E::output(&mut y), &mut scratch);
+        let pass = Multiply::new(&weight, self.spec.tokens, E::input(&x), E::output(&mut y)).plan(&plan);
+        let pass = pass.workspace(E::output(&mut workspace));
         on.run(if bias { pass.bias(E::input(&of_bias)) } else { pass }).unwrap();
         on.download(&y).unwrap()
     }
