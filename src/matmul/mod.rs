@@ -96,6 +96,7 @@ mod layer;
 mod plan;
 mod scratch;
 mod small;
+mod step;
 
 pub use crate::dense::Problem;
 pub use backward::Backward;
@@ -104,6 +105,7 @@ pub use layer::{Layer, Masks};
 pub use plan::{Choice, Dense, InputRoute, Keep, LogitRoute, OutputRoute, Plan};
 pub use scratch::Scratch;
 pub use small::MAX_SMALL_TOKENS;
+pub use step::Step;
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone, Copy)]
