@@ -1,7 +1,8 @@
 //! Speed of `matmul`: `cargo bench --bench matmul`, or a part with `-- cuda/step`. The masked linear layer, sampling
 //! included; elements per second are floating-point operations of the dense products per second.
 //!
-//! On the CPU: forward and backward, with rayon's pool. On the first GPU, if there is one, each product and the whole
+//! On the CPU: forward, backward, and the step of the logits after the backward pass (`learn`) and in one pass with it
+//! (`learnonce`), with rayon's pool. On the first GPU, if there is one, each product and the whole
 //! step by every route that a plan could take, with cuBLASLt's dense product of the same shape in the same rounds;
 //! tables of their ratios, and of the memory that a step takes, come at the end. How it is timed is as in
 //! `benches/mask.rs`.
@@ -38,7 +39,7 @@ fn on_cpu(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matmul/cpu");
     for &(tokens, rows, cols) in problems {
         for (logits, weights) in TYPES {
-            for does in [Does::Forward, Does::Backward] {
+            for does in [Does::Forward, Does::Backward, Does::Learn, Does::LearnOnce] {
                 let case = Case { does, kind: Kind::Soft, logits, weights, tokens, shape: Shape::new(rows, cols) };
                 let operations = Throughput::Elements(case.operations());
                 common::bench(&mut group, &case.name(), operations, || common::matmul::ready(case, Place::Cpu));

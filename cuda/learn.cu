@@ -11,30 +11,14 @@
 //          twofour_learn_finish adds up the blocks' shares, twofour_learn_clip makes the factor of a norm.
 
 #include "common/gradient.cuh"
-#include "learn/adamw.cuh"
-#include "learn/sums.cuh"
+#include "common/step.cuh"
+#include "learn/eight.cuh"
+#include "learn/unit.cuh"
 
 namespace twofour {
 
 // Moments in 8 bits, as a type in symbols and templates.
 struct u8x384 {};
-
-// What steps have in common.
-struct Step {
-  void* logits;
-  void* m;  // moments; null: nothing is updated
-  void* v;
-  float* scales;           // of 8-bit moments: two a unit
-  const float* factor;     // null: 1
-  Statistics* statistics;  // null, or [0] for twofour_learn_finish and [1 + block] for the blocks
-  double* norm_squares;    // null, or as above
-  Walk walk;
-  u64 draw;
-  RoundKeys logit_keys;   // of the rounding of bf16 logits
-  RoundKeys moment_keys;  // of that of 8-bit moments
-  AdamW by;
-};
-static_assert(sizeof(Step) == 296, "Step in src/learn/launch.rs");
 
 struct LearnUpdateArgs {
   Step step;
@@ -55,6 +39,20 @@ struct LearnFusedArgs {
 static_assert(sizeof(LearnFusedArgs) == 432, "FusedArgs in src/learn/launch.rs");
 
 // ---- a step -----------------------------------------------------------------------------------------------
+
+// Bit i: group i of the lane is there and its gradient is not wild. Adds the squares of those.
+TWOFOUR_DEVICE u32 measure(const Unit& unit, const float (&g)[kLane], StepSums& sums) {
+  u32 tame = 0;
+  float squares[kLaneGroups];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < int(kLaneGroups); ++i) {
+    squares[i] = sum_of_squares(g + 6 * i);
+    const bool is_tame = unit.has(i) && squares[i] < float_of(kWildBits);
+    tame |= u32(is_tame) << i;
+    sums.gradient_squares += is_tame ? double(squares[i]) : 0.0;
+  }
+  return tame;
+}
 
 // One of the three ten-bit fields of a word.
 TWOFOUR_DEVICE u32 field(u32 word, int number) { return word >> (2 + 10 * number) & 1023; }
@@ -152,32 +150,11 @@ struct MomentsOf<u8x384> {
   using Type = NarrowMoments;
 };
 
-// Rounds a lane's logits to what memory holds, as floats still.
-TWOFOUR_DEVICE void round_logits(const Step&, const u64 (&)[kLaneGroups], float (&)[kLane], f32) {}
-TWOFOUR_DEVICE void round_logits(const Step& step, const u64 (&global)[kLaneGroups], float (&x)[kLane], bf16) {
-  TWOFOUR_UNROLL
-  for (int group = 0; group < int(kLaneGroups); ++group) {
-    const u32x4 random = random_bits(step.logit_keys, global[group], step.draw);
-    const u32 words[3] = {random.x, random.y, random.z};
-    TWOFOUR_UNROLL
-    for (int k = 0; k < 6; ++k) {
-      float& logit = x[6 * group + k];
-      logit = round_to_bf16(logit, k % 2 ? words[k / 2] >> 16 : words[k / 2] & 0xffff);
-    }
-  }
-}
-
-// The pattern of the largest logit; kNoPattern where none is.
-TWOFOUR_DEVICE u32 argmax(const float* logits) {
-  const float z[6] = {logits[0], logits[1], logits[2], logits[3], logits[4], logits[5]};
-  return choose(z, largest(z));
-}
-
 // Steps a unit's logits by the gradient `g`, those groups that have their bit in `taken`. By all lanes of a warp.
 template <typename L, typename S>
 TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups],
                               float (&logits)[kLane], const float (&g)[kLane], u32 taken, float factor,
-                              Staging& staging, Sums& sums) {
+                              Staging& staging, StepSums& sums) {
   // A unit that nothing is known of stays as it is, its scales too.
   if (!any(taken != 0)) return;
   typename MomentsOf<S>::Type moments(step, unit);
@@ -188,7 +165,10 @@ TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&gl
     after[i] = stepped(step.by, logits[i], moments.m[i], root);
   }
   moments.write(step, unit, global, staging);
-  round_logits(step, global, after, L{});
+  TWOFOUR_UNROLL
+  for (int i = 0; i < int(kLaneGroups); ++i) {
+    round_logits(step.logit_keys, global[i], step.draw, after + 6 * i, L{});
+  }
   TWOFOUR_UNROLL
   for (int i = 0; i < kLane; ++i) after[i] = taken >> (i / 6) & 1 ? after[i] : logits[i];
   write_own(unit, static_cast<L*>(step.logits), staging, after);
@@ -198,10 +178,6 @@ TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&gl
   }
 }
 
-// A factor outside [0, 1], NaN among them, is none: nothing is stepped.
-TWOFOUR_DEVICE float clip_factor(const float* factor) { return factor ? load(factor) : 1.0f; }
-TWOFOUR_DEVICE bool is_factor(float factor) { return factor >= 0.0f && factor <= 1.0f; }
-
 // ---- kernels ----------------------------------------------------------------------------------------------
 
 template <typename L, typename S>
@@ -209,7 +185,7 @@ TWOFOUR_DEVICE void update_kernel(const LearnUpdateArgs& args) {
   TWOFOUR_SHARED Staging staging[kWarps];
   Staging& own = staging[warp()];
   const float factor = clip_factor(args.step.factor);
-  Sums sums;
+  StepSums sums;
   for_each_unit(args.step.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
     float logits[kLane], g[kLane];
     read_own<f32>(unit, args.gradient, g);
@@ -225,7 +201,8 @@ TWOFOUR_DEVICE void update_kernel(const LearnUpdateArgs& args) {
       write_own(unit, args.gradient, own, zeros);
     }
   });
-  if (args.step.statistics || args.step.norm_squares) add_up(sums, args.step.statistics, args.step.norm_squares);
+  if (args.step.statistics || args.step.norm_squares)
+    add_up<kWarps>(sums, args.step.statistics, args.step.norm_squares);
 }
 
 // The gradients of a lane's logits, and what the statistics want of its masks.
@@ -245,9 +222,7 @@ TWOFOUR_DEVICE void make_gradient(const LearnFusedArgs& args, const u32x2* lines
     for (int j = 0; j < 4; ++j) used[j] = args.hard ? used[j] : masks.soft[j];
     logit_gradients(args.differentiation, masks, used, w + 4 * i, of_masked + 4 * i, g + 6 * i);
     confidence[i] = masks.inverse;
-    kept[i] = 0;
-    TWOFOUR_UNROLL
-    for (int j = 0; j < 4; ++j) kept[i] = fma(w[4 * i + j] * used[j], w[4 * i + j] * used[j], kept[i]);
+    kept[i] = kept_energy(w + 4 * i, used);
   }
 }
 
@@ -258,7 +233,7 @@ TWOFOUR_DEVICE void fused_kernel(const LearnFusedArgs& args) {
   Staging& own = staging[warp()];
   load_gumbel_lines(lines);
   const float factor = clip_factor(args.step.factor);
-  Sums sums;
+  StepSums sums;
   for_each_unit(args.step.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
     float logits[kLane], g[kLane], confidence[kLaneGroups], kept[kLaneGroups];
     read_own<L>(unit, args.step.logits, logits);
@@ -277,7 +252,8 @@ TWOFOUR_DEVICE void fused_kernel(const LearnFusedArgs& args) {
     if (!args.step.m) return;
     take_step<L, S>(args.step, unit, global, logits, g, taken, factor, own, sums);
   });
-  if (args.step.statistics || args.step.norm_squares) add_up(sums, args.step.statistics, args.step.norm_squares);
+  if (args.step.statistics || args.step.norm_squares)
+    add_up<kWarps>(sums, args.step.statistics, args.step.norm_squares);
 }
 
 // ---- symbols ----------------------------------------------------------------------------------------------
@@ -310,7 +286,7 @@ struct LearnNormArgs {
 
 TWOFOUR_KERNEL(twofour_learn_norm, LearnNormArgs, kThreads, 4) {
   const u64 units = (args.groups + kUnitGroups - 1) / kUnitGroups;
-  Sums sums;
+  StepSums sums;
   for (u64 number = u64(block_index()) * kWarps + warp(); number < units; number += u64(block_count()) * kWarps) {
     const Unit unit(number, args.groups);
     float g[kLane];
@@ -319,16 +295,18 @@ TWOFOUR_KERNEL(twofour_learn_norm, LearnNormArgs, kThreads, 4) {
     for (int i = 0; i < kLane; ++i) g[i] *= args.scale;
     measure(unit, g, sums);
   }
-  add_up(sums, nullptr, args.norm_squares);
+  add_up<kWarps>(sums, nullptr, args.norm_squares);
 }
 
 struct LearnFinishArgs {
   Statistics* statistics;  // either may be null
   double* norm_squares;
+  const Statistics* shares;  // [blocks]
+  const double* shares_of_norm;
   u64 blocks;
 };
 
-// One block: adds the blocks' shares in a fixed order, so the result depends on the grid alone. Statistics become those
+// One block: adds the blocks' shares in a fixed order, so the result depends on the grids alone. Statistics become those
 // of this pass, the norm's squares are added to those that are there.
 TWOFOUR_KERNEL(twofour_learn_finish, LearnFinishArgs, kThreads, 1) {
   TWOFOUR_SHARED Statistics of_threads[kThreads];
@@ -337,8 +315,8 @@ TWOFOUR_KERNEL(twofour_learn_finish, LearnFinishArgs, kThreads, 1) {
   double squares = 0;
   TWOFOUR_NO_UNROLL
   for (u64 block = thread_index(); block < args.blocks; block += kThreads) {
-    if (args.statistics) total.add(load(args.statistics + 1 + block));
-    if (args.norm_squares) squares += load(args.norm_squares + 1 + block);
+    if (args.statistics) total.add(load(args.shares + block));
+    if (args.norm_squares) squares += load(args.shares_of_norm + block);
   }
   of_threads[thread_index()] = total;
   squares_of_threads[thread_index()] = squares;

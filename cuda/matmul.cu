@@ -4,14 +4,18 @@
 //   twofour_matmul_output_{dense,codes}_{f16,bf16}   Y  [T, N] = X [T, K] W^T       W [N, K] as it is, or under codes
 //   twofour_matmul_input_{dense,codes}_{f16,bf16}    dX [T, K] = dY [T, N] W        the same
 //   twofour_matmul_gradient_{f16,bf16}               G  [N, K] = dY^T X             in f32
+//   twofour_matmul_gradient_rounded_{f16,bf16}       the same in the operands' type
 //   twofour_matmul_logits_{soft,hard}_{logits}_{f16,bf16}
 //                                                    G as above, and from it, in registers, the gradient of the logits
+//   twofour_matmul_step_{soft,hard}_{logits}_{f16,bf16}
+//                                                    and from that the step of AdamW: the logits are others afterwards
 //   twofour_matmul_sum_{f32,f16,bf16}                adds up what blocks left that share a tile of C
 //
 // With codes, masks are applied on the way through shared memory: the masked weight is never in global memory. Nor is G,
-// for the logits: it is not even rounded.
+// for the logits: it is not even rounded. A step has the same bits as the gradient of the logits and cuda/learn.cu.
 
 #include "common/gradient.cuh"
+#include "common/step.cuh"
 #include "common/tile.cuh"
 #include "common/walk.cuh"
 
@@ -43,7 +47,18 @@ struct MatmulLogitsArgs {
   u32 accumulate;  // 1: add to logit_gradient
   Differentiation by;
 };
-static_assert(sizeof(MatmulLogitsArgs) == 184, "MatmulLogitsArgs in src/matmul/tile.rs");
+static_assert(sizeof(MatmulLogitsArgs) == 184, "LogitsArgs in src/matmul/launch/logits.rs");
+
+struct MatmulStepArgs {
+  Step step;
+  const void* dy;      // [tokens, rows]
+  const void* x;       // [tokens, cols]
+  const void* weight;  // [rows, cols]
+  Differentiation by;
+  u32 rows, cols, tokens;
+  u32 unused;
+};
+static_assert(sizeof(MatmulStepArgs) == 448, "StepArgs in src/matmul/launch/logits.rs");
 
 struct MatmulSumArgs {
   const float* partial;  // [splits, elements]
@@ -108,17 +123,68 @@ TWOFOUR_DEVICE void product_kernel(const MatmulArgs& args) {
   write_tile<f32>(sums, band, partial, args.rows, args.cols, tile);
 }
 
-// ---- the gradient of the logits ---------------------------------------------------------------------------
+// ---- from G to the logits ---------------------------------------------------------------------------------
 
-// `count` groups from column `col` of a row on, whose gradients of masked weights are in the band.
+// A tile of G, of operands that lie across the depth, and behind the band that it leaves by, the noise table: both where
+// the ring was.
+template <typename T>
+TWOFOUR_DEVICE const u32x2* gradient_tile(const void* dy, const void* x, u32 rows, u32 cols, u32 tokens, TileAt tile,
+                                          u8* ring, Sums& sums) {
+  constexpr Lies lies = Lies::kAcrossDepth;
+  const Matrix a_matrix = {dy, rows, rows, tokens}, b_matrix = {x, cols, cols, tokens};
+  Copier<lies> a(a_matrix, tile.row * kTile, 0), b(b_matrix, tile.col * kTile, 0);
+  const bool aligned = is_aligned<lies>(a_matrix) && is_aligned<lies>(b_matrix);
+  contract<T>(aligned, a, b, NoMasker{}, ring, nullptr, (tokens + kDepth - 1) / kDepth, sums);
+  u32x2* lines = reinterpret_cast<u32x2*>(ring + kBandBytes);
+  static_assert(kBandBytes + kGumbelLineCount * sizeof(u32x2) <= kRingBytes, "both fit the ring");
+  load_gumbel_lines(lines);
+  return lines;
+}
+
+// Groups side by side, from column `col` of a row on, and where their gradients of masked weights are in the band.
+template <int count, bool whole>
+struct Groups {
+  u32 row, col, in_row, in_col;
+  static constexpr int kCount = count;
+  static constexpr bool kWhole = whole;
+
+  TWOFOUR_DEVICE u64 first(u32 cols) const { return (u64(row) * cols + col) / 4; }
+};
+
+// Calls of_groups(groups) for those of a tile. As in cuda/mask.cu, a thread takes a chunk of groups whose logits are 48
+// bytes, or where those would not be whole accesses, a group.
+template <typename L, typename OfGroups>
+TWOFOUR_DEVICE void for_each_groups(u32 rows, u32 cols, const Sums& sums, float* band, TileAt tile,
+                                    OfGroups of_groups) {
+  constexpr int count = 8 / sizeof(L);
+  constexpr u32 row_chunks = kTile / (4 * count);
+  const bool whole = cols % (4 * count) == 0;
+  for (u32 band_number = 0; band_number < 2; ++band_number) {
+    put_band(sums, band_number, band);
+    for (u32 chunk = thread_index(); chunk < kBandRows * row_chunks; chunk += kTileThreads) {
+      const u32 in_row = chunk / row_chunks, in_col = chunk % row_chunks * (4 * count);
+      const u32 row = tile.row * kTile + band_number * kBandRows + in_row, col = tile.col * kTile + in_col;
+      if (row >= rows || col >= cols) continue;
+      if (whole) {
+        of_groups(Groups<count, true>{row, col, in_row, in_col});
+      } else {
+        for (u32 i = 0; i < 4 * count && col + i < cols; i += 4) {
+          of_groups(Groups<1, false>{row, col + i, in_row, in_col + i});
+        }
+      }
+    }
+  }
+}
+
 template <typename L, typename W, bool hard, int count, bool whole>
-TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* lines, const float* g, u32 row,
-                                    u32 col) {
-  float logits[6 * count], w[4 * count], logit_gradient[6 * count], unused[4];
-  const u64 group = (u64(row) * args.cols + col) / 4;
+TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* lines, const float* band,
+                                    Groups<count, whole> groups) {
+  float g[4 * count], logits[6 * count], w[4 * count], logit_gradient[6 * count], unused[4];
+  const u64 group = groups.first(args.cols);
+  get_sums(band, groups.in_row, groups.in_col, g);
   read<whole, L>(args.logits, 6 * group, logits);
   read<whole, W>(args.weight, 4 * group, w);
-  const u64 global = args.first_group + row * args.row_groups + col / 4;
+  const u64 global = args.first_group + groups.row * args.row_groups + groups.col / 4;
   TWOFOUR_UNROLL
   for (int i = 0; i < count; ++i) {
     differentiate<hard>(args.by, lines, global + i, logits + 6 * i, w + 4 * i, g + 4 * i, logit_gradient + 6 * i,
@@ -128,49 +194,96 @@ TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* l
   write<whole, f32>(args.logit_gradient, 6 * group, logit_gradient);
 }
 
-// As in cuda/mask.cu, a thread takes a chunk of groups whose logits are 48 bytes.
-template <typename L, typename W, bool hard>
-TWOFOUR_DEVICE void write_logit_gradient(const MatmulLogitsArgs& args, const Sums& sums, const u32x2* lines,
-                                         float* band, TileAt tile) {
-  constexpr int count = 8 / sizeof(L);
-  constexpr u32 row_chunks = kTile / (4 * count);
-  const bool whole = args.cols % (4 * count) == 0;
-  for (u32 band_number = 0; band_number < 2; ++band_number) {
-    put_band(sums, band_number, band);
-    for (u32 chunk = thread_index(); chunk < kBandRows * row_chunks; chunk += kTileThreads) {
-      const u32 in_row = chunk / row_chunks, in_col = chunk % row_chunks * (4 * count);
-      const u32 row = tile.row * kTile + band_number * kBandRows + in_row, col = tile.col * kTile + in_col;
-      if (row >= args.rows || col >= args.cols) continue;
-      if (whole) {
-        float g[4 * count];
-        get_sums(band, in_row, in_col, g);
-        groups_gradient<L, W, hard, count, true>(args, lines, g, row, col);
-      } else {
-        for (u32 i = 0; i < 4 * count && col + i < args.cols; i += 4) {
-          float g[4];
-          get_sums(band, in_row, in_col + i, g);
-          groups_gradient<L, W, hard, 1, false>(args, lines, g, row, col + i);
-        }
-      }
-    }
-  }
-}
-
 template <typename L, typename W, bool hard>
 TWOFOUR_DEVICE void logits_kernel(const MatmulLogitsArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u8, ring);
   const TileAt tile = tile_of(block_index(), tiles(args.rows), tiles(args.cols));
-  constexpr Lies lies = Lies::kAcrossDepth;
-  const Matrix dy = {args.dy, args.rows, args.rows, args.tokens}, x = {args.x, args.cols, args.cols, args.tokens};
-  Copier<lies> a(dy, tile.row * kTile, 0), b(x, tile.col * kTile, 0);
-  const bool aligned = is_aligned<lies>(dy) && is_aligned<lies>(x);
   Sums sums = {};
-  contract<W>(aligned, a, b, NoMasker{}, ring, nullptr, (args.tokens + kDepth - 1) / kDepth, sums);
-  // The noise table takes the ring's place too, behind the band.
-  u32x2* lines = reinterpret_cast<u32x2*>(ring + kBandBytes);
-  static_assert(kBandBytes + kGumbelLineCount * sizeof(u32x2) <= kRingBytes, "both fit the ring");
-  load_gumbel_lines(lines);
-  write_logit_gradient<L, W, hard>(args, sums, lines, reinterpret_cast<float*>(ring), tile);
+  const u32x2* lines = gradient_tile<W>(args.dy, args.x, args.rows, args.cols, args.tokens, tile, ring, sums);
+  float* band = reinterpret_cast<float*>(ring);
+  for_each_groups<L>(args.rows, args.cols, sums, band, tile,
+                     [&](auto groups) { groups_gradient<L, W, hard>(args, lines, band, groups); });
+}
+
+// Steps a group's logits and moments, unless its gradient or the factor is wild.
+template <typename L, bool hard>
+TWOFOUR_DEVICE void step_group(const MatmulStepArgs& args, const u32x2* lines, u64 global, float factor, const float* w,
+                               const float* g, float* logits, float* m, float* v, StepSums& sums) {
+  const Step& step = args.step;
+  const Masks masks = masks_of(args.by.sampling, lines, global, logits);
+  float used[4], gradient[6];
+  if constexpr (hard) {
+    hard_mask(masks.index, used);
+  } else {
+    TWOFOUR_UNROLL
+    for (int j = 0; j < 4; ++j) used[j] = masks.soft[j];
+  }
+  logit_gradients(args.by, masks, used, w, g, gradient);
+  const float squares = sum_of_squares(gradient);
+  const bool tame = squares < float_of(kWildBits), taken = tame && is_factor(factor);
+  sums.gradient_squares += tame ? double(squares) : 0.0;
+  if (step.statistics) {
+    sums.confidence += taken ? double(masks.inverse) : 0.0;
+    sums.kept_energy += taken ? double(kept_energy(w, used)) : 0.0;
+    sums.groups += 1;
+    sums.skipped += !taken;
+  }
+  if (!taken) return;
+  float after[6];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) {
+    const float clipped = factor * gradient[i];
+    m[i] = next_m(step.by, m[i], clipped);
+    v[i] = next_v(step.by, v[i], clipped);
+    after[i] = stepped(step.by, logits[i], m[i], square_root(v[i]));
+  }
+  round_logits(step.logit_keys, global, step.draw, after, L{});
+  if (step.statistics) sums.moved += argmax(after) != argmax(logits);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) logits[i] = after[i];
+}
+
+// Moments are read and written a pair of groups at a time, which are whole accesses.
+template <typename L, typename W, bool hard, int count, bool whole>
+TWOFOUR_DEVICE void step_groups(const MatmulStepArgs& args, const u32x2* lines, const float* band, float factor,
+                                Groups<count, whole> groups, StepSums& sums) {
+  constexpr int pair = whole ? 2 : 1;
+  const Step& step = args.step;
+  const u64 group = groups.first(args.cols);
+  const u64 global = step.walk.first + groups.row * (args.cols / 4 + step.walk.row_jump) + groups.col / 4;
+  float logits[6 * count];
+  read_own<whole, L>(step.logits, 6 * group, logits);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < count; i += pair) {
+    float g[4 * pair], w[4 * pair], m[6 * pair], v[6 * pair];
+    get_sums(band, groups.in_row, groups.in_col + 4 * i, g);
+    read<whole, W>(args.weight, 4 * (group + i), w);
+    read_own<whole, f32>(step.m, 6 * (group + i), m);
+    read_own<whole, f32>(step.v, 6 * (group + i), v);
+    TWOFOUR_UNROLL
+    for (int k = 0; k < pair; ++k) {
+      step_group<L, hard>(args, lines, global + i + k, factor, w + 4 * k, g + 4 * k, logits + 6 * (i + k), m + 6 * k,
+                          v + 6 * k, sums);
+    }
+    write<whole, f32>(step.m, 6 * (group + i), m);
+    write<whole, f32>(step.v, 6 * (group + i), v);
+  }
+  write_logits<whole>(static_cast<L*>(step.logits), 6 * group, logits);
+}
+
+template <typename L, typename W, bool hard>
+TWOFOUR_DEVICE void step_kernel(const MatmulStepArgs& args) {
+  TWOFOUR_DYNAMIC_SHARED(u8, ring);
+  const TileAt tile = tile_of(block_index(), tiles(args.rows), tiles(args.cols));
+  Sums sums = {};
+  const u32x2* lines = gradient_tile<W>(args.dy, args.x, args.rows, args.cols, args.tokens, tile, ring, sums);
+  float* band = reinterpret_cast<float*>(ring);
+  const float factor = clip_factor(args.step.factor);
+  StepSums of_step;
+  for_each_groups<L>(args.rows, args.cols, sums, band, tile,
+                     [&](auto groups) { step_groups<L, W, hard>(args, lines, band, factor, groups, of_step); });
+  if (!args.step.statistics && !args.step.norm_squares) return;
+  add_up<kTileThreads / kWarpSize>(of_step, args.step.statistics, args.step.norm_squares);
 }
 
 // ---- adding up --------------------------------------------------------------------------------------------
@@ -213,10 +326,14 @@ constexpr u32 kBlocks = 2;
   PRODUCT(output_codes, T, T, kAlongDepth, kAlongDepth, true)  \
   PRODUCT(input_dense, T, T, kAlongDepth, kAcrossDepth, false) \
   PRODUCT(input_codes, T, T, kAlongDepth, kAcrossDepth, true)  \
-  PRODUCT(gradient, T, f32, kAcrossDepth, kAcrossDepth, false)
+  PRODUCT(gradient, T, f32, kAcrossDepth, kAcrossDepth, false) \
+  PRODUCT(gradient_rounded, T, T, kAcrossDepth, kAcrossDepth, false)
 #define LOGITS(hard, variant, L, W)                                                                      \
   TWOFOUR_KERNEL(twofour_matmul_logits_##variant##_##L##_##W, MatmulLogitsArgs, kTileThreads, kBlocks) { \
     logits_kernel<L, W, hard>(args);                                                                     \
+  }                                                                                                      \
+  TWOFOUR_KERNEL(twofour_matmul_step_##variant##_##L##_##W, MatmulStepArgs, kTileThreads, kBlocks) {     \
+    step_kernel<L, W, hard>(args);                                                                       \
   }
 #define ALL_LOGITS(L, W)    \
   LOGITS(false, soft, L, W) \

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 mod sealed {
     /// Of this crate's spaces: what their arrays say of their lengths is believed.
@@ -91,6 +92,24 @@ impl HostSpace for Host {
     }
     fn slice_mut<'a, T: 'a>(operand: &'a mut [T]) -> &'a mut [T] {
         operand
+    }
+}
+
+/// A space whose outputs can be cut, as passes that are made of others' do.
+pub(crate) trait Cut: Space {
+    /// Some of the elements, as long as they are there.
+    fn cut<'s, T>(operand: &'s mut Self::Mut<'_, T>, range: Range<usize>) -> Self::Mut<'s, T>;
+}
+
+impl Cut for Host {
+    fn cut<'s, T>(operand: &'s mut &mut [T], range: Range<usize>) -> &'s mut [T] {
+        &mut operand[range]
+    }
+}
+
+impl Cut for Raw {
+    fn cut<T>(operand: &mut RawSlice<T>, range: Range<usize>) -> RawSlice<T> {
+        operand.part(range.start, range.len())
     }
 }
 

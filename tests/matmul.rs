@@ -28,5 +28,9 @@ mod plans;
 mod small;
 #[path = "matmul/step.rs"]
 mod step;
+#[path = "matmul/stepped.rs"]
+mod stepped;
 #[path = "matmul/suite.rs"]
 mod suite;
+#[path = "matmul/weight.rs"]
+mod weight;

@@ -1,10 +1,12 @@
 //! The `matmul` op as it is timed.
 
+use super::learn::BY;
 use super::mask::for_types;
 use super::{Op, Place, Result, Run, Timed, data};
 use std::marker::PhantomData;
+use twofour::learn::{self, Moments, Rounding, Update};
 use twofour::mask::{self, Kind, Sampling};
-use twofour::matmul::{Backward, Forward, Keep, Layer, Plan, Problem};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Plan, Problem, Step};
 use twofour::{DType, Executor, Float, Logit, Shape};
 
 /// λ of the regulariser, as MaskLLM begins.
@@ -19,6 +21,17 @@ pub enum Does {
     Backward,
     /// One, then the other.
     Step,
+    /// `Backward`, then a step of AdamW by the logits' gradient in memory.
+    Learn,
+    /// The same in one pass, the gradient never in memory.
+    LearnOnce,
+}
+
+impl Does {
+    /// Whether it needs moments. (What is timed on a GPU by `Step` is all that there is.)
+    fn learns(self) -> bool {
+        matches!(self, Self::Learn | Self::LearnOnce | Self::Step)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +53,7 @@ impl Case {
     pub fn operations(&self) -> u64 {
         let products = match self.does {
             Does::Forward => 1.0,
-            Does::Backward => 2.0,
+            Does::Backward | Does::Learn | Does::LearnOnce => 2.0,
             Does::Step => 3.0,
         };
         (products * self.problem().operations()) as u64
@@ -125,13 +138,18 @@ impl<E: Executor, L: Logit, W: Float> Run<E> for Planned<E, L, W> {
     fn run(&mut self, on: &mut E, _: u64) -> twofour::Result<()> {
         let Self { operands, plan, workspace } = self;
         let does = operands.case.does;
-        if does != Does::Backward {
+        if matches!(does, Does::Forward | Does::Step) {
             operands.forward(on, plan, workspace.as_mut(), false)?;
         }
-        if does != Does::Forward {
-            operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH)?;
+        match does {
+            Does::Forward => Ok(()),
+            Does::Backward | Does::Step => operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH),
+            Does::Learn => {
+                operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH)?;
+                operands.update(on)
+            }
+            Does::LearnOnce => operands.step(on, plan, workspace.as_mut()),
         }
-        Ok(())
     }
 }
 
@@ -159,12 +177,16 @@ pub struct Operands<E: Executor, L: Logit, W: Float> {
     pub y: E::Buffer<W>,
     pub dx: E::Buffer<W>,
     pub logit_gradient: E::Buffer<f32>,
+    /// Moments, for a case that learns.
+    m: E::Buffer<f32>,
+    v: E::Buffer<f32>,
 }
 
 impl<E: Executor, L: Logit, W: Float> Operands<E, L, W> {
     /// The sizes of numbers that training starts from; other numbers for another `set`.
     pub fn new(on: &mut E, case: Case, set: usize) -> Result<Self> {
         let (problem, shape) = (case.problem(), case.shape);
+        let moments = if case.does.learns() { shape.logits() } else { 0 };
         let mut operands = Self {
             case,
             logits: on.upload(&data::normal(shape.logits(), 0.02, 4 * set))?,
@@ -176,6 +198,8 @@ impl<E: Executor, L: Logit, W: Float> Operands<E, L, W> {
             y: on.zeros(problem.outputs())?,
             dx: on.zeros(problem.inputs())?,
             logit_gradient: on.zeros(shape.logits())?,
+            m: on.zeros(moments)?,
+            v: on.zeros(moments)?,
         };
         let Self { logits, weight, masked, codes, .. } = &mut operands;
         let pass = mask::Forward::new(shape, case.kind, case.sampling(), E::input(logits));
@@ -233,6 +257,37 @@ impl<E: Executor, L: Logit, W: Float> Operands<E, L, W> {
         if gradients.of_logits {
             pass = pass.logit_gradient(E::input(x), E::output(logit_gradient));
         }
+        on.run(match workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        })
+    }
+
+    /// By the gradient that a backward pass left.
+    pub fn update(&mut self, on: &mut E) -> twofour::Result<()> {
+        let Self { case, logits, logit_gradient, m, v, .. } = self;
+        let by = learn::Step::new(BY, Moments::f32(E::output(m), E::output(v)));
+        let Sampling { seed, draw, .. } = case.sampling();
+        let pass = Update::new(case.shape, E::input(logit_gradient), E::output(logits), by);
+        on.run(pass.rounding(Rounding { seed, draw }))
+    }
+
+    pub fn step(
+        &mut self,
+        on: &mut E,
+        plan: &Plan<L, W>,
+        workspace: Option<&mut E::Buffer<u8>>,
+    ) -> twofour::Result<()> {
+        let Self { case, logits, weight, x, dy, masked, codes, dx, m, v, .. } = self;
+        let by = learn::Step::new(BY, Moments::f32(E::output(m), E::output(v)));
+        let [weight, dy, x] = [weight, dy, x].map(|operand| E::input(operand));
+        let pass = Step::new(plan, case.sampling(), E::output(logits), weight, dy, x, by).regulariser(LAMBDA);
+        let pass = match plan.keep() {
+            Keep::Nothing => pass,
+            Keep::Masked => pass.use_masked(E::input(masked)),
+            Keep::Codes => pass.use_codes(E::input(codes)),
+        };
+        let pass = pass.input_gradient(E::output(dx));
         on.run(match workspace {
             Some(workspace) => pass.workspace(E::output(workspace)),
             None => pass,

@@ -20,6 +20,16 @@ TWOFOUR_DEVICE void unpack(u32 word, float& lo, float& hi, bf16) {
 TWOFOUR_DEVICE u32 pack(float lo, float hi, f16) { return pack_f16x2(lo, hi); }
 TWOFOUR_DEVICE u32 pack(float lo, float hi, bf16) { return pack_bf16x2(lo, hi); }
 
+// The elements of an access.
+TWOFOUR_DEVICE void unpack(u32x4 v, float* x, f32) {
+  x[0] = float_of(v.x), x[1] = float_of(v.y), x[2] = float_of(v.z), x[3] = float_of(v.w);
+}
+template <typename T>
+TWOFOUR_DEVICE void unpack(u32x4 v, float* x, T) {
+  unpack(v.x, x[0], x[1], T{}), unpack(v.y, x[2], x[3], T{}), unpack(v.z, x[4], x[5], T{});
+  unpack(v.w, x[6], x[7], T{});
+}
+
 // Reads n elements from 16-byte aligned memory that nothing writes meanwhile; n elements must fill whole 16 bytes.
 // A run of one access is not kept in L1; the others are, for a thread's accesses share cache lines.
 template <typename T, int n>
@@ -28,25 +38,17 @@ TWOFOUR_DEVICE void load_run(const T* from, float (&x)[n]) {
   static_assert(n % per_access == 0, "whole 16-byte accesses");
   TWOFOUR_UNROLL
   for (int a = 0; a < n; a += per_access) {
-    const u32x4 v = n == per_access ? load_stream_16(from + a) : load_16(from + a);
-    if constexpr (sizeof(T) == 4) {
-      x[a] = float_of(v.x), x[a + 1] = float_of(v.y), x[a + 2] = float_of(v.z), x[a + 3] = float_of(v.w);
-    } else {
-      unpack(v.x, x[a], x[a + 1], T{}), unpack(v.y, x[a + 2], x[a + 3], T{});
-      unpack(v.z, x[a + 4], x[a + 5], T{}), unpack(v.w, x[a + 6], x[a + 7], T{});
-    }
+    unpack(n == per_access ? load_stream_16(from + a) : load_16(from + a), x + a, T{});
   }
 }
 
-// Reads n floats from 16-byte aligned memory that this thread writes later.
-template <int n>
-TWOFOUR_DEVICE void load_own_run(const float* from, float (&x)[n]) {
-  static_assert(n % 4 == 0, "whole 16-byte accesses");
+// Reads n elements from 16-byte aligned memory that this thread writes later.
+template <typename T, int n>
+TWOFOUR_DEVICE void load_own_run(const T* from, float (&x)[n]) {
+  constexpr int per_access = 16 / sizeof(T);
+  static_assert(n % per_access == 0, "whole 16-byte accesses");
   TWOFOUR_UNROLL
-  for (int a = 0; a < n; a += 4) {
-    const u32x4 v = load(reinterpret_cast<const u32x4*>(from + a));
-    x[a] = float_of(v.x), x[a + 1] = float_of(v.y), x[a + 2] = float_of(v.z), x[a + 3] = float_of(v.w);
-  }
+  for (int a = 0; a < n; a += per_access) unpack(load(reinterpret_cast<const u32x4*>(from + a)), x + a, T{});
 }
 
 // Writes n elements, rounded once each, to 16-byte aligned memory.
@@ -91,12 +93,19 @@ TWOFOUR_DEVICE void write(void* base, u64 element, const float (&x)[n]) {
   else store_each(to, x);
 }
 
+// Reads n elements that this thread writes later.
+template <bool whole, typename T, int n>
+TWOFOUR_DEVICE void read_own(const void* base, u64 element, float (&x)[n]) {
+  const T* from = static_cast<const T*>(base) + element;
+  if constexpr (whole) load_own_run(from, x);
+  else load_each(from, x);
+}
+
 // Adds the n floats that this thread will write from `element` on.
 template <bool whole, int n>
 TWOFOUR_DEVICE void add_own(const float* base, u64 element, float (&x)[n]) {
   float before[n];
-  if constexpr (whole) load_own_run(base + element, before);
-  else load_each(base + element, before);
+  read_own<whole, f32>(base, element, before);
   TWOFOUR_UNROLL
   for (int i = 0; i < n; ++i) x[i] += before[i];
 }

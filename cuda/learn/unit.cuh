@@ -6,8 +6,7 @@
 // the last one, is read and written number by number.
 #pragma once
 
-#include "common/philox.cuh"
-#include "common/vector.cuh"
+#include "common/adamw.cuh"
 #include "common/walk.cuh"
 
 namespace twofour {
@@ -56,11 +55,6 @@ TWOFOUR_DEVICE void for_each_unit(const Walk& walk, OfUnit of_unit) {
     of_unit(Unit(number, walk.groups), global);
     place.step(walk);
   }
-}
-
-// Random words of a group that is known by its global number.
-TWOFOUR_DEVICE u32x4 random_bits(const RoundKeys& keys, u64 group, u64 draw) {
-  return philox(keys, {u32(group), u32(group >> 32), u32(draw), u32(draw >> 32)});
 }
 
 // n words of this thread's own from memory that it writes later, aligned to as many bytes as a third of them are.
@@ -155,12 +149,12 @@ TWOFOUR_DEVICE void write_own(const Unit& unit, bf16* base, Staging& staging, co
   if (unit.whole) {
     u32 words[kLane / 2];
     TWOFOUR_UNROLL
-    for (int i = 0; i < kLane / 2; ++i) words[i] = byte_permute(bits_of(x[2 * i]), bits_of(x[2 * i + 1]), 0x7632);
+    for (int i = 0; i < kLane / 2; ++i) words[i] = cut_to_bf16x2(x[2 * i], x[2 * i + 1]);
     store_together(base + 6 * unit.first, staging, words);
   } else {
     TWOFOUR_UNROLL
     for (int i = 0; i < kLane; ++i) {
-      if (unit.has(i / 6)) store(base + 6 * unit.group + i, bf16{u16(bits_of(x[i]) >> 16)});
+      if (unit.has(i / 6)) store(base + 6 * unit.group + i, cut_to_bf16(x[i]));
     }
   }
 }

@@ -45,13 +45,19 @@ impl Product {
         Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result: dtype }
     }
 
-    /// `G = dYᵀ X`, in `f32` whatever the operands are.
+    /// `G = dYᵀ X`, in `f32` whatever the operands are, unless it is [`rounded`](Self::rounded_to).
     #[must_use]
     pub fn weight_gradient(problem: Problem, dtype: DType) -> Self {
         let Problem { tokens, shape } = problem;
         let (rows, depth, cols) = (shape.rows, tokens, shape.cols);
         let (a_transposed, b_transposed, a_pitch) = (true, false, rows);
         Self { rows, depth, cols, a_transposed, b_transposed, a_pitch, operands: dtype, result: DType::F32 }
+    }
+
+    /// With C of this type.
+    #[must_use]
+    pub fn rounded_to(self, result: DType) -> Self {
+        Self { result, ..self }
     }
 
     /// Some rows of C only. (A then is a part of its matrix, with the same pitch, if it is stored as its transpose.)

@@ -85,7 +85,8 @@ pub(crate) fn filled(product: &Product, splits: u32) -> u32 {
     split::filled(product.depth, split::share(product.depth, splits as usize, DEPTH)) as u32
 }
 
-fn tiles(extent: usize) -> usize {
+/// Tiles along an extent of C.
+pub(crate) fn tiles(extent: usize) -> usize {
     extent.div_ceil(TILE)
 }
 
@@ -109,6 +110,7 @@ pub(crate) fn product(product: &Product, at: &Addresses, splits: u32) -> Result<
     };
     let (masked, shared) = (at.codes.is_some(), if at.codes.is_some() { CODE_BYTES } else { 0 });
     let variant = match (product.a_transposed, product.b_transposed) {
+        (true, _) if product.result == product.operands => "gradient_rounded",
         (true, _) => "gradient",
         (_, true) if masked => "output_codes",
         (_, true) => "output_dense",

@@ -42,17 +42,26 @@ pub(super) fn update<S: HostSpace, L: Logit>(pass: Update<'_, S, L>) {
 }
 
 /// Makes the gradient of the logits and steps by it.
-pub(super) fn fused<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: Fused<'_, S, L, W, G>) {
+pub(super) fn fused<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(mut pass: Fused<'_, S, L, W, G>) {
+    let (norm_squares, statistics) = (pass.norm_squares.take(), pass.statistics.take());
+    let sums = fused_part(pass, statistics.is_some());
+    give(sums, norm_squares.map(S::slice_mut), statistics.map(S::slice_mut));
+}
+
+/// The same without its sums, which it gives: the confidence not yet a mean, and all but the gradient's squares only if
+/// it `counts`.
+pub(crate) fn fused_part<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(
+    pass: Fused<'_, S, L, W, G>,
+    counts: bool,
+) -> Statistics {
     let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
     let rule = Rule::new(&pass.sampling, pass.regulariser);
-    let counts = pass.statistics.is_some();
     let sources = of_mask(&context, &rule, S::slice(pass.weight), S::slice(pass.gradient), counts);
     let Step { by, moments, factor } = pass.step;
     let numbering = Numbering::new(pass.shape, pass.shard);
     let [seed, draw] = [pass.sampling.seed, pass.sampling.draw];
     let stepping = Stepping::new(&by, factor.map(S::slice), numbering, seed, draw, counts);
-    let sums = step(&stepping, S::slice_mut(pass.logits), sources, moments);
-    give(sums, pass.norm_squares.map(S::slice_mut), pass.statistics.map(S::slice_mut));
+    step(&stepping, S::slice_mut(pass.logits), sources, moments)
 }
 
 /// Adds the squares of the gradient that [`fused`] would step by.
@@ -134,18 +143,11 @@ fn step_pieces<L: Logit, S: Source, M: PieceMoments>(
     let pieces = pieces.collect::<Vec<_>>();
     let shares = pieces.into_par_iter().map(|piece| step::step_piece(stepping, piece)).collect::<Vec<_>>();
     // In order, so that threads do not change the result.
-    shares.iter().fold(Statistics::default(), |sum, share| Statistics {
-        gradient_squares: sum.gradient_squares + share.gradient_squares,
-        kept_energy: sum.kept_energy + share.kept_energy,
-        confidence: sum.confidence + share.confidence,
-        moved: sum.moved + share.moved,
-        skipped: sum.skipped + share.skipped,
-        groups: sum.groups + share.groups,
-    })
+    shares.iter().fold(Statistics::default(), |sum, share| sum.plus(share))
 }
 
 /// Gives the sums to those outputs that were asked for.
-fn give(sums: Statistics, norm_squares: Option<&mut [f64]>, statistics: Option<&mut [Statistics]>) {
+pub(crate) fn give(sums: Statistics, norm_squares: Option<&mut [f64]>, statistics: Option<&mut [Statistics]>) {
     if let Some(norm_squares) = norm_squares {
         add_squares(norm_squares, sums.gradient_squares);
     }

@@ -7,6 +7,7 @@
 //! | [`Recipe`], [`Schedule`] | what κ, τ, λ and the learning rate are at a step; MaskLLM's numbers |
 //! | [`Update`] | a step of AdamW from a gradient in memory, such as one summed over micro-batches |
 //! | [`Fused`] | the gradient of [`mask::Backward`](crate::mask::Backward) and the step in one pass: the gradient is never stored |
+//! | [`matmul::Step`](crate::matmul::Step) | the same with the product before it: `dL/d(W∘M)` is not stored either |
 //! | [`Norm`], [`Measure`], [`Clip`] | clipping by global norm |
 //! | [`Moments`] | of AdamW: `f32`, or 8 bits with a scale a block |
 //!
@@ -119,6 +120,10 @@ pub use recipe::{Recipe, StepSettings};
 pub use schedule::Schedule;
 pub use update::{Rounding, Step, Update};
 
+// For `matmul`, which makes the step where it has the gradient.
+pub(crate) use cpu::{fused_part as fused_part_on_host, give};
+pub(crate) use launch::{StepArgs, Sums, finish, fused_part, shares};
+
 /// What keeps the random numbers of initial logits apart from those of masks under the same seed: Philox' key is the
 /// seed xor this. (The first 192 bits of π's fraction make the three.)
 const INITIAL: u64 = 0x243f_6a88_85a3_08d3;
@@ -151,6 +156,18 @@ pub struct Statistics {
 impl Statistics {
     /// Elements of the array that receives statistics: the first is the result, the rest is workspace.
     pub const SLOTS: usize = statistics::SLOTS;
+
+    /// The sums of both, of which confidences are sums too.
+    pub(crate) fn plus(&self, share: &Self) -> Self {
+        Self {
+            gradient_squares: self.gradient_squares + share.gradient_squares,
+            kept_energy: self.kept_energy + share.kept_energy,
+            confidence: self.confidence + share.confidence,
+            moved: self.moved + share.moved,
+            skipped: self.skipped + share.skipped,
+            groups: self.groups + share.groups,
+        }
+    }
 }
 statistics::on_a_device!(Statistics);
 
@@ -164,7 +181,10 @@ impl<O: Array> std::fmt::Debug for Elements<'_, O> {
 }
 
 /// Checks the operands that every form of a step may have.
-fn check_sums<S: Space>(norm: Option<&S::Mut<'_, f64>>, statistics: Option<&S::Mut<'_, Statistics>>) -> Result<()> {
+pub(crate) fn check_sums<S: Space>(
+    norm: Option<&S::Mut<'_, f64>>,
+    statistics: Option<&S::Mut<'_, Statistics>>,
+) -> Result<()> {
     length("norm_squares", norm, NORM_SLOTS)?;
     length("statistics", statistics, Statistics::SLOTS)
 }

@@ -4,7 +4,8 @@ use super::Elements;
 use crate::check::length;
 use crate::error::Result;
 use crate::shape::Shape;
-use crate::space::{Host, Output, Space};
+use crate::space::{Cut, Host, HostSpace, Output, Space};
+use std::ops::Range;
 
 /// The moments, updated in place. All zero (scales too) before the first step.
 ///
@@ -76,6 +77,34 @@ impl<'a, S: Space> Moments<'a, S> {
         }
     }
 
+    pub(super) fn on_host(self) -> Moments<'a, Host>
+    where
+        S: HostSpace,
+    {
+        match self {
+            Self::F32 { m, v } => Moments::F32 { m: S::slice_mut(m), v: S::slice_mut(v) },
+            Self::Eight { m, v, scales } => {
+                Moments::Eight { m: S::slice_mut(m), v: S::slice_mut(v), scales: S::slice_mut(scales) }
+            }
+        }
+    }
+
+    /// Those of some groups, which in eight bits begin with a block.
+    pub(super) fn part(&mut self, groups: Range<usize>) -> Moments<'_, S>
+    where
+        S: Cut,
+    {
+        let six = 6 * groups.start..6 * groups.end;
+        match self {
+            Self::F32 { m, v } => Moments::F32 { m: S::cut(m, six.clone()), v: S::cut(v, six) },
+            Self::Eight { m, v, scales } => {
+                let size = Moments::BLOCK_GROUPS;
+                let scales = S::cut(scales, 2 * (groups.start / size)..2 * groups.end.div_ceil(size));
+                Moments::Eight { m: S::cut(m, six.clone()), v: S::cut(v, six), scales }
+            }
+        }
+    }
+
     pub(super) fn check(&self, shape: Shape) -> Result<()> {
         match self {
             Self::F32 { m, v } => {
@@ -99,6 +128,13 @@ impl Moments<'_, Host> {
     #[must_use]
     pub const fn scales(shape: Shape) -> usize {
         2 * shape.groups().div_ceil(Self::BLOCK_GROUPS)
+    }
+
+    /// So many rows, or a few more, whose groups are whole blocks: panels of them begin with a block each.
+    pub(crate) const fn rows_of_blocks(shape: Shape, rows: usize) -> usize {
+        let zeros = (shape.cols / 4).trailing_zeros();
+        let unit = Self::BLOCK_GROUPS >> if zeros < 6 { zeros } else { 6 };
+        rows.saturating_add(unit - 1) / unit * unit
     }
 }
 

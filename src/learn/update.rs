@@ -7,7 +7,8 @@ use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::shape::{Shape, Shard};
-use crate::space::{HostSpace, Input, Output, Space};
+use crate::space::{Cut, Host, HostSpace, Input, Output, Space};
+use std::ops::Range;
 
 /// The optimiser's part of a step: hyper-parameters, moments, and the clip factor if there is one.
 pub struct Step<'a, S: Space> {
@@ -30,15 +31,36 @@ impl<'a, S: Space> Step<'a, S> {
         self
     }
 
-    pub(super) fn check(&self, shape: Shape) -> Result<()> {
+    pub(crate) fn check(&self, shape: Shape) -> Result<()> {
         self.by.check()?;
         self.moments.check(shape)?;
         length("factor", self.factor.as_ref(), 1)
     }
 
+    /// Whether its moments have eight bits.
+    pub(crate) fn has_eight_bits(&self) -> bool {
+        matches!(self.moments, Moments::Eight { .. })
+    }
+
+    pub(crate) fn on_host(self) -> Step<'a, Host>
+    where
+        S: HostSpace,
+    {
+        Step { by: self.by, moments: self.moments.on_host(), factor: self.factor.map(S::slice) }
+    }
+
+    /// That of some groups, which with moments of eight bits begin with a block.
+    pub(crate) fn part(&mut self, groups: Range<usize>) -> Step<'_, S>
+    where
+        S: Cut,
+    {
+        let Self { by, moments, factor } = self;
+        Step { by: *by, moments: moments.part(groups), factor: factor.as_ref().map(S::share) }
+    }
+
     /// Whether a step of such logits needs random numbers.
     fn is_rounded(&self, logits: DType) -> bool {
-        logits != DType::F32 || matches!(self.moments, Moments::Eight { .. })
+        logits != DType::F32 || self.has_eight_bits()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::element::{Float, Logit};
 use crate::error::{Error, Result};
 use crate::mask;
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
-use crate::sample::Source;
+use crate::sample::{GradientOf, Source, WideOrOwn};
 use crate::space::{HostSpace, Input, Output, Raw, RawSlice, Space};
 
 /// The operands of [`Backward::logit_gradient`].
@@ -17,9 +17,15 @@ pub(super) struct ToLogits<'a, S: Space, W: Float> {
     pub(super) accumulate: bool,
 }
 
+/// The operands of [`Backward::weight_gradient`].
+pub(super) struct ToWeight<'a, S: Space, W: Float> {
+    pub(super) x: S::Ref<'a, W>,
+    pub(super) weight_gradient: WideOrOwn<S::Mut<'a, f32>, S::Mut<'a, W>>,
+}
+
 /// Arguments of the backward pass: `dy`, and which gradients are wanted.
 ///
-/// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `logit_gradient [N, K/4, 6]`. The layer must be that of the forward pass.
+/// Shapes: `dy [T, N]`, `dx` and `x [T, K]`, `weight_gradient [N, K]`, `logit_gradient [N, K/4, 6]`. The layer must be that of the forward pass.
 /// On a device every operand starts on a 16-byte boundary.
 ///
 /// # Errors
@@ -32,6 +38,7 @@ pub struct Backward<'a, S: Space, L: Logit, W: Float> {
     pub(super) regulariser: f32,
     pub(super) saved: Saved<S::Ref<'a, W>, S::Ref<'a, u8>>,
     pub(super) dx: Option<S::Mut<'a, W>>,
+    pub(super) to_weight: Option<ToWeight<'a, S, W>>,
     pub(super) to_logits: Option<ToLogits<'a, S, W>>,
     pub(super) workspace: Option<S::Mut<'a, u8>>,
 }
@@ -41,9 +48,9 @@ impl<'a, S: Space, L: Logit, W: Float> Backward<'a, S, L, W> {
     /// [`Scratch`](super::Scratch) instead.
     #[must_use]
     pub fn new(plan: &Plan<L, W>, layer: &'a Layer<'_, S, L, W>, dy: impl Input<'a, Space = S, Element = W>) -> Self {
-        let (saved, dx, to_logits, workspace) = (Saved::Nothing, None, None, None);
+        let (saved, dx, to_weight, to_logits, workspace) = (Saved::Nothing, None, None, None, None);
         let (plan, layer, dy) = (*plan, layer.share(), dy.input());
-        Self { plan, layer, dy, regulariser: 0.0, saved, dx, to_logits, workspace }
+        Self { plan, layer, dy, regulariser: 0.0, saved, dx, to_weight, to_logits, workspace }
     }
 
     /// Overwrites `dx` with `dY (W∘M)`. Unless the forward pass saved something, the mask is sampled again.
@@ -64,6 +71,20 @@ impl<'a, S: Space, L: Logit, W: Float> Backward<'a, S, L, W> {
     #[must_use]
     pub fn use_codes(mut self, codes: impl Input<'a, Space = S, Element = u8>) -> Self {
         self.saved = Saved::Codes(codes.input());
+        self
+    }
+
+    /// Overwrites `weight_gradient` with `G = dYᵀ X`, which is `dL/d(W∘M)` whatever the masks are: in `f32`, or rounded
+    /// once to the weight's type. (`G∘M`, for a weight that learns too, is what
+    /// [`mask::Backward::weight_gradient`](mask::Backward::weight_gradient) makes of it.)
+    #[must_use]
+    pub fn weight_gradient<G: GradientOf<W>>(
+        mut self,
+        x: impl Input<'a, Space = S, Element = W>,
+        weight_gradient: impl Output<'a, Space = S, Element = G>,
+    ) -> Self {
+        let (x, weight_gradient) = (x.input(), G::wide_or_own::<S>(weight_gradient.output()));
+        self.to_weight = Some(ToWeight { x, weight_gradient });
         self
     }
 
@@ -126,12 +147,19 @@ impl<S: Space, L: Logit, W: Float> Pass<S> for Backward<'_, S, L, W> {
         self.plan.check(self.layer.shape, self.layer.masks(), self.saved.keep())?;
         length("dy", Some(&self.dy), problem.outputs())?;
         length("dx", self.dx.as_ref(), problem.inputs())?;
+        if let Some(ToWeight { x, weight_gradient }) = &self.to_weight {
+            length("x", Some(x), problem.inputs())?;
+            match weight_gradient {
+                WideOrOwn::Wide(g) => length("weight_gradient", Some(g), problem.shape.weights())?,
+                WideOrOwn::Own(g) => length("weight_gradient", Some(g), problem.shape.weights())?,
+            }
+        }
         match &self.to_logits {
             Some(ToLogits { x, logit_gradient, .. }) => {
                 length("x", Some(x), problem.inputs())?;
                 self.check_mask_backward(logit_gradient)
             }
-            None if self.dx.is_none() => {
+            None if self.dx.is_none() && self.to_weight.is_none() => {
                 Err(Error::Missing { what: "a gradient", missing: "no output was given to write it to" })
             }
             None => Ok(()),

@@ -1,16 +1,18 @@
 //! The CPU executor of `matmul`: the passes of [`crate::mask`] around dense products on all threads of rayon's pool.
 //! Results do not depend on how many threads there are. It allocates what it works in, and leaves a workspace alone.
 
-use super::backward::ToLogits;
-use super::{Backward, Forward, Layer, Saved};
+use super::backward::{ToLogits, ToWeight};
+use super::{Backward, Forward, Layer, Saved, Step};
 use crate::dense::cpu::{Matrix, multiply};
 use crate::element::{Float, Logit};
 use crate::error::Result;
+use crate::learn::{self, Moments, Statistics};
 use crate::mask;
 use crate::pass::{Checked, Pass};
-use crate::sample::Source;
+use crate::sample::{Source, WideOrOwn};
 use crate::shape::{Shape, Shard};
 use crate::space::{Host, HostSpace};
+use std::ops::Range;
 
 /// Bytes of the weight's gradient that are held at a time: rows of a few tiles each, and no more than caches hold.
 const PANEL_BYTES: usize = 4 << 20;
@@ -38,62 +40,162 @@ pub(super) fn forward<S: HostSpace, L: Logit, W: Float>(pass: Forward<'_, S, L, 
 
 /// Writes the gradients that were asked for.
 pub(super) fn backward<S: HostSpace, L: Logit, W: Float>(pass: Backward<'_, S, L, W>) -> Result<()> {
-    let Shape { rows: n, cols: k } = pass.layer.shape;
-    let (layer, dy) = (on_host(pass.layer), S::slice(pass.dy));
+    let (layer, tokens) = (on_host(pass.layer), pass.plan.problem().tokens);
+    let dy = S::slice(pass.dy);
+    let of = |x| OfWeight { shape: layer.shape, tokens, dy, x };
     if let Some(dx) = pass.dx {
-        let mut own = Vec::new();
-        let masked = match pass.saved {
-            Saved::Masked(masked) => S::slice(masked),
-            Saved::Codes(codes) => {
-                let frozen = Layer::<Host, f32, W>::frozen(layer.shape, S::slice(codes), layer.weight);
-                make(&frozen, allocate(&mut own, n * k), None)?;
-                &own
-            }
-            Saved::Nothing => {
-                make(&layer, allocate(&mut own, n * k), None)?;
-                &own
-            }
-        };
-        multiply(n, &Matrix::new(dy, n), &Matrix::new(masked, k), S::slice_mut(dx), k);
+        input_gradient(&layer, saved_on_host::<S, W>(pass.saved), dy, S::slice_mut(dx))?;
+    }
+    if let Some(ToWeight { x, weight_gradient }) = pass.to_weight {
+        match weight_gradient {
+            WideOrOwn::Wide(g) => of(S::slice(x)).write(S::slice_mut(g)),
+            WideOrOwn::Own(g) => of(S::slice(x)).write(S::slice_mut(g)),
+        }
     }
     if let Some(ToLogits { x, logit_gradient: to, accumulate }) = pass.to_logits {
         let to = ToLogits { x: S::slice(x), logit_gradient: S::slice_mut(to), accumulate };
-        logit_gradient(&layer, pass.plan.problem().tokens, dy, pass.regulariser, to)?;
+        logit_gradient(&layer, &of(to.x), pass.regulariser, to)?;
     }
     Ok(())
 }
 
-/// `G = dYᵀ X`, some rows at a time, and from them the gradient of their logits.
+/// Writes `dx`, then moves logits and moments.
+pub(super) fn step<S: HostSpace, L: Logit, W: Float>(pass: Step<'_, S, L, W>) -> Result<()> {
+    let (kind, sampling, shape) = (pass.plan.step_kind()?, pass.sampling, pass.plan.problem().shape);
+    let (dy, weight, logits) = (S::slice(pass.dy), S::slice(pass.weight), S::slice_mut(pass.logits));
+    if let Some(dx) = pass.dx {
+        let layer = Layer::<Host, L, W>::sampled(shape, kind, sampling, &*logits, weight).shard(pass.shard);
+        input_gradient(&layer, saved_on_host::<S, W>(pass.saved), dy, S::slice_mut(dx))?;
+    }
+    let of = OfWeight { shape, tokens: pass.plan.problem().tokens, dy, x: S::slice(pass.x) };
+    let (mut by, statistics) = (pass.step.on_host(), pass.statistics.map(S::slice_mut));
+    let mut sums = Statistics::default();
+    of.panels(|rows, gradient| {
+        let panel = Panel::new(shape, pass.shard, rows);
+        let (weight, logits, step) =
+            (&weight[panel.weights()], &mut logits[panel.logits()], by.part(panel.groups.clone()));
+        let part = learn::Fused::new(panel.shape, kind, sampling, logits, weight, gradient, step);
+        let part = part.shard(panel.shard).regulariser(pass.regulariser);
+        sums = sums.plus(&learn::fused_part_on_host::<Host, L, W, f32>(part, statistics.is_some()));
+        Ok(())
+    })?;
+    learn::give(sums, pass.norm_squares.map(S::slice_mut), statistics);
+    Ok(())
+}
+
+fn saved_on_host<'a, S: HostSpace, W: Float>(saved: Saved<S::Ref<'a, W>, S::Ref<'a, u8>>) -> Saved<&'a [W], &'a [u8]> {
+    match saved {
+        Saved::Nothing => Saved::Nothing,
+        Saved::Masked(masked) => Saved::Masked(S::slice(masked)),
+        Saved::Codes(codes) => Saved::Codes(S::slice(codes)),
+    }
+}
+
+fn input_gradient<L: Logit, W: Float>(
+    layer: &Layer<'_, Host, L, W>,
+    saved: Saved<&[W], &[u8]>,
+    dy: &[W],
+    dx: &mut [W],
+) -> Result<()> {
+    let Shape { rows: n, cols: k } = layer.shape;
+    let mut own = Vec::new();
+    let masked = match saved {
+        Saved::Masked(masked) => masked,
+        Saved::Codes(codes) => {
+            let frozen = Layer::<Host, f32, W>::frozen(layer.shape, codes, layer.weight);
+            make(&frozen, allocate(&mut own, n * k), None)?;
+            &own
+        }
+        Saved::Nothing => {
+            make(layer, allocate(&mut own, n * k), None)?;
+            &own
+        }
+    };
+    multiply(n, &Matrix::new(dy, n), &Matrix::new(masked, k), dx, k);
+    Ok(())
+}
+
+/// What `G = dYᵀ X` is made of.
+struct OfWeight<'a, W> {
+    shape: Shape,
+    tokens: usize,
+    dy: &'a [W],
+    x: &'a [W],
+}
+
+impl<W: Float> OfWeight<'_, W> {
+    /// The rows of panels. Whole blocks of 8-bit moments, so that a step's panels are those of the gradient.
+    fn rows(&self) -> impl Iterator<Item = Range<usize>> + use<W> {
+        let Shape { rows, cols } = self.shape;
+        let most = Moments::rows_of_blocks(self.shape, (PANEL_BYTES / (4 * cols.max(1))).max(1));
+        (0..rows).step_by(most).map(move |first| first..rows.min(first + most))
+    }
+
+    /// Writes some rows, each value rounded once.
+    fn write_rows<G: Float>(&self, rows: Range<usize>, gradient: &mut [G]) {
+        let of_rows = Matrix::new(self.dy, self.shape.rows).starting_at(rows.start).transposed();
+        multiply(self.tokens, &of_rows, &Matrix::new(self.x, self.shape.cols), gradient, self.shape.cols);
+    }
+
+    fn write<G: Float>(&self, gradient: &mut [G]) {
+        let cols = self.shape.cols;
+        self.rows().for_each(|rows| self.write_rows(rows.clone(), &mut gradient[rows.start * cols..rows.end * cols]));
+    }
+
+    /// Some rows at a time, in `f32`.
+    fn panels(&self, mut of_rows: impl FnMut(Range<usize>, &[f32]) -> Result<()>) -> Result<()> {
+        let mut gradient = Vec::new();
+        for rows in self.rows() {
+            gradient.resize(rows.len() * self.shape.cols, 0.0);
+            self.write_rows(rows.clone(), &mut gradient);
+            of_rows(rows, &gradient)?;
+        }
+        Ok(())
+    }
+}
+
+/// Some rows of a layer.
+struct Panel {
+    shape: Shape,
+    shard: Shard,
+    groups: Range<usize>,
+}
+
+impl Panel {
+    fn new(whole: Shape, shard: Shard, rows: Range<usize>) -> Self {
+        let in_row = whole.cols / 4;
+        let shard = Shard { row_offset: shard.row_offset + rows.start as u64, ..shard };
+        Self { shape: Shape::new(rows.len(), whole.cols), shard, groups: rows.start * in_row..rows.end * in_row }
+    }
+
+    fn weights(&self) -> Range<usize> {
+        4 * self.groups.start..4 * self.groups.end
+    }
+
+    fn logits(&self) -> Range<usize> {
+        6 * self.groups.start..6 * self.groups.end
+    }
+}
+
+/// The gradient of the logits from that of some rows at a time.
 fn logit_gradient<L: Logit, W: Float>(
     layer: &Layer<'_, Host, L, W>,
-    tokens: usize,
-    dy: &[W],
+    of: &OfWeight<'_, W>,
     regulariser: f32,
-    ToLogits { x, logit_gradient, accumulate }: ToLogits<'_, Host, W>,
+    ToLogits { logit_gradient, accumulate, .. }: ToLogits<'_, Host, W>,
 ) -> Result<()> {
     let Source::Sampled { kind, sampling, logits } = layer.source else { return Ok(()) };
-    let Shape { rows: n, cols: k } = layer.shape;
-    let six = k / 4 * 6;
-    let panel_rows = (PANEL_BYTES / (4 * k.max(1))).max(1);
-    let mut gradient = vec![0.0; panel_rows.min(n) * k];
-    for first in (0..n).step_by(panel_rows) {
-        let rows = panel_rows.min(n - first);
-        let gradient = &mut gradient[..rows * k];
-        let of_rows = Matrix::new(dy, n).starting_at(first).transposed();
-        multiply(tokens, &of_rows, &Matrix::new(x, k), gradient, k);
-        let (at, to) = (first * six, (first + rows) * six);
-        let weight = &layer.weight[first * k..(first + rows) * k];
-        let (shape, logits) = (Shape::new(rows, k), &logits[at..to]);
-        let pass = mask::Backward::<Host, L, W, f32>::new(shape, kind, sampling, logits, weight, &*gradient);
-        let pass = pass.shard(Shard { row_offset: layer.shard.row_offset + first as u64, ..layer.shard });
-        let pass = pass.regulariser(regulariser);
-        let logit_gradient = &mut logit_gradient[at..to];
+    of.panels(|rows, gradient| {
+        let panel = Panel::new(layer.shape, layer.shard, rows);
+        let (weight, logits) = (&layer.weight[panel.weights()], &logits[panel.logits()]);
+        let pass = mask::Backward::<Host, L, W, f32>::new(panel.shape, kind, sampling, logits, weight, gradient);
+        let pass = pass.shard(panel.shard).regulariser(regulariser);
+        let logit_gradient = &mut logit_gradient[panel.logits()];
         Pass::execute(Checked::part(match accumulate {
             true => pass.accumulate_logit_gradient(logit_gradient),
             false => pass.logit_gradient(logit_gradient),
-        }))?;
-    }
-    Ok(())
+        }))
+    })
 }
 
 /// A layer's operands as slices.

@@ -1,41 +1,20 @@
 //! What a device is given for the passes: from operands to addresses, and from a plan's routes to launches and calls of
-//! cuBLASLt, one after the other. The struct mirrors that of `cuda/matmul.cu`.
+//! cuBLASLt, one after the other.
 
-use super::backward::ToLogits;
-use super::{Backward, Dense, Forward, InputRoute, Layer, LogitRoute, OutputRoute, Plan, Saved, small};
-use crate::dense::{Product, tile};
-use crate::device::Symbol;
-use crate::element::{DType, Float, Logit};
+use super::backward::{ToLogits, ToWeight};
+use super::{Backward, Dense, Forward, InputRoute, Layer, OutputRoute, Plan, Saved, Step, small};
+use crate::dense::Product;
+use crate::element::{Element, Float, Logit};
 use crate::error::Result;
-use crate::mask;
+use crate::learn::Sums;
 use crate::pass::{Binder, DeviceSpace, Queue};
-use crate::sample::launch::Differentiation;
-use crate::sample::{Kind, Source};
-use crate::shape::{Shape, Shard};
-use crate::space::{Raw, RawSlice};
+use crate::sample::{Source, WideOrOwn};
+use crate::space::{Raw, RawSlice, Space};
 
 use works::{Works, Workspace};
 
+mod logits;
 mod works;
-
-/// `MatmulLogitsArgs`.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct LogitsArgs {
-    dy: u64,
-    x: u64,
-    weight: u64,
-    logits: u64,
-    logit_gradient: u64,
-    first_group: u64,
-    row_groups: u64,
-    rows: u32,
-    cols: u32,
-    tokens: u32,
-    accumulate: u32,
-    by: Differentiation,
-}
-const _: () = assert!(size_of::<LogitsArgs>() == 184);
 
 pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Forward<'_, S, L, W>,
@@ -83,12 +62,18 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float>(
     let plan = pass.plan;
     let layer = bind(&pass.layer, binder)?;
     let dy = binder.input("dy", &pass.dy)?;
-    let saved = match &pass.saved {
-        Saved::Nothing => Saved::Nothing,
-        Saved::Masked(masked) => Saved::Masked(binder.input("masked", masked)?),
-        Saved::Codes(codes) => Saved::Codes(binder.input("codes", codes)?),
-    };
+    let saved = bind_saved(&pass.saved, binder)?;
     let dx = pass.dx.as_mut().map(|dx| binder.output("dx", dx)).transpose()?;
+    let to_weight = match &mut pass.to_weight {
+        Some(ToWeight { x, weight_gradient }) => {
+            let x = binder.input("x", x)?.address;
+            Some(match weight_gradient {
+                WideOrOwn::Wide(g) => (x, binder.output("weight_gradient", g)?.address, f32::DTYPE),
+                WideOrOwn::Own(g) => (x, binder.output("weight_gradient", g)?.address, W::DTYPE),
+            })
+        }
+        None => None,
+    };
     let to_logits = match &mut pass.to_logits {
         Some(ToLogits { x, logit_gradient, accumulate }) => Some(ToLogits {
             x: binder.input("x", x)?,
@@ -103,12 +88,45 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float>(
         let works = Works { queue, layer: &layer, problem: plan.problem(), workspace };
         input_gradient(works, &plan, [dy.address, dx.address], saved)?;
     }
+    if let Some((x, g, result)) = to_weight {
+        let choice = plan.weight_gradient();
+        let workspace = Workspace::new(workspace, choice.workspace_bytes)?;
+        let mut works = Works { queue, layer: &layer, problem: plan.problem(), workspace };
+        let product = Product::weight_gradient(plan.problem(), W::DTYPE).rounded_to(result);
+        works.product(choice.route, &product, [dy.address, x, g], None, choice.splits)?;
+    }
     if let Some(to_logits) = &to_logits {
         let workspace = Workspace::new(workspace, plan.logit_gradient().workspace_bytes)?;
         let works = Works { queue, layer: &layer, problem: plan.problem(), workspace };
-        logit_gradient(works, &plan, dy, to_logits, pass.regulariser)?;
+        logits::gradient(works, &plan, dy, to_logits, pass.regulariser)?;
     }
     Ok(())
+}
+
+pub(super) fn step<'g, S: DeviceSpace, L: Logit, W: Float>(
+    pass: &'g mut Step<'_, S, L, W>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (plan, sampling) = (pass.plan, pass.sampling);
+    let (problem, kind) = (plan.problem(), plan.step_kind()?);
+    let source = Source::Sampled { kind, sampling, logits: binder.output("logits", &mut pass.logits)? };
+    let layer = Layer::<Raw, L, W>::of(problem.shape, source, binder.input("weight", &pass.weight)?).shard(pass.shard);
+    let (dy, x) = (binder.input("dy", &pass.dy)?, binder.input("x", &pass.x)?);
+    let saved = bind_saved(&pass.saved, binder)?;
+    let dx = pass.dx.as_mut().map(|dx| binder.output("dx", dx)).transpose()?;
+    let by = pass.step.bind(binder)?;
+    let sums = Sums::bind(&mut pass.statistics, &mut pass.norm_squares, binder)?;
+    let workspace = bind_workspace(&mut pass.workspace, binder)?;
+    if let Some(dx) = dx {
+        let workspace = Workspace::new(workspace, plan.input_gradient().workspace_bytes)?;
+        let works = Works { queue: &mut *queue, layer: &layer, problem, workspace };
+        input_gradient(works, &plan, [dy.address, dx.address], saved)?;
+    }
+    let choice = if by.has_eight_bits() { plan.step_route_of_eight() } else { plan.step_route() };
+    let workspace = Workspace::new(workspace, choice.workspace_bytes)?;
+    let works = Works { queue, layer: &layer, problem, workspace };
+    logits::step(works, &plan, choice, [dy, x], by, pass.regulariser, sums)
 }
 
 /// A layer's operands as addresses.
@@ -124,6 +142,17 @@ fn bind<'g, S: DeviceSpace, L: Logit, W: Float>(
     };
     let weight = binder.input("weight", &layer.weight)?;
     Ok(Layer { shape: layer.shape, shard: layer.shard, source, weight })
+}
+
+fn bind_saved<'g, S: DeviceSpace, W: Float>(
+    saved: &'g Saved<<S as Space>::Ref<'_, W>, <S as Space>::Ref<'_, u8>>,
+    binder: &mut Binder<'g, S>,
+) -> Result<Saved<RawSlice<W>, RawSlice<u8>>> {
+    Ok(match saved {
+        Saved::Nothing => Saved::Nothing,
+        Saved::Masked(masked) => Saved::Masked(binder.input("masked", masked)?),
+        Saved::Codes(codes) => Saved::Codes(binder.input("codes", codes)?),
+    })
 }
 
 fn bind_workspace<'g, S: DeviceSpace>(
@@ -160,61 +189,4 @@ fn input_gradient<L: Logit, W: Float>(
             works.product(dense, &product, [dy, masked, dx], None, choice.splits)
         }
     }
-}
-
-fn logit_gradient<L: Logit, W: Float>(
-    mut works: Works<'_, L, W>,
-    plan: &Plan<L, W>,
-    dy: RawSlice<W>,
-    to: &ToLogits<'_, Raw, W>,
-    regulariser: f32,
-) -> Result<()> {
-    let Layer { shape, shard, source: Source::Sampled { kind, sampling, logits }, weight } = *works.layer else {
-        return Ok(()); // `check` has refused it
-    };
-    let choice = plan.logit_gradient();
-    let LogitRoute::Panels(dense) = choice.route else {
-        let args = LogitsArgs {
-            dy: dy.address,
-            x: to.x.address,
-            weight: weight.address,
-            logits: logits.address,
-            logit_gradient: to.logit_gradient.address,
-            first_group: shard.group(0, 0),
-            row_groups: shard.global_cols / 4,
-            rows: tile::size("rows", shape.rows)?,
-            cols: tile::size("cols", shape.cols)?,
-            tokens: tile::size("tokens", plan.problem().tokens)?,
-            accumulate: u32::from(to.accumulate),
-            by: Differentiation::new(&sampling, regulariser),
-        };
-        let variant = if kind == Kind::Hard { "logits_hard" } else { "logits_soft" };
-        let symbol = Symbol::new("matmul", variant, &[L::DTYPE, W::DTYPE].map(DType::name));
-        works.queue.launch(tile::launch(symbol, [shape.rows, shape.cols], 1, tile::RING_BYTES, &args)?);
-        return Ok(());
-    };
-    let whole = Product::weight_gradient(plan.problem(), W::DTYPE);
-    let g = works.workspace.area(choice.workspace_bytes)?;
-    let (cols, six) = (shape.cols, shape.cols / 4 * 6);
-    for first in (0..shape.rows).step_by(plan.panel_rows().max(1)) {
-        let rows = plan.panel_rows().min(shape.rows - first);
-        // A part of its rows' values: the pitch stays.
-        let dy = dy.address + (first * W::DTYPE.size()) as u64;
-        works.product_in(dense, &whole.panel(rows), [dy, to.x.address, g], None, choice.splits, g)?;
-        let pass = mask::Backward::<Raw, L, W, f32>::new(
-            Shape::new(rows, cols),
-            kind,
-            sampling,
-            logits.part(first * six, rows * six),
-            weight.part(first * cols, rows * cols),
-            RawSlice::new(g, rows * cols),
-        );
-        let pass = pass.shard(Shard { row_offset: shard.row_offset + first as u64, ..shard }).regulariser(regulariser);
-        let part = to.logit_gradient.part(first * six, rows * six);
-        works.queue.pass(match to.accumulate {
-            true => pass.accumulate_logit_gradient(part),
-            false => pass.logit_gradient(part),
-        })?;
-    }
-    Ok(())
 }

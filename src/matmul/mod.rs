@@ -1,4 +1,5 @@
-//! The masked linear layer: forward, and backward to its input and to the logits.
+//! The masked linear layer: forward, backward to its input, to the masked weight and to the logits, and the step of
+//! the logits.
 //!
 //! A layer with weight `W [N, K]` and mask `M` (see [`crate::mask`]) takes `T` tokens `X [T, K]` to
 //!
@@ -6,10 +7,12 @@
 //! | --- | --- | --- |
 //! | `Y [T, N]` | `X (W∘M)ᵀ` | [`Forward`] |
 //! | `dX [T, K]` | `dY (W∘M)` | [`Backward::input_gradient`] |
-//! | `dlogits [N, K/4, 6]` | from `G = dYᵀ X`, the gradient of `W∘M` | [`Backward::logit_gradient`] |
+//! | `G [N, K]` | `dYᵀ X`, the gradient of `W∘M` | [`Backward::weight_gradient`] |
+//! | `dlogits [N, K/4, 6]` | from `G` | [`Backward::logit_gradient`] |
+//! | logits, moments | a step of AdamW by `dlogits`, in the same pass | [`Step`] |
 //!
 //! `X`, `Y`, `W`, `dX` and `dY` are of one type (`f32`, `f16` or `bf16`), logits are `f32` or `bf16`, their gradient is
-//! `f32`; all are row-major. Any of `T`, `N` and `K` may be zero, and `K` is a multiple of 4.
+//! `f32`, and `G` is `f32` or of the weight's type; all are row-major. Any of `T`, `N` and `K` may be zero, and `K` is a multiple of 4.
 //!
 //! ```
 //! use twofour::mask::{Kind, Sampling};
@@ -36,6 +39,38 @@
 //! [`Keep`]: nothing (the backward pass samples the mask again), the masked weight (2 or 4 bytes a weight), or the
 //! codes of a hard mask (half a byte a group). [`Scratch`] holds it, and the workspace.
 //!
+//! # A training step
+//!
+//! With one micro-batch a step, [`Step`] takes the place of the backward pass: it makes `dX` by the masks as they were,
+//! and moves the logits by the gradient that it has in registers, to the bits that [`crate::learn`] makes of it. Neither
+//! `G` nor `dlogits` is kept.
+//!
+//! ```
+//! use twofour::learn::{self, Moments, Recipe};
+//! use twofour::mask::Kind;
+//! use twofour::matmul::{Keep, Layer};
+//! use twofour::{Cpu, Executor, Shape, noise};
+//!
+//! let (shape, recipe) = (Shape::new(2, 8), Recipe::maskllm(2000));
+//! let (mut logits, weight) = ([0.0_f32; 24], [1.0_f32; 16]);
+//! let (mut m, mut v) = ([0.0; 24], [0.0; 24]);
+//! let (x, dy, mut y, mut dx) = ([1.0; 8], [1.0; 2], [0.0; 2], [0.0; 8]);
+//! for step in 0..3 {
+//!     let at = recipe.at(step);
+//!     let sampling = at.sampling(7, noise::draw(0, step as u32, 0));
+//!     let layer = Layer::sampled(shape, Kind::Soft, sampling, &logits, &weight);
+//!     let plan = layer.plan(&Cpu, 1, Keep::Masked)?;
+//!     let mut scratch = Cpu.scratch(&plan)?;
+//!     Cpu.run(plan.forward(&layer, &x, &mut y, &mut scratch))?;
+//!     // From here on there is no layer: the logits move.
+//!     let by = learn::Step::new(at.adamw, Moments::f32(&mut m, &mut v));
+//!     let pass = plan.step(sampling, &mut logits, &weight, &dy, &x, by, &mut scratch);
+//!     Cpu.run(pass.input_gradient(&mut dx).regulariser(at.regulariser))?;
+//! }
+//! assert!(logits.iter().any(|logit| *logit != 0.0));
+//! # Ok::<(), twofour::Error>(())
+//! ```
+//!
 //! # Routes to a product
 //!
 //! On a device there are several routes to each product, and a [`Plan`] says which one is taken, why, and how much
@@ -46,8 +81,8 @@
 //! | [`OutputRoute::Sampled`] | masked weights in registers: one read of `W` and logits | few tokens |
 //! | [`OutputRoute::Codes`], [`InputRoute::Codes`] | masks on the way through shared memory | hard and frozen masks |
 //! | [`OutputRoute::Masked`], [`InputRoute::Masked`] | writes `W∘M`, and multiplies by it | many tokens |
-//! | [`LogitRoute::Fused`] | `G` stays in registers: only `dlogits` leave them | memory, middling `T` |
-//! | [`LogitRoute::Panels`] | `G` goes through a small workspace, rows by rows | many tokens on Hopper; `f32` |
+//! | [`LogitRoute::Fused`] | `G` stays in registers: only `dlogits`, or stepped logits, leave them | memory, middling `T` |
+//! | [`LogitRoute::Panels`] | `G` goes through a small workspace, rows by rows | many tokens on Hopper; `f32`; 8-bit moments |
 //!
 //! Any sizes are served, but this crate's kernels are fast only for N and K that are multiples of 8, and of 32 for K
 //! with codes; a plan leaves others to cuBLASLt. They use `mma.sync` with 16-bit operands (PTX ISA, "Matrix
@@ -141,6 +176,7 @@ mod layer;
 mod plan;
 mod scratch;
 mod small;
+mod step;
 
 pub use crate::dense::Problem;
 pub use backward::Backward;
@@ -149,6 +185,7 @@ pub use layer::{Layer, Masks};
 pub use plan::{Choice, Dense, InputRoute, Keep, LogitRoute, OutputRoute, Plan};
 pub use scratch::Scratch;
 pub use small::MAX_SMALL_TOKENS;
+pub use step::Step;
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-#[cfg(doc)]
-use super::MAX_SMALL_TOKENS;
 use super::{Layer, Masks, Problem, small};
 use crate::check::scalar;
 use crate::device::Limits;
@@ -18,71 +16,10 @@ use crate::sample::Kind;
 use crate::shape::Shape;
 use crate::space::Space;
 
+mod route;
 mod table;
 
-/// What the forward pass leaves for the backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Keep {
-    /// Nothing: masks are sampled again. Layers can share one workspace.
-    #[default]
-    Nothing,
-    /// `W∘M`: 2 or 4 bytes a weight, saves a mask pass.
-    Masked,
-    /// The codes of hard or argmax masks: 1/8 byte a weight.
-    Codes,
-}
-
-/// Who multiplies dense matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dense {
-    /// cuBLASLt: the fastest there is, and all types.
-    Cublaslt,
-    /// The crate's own kernels: 16-bit types, and no library needed.
-    Own,
-}
-
-/// A route to `Y`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OutputRoute {
-    /// Masked weights are made in registers as the weight is read: at most [`MAX_SMALL_TOKENS`] tokens, 16-bit types.
-    Sampled,
-    /// The weight is masked by codes as it is read: hard, argmax and frozen masks, 16-bit types.
-    Codes,
-    /// `W∘M` is written, then multiplied by.
-    Masked(Dense),
-}
-
-/// A route to `dX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum InputRoute {
-    /// As [`OutputRoute::Codes`].
-    Codes,
-    /// `W∘M`, saved or written again, is multiplied by.
-    Masked(Dense),
-}
-
-/// A route to the logits' gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LogitRoute {
-    /// `G` stays in the registers of the product: 16-bit types.
-    Fused,
-    /// `G` is written to the workspace, some rows at a time, and the mask's backward pass follows.
-    Panels(Dense),
-}
-
-/// A route, with what it takes and why it was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Choice<R> {
-    /// The route.
-    pub route: R,
-    /// In how many parts an own kernel takes the contraction, to fill the device; their sums are added in a fixed
-    /// order.
-    pub splits: u32,
-    /// Bytes of workspace.
-    pub workspace_bytes: usize,
-    /// The line of the table that chose it.
-    pub why: &'static str,
-}
+pub use route::{Choice, Dense, InputRoute, Keep, LogitRoute, OutputRoute};
 
 /// What routes are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,7 +32,7 @@ struct Basis {
     libraries: Libraries,
 }
 
-/// The routes of a layer's three products, for logits of type `L` and weights of type `W`. ([`Layer::frozen`] says
+/// The routes of a layer's products, for logits of type `L` and weights of type `W`. ([`Layer::frozen`] says
 /// `f32` for the logits that it does not have.)
 ///
 /// [`Layer::frozen`]: super::Layer::frozen
@@ -105,7 +42,10 @@ pub struct Plan<L: Logit, W: Float> {
     panel_rows: usize,
     output: Choice<OutputRoute>,
     input_gradient: Choice<InputRoute>,
+    weight_gradient: Choice<Dense>,
     logit_gradient: Choice<LogitRoute>,
+    step: Choice<LogitRoute>,
+    step_of_eight: Choice<LogitRoute>,
     types: PhantomData<fn() -> (L, W)>,
 }
 
@@ -142,7 +82,10 @@ impl<L: Logit, W: Float> Plan<L, W> {
             panel_rows,
             output: basis.best_output(),
             input_gradient: basis.best_input(),
+            weight_gradient: basis.best_weight(),
             logit_gradient: basis.best_logits(panel_rows),
+            step: basis.best_step(panel_rows),
+            step_of_eight: basis.best_step_of_eight(panel_rows),
             types: PhantomData,
         })
     }
@@ -204,16 +147,37 @@ impl<L: Logit, W: Float> Plan<L, W> {
         Ok(self)
     }
 
+    /// Takes another way to `G`.
+    ///
+    /// # Errors
+    /// As [`Plan::with_output`].
+    pub fn with_weight_gradient(mut self, dense: Dense) -> Result<Self> {
+        self.basis.needs(dense)?;
+        self.weight_gradient = self.basis.weight(dense, ASKED);
+        Ok(self)
+    }
+
     /// Takes another route to the logits' gradient.
     ///
     /// # Errors
     /// As [`Plan::with_output`].
     pub fn with_logit_gradient(mut self, route: LogitRoute) -> Result<Self> {
-        match route {
-            LogitRoute::Fused => self.basis.needs_16_bits("the fused gradient")?,
-            LogitRoute::Panels(dense) => self.basis.needs(dense)?,
-        }
+        self.basis.needs_logit_route(route)?;
         self.logit_gradient = self.basis.logits(route, self.panel_rows, ASKED);
+        Ok(self)
+    }
+
+    /// Takes another route to the step of the logits: panels for moments of both kinds, fused for those of `f32` alone,
+    /// as blocks of 8-bit moments are not tiles.
+    ///
+    /// # Errors
+    /// As [`Plan::with_output`].
+    pub fn with_step(mut self, route: LogitRoute) -> Result<Self> {
+        self.basis.needs_logit_route(route)?;
+        self.step = self.basis.step(route, self.panel_rows, ASKED);
+        if route != LogitRoute::Fused {
+            self.step_of_eight = self.step;
+        }
         Ok(self)
     }
 
@@ -226,17 +190,24 @@ impl<L: Logit, W: Float> Plan<L, W> {
         self.basis.libraries.cublaslt = false;
         self.output = self.basis.output_without(self.output);
         self.input_gradient = self.basis.input_without(self.input_gradient);
+        self.weight_gradient = self.basis.weight_without(self.weight_gradient);
         self.logit_gradient = self.basis.logits_without(self.logit_gradient, self.panel_rows);
+        self.step = self.basis.step_without(self.step, self.panel_rows, LogitRoute::Fused);
+        let of_eight = LogitRoute::Panels(Dense::Own);
+        self.step_of_eight = self.basis.step_without(self.step_of_eight, self.panel_rows, of_eight);
         Ok(self)
     }
 
-    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`: more workspace, or
-    /// less, than the default (half the level-2 cache, at most 32 MiB).
+    /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`, and for a step to whole
+    /// blocks of 8-bit moments: more workspace, or less, than the default (half the level-2 cache, at most 32 MiB).
     #[must_use]
     pub fn with_panel_rows(mut self, rows: usize) -> Self {
         self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;
         let Choice { route, why, .. } = self.logit_gradient;
         self.logit_gradient = self.basis.logits(route, self.panel_rows, why);
+        for step in [&mut self.step, &mut self.step_of_eight] {
+            *step = self.basis.step(step.route, self.panel_rows, step.why);
+        }
         self
     }
 
@@ -270,10 +241,28 @@ impl<L: Logit, W: Float> Plan<L, W> {
         self.input_gradient
     }
 
+    /// Who makes `G`, the gradient of `W∘M`, where that is wanted itself.
+    #[must_use]
+    pub const fn weight_gradient(&self) -> Choice<Dense> {
+        self.weight_gradient
+    }
+
     /// The route to the logits' gradient.
     #[must_use]
     pub const fn logit_gradient(&self) -> Choice<LogitRoute> {
         self.logit_gradient
+    }
+
+    /// The route to the step of the logits, with moments of `f32`.
+    #[must_use]
+    pub const fn step_route(&self) -> Choice<LogitRoute> {
+        self.step
+    }
+
+    /// The same with moments of eight bits.
+    #[must_use]
+    pub const fn step_route_of_eight(&self) -> Choice<LogitRoute> {
+        self.step_of_eight
     }
 
     /// Rows of a panel.
@@ -281,11 +270,23 @@ impl<L: Logit, W: Float> Plan<L, W> {
         self.panel_rows
     }
 
+    /// How many blocks of a step leave shares of its sums, and what its panel takes of the workspace.
+    pub(super) fn step_shares(&self, Choice { route, splits, .. }: Choice<LogitRoute>) -> (usize, usize) {
+        (self.basis.shares(route, self.panel_rows), self.basis.panel_bytes(route, self.step_rows(), splits))
+    }
+
+    /// Rows of a step's panel.
+    pub(super) fn step_rows(&self) -> usize {
+        self.basis.step_rows(self.panel_rows)
+    }
+
     /// Bytes of workspace that any of the products needs; they take turns, and layers can share it.
     #[must_use]
     pub fn workspace_bytes(&self) -> usize {
-        let backward = self.input_gradient.workspace_bytes.max(self.logit_gradient.workspace_bytes);
-        self.output.workspace_bytes.max(backward)
+        let products = [self.output.workspace_bytes, self.input_gradient.workspace_bytes];
+        let of_g = [self.weight_gradient.workspace_bytes, self.logit_gradient.workspace_bytes];
+        let steps = [self.step.workspace_bytes, self.step_of_eight.workspace_bytes];
+        [products, of_g, steps].as_flattened().iter().fold(0, |most, bytes| most.max(*bytes))
     }
 
     /// Bytes that stay allocated between the passes.
@@ -329,6 +330,13 @@ impl Basis {
         }
     }
 
+    fn needs_logit_route(&self, route: LogitRoute) -> Result<()> {
+        match route {
+            LogitRoute::Fused => self.needs_16_bits("a fused gradient or step"),
+            LogitRoute::Panels(dense) => self.needs(dense),
+        }
+    }
+
     fn needs_codes(&self) -> Result<()> {
         self.needs_16_bits("masking by codes")?;
         match self.masks {
@@ -359,9 +367,12 @@ impl<L: Logit, W: Float> fmt::Display for Plan<L, W> {
         }
         line(f, "Y", &self.output)?;
         line(f, "dX", &self.input_gradient)?;
-        match self.masks() {
-            Masks::Sampled(Kind::Soft | Kind::Hard) => line(f, "dlogits", &self.logit_gradient),
-            _ => Ok(()),
+        line(f, "G", &self.weight_gradient)?;
+        if matches!(self.masks(), Masks::Sampled(Kind::Soft | Kind::Hard)) {
+            line(f, "dlogits", &self.logit_gradient)?;
+            line(f, "step", &self.step)?;
+            line(f, "step 8", &self.step_of_eight)?;
         }
+        Ok(())
     }
 }

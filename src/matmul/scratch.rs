@@ -1,11 +1,18 @@
 //! What a plan's passes work in, and the passes with it.
 
-use super::{Backward, Forward, Keep, Layer, Masks, Plan, Saved};
-use crate::element::{Float, Logit};
+use super::backward::ToWeight;
+use super::{Backward, Forward, Keep, Layer, Masks, Plan, Saved, Step};
+use crate::element::{DType, Float, Logit};
 use crate::error::Result;
+use crate::learn::{self, AdamW, Moments};
 use crate::pass::{self, Executor, Queue};
-use crate::sample::{Kind, Sampling, Source};
+use crate::sample::{Kind, Sampling, Source, WideOrOwn};
 use crate::space::{Input, Output, Raw, RawSlice};
+
+/// Of passes that are not run.
+const SAMPLING: Sampling = Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
+/// An address that is not 0, which says that nothing is wanted.
+const ANYWHERE: u64 = 1 << 40;
 
 /// What the forward pass leaves for the backward pass ([`Keep`]), and the workspace of both, each where the plan needs
 /// it. It serves a layer from a forward pass to its backward pass; a workspace alone can serve many layers
@@ -72,6 +79,32 @@ impl<L: Logit, W: Float> Plan<L, W> {
             None => pass,
         }
     }
+
+    /// The backward pass that moves the logits ([`Step`]), after a forward pass with the same `scratch`, and instead of
+    /// [`Plan::backward`]. It uses what that forward pass left there.
+    #[must_use]
+    #[allow(clippy::too_many_arguments, reason = "each is another thing, and told apart by its type or its length")]
+    pub fn step<'a, E: Executor>(
+        &self,
+        sampling: Sampling,
+        logits: impl Output<'a, Space = E::Space, Element = L>,
+        weight: impl Input<'a, Space = E::Space, Element = W>,
+        dy: impl Input<'a, Space = E::Space, Element = W>,
+        x: impl Input<'a, Space = E::Space, Element = W>,
+        step: learn::Step<'a, E::Space>,
+        scratch: &'a mut Scratch<E, W>,
+    ) -> Step<'a, E::Space, L, W> {
+        let pass = Step::new(self, sampling, logits, weight, dy, x, step);
+        let pass = match &scratch.saved {
+            Saved::Nothing => pass,
+            Saved::Masked(masked) => pass.use_masked(E::input(masked)),
+            Saved::Codes(codes) => pass.use_codes(E::input(codes)),
+        };
+        match &mut scratch.workspace {
+            Some(workspace) => pass.workspace(E::output(workspace)),
+            None => pass,
+        }
+    }
 }
 
 impl<L: Logit, W: Float> pass::Plan for Plan<L, W> {
@@ -91,7 +124,7 @@ impl<L: Logit, W: Float> pass::Plan for Plan<L, W> {
         let (problem, masks) = (self.problem(), self.masks());
         let (shape, workspace) = (problem.shape, RawSlice::nowhere(self.workspace_bytes()));
         let (weight, codes) = (RawSlice::nowhere(shape.weights()), RawSlice::nowhere(shape.packed_codes()));
-        let sampling = Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
+        let sampling = SAMPLING;
         let source = match masks {
             Masks::Sampled(kind) => Source::Sampled { kind, sampling, logits: RawSlice::nowhere(shape.logits()) },
             Masks::Frozen => Source::Frozen { codes },
@@ -112,6 +145,41 @@ impl<L: Logit, W: Float> pass::Plan for Plan<L, W> {
             Keep::Codes => (forward.save_codes(codes), backward.use_codes(codes)),
         };
         queue.pass(forward)?;
-        queue.pass(backward)
+        queue.pass(backward)?;
+        let gradients = [WideOrOwn::Wide(RawSlice::nowhere(shape.weights())), WideOrOwn::Own(weight)];
+        for weight_gradient in gradients.into_iter().take(if W::DTYPE == DType::F32 { 1 } else { 2 }) {
+            let mut pass = Backward::new(self, &layer, outputs).workspace(workspace);
+            pass.to_weight = Some(ToWeight { x: inputs, weight_gradient });
+            queue.pass(pass)?;
+        }
+        match masks {
+            Masks::Sampled(Kind::Soft | Kind::Hard) => self.rehearse_steps(queue),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<L: Logit, W: Float> Plan<L, W> {
+    /// With moments of both kinds, and sums.
+    fn rehearse_steps(&self, queue: &mut Queue) -> Result<()> {
+        let (problem, shape) = (self.problem(), self.problem().shape);
+        let (of_logits, codes) = (shape.logits(), RawSlice::nowhere(shape.logits()));
+        let wide = || RawSlice::nowhere(of_logits);
+        let moments = [
+            Moments::<Raw>::f32(wide(), wide()),
+            Moments::eight(codes, codes, RawSlice::nowhere(Moments::scales(shape))),
+        ];
+        let (logits, weight) = (RawSlice::nowhere(of_logits), RawSlice::nowhere(shape.weights()));
+        let (dy, x) = (RawSlice::nowhere(problem.outputs()), RawSlice::nowhere(problem.inputs()));
+        let norm_squares = RawSlice::new(ANYWHERE, learn::NORM_SLOTS);
+        for moments in moments {
+            let step = learn::Step::new(
+                AdamW { rate: 0.0, beta1: 0.0, beta2: 0.0, epsilon: 1.0, decay: 0.0, step: 1 },
+                moments,
+            );
+            let pass = Step::new(self, SAMPLING, logits, weight, dy, x, step).norm_squares(norm_squares);
+            queue.pass(pass.workspace(RawSlice::nowhere(self.workspace_bytes())))?;
+        }
+        Ok(())
     }
 }

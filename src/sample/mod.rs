@@ -13,6 +13,7 @@ use crate::check::scalar;
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Shard};
+use crate::space::Space;
 
 pub(crate) mod cpu;
 pub(crate) mod lanes;
@@ -102,7 +103,31 @@ pub(crate) fn has_gradient(kind: Kind) -> Result<()> {
 }
 
 /// Which types the gradient of a weight of type `W` may have: `W` itself, or `f32`. Sealed by its supertrait.
-pub trait GradientOf<W: Float>: Float {}
-impl<W: Float> GradientOf<W> for f32 {}
-impl GradientOf<half::f16> for half::f16 {}
-impl GradientOf<half::bf16> for half::bf16 {}
+pub trait GradientOf<W: Float>: Float {
+    /// An output of this type, where the type is no longer known.
+    #[doc(hidden)]
+    fn wide_or_own<S: Space>(output: S::Mut<'_, Self>) -> WideOrOwn<S::Mut<'_, f32>, S::Mut<'_, W>>;
+}
+impl<W: Float> GradientOf<W> for f32 {
+    fn wide_or_own<S: Space>(output: S::Mut<'_, Self>) -> WideOrOwn<S::Mut<'_, f32>, S::Mut<'_, W>> {
+        WideOrOwn::Wide(output)
+    }
+}
+impl GradientOf<half::f16> for half::f16 {
+    fn wide_or_own<S: Space>(output: S::Mut<'_, Self>) -> WideOrOwn<S::Mut<'_, f32>, S::Mut<'_, Self>> {
+        WideOrOwn::Own(output)
+    }
+}
+impl GradientOf<half::bf16> for half::bf16 {
+    fn wide_or_own<S: Space>(output: S::Mut<'_, Self>) -> WideOrOwn<S::Mut<'_, f32>, S::Mut<'_, Self>> {
+        WideOrOwn::Own(output)
+    }
+}
+
+/// A weight's gradient in `f32`, or in the weight's type.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub enum WideOrOwn<F, O> {
+    Wide(F),
+    Own(O),
+}

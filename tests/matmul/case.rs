@@ -107,6 +107,7 @@ impl Spec {
         let plan = turned(plan, output_splits.map(|splits| plan.with_output_splits(splits)));
         let plan = turned(plan, input.map(|route| plan.with_input_gradient(route)));
         let plan = turned(plan, logits.map(|route| plan.with_logit_gradient(route)));
+        let plan = turned(plan, logits.map(|route| plan.with_step(route)));
         panel_rows.map_or(plan, |rows| plan.with_panel_rows(rows))
     }
 }

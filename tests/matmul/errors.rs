@@ -1,10 +1,12 @@
 //! What is not a valid problem: every error of `check`, with its numbers, before anything is written. Checks are the
 //! same on every executor.
 
+use twofour::device::Limits;
+use twofour::learn::{self, Moments, NORM_SLOTS};
 use twofour::mask::{Kind, Sampling};
-use twofour::matmul::{Backward, Forward, Keep, Layer, Problem};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Masks, Plan, Problem, Step};
 use twofour::space::Host;
-use twofour::{Cpu, Error, Executor, Shape, Shard};
+use twofour::{Cpu, Error, Executor, Libraries, Shape, Shard};
 
 /// A valid problem of 3 tokens through [2, 8], to be spoilt.
 struct Operands {
@@ -241,4 +243,55 @@ fn only_what_was_asked_for_is_written() {
 #[test]
 fn operations_are_counted() {
     assert_eq!(Problem::new(3, Shape::new(2, 8)).operations(), 96.0);
+}
+
+#[test]
+fn the_weight_s_gradient() {
+    let o = Operands::new();
+    let layer = o.layer(Kind::Argmax);
+    let plan = layer.plan(&Cpu, 3, Keep::Nothing).unwrap();
+    let mut g = [7.0_f32; 16];
+    let run = |x: &[f32], g: &mut [f32]| Cpu.run(Backward::new(&plan, &layer, &o.dy).weight_gradient(x, g));
+    assert_eq!(run(&o.x, &mut g[..15]), Err(length("weight_gradient", 16, 15)));
+    assert_eq!(run(&o.x[1..], &mut g), Err(length("x", 24, 23)));
+    assert_eq!(g, [7.0; 16]);
+    run(&o.x, &mut g).unwrap();
+    assert_eq!(g, [3.0; 16]);
+}
+
+/// A step whose operands are spoilt: nothing has moved.
+fn step(spoil: impl FnOnce(&mut Operands), kind: Kind, keep: Keep, [moments, norm]: [usize; 2]) -> Error {
+    let mut o = Operands::new();
+    let plan =
+        Plan::<f32, f32>::new(&Limits::H200, Libraries::ALL, Problem::new(3, o.shape), Masks::Sampled(kind), keep);
+    spoil(&mut o);
+    let (mut m, mut v) = (vec![7.0; moments], vec![7.0; moments]);
+    let (mut norm_squares, logits) = (vec![7.0; norm], o.logits.clone());
+    let by = learn::Step::new(learn::Recipe::maskllm(9).at(0).adamw, Moments::f32(&mut m, &mut v));
+    let pass = Step::new(&plan.unwrap(), o.sampling, &mut o.logits, &o.weight, &o.dy, &o.x, by);
+    let pass = pass.shard(o.shard).regulariser(o.lambda).input_gradient(&mut o.dx).norm_squares(&mut norm_squares);
+    let error = Cpu.run(pass).unwrap_err();
+    assert!(o.untouched() && logits == o.logits && [m, v].concat().iter().all(|&moment| moment == 7.0));
+    assert!(norm_squares.iter().all(|&square| square == 7.0));
+    error
+}
+
+#[test]
+fn steps() {
+    let soft = |spoil: fn(&mut Operands)| step(spoil, Kind::Soft, Keep::Nothing, [24, NORM_SLOTS]);
+    assert_eq!(soft(|o| o.logits.truncate(23)), length("logits", 24, 23));
+    assert_eq!(soft(|o| o.weight.push(0.0)), length("weight", 16, 17));
+    assert_eq!(soft(|o| o.dy.push(0.0)), length("dy", 6, 7));
+    assert_eq!(soft(|o| o.x.truncate(16)), length("x", 24, 16));
+    assert_eq!(soft(|o| o.dx.truncate(23)), length("dx", 24, 23));
+    assert!(matches!(soft(|o| o.sampling.tau = 0.0), Error::Scalar { what: "tau", .. }));
+    assert!(matches!(soft(|o| o.lambda = f32::NAN), Error::Scalar { what: "regulariser", .. }));
+    assert!(matches!(soft(|o| o.shard.col_offset = 4), Error::Shard { .. }));
+    assert_eq!(step(|_| {}, Kind::Soft, Keep::Nothing, [23, NORM_SLOTS]), length("m", 24, 23));
+    let norm = step(|_| {}, Kind::Soft, Keep::Nothing, [24, 1]);
+    assert_eq!(norm, length("norm_squares", NORM_SLOTS as u64, 1));
+    let argmax = step(|_| {}, Kind::Argmax, Keep::Nothing, [24, NORM_SLOTS]);
+    assert!(matches!(argmax, Error::Missing { what: "a gradient", .. }));
+    // The plan would have it saved.
+    assert!(matches!(step(|_| {}, Kind::Soft, Keep::Masked, [24, NORM_SLOTS]), Error::Unplanned { .. }));
 }

@@ -4,7 +4,7 @@ use crate::case::{Adds, Case, Routes, Spec};
 use crate::common::Emulator;
 use crate::common::runs::{each_kernel_has_met_many, wanted};
 use crate::oracle::{compare, gradient, logit_gradient};
-use crate::suite;
+use crate::{stepped, suite, weight};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRng, TestRunner};
 use rayon::prelude::*;
@@ -136,7 +136,36 @@ fn every_kernel_meets_many_problems() {
             _ => check_types(round, spec, on),
         }
     });
-    each_kernel_has_met_many("twofour_matmul_", 41);
+    let extra: Vec<(Kind, u64)> = [Kind::Soft, Kind::Hard]
+        .into_iter()
+        .flat_map(|kind| (0..wanted() * 5).map(move |round| (kind, round)))
+        .collect();
+    extra.into_par_iter().for_each(|(kind, round)| step_and_weight_gradient(kind, round));
+    each_kernel_has_met_many("twofour_matmul_", 51);
+}
+
+/// What the step and the rounded gradient of the weight meet.
+fn step_and_weight_gradient(kind: Kind, round: u64) {
+    let rng = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &seed(TARGETS.len() as u64, round));
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let spec = suite::specs().new_tree(&mut runner).unwrap().current();
+    let options = stepped::options().new_tree(&mut runner).unwrap().current();
+    let routes = logits(LogitRoute::Fused);
+    let spec = Spec { kind, routes, keep: Keep::Nothing, frozen: false, wants: [false; 3], ..spec };
+    let options = stepped::Options { eight: false, ..options };
+    let on = &mut Emulator::numbered(round);
+    match round % 4 {
+        0 => stepped::check::<f32, f16, _>(on, spec, options),
+        1 => stepped::check::<f32, bf16, _>(on, spec, options),
+        2 => stepped::check::<bf16, f16, _>(on, spec, options),
+        _ => stepped::check::<bf16, bf16, _>(on, spec, options),
+    }
+    let spec = Spec { routes: logits(LogitRoute::Panels(Dense::Own)), ..spec };
+    match round % 4 {
+        0 => weight::check::<f32, f16, _>(on, spec, false),
+        1 => weight::check::<f32, bf16, _>(on, spec, false),
+        _ => {}
+    }
 }
 
 fn seed(target: u64, round: u64) -> [u8; 32] {

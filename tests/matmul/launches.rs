@@ -4,8 +4,11 @@ use crate::common::emulator::works;
 use crate::plans::{HARD, SHAPES, SOFT, plan};
 use twofour::dense::{Call, Product};
 use twofour::device::Limits;
+use twofour::learn::{self, Moments, NORM_SLOTS};
 use twofour::mask::{Kind, Sampling};
-use twofour::matmul::{Backward, Dense, Forward, Keep, Layer, MAX_SMALL_TOKENS, Masks, OutputRoute, Plan, Problem};
+use twofour::matmul::{
+    Backward, Dense, Forward, Keep, Layer, MAX_SMALL_TOKENS, Masks, OutputRoute, Plan, Problem, Step,
+};
 use twofour::pass::{self, Queue, Work};
 use twofour::space::{Raw, RawSlice};
 use twofour::{Error, Float, Libraries, Logit, Result, Shape, Shard, bf16, f16};
@@ -40,6 +43,34 @@ fn both<W: Float>(plan: &Plan<f32, W>) -> Vec<Work> {
     };
     let mut all = works(Limits::H200, forward).unwrap();
     all.append(&mut works(Limits::H200, backward.workspace(workspace)).unwrap());
+    all
+}
+
+/// What every pass of a plan queues.
+fn all(plan: &Plan<f32, bf16>) -> Vec<Work> {
+    let (problem, shape) = (plan.problem(), plan.problem().shape);
+    let (inputs, outputs, workspace) = (at(problem.inputs()), at(problem.outputs()), at(plan.workspace_bytes()));
+    let layer = match plan.masks() {
+        Masks::Sampled(kind) => layer(shape, kind),
+        Masks::Frozen => frozen(shape),
+    };
+    let backward = || Backward::new(plan, &layer, outputs).workspace(workspace);
+    let mut all = both(plan);
+    all.append(&mut works(Limits::H200, backward().weight_gradient(inputs, at::<f32>(shape.weights()))).unwrap());
+    all.append(&mut works(Limits::H200, backward().weight_gradient(inputs, at::<bf16>(shape.weights()))).unwrap());
+    if plan.masks() == Masks::Frozen {
+        return all;
+    }
+    let codes = || at::<u8>(shape.logits());
+    let moments = [
+        Moments::f32(at(shape.logits()), at(shape.logits())),
+        Moments::eight(codes(), codes(), at(Moments::scales(shape))),
+    ];
+    for moments in moments {
+        let by = learn::Step::new(learn::Recipe::maskllm(9).at(1).adamw, moments);
+        let pass = Step::new(plan, SAMPLING, at(shape.logits()), at(shape.weights()), outputs, inputs, by);
+        all.append(&mut works(Limits::H200, pass.norm_squares(at(NORM_SLOTS)).workspace(workspace)).unwrap());
+    }
     all
 }
 
@@ -85,7 +116,7 @@ fn without_the_library_there_is_none_in_any_work() {
         for tokens in [1, 300, 16384] {
             for masks in [SOFT, HARD, Masks::Frozen] {
                 let plan = plan::<f32, bf16>(&Limits::H200, tokens, shape, masks).without_cublaslt().unwrap();
-                assert!(!both(&plan).iter().any(|work| matches!(work, Work::Dense(_))), "{plan}");
+                assert!(!all(&plan).iter().any(|work| matches!(work, Work::Dense(_))), "{plan}");
             }
         }
     }
@@ -101,7 +132,7 @@ fn a_rehearsal_has_the_works_of_the_passes() {
                 let mut queue = Queue::new(Limits::H200);
                 pass::Plan::rehearse(&plan, &mut queue).unwrap();
                 let rehearsed: Vec<_> = queue.works().map(needs).collect();
-                assert_eq!(rehearsed, both(&plan).iter().map(needs).collect::<Vec<_>>(), "{plan}");
+                assert_eq!(rehearsed, all(&plan).iter().map(needs).collect::<Vec<_>>(), "{plan}");
                 assert!(rehearsed.len() >= 2);
             }
         }

@@ -103,6 +103,13 @@ pub(crate) fn gradient<L: Logit, W: Float>(case: &Case<L, W>, unit: f64) -> Vec<
     (0..n * k).map(one).collect()
 }
 
+/// The same as an executor wrote it, in any type.
+pub(crate) fn compare_weight_gradient<L: Logit, W: Float, G: Float>(case: &Case<L, W>, got: &[G], unit: f64) {
+    let [t, n, k] = [case.spec.tokens, case.spec.shape.rows, case.spec.shape.cols];
+    let (x, dy) = (Matrix(&case.x, k), Matrix(&case.dy, n));
+    compare_product("weight_gradient", got, [n, t, k], unit, |n, t| dy.at(t, n), |t, k| x.at(t, k));
+}
+
 /// A row-major matrix with this many columns.
 struct Matrix<'a, T>(&'a [T], usize);
 

@@ -134,6 +134,36 @@ fn extra_memory_is_bounded() {
     }
 }
 
+/// More of a step can be hidden behind its product than of the gradient; blocks of 8-bit moments are not tiles.
+#[test]
+fn steps_have_their_routes() {
+    let cublaslt = LogitRoute::Panels(Dense::Cublaslt);
+    let of = |plan: Plan<f32, bf16>| [plan.step_route().route, plan.step_route_of_eight().route];
+    for shape in SHAPES {
+        let at = |limits: &Limits, tokens| plan::<f32, bf16>(limits, tokens, shape, SOFT);
+        assert_eq!(of(at(&Limits::H200, 2048)), [LogitRoute::Fused, cublaslt]);
+        assert_eq!(at(&Limits::H200, 2048).logit_gradient().route, cublaslt);
+        assert_eq!(of(at(&Limits::H200, 4096)), [cublaslt; 2]);
+        assert_eq!(of(at(&Limits::A100, 16384)), [LogitRoute::Fused, cublaslt]);
+        let own = at(&Limits::H200, 4096).without_cublaslt().unwrap();
+        assert_eq!(of(own), [LogitRoute::Fused, LogitRoute::Panels(Dense::Own)]);
+        let asked = at(&Limits::H200, 4096).with_step(LogitRoute::Fused).unwrap();
+        assert_eq!((of(asked), asked.step_route().why), ([LogitRoute::Fused, cublaslt], "asked for"));
+        let asked = at(&Limits::H200, 100).with_step(LogitRoute::Panels(Dense::Own)).unwrap();
+        assert_eq!(of(asked), [LogitRoute::Panels(Dense::Own); 2]);
+    }
+    let f32s = plan::<f32, f32>(&Limits::A100, 100, (256, 256), HARD);
+    assert_eq!([f32s.step_route().route, f32s.step_route_of_eight().route], [cublaslt; 2]);
+    assert!(matches!(f32s.with_step(LogitRoute::Fused), Err(Error::Unsupported { .. })));
+    assert!(matches!(f32s.with_weight_gradient(Dense::Own), Err(Error::Unsupported { .. })));
+    // A block's share of the sums takes 56 bytes: of a tile's, or of a panel's walk, which ends with a block of moments.
+    let few = plan::<f32, bf16>(&Limits::H200, 100, (300, 260), SOFT).with_panel_rows(8);
+    assert_eq!(few.with_step(LogitRoute::Fused).unwrap().step_route().workspace_bytes, 9_usize * 56 + 8);
+    let panels = few.with_step(cublaslt).unwrap().step_route_of_eight().workspace_bytes;
+    let shares: usize = [64_usize * 65, 64 * 65, 64 * 65, 64 * 65, 44 * 65].iter().map(|g| g.div_ceil(512)).sum();
+    assert_eq!(panels, 64 * 260 * 4 + (shares * 56).next_multiple_of(256));
+}
+
 #[test]
 fn what_cannot_be_asked_for() {
     let refused = |result: Result<Plan<f32, bf16>, Error>| matches!(result, Err(Error::Unsupported { .. }));
@@ -159,12 +189,10 @@ fn what_cannot_be_asked_for() {
 fn a_plan_says_why() {
     let text = plan::<f32, bf16>(&Limits::H200, 4096, (4096, 4096), SOFT).to_string();
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    assert!(
-        lines.iter().zip(["Y", "dX", "dlogits"]).all(|(line, of)| line.starts_with(of) && line.contains(": ")),
-        "{text}"
-    );
-    assert_eq!(plan::<f32, bf16>(&Limits::H200, 4, (64, 64), Masks::Frozen).to_string().lines().count(), 2);
+    let products = ["Y ", "dX ", "G ", "dlogits ", "step ", "step 8 "];
+    assert_eq!(lines.len(), products.len(), "{text}");
+    assert!(lines.iter().zip(products).all(|(line, of)| line.starts_with(of) && line.contains(": ")), "{text}");
+    assert_eq!(plan::<f32, bf16>(&Limits::H200, 4, (64, 64), Masks::Frozen).to_string().lines().count(), 3);
 }
 
 /// Without cuBLASLt own kernels multiply, and nobody can ask for it.
@@ -179,11 +207,16 @@ fn a_plan_honours_its_libraries() {
                 assert_eq!(with.without_cublaslt().unwrap(), without);
                 assert_ne!(without.output().route, OutputRoute::Masked(Dense::Cublaslt));
                 assert_ne!(without.input_gradient().route, InputRoute::Masked(Dense::Cublaslt));
-                assert_ne!(without.logit_gradient().route, LogitRoute::Panels(Dense::Cublaslt));
+                let without_routes =
+                    [without.logit_gradient().route, without.step_route().route, without.step_route_of_eight().route];
+                assert!(!without_routes.contains(&LogitRoute::Panels(Dense::Cublaslt)), "{without}");
+                assert_eq!(without.weight_gradient().route, Dense::Own);
                 let refused = |result| matches!(result, Err(Error::Unsupported { .. }));
                 assert!(refused(without.with_output(OutputRoute::Masked(Dense::Cublaslt))));
                 assert!(refused(without.with_input_gradient(InputRoute::Masked(Dense::Cublaslt))));
                 assert!(refused(without.with_logit_gradient(LogitRoute::Panels(Dense::Cublaslt))));
+                assert!(refused(without.with_step(LogitRoute::Panels(Dense::Cublaslt))));
+                assert!(refused(without.with_weight_gradient(Dense::Cublaslt)));
             }
         }
     }

@@ -19,6 +19,7 @@ macro_rules! for_all_types {
         $function::<bf16, bf16, _>($($argument),*);
     };
 }
+pub(crate) use for_all_types;
 
 fn check<L: Logit, W: Float, E: Adds>(on: &mut E, spec: Spec) {
     let case = Case::<L, W>::new(spec);

@@ -13,21 +13,26 @@ use twofour::matmul::{Keep, Plan, Problem};
 use twofour::space::{Input, Output};
 use twofour::{Buffer, Executor, Float, Gpu, Logit};
 
-/// What is timed: a product with the mask's part of it, or all three.
+/// What is timed: a product with the mask's part of it, all three, or the backward pass with the step of the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     Y,
     Dx,
     Dlogits,
     Step,
+    Learn,
 }
 
 impl Part {
-    pub const ALL: [Self; 4] = [Self::Y, Self::Dx, Self::Dlogits, Self::Step];
+    pub const ALL: [Self; 5] = [Self::Y, Self::Dx, Self::Dlogits, Self::Step, Self::Learn];
 
     /// How many dense products it is.
     pub const fn products(self) -> f64 {
-        if matches!(self, Self::Step) { 3.0 } else { 1.0 }
+        match self {
+            Self::Step => 3.0,
+            Self::Learn => 2.0,
+            _ => 1.0,
+        }
     }
 }
 
@@ -38,6 +43,8 @@ pub enum Route<L: Logit, W: Float> {
     Planned(Plan<L, W>),
     /// As planned, but `W∘M` is there already: nothing but the dense product.
     Ready(Plan<L, W>),
+    /// As planned, but the logits step by a gradient in memory.
+    Apart(Plan<L, W>),
     /// cuBLASLt's dense products, through cudarc's own layer. The weight's gradient is of the weight's type, as a dense
     /// layer would have it.
     Dense,
@@ -71,6 +78,7 @@ pub fn ready(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
         Does::Forward => Part::Y,
         Does::Backward => return Err("a backward pass by itself is timed by its products".into()),
         Does::Step => Part::Step,
+        Does::Learn | Does::LearnOnce => Part::Learn,
     };
     let mut arena = arena(case, cache)?;
     let replay = arena.planned(part, case.keep(Place::Gpu(cache)))?;
@@ -172,6 +180,13 @@ where
 {
     fn queue(&mut self, with: &mut Shared, part: Part, route: &Route<L, W>) -> Result<()> {
         let (plan, by_masked) = match route {
+            Route::Planned(plan) if part == Part::Learn => {
+                return Ok(self.operands.step(&mut with.gpu, plan, Some(&mut with.workspace))?);
+            }
+            Route::Apart(plan) => {
+                self.operands.backward(&mut with.gpu, plan, Some(&mut with.workspace), Gradients::BOTH)?;
+                return Ok(self.operands.update(&mut with.gpu)?);
+            }
             Route::Planned(plan) => (plan, false),
             Route::Ready(plan) => (plan, true),
             Route::Dense => return self.dense(&with.dense, part),
@@ -200,13 +215,13 @@ where
                 blas.matmul(product([rows, tokens, cols], [true, false]), &weight, &x, &mut y.output(), None, None)
             }?;
         }
-        if matches!(part, Part::Dx | Part::Step) {
+        if matches!(part, Part::Dx | Part::Step | Part::Learn) {
             // SAFETY: as above.
             unsafe {
                 blas.matmul(product([cols, tokens, rows], [false, false]), &weight, &dy, &mut dx.output(), None, None)
             }?;
         }
-        if matches!(part, Part::Dlogits | Part::Step) {
+        if matches!(part, Part::Dlogits | Part::Step | Part::Learn) {
             // SAFETY: as above.
             unsafe {
                 blas.matmul(product([cols, rows, tokens], [false, true]), &x, &dy, &mut gradient.output(), None, None)

@@ -2,7 +2,7 @@
 //! are made of, for both sides of one saw the same machine.
 
 use super::super::matmul::Case;
-use super::super::{Cache, Result};
+use super::super::{Cache, Place, Result};
 use super::Replay;
 use super::matmul::{Part, Route, Sets};
 use rand::SeedableRng;
@@ -53,7 +53,7 @@ impl Race {
     {
         let (case, cache, routes) = (sets.case, sets.cache, routes(sets, part)?);
         let bytes = routes.iter().filter_map(|(.., route)| match route {
-            Route::Planned(plan) | Route::Ready(plan) => Some(plan.workspace_bytes()),
+            Route::Planned(plan) | Route::Ready(plan) | Route::Apart(plan) => Some(plan.workspace_bytes()),
             Route::Dense => None,
         });
         sets.reserve(bytes.max().unwrap_or(0))?;
@@ -128,8 +128,13 @@ where
         Part::Dx => inputs(plan(Keep::Nothing)?, plan(Keep::Masked)?),
         Part::Dlogits => logits(plan(Keep::Nothing)?),
         Part::Step => steps(plan, &sets.case)?,
+        Part::Learn => learns(plan(sets.case.keep(Place::Gpu(sets.cache)))?),
     };
-    let of = if part == Part::Step { "three dense, cuBLASLt" } else { "dense, cuBLASLt" };
+    let of = match part {
+        Part::Step => "three dense, cuBLASLt",
+        Part::Learn => "two dense, cuBLASLt",
+        _ => "dense, cuBLASLt",
+    };
     routes.push((of.into(), Role::Dense, Route::Dense));
     Ok(routes)
 }
@@ -170,6 +175,15 @@ fn logits<L: Logit, W: Float>(plan: Plan<L, W>) -> Vec<Named<L, W>> {
     use LogitRoute::{Fused, Panels};
     let all = [Fused, Panels(Dense::Cublaslt), Panels(Dense::Own)];
     forced(&all, plan.logit_gradient().route, |route| plan.with_logit_gradient(route))
+}
+
+/// The step in one pass, and the backward pass with the step after it.
+fn learns<L: Logit, W: Float>(plan: Plan<L, W>) -> Vec<Named<L, W>> {
+    use LogitRoute::{Fused, Panels};
+    let all = [Fused, Panels(Dense::Cublaslt), Panels(Dense::Own)];
+    let mut routes = forced(&all, plan.step_route().route, |route| plan.with_step(route));
+    routes.push(("backward, then learn".into(), Role::Rival, Route::Apart(plan)));
+    routes
 }
 
 /// The plans that keep something or nothing, and for the first of them all that cuBLASLt and own kernels would do

@@ -5,8 +5,10 @@ use crate::dense::Product;
 use crate::dense::split::aligned;
 use crate::dense::tile;
 use crate::element::DType;
+use crate::learn;
 use crate::matmul::small;
 use crate::sample::Kind;
+use crate::shape::Shape;
 
 /// Why own kernels are not taken for sizes that they are slow for.
 const UNALIGNED: &str = "rows or codes do not start on whole accesses: own kernels would be slow";
@@ -30,6 +32,12 @@ impl Basis {
     /// on Ampere.
     const fn fused_tokens(&self) -> usize {
         if self.limits.has_faster_instructions() { 1024 } else { 8192 }
+    }
+
+    /// The same for a step, whose logits and moments are 24 bytes a weight more that can be hidden: they meet at 5,600
+    /// tokens on Hopper if everything is, and at 35,000 on Ampere.
+    const fn stepped_tokens(&self) -> usize {
+        2 * self.fused_tokens()
     }
 
     /// Whether rows of the weight, of X and of dY start on 16 bytes. Own kernels copy others element by element.
@@ -80,12 +88,31 @@ impl Basis {
         self.input_without(self.input(route, why))
     }
 
+    pub(super) fn best_weight(&self) -> Choice<Dense> {
+        self.weight_without(
+            self.weight(Dense::Cublaslt, "a product and nothing else: cuBLASLt is the fastest there is"),
+        )
+    }
+
     pub(super) fn best_logits(&self, panel_rows: usize) -> Choice<LogitRoute> {
-        let (route, why) = self.best_logit_route();
+        let (route, why) = self.best_logit_route(self.fused_tokens());
         self.logits_without(self.logits(route, panel_rows, why), panel_rows)
     }
 
-    fn best_logit_route(&self) -> (LogitRoute, &'static str) {
+    pub(super) fn best_step(&self, panel_rows: usize) -> Choice<LogitRoute> {
+        let (route, why) = self.best_logit_route(self.stepped_tokens());
+        self.step_without(self.step(route, panel_rows, why), panel_rows, LogitRoute::Fused)
+    }
+
+    pub(super) fn best_step_of_eight(&self, panel_rows: usize) -> Choice<LogitRoute> {
+        let (route, why) = self.best_logit_route(0);
+        let why = if self.weights == DType::F32 { why } else { "blocks of 8-bit moments are not tiles" };
+        let own = LogitRoute::Panels(Dense::Own);
+        self.step_without(self.step(route, panel_rows, why), panel_rows, own)
+    }
+
+    /// `most` is the number of tokens up to which fusing wins.
+    fn best_logit_route(&self, most: usize) -> (LogitRoute, &'static str) {
         let dense = LogitRoute::Panels(Dense::Cublaslt);
         if self.weights == DType::F32 {
             return (dense, "own kernels do not multiply f32");
@@ -93,7 +120,7 @@ impl Basis {
         if !self.rows_are_aligned() {
             return (dense, UNALIGNED);
         }
-        if self.problem.tokens > self.fused_tokens() {
+        if self.problem.tokens > most {
             return (dense, "so many tokens that cuBLASLt makes up for writing the weight's gradient");
         }
         let gradient = Product::weight_gradient(self.problem, self.weights);
@@ -125,11 +152,31 @@ impl Basis {
         }
     }
 
+    pub(super) fn weight_without(&self, choice: Choice<Dense>) -> Choice<Dense> {
+        match choice.route {
+            Dense::Cublaslt if !self.libraries.cublaslt => self.weight(Dense::Own, NO_LIBRARY),
+            _ => choice,
+        }
+    }
+
     pub(super) fn logits_without(&self, choice: Choice<LogitRoute>, panel_rows: usize) -> Choice<LogitRoute> {
         match choice.route {
             LogitRoute::Panels(Dense::Cublaslt) if !self.libraries.cublaslt => {
                 self.logits(LogitRoute::Fused, panel_rows, NO_LIBRARY)
             }
+            _ => choice,
+        }
+    }
+
+    /// `own` is the route that takes no library.
+    pub(super) fn step_without(
+        &self,
+        choice: Choice<LogitRoute>,
+        panel_rows: usize,
+        own: LogitRoute,
+    ) -> Choice<LogitRoute> {
+        match choice.route {
+            LogitRoute::Panels(Dense::Cublaslt) if !self.libraries.cublaslt => self.step(own, panel_rows, NO_LIBRARY),
             _ => choice,
         }
     }
@@ -169,13 +216,60 @@ impl Basis {
         Choice { route, splits, workspace_bytes: own + product.partial_bytes(splits), why }
     }
 
+    pub(super) fn weight(&self, dense: Dense, why: &'static str) -> Choice<Dense> {
+        let product = Product::weight_gradient(self.problem, self.weights);
+        let splits = self.dense_splits(dense, &product);
+        Choice { route: dense, splits, workspace_bytes: product.partial_bytes(splits), why }
+    }
+
     pub(super) fn logits(&self, route: LogitRoute, panel_rows: usize, why: &'static str) -> Choice<LogitRoute> {
-        let LogitRoute::Panels(dense) = route else { return Choice { route, splits: 1, workspace_bytes: 0, why } };
-        let (product, shape) = (Product::weight_gradient(self.problem, self.weights), self.problem.shape);
-        let splits = if panel_rows >= shape.rows { self.dense_splits(dense, &product) } else { 1 };
-        let panel = aligned(panel_rows.min(shape.rows).saturating_mul(shape.cols).saturating_mul(4));
-        let workspace_bytes = if splits > 1 { product.partial_bytes(splits) } else { panel };
-        Choice { route, splits, workspace_bytes, why }
+        let splits = self.panel_splits(route, panel_rows);
+        Choice { route, splits, workspace_bytes: self.panel_bytes(route, panel_rows, splits), why }
+    }
+
+    /// With room for the shares of the sums, which are there whether sums are wanted or not.
+    pub(super) fn step(&self, route: LogitRoute, panel_rows: usize, why: &'static str) -> Choice<LogitRoute> {
+        // In as many parts as for the gradient, so that the bits are its.
+        let splits = self.panel_splits(route, panel_rows);
+        let shares = learn::Sums::bytes_of_shares(self.shares(route, panel_rows));
+        let panel = self.panel_bytes(route, self.step_rows(panel_rows), splits);
+        Choice { route, splits, workspace_bytes: panel.saturating_add(aligned(shares)), why }
+    }
+
+    /// Rows of a step's panel: whole blocks of 8-bit moments, so that panels do not show in them.
+    pub(super) fn step_rows(&self, panel_rows: usize) -> usize {
+        learn::Moments::rows_of_blocks(self.problem.shape, panel_rows)
+    }
+
+    /// How many blocks of a step's kernels leave shares.
+    pub(super) fn shares(&self, route: LogitRoute, panel_rows: usize) -> usize {
+        let Shape { rows, cols } = self.problem.shape;
+        if route == LogitRoute::Fused {
+            return tile::tiles(rows).saturating_mul(tile::tiles(cols));
+        }
+        let panel = self.step_rows(panel_rows);
+        let of = |rows| learn::shares(Shape::new(rows, cols)) as usize;
+        let rest = if rows.is_multiple_of(panel) { 0 } else { of(rows % panel) };
+        (rows / panel).saturating_mul(of(panel)).saturating_add(rest)
+    }
+
+    /// In how many parts the contraction is taken where one panel has all rows.
+    fn panel_splits(&self, route: LogitRoute, panel_rows: usize) -> u32 {
+        match route {
+            LogitRoute::Panels(dense) if panel_rows >= self.problem.shape.rows => {
+                self.dense_splits(dense, &Product::weight_gradient(self.problem, self.weights))
+            }
+            _ => 1,
+        }
+    }
+
+    pub(super) fn panel_bytes(&self, route: LogitRoute, panel_rows: usize, splits: u32) -> usize {
+        let Shape { rows, cols } = self.problem.shape;
+        match route {
+            LogitRoute::Fused => 0,
+            _ if splits > 1 => Product::weight_gradient(self.problem, self.weights).partial_bytes(splits),
+            _ => aligned(panel_rows.min(rows).saturating_mul(cols).saturating_mul(4)),
+        }
     }
 
     /// As many rows of `G` as fit half the level-2 cache, so that the mask pass finds them there, but 32 MiB at most;

@@ -141,7 +141,7 @@ fn main_loop(code: &[Instruction]) -> Option<Loop> {
 /// ones for a sparse product, fed from shared memory that copies fill meanwhile.
 fn needed(kernel: &str) -> &'static [&'static str] {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| kernel.starts_with(prefix));
-    let matmul = ["output", "input", "gradient", "logits"].map(|product| format!("twofour_matmul_{product}"));
+    let matmul = ["output", "input", "gradient", "logits", "step"].map(|product| format!("twofour_matmul_{product}"));
     if begins(&["twofour_sparse_tile_i8", "twofour_sparse_small_i8"]) {
         &["IMMA.SP", "LDSM", "LDGSTS"]
     } else if begins(&["twofour_sparse_tile_", "twofour_sparse_small_"]) {

@@ -1,51 +1,9 @@
-// A step of AdamW on a group's six logits, and its moments in 8 bits (src/learn/mod.rs is the contract). The same bits as
-// the CPU executor's: each operation is IEEE's, in this order.
+// AdamW's moments in 8 bits (src/learn/moments.rs is the contract). The same bits as the CPU executor's.
 #pragma once
 
-#include "common/philox.cuh"
+#include "common/ptx.cuh"
 
 namespace twofour {
-
-// One step's numbers, made by the host in f64 and rounded once.
-struct AdamW {
-  float beta1;
-  float one_minus_beta1;
-  float beta2;
-  float one_minus_beta2;
-  float keep;  // 1 - rate * decay
-  float rate;  // rate / (1 - beta1^t)
-  float root;  // 1 / sqrt(1 - beta2^t)
-  float epsilon;
-};
-static_assert(sizeof(AdamW) == 32, "the scalars of a step in src/learn");
-
-// The sum of squares of a group's gradient from which on, or if it is NaN, the group is left as it is: 2^120, so that
-// no second moment overflows.
-constexpr u32 kWildBits = (120 + 127) << 23;
-
-TWOFOUR_DEVICE float sum_of_squares(const float* g) {
-  float square = 0.0f;
-  TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) square = fma(g[i], g[i], square);
-  return square;
-}
-
-TWOFOUR_DEVICE float next_m(const AdamW& by, float m, float g) { return fma(by.beta1, m, by.one_minus_beta1 * g); }
-TWOFOUR_DEVICE float next_v(const AdamW& by, float v, float g) {
-  return fma(by.beta2, v, (by.one_minus_beta2 * g) * g);
-}
-// `root` is the second moment's square root.
-TWOFOUR_DEVICE float stepped(const AdamW& by, float logit, float m, float root) {
-  return fma(by.keep, logit, -divide(by.rate * m, fma(root, by.root, by.epsilon)));
-}
-
-// To bf16 by 16 random bits, as the bits of a float; what is not finite is cut.
-TWOFOUR_DEVICE float round_to_bf16(float x, u32 random) {
-  const u32 bits = bits_of(x);
-  return float_of((absolute(x) < infinity() ? bits + random : bits) & 0xffff0000u);
-}
-
-// ---- 8 bits -----------------------------------------------------------------------------------------------
 
 // A code is a small floating-point number: an exponent of four bits and a mantissa of three (below a sign) or four. Its
 // bits, shifted to their place in a float, are that number times a power of two, subnormals included; so a product
