@@ -2,7 +2,7 @@
 //! Results do not depend on how many threads there are. It allocates what it works in, and leaves a workspace alone.
 
 use super::backward::{ToLogits, ToWeight};
-use super::{Backward, Forward, Layer, Saved, Step};
+use super::{Backward, Forward, Layer, Problem, Saved, Step};
 use crate::dense::cpu::{Matrix, multiply};
 use crate::element::{Float, Logit};
 use crate::error::Result;
@@ -40,9 +40,9 @@ pub(super) fn forward<S: HostSpace, L: Logit, W: Float>(pass: Forward<'_, S, L, 
 
 /// Writes the gradients that were asked for.
 pub(super) fn backward<S: HostSpace, L: Logit, W: Float>(pass: Backward<'_, S, L, W>) -> Result<()> {
-    let (layer, tokens) = (on_host(pass.layer), pass.plan.problem().tokens);
-    let dy = S::slice(pass.dy);
-    let of = |x| OfWeight { shape: layer.shape, tokens, dy, x };
+    let (layer, dy) = (on_host(pass.layer), S::slice(pass.dy));
+    let (problem, panel_rows) = (pass.plan.problem(), pass.plan.panel_rows());
+    let of = |x| OfWeight { problem, panel_rows, dy, x };
     if let Some(dx) = pass.dx {
         input_gradient(&layer, saved_on_host::<S, W>(pass.saved), dy, S::slice_mut(dx))?;
     }
@@ -67,7 +67,7 @@ pub(super) fn step<S: HostSpace, L: Logit, W: Float>(pass: Step<'_, S, L, W>) ->
         let layer = Layer::<Host, L, W>::sampled(shape, kind, sampling, &*logits, weight).shard(pass.shard);
         input_gradient(&layer, saved_on_host::<S, W>(pass.saved), dy, S::slice_mut(dx))?;
     }
-    let of = OfWeight { shape, tokens: pass.plan.problem().tokens, dy, x: S::slice(pass.x) };
+    let of = OfWeight { problem: pass.plan.problem(), panel_rows: pass.plan.panel_rows(), dy, x: S::slice(pass.x) };
     let (mut by, statistics) = (pass.step.on_host(), pass.statistics.map(S::slice_mut));
     let mut sums = Statistics::default();
     of.panels(|rows, gradient| {
@@ -117,8 +117,8 @@ fn input_gradient<L: Logit, W: Float>(
 
 /// What `G = dYᵀ X` is made of.
 struct OfWeight<'a, W> {
-    shape: Shape,
-    tokens: usize,
+    problem: Problem,
+    panel_rows: usize,
     dy: &'a [W],
     x: &'a [W],
 }
@@ -126,19 +126,26 @@ struct OfWeight<'a, W> {
 impl<W: Float> OfWeight<'_, W> {
     /// The rows of panels. Whole blocks of 8-bit moments, so that a step's panels are those of the gradient.
     fn rows(&self) -> impl Iterator<Item = Range<usize>> + use<W> {
-        let Shape { rows, cols } = self.shape;
-        let most = Moments::rows_of_blocks(self.shape, (PANEL_BYTES / (4 * cols.max(1))).max(1));
+        let Shape { rows, cols } = self.problem.shape;
+        let most =
+            Moments::rows_of_blocks(self.problem.shape, (PANEL_BYTES / (4 * cols.max(1))).clamp(1, self.panel_rows));
         (0..rows).step_by(most).map(move |first| first..rows.min(first + most))
     }
 
     /// Writes some rows, each value rounded once.
     fn write_rows<G: Float>(&self, rows: Range<usize>, gradient: &mut [G]) {
-        let of_rows = Matrix::new(self.dy, self.shape.rows).starting_at(rows.start).transposed();
-        multiply(self.tokens, &of_rows, &Matrix::new(self.x, self.shape.cols), gradient, self.shape.cols);
+        let of_rows = Matrix::new(self.dy, self.problem.shape.rows).starting_at(rows.start).transposed();
+        multiply(
+            self.problem.tokens,
+            &of_rows,
+            &Matrix::new(self.x, self.problem.shape.cols),
+            gradient,
+            self.problem.shape.cols,
+        );
     }
 
     fn write<G: Float>(&self, gradient: &mut [G]) {
-        let cols = self.shape.cols;
+        let cols = self.problem.shape.cols;
         self.rows().for_each(|rows| self.write_rows(rows.clone(), &mut gradient[rows.start * cols..rows.end * cols]));
     }
 
@@ -146,7 +153,7 @@ impl<W: Float> OfWeight<'_, W> {
     fn panels(&self, mut of_rows: impl FnMut(Range<usize>, &[f32]) -> Result<()>) -> Result<()> {
         let mut gradient = Vec::new();
         for rows in self.rows() {
-            gradient.resize(rows.len() * self.shape.cols, 0.0);
+            gradient.resize(rows.len() * self.problem.shape.cols, 0.0);
             self.write_rows(rows.clone(), &mut gradient);
             of_rows(rows, &gradient)?;
         }

@@ -200,6 +200,7 @@ impl<L: Logit, W: Float> Plan<L, W> {
 
     /// Takes so many rows of `G` at a time through panels, rounded up to whole 16 bytes of `dY`, and for a step to whole
     /// blocks of 8-bit moments: more workspace, or less, than the default (half the level-2 cache, at most 32 MiB).
+    /// The CPU holds no more rows either, and at most 4 MiB of them.
     #[must_use]
     pub fn with_panel_rows(mut self, rows: usize) -> Self {
         self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;

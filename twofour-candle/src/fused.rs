@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Module, Result, Storage, Tensor, Var};
 use twofour::Cpu;
-use twofour::learn::{self, Rounding, Statistics};
+use twofour::learn::{self, Statistics};
 
 use crate::array::{copy_of, tensor_of, zeroed};
 use crate::learner::{Learner, Moments, Passes};
@@ -22,8 +22,9 @@ mod step;
 use step::Step;
 
 /// A [`MaskedLinear`] that learns by itself: when a backward pass comes to it, it passes on the gradient of its input,
-/// and moves its logits by a step of AdamW ([`twofour::learn`]), some rows at a time. There is no gradient of the
-/// logits for another optimiser, and none in memory but that of the rows at hand.
+/// and moves its logits by a step of AdamW in one pass ([`twofour::matmul::Step`]). There is no gradient of the logits
+/// for another optimiser, and none in memory: the weight's goes through registers or, as where moments have eight bits,
+/// some rows at a time through a workspace.
 ///
 /// # Memory
 ///
@@ -245,9 +246,7 @@ impl Op<3> for FusedProduct {
         }
         let dy = ready(dy)?;
         let dx = if x.track_op() { Some(self.product.input_gradient(&dy, logits, weight)?) } else { None };
-        let sampling = self.product.masks.sampling;
-        let rounding = Rounding { seed: sampling.seed, draw: sampling.draw };
-        let step = Step { product: &self.product, logits, weight, learner, adamw, rounding };
+        let step = Step { product: &self.product, logits, weight, learner, adamw };
         // From here on the logits are others, even if a part of the step should fail.
         steps.fetch_add(1, Ordering::Relaxed);
         last.store(adamw.step, Ordering::Relaxed);

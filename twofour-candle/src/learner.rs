@@ -142,8 +142,8 @@ impl Learner {
         Ok(self)
     }
 
-    /// How many bytes of the logits' gradient, in `f32`, may exist at a time: a step goes through a layer some rows at
-    /// a time. 16 MiB unless this is called; at least one row, and one block of 8-bit moments.
+    /// How many bytes of the weight's gradient, in `f32`, may exist at a time, where a step goes through a layer some
+    /// rows at a time. 16 MiB unless this is called; at least eight rows, and one block of 8-bit moments.
     #[must_use]
     pub fn panel_bytes(mut self, bytes: usize) -> Self {
         self.panel_bytes = bytes;
