@@ -75,8 +75,7 @@ impl<'a, S: Space, L: Logit, W: Float> Backward<'a, S, L, W> {
     }
 
     /// Overwrites `weight_gradient` with `G = dYᵀ X`, which is `dL/d(W∘M)` whatever the masks are: in `f32`, or rounded
-    /// once to the weight's type. (`G∘M`, for a weight that learns too, is what
-    /// [`mask::Backward::weight_gradient`](mask::Backward::weight_gradient) makes of it.)
+    /// once to the weight's type. (`G∘M`, for a weight that learns too, [`mask::Backward::weight_gradient`] makes of it.)
     #[must_use]
     pub fn weight_gradient<G: GradientOf<W>>(
         mut self,
