@@ -133,9 +133,9 @@ pub fn gumbels(seed: u64, draw: u64, group: u64) -> [f32; 6] {
 /// packing serves as well; what matters is that no two masks of a run share `(seed, draw)`.
 ///
 /// A layer's number may have up to 32 bits: those beyond the sixteenth take the place of the step's highest, which runs
-/// do not reach. As long as layers are below `2^(16 + k)` and steps below `2^(32 - k)`, for one `k` from 0 to 16, no two
-/// draws of a run are the same: 65,536 layers have 2³² steps, a million (2²⁰) have 2²⁸. [`steps`] says how many there
-/// are. Beyond them draws repeat, and nothing here can tell.
+/// do not reach. As long as layers are below `2^(16 + k)` and steps below `2^(32 - k)`, for one `k` from 0 to 16, no
+/// two draws of a run are the same: 65,536 layers have 2³² steps, a million (2²⁰) have 2²⁸. [`steps`] says how many
+/// there are. Beyond them draws repeat, and nothing here can tell.
 #[inline]
 #[must_use]
 pub const fn draw(layer: u32, step: u32, micro_batch: u16) -> u64 {

@@ -102,8 +102,8 @@ impl Claim {
 
     fn refused(&self) -> candle_core::Error {
         candle_core::Error::Msg(format!(
-            "the number {} is another layer's of this sampler, and both would draw the same masks: give each layer of a \
-             model a number of its own; to build a layer anew, drop the old one first or make the new one of its \
+            "the number {} is another layer's of this sampler, and both would draw the same masks: give each layer of \
+             a model a number of its own; to build a layer anew, drop the old one first or make the new one of its \
              `weight()`; shards of one weight say so by `with_shard`",
             self.number
         ))

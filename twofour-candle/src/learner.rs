@@ -66,7 +66,7 @@ pub enum Moments {
 /// # Steps that are NaN
 ///
 /// A group whose gradient is NaN or infinite is skipped ([`twofour::learn`]): its logits and moments stay, and nothing
-/// stops the run. [`statistics`](Self::statistics) says how many groups that were, and [`norm`](Self::norm) is NaN where
+/// stops the run. [`statistics`](Self::statistics) says how many groups that were, and [`norm`](Self::norm) is NaN if
 /// it was all of them. Such a step leaves nothing to clip by: the next one's factor is 1.
 #[derive(Debug, Clone)]
 pub struct Learner {
@@ -239,7 +239,7 @@ impl Learner {
     }
 
     /// The norm of the gradient of the step that [`end`](Self::end) ended last, over all layers on one device, without
-    /// the groups that were skipped; NaN if all of them were. Waits for the device. `None` before, and without clipping.
+    /// the groups that were skipped; NaN if all were. Waits for the device. `None` before, and without clipping.
     ///
     /// # Errors
     /// What reading may give.

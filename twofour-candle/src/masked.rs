@@ -93,9 +93,9 @@ impl MaskedLinear {
     /// # The layer's number
     ///
     /// Layers with different numbers draw different masks. Numbers from 65,536 on take bits of the step's
-    /// ([`noise::draw`]). A number is one weight's, as long as a layer over that weight lives: several layers may be over
-    /// one weight in memory (copies of a layer, and layers made of its [`weight`](Self::weight)), and each over a shard
-    /// of one ([`with_shard`](Self::with_shard)); but not over two weights, even if their values are the same.
+    /// ([`noise::draw`]). A number is one weight's, as long as a layer over that weight lives: several layers may be
+    /// over one weight in memory (copies of a layer, and layers made of its [`weight`](Self::weight)), and each over a
+    /// shard of one ([`with_shard`](Self::with_shard)); but not over two weights, even if their values are the same.
     ///
     /// # Errors
     /// Shapes, types or devices that do not fit; K must be a multiple of 4. A number that is another weight's.

@@ -30,7 +30,7 @@ fn at(step: u32) -> StepSettings {
 /// That there is an error which says all of this.
 #[track_caller]
 fn refused<T>(result: Result<T>, says: &[&str]) {
-    let message = result.err().expect("it should be refused").to_string();
+    let message = result.err().unwrap().to_string();
     assert!(says.iter().all(|what| message.contains(what)), "`{message}` should say {says:?}");
 }
 
@@ -57,8 +57,8 @@ fn a_forgotten_end_is_refused() -> Result<()> {
     learner.end()?;
     refused(step(&fused, &x), &["Learner::begin"]);
     assert_eq!((learner.norm(DEVICE)?, learner.factor(DEVICE)?), (norm, Some(factor)));
-    // A step in which nothing moved needs no end, and leaves the factor. To end it is a mistake: evaluation's masks were
-    // not set back, for one, and then nothing would ever move.
+    // A step in which nothing moved needs no end, and leaves the factor. To end it is a mistake: the masks of
+    // evaluation were not set back, for one, and then nothing would ever move.
     learner.begin(1, &at(1))?;
     learner.begin(2, &at(2))?;
     sampler.update(|now| now.mode = Mode::Argmax)?;

@@ -1,4 +1,5 @@
-//! Floats in JSON, which has no NaN and no infinity: those are written as strings. For `#[serde(with = "crate::float")]`.
+//! Floats in JSON, which has no NaN and no infinity: those are written as strings. Used as
+//! `#[serde(with = "crate::float")]`.
 
 use serde::{Deserialize, Deserializer, Serializer};
 
