@@ -1,6 +1,7 @@
 //! Calibration that cannot be meant, and results that their type cannot hold.
 
 use crate::case::{SweepCase, normal, rng};
+#[cfg(feature = "sparsegpt")]
 use crate::oracle;
 use rand::Rng;
 use twofour::select::{ByScore, ColumnScale, Hessian, Squares, Sweep, check_hessian};

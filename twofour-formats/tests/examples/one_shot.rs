@@ -212,7 +212,7 @@ fn by_wanda() {
     tensors[0].1 = vec![12];
     tensors[0].2[3] = f32::NAN;
     save(&files[0], &tensors);
-    let nan = ["the norm of column 3 of `layers.0.down.weight` is NaN"];
+    let nan = ["squares.safetensors: inputs of `layers.0.down.weight`: the norm is NaN at column 3"];
     is_refused(&[&arguments("wanda")[..], &[files[0].to_str().unwrap()]].concat(), &nan);
     sparsegpt(&path, &files);
 }

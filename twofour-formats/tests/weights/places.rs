@@ -16,8 +16,11 @@ fn folder(name: &str) -> PathBuf {
 
 const SHAPE: Shape = Shape::new(4, 8);
 
-/// Every kind of file, written to a path.
-fn every_kind() -> Vec<(&'static str, Box<dyn Fn(&Path) -> Result<()>>)> {
+/// A kind of file, and what writes one to a path.
+type Kind = (&'static str, Box<dyn Fn(&Path) -> Result<()>>);
+
+/// Every kind of file.
+fn every_kind() -> Vec<Kind> {
     let dense: Vec<bf16> = (0..32).map(|i| bf16::from_f32(i as f32)).collect();
     let weights = move |path: &Path| {
         let mut manifest = Manifest::new();
@@ -46,7 +49,7 @@ fn every_kind() -> Vec<(&'static str, Box<dyn Fn(&Path) -> Result<()>>)> {
         index.add("a.safetensors", ["w"], 64)?;
         index.save(path)
     };
-    let mut all: Vec<(&'static str, Box<dyn Fn(&Path) -> Result<()>>)> = vec![
+    let mut all: Vec<Kind> = vec![
         ("weights", Box::new(weights)),
         ("base6", Box::new(of_form(Form::Base6))),
         ("flags", Box::new(of_form(Form::Flags))),
