@@ -1,5 +1,5 @@
-//! Sums over more blocks than there are threads to add them up, where a group is too large to be stepped, and numbers that
-//! nothing but this crate defines.
+//! Sums over more blocks than there are threads to add them up, where a group is too large to be stepped, and numbers
+//! that nothing but this crate defines.
 
 use crate::case::{Bits, FusedCase, Moments, USUAL, UpdateCase, normal, rng};
 use crate::common::{Emulator, TestExecutor, everywhere_tests};
@@ -144,9 +144,8 @@ fn blocks_of_next_to_nothing_are_zero(on: &mut impl TestExecutor) {
     }
 }
 
-/// The values of 8-bit codes, by hand: a sign, four bits of exponent and three of mantissa for `m`; for the root of `v` no
-/// sign and four of mantissa.
-/// (The suite compares what executors make of them with this list.)
+/// The values of 8-bit codes, by hand: a sign, four bits of exponent and three of mantissa for `m`; for the root of `v`
+/// no sign and four of mantissa. (The suite compares what executors make of them with this list.)
 #[test]
 fn eight_bits_stand_for_small_floats() {
     let some =

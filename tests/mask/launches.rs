@@ -5,7 +5,7 @@ use crate::common::{Emulator, SMALL, TestExecutor};
 use twofour::device::{Launch, Limits};
 use twofour::mask::{Backward, Forward, Kind, Sampling, Statistics};
 use twofour::space::{Raw, RawSlice};
-use twofour::{Executor, Shape, bf16, f16};
+use twofour::{Error, Executor, Shape, Shard, bf16, f16};
 use twofour_emulator::Schedule;
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 100.0, tau: 1.0 };
@@ -73,6 +73,19 @@ fn kernels_are_chosen_by_what_is_wanted() {
         assert_eq!(name(&launches[0]), format!("twofour_mask_backward_{variant}_f32_f16_f32"));
         assert_eq!(launches[0].grid, [4, 1, 1]);
     }
+}
+
+/// A place in a row plus a step fits 32 bits, where a row's end matters.
+#[test]
+fn rows_that_cannot_be_counted_are_refused() {
+    let run = |groups: usize| {
+        let shape = Shape::new(1, 4 * groups);
+        let shard = Shard { row_offset: 0, col_offset: 0, global_cols: 4 * groups as u64 + 4 };
+        let pass = Forward::<Raw, bf16, f16>::new(shape, Kind::Hard, SAMPLING, at(shape.logits())).shard(shard);
+        launches(Limits::H200, pass.codes(at(shape.packed_codes())))
+    };
+    assert_eq!(run(1 << 31), Err(Error::Overflow { what: "a row", rows: 1, cols: 1 << 33 }));
+    assert!(run((1 << 31) - 1).is_ok());
 }
 
 /// What the emulator says of a pass that was given less than it was told.

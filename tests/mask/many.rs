@@ -1,5 +1,5 @@
-//! Sums over more blocks than there are threads to add them up, and more groups than the most blocks take in one step; and
-//! that a grid decides nothing but how such sums are rounded.
+//! Sums over more blocks than there are threads to add them up, and more groups than the most blocks take in one step;
+//! and that a grid decides nothing but how such sums are rounded.
 
 use crate::case::{ForwardCase, Forwarded, Wants, frozen};
 use crate::common::emulator::launches;
