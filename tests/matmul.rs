@@ -22,6 +22,8 @@ mod kernels;
 mod launches;
 #[path = "matmul/oracle.rs"]
 mod oracle;
+#[path = "matmul/placed.rs"]
+mod placed;
 #[path = "matmul/plans.rs"]
 mod plans;
 #[path = "matmul/small.rs"]

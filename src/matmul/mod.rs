@@ -52,7 +52,7 @@
 //! use twofour::{Cpu, Executor, Shape, noise};
 //!
 //! let (shape, recipe) = (Shape::new(2, 8), Recipe::maskllm(2000));
-//! let (mut logits, weight) = ([0.0_f32; 24], [1.0_f32; 16]);
+//! let (mut logits, weight) = ([0.0_f32; 24], [1.0_f32, 2.0, 3.0, 4.0].repeat(4));
 //! let (mut m, mut v) = ([0.0; 24], [0.0; 24]);
 //! let (x, dy, mut y, mut dx) = ([1.0; 8], [1.0; 2], [0.0; 2], [0.0; 8]);
 //! for step in 0..3 {
