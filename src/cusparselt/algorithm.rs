@@ -206,6 +206,7 @@ pub fn remembered(handle: &Handle, problem: &Problem, adds: bool) -> Option<Algo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::element::DType;
 
     #[test]
     fn modes_have_the_librarys_numbers() {
@@ -213,6 +214,41 @@ mod tests {
         assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
         assert!(SplitKMode::NAMED.iter().all(|(mode, _)| SplitKMode::from_number(mode.number()) == *mode));
         assert_eq!((SplitKMode::from_number(9), SplitKMode::Other(9).number()), (SplitKMode::Other(9), 9));
+    }
+
+    /// What a search found for one device, library or problem is not for another.
+    #[test]
+    fn every_part_of_a_problem_is_in_its_key() {
+        let types = |operand, result| Types::new(operand, result).unwrap_or_else(|e| panic!("{e}"));
+        let (version, device) =
+            (Version { major: 0, minor: 8, patch: 1 }, Device { ordinal: 0, compute_capability: (9, 0) });
+        let problem = Problem::new(types(DType::Bf16, DType::Bf16), 64, Shape::new(96, 160));
+        let placed = Placement { pitch: Some(512), batch: None };
+        let problems = [
+            problem,
+            Problem { types: types(DType::F16, DType::F16), ..problem },
+            Problem { tokens: 72, ..problem },
+            Problem { shape: Shape::new(160, 160), ..problem },
+            Problem { shape: Shape::new(96, 96), ..problem },
+            Problem { batches: 2, ..problem },
+            Problem { weight: placed, ..problem },
+            Problem { input: placed, ..problem },
+            Problem { output: placed, ..problem },
+            Problem { output: Placement { batch: Some(0), ..placed }, ..problem },
+            Problem { input_transposed: true, ..problem },
+            Problem { output_transposed: true, ..problem },
+            Problem { bias: Some(Bias::Shared), ..problem },
+            Problem { bias: Some(Bias::PerBatch), ..problem },
+            Problem { alpha_per_row: true, ..problem },
+            Problem { activation: Activation::RELU, ..problem },
+        ];
+        let mut keys: Vec<_> = problems.iter().map(|problem| Key::new(version, device, problem, false)).collect();
+        keys.push(Key::new(version, device, &problem, true));
+        keys.push(Key::new(Version { patch: 2, ..version }, device, &problem, false));
+        keys.push(Key::new(version, Device { ordinal: 1, ..device }, &problem, false));
+        keys.push(Key::new(version, Device { compute_capability: (8, 0), ..device }, &problem, false));
+        let distinct: std::collections::HashSet<_> = keys.iter().copied().collect();
+        assert_eq!(distinct.len(), keys.len());
     }
 
     #[test]

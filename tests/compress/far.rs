@@ -1,5 +1,5 @@
-//! Offsets that 32 bits do not hold, in every operand: weights of which only the end is in memory, and the last block alone.
-//! It must do what the same groups do as a weight of their own.
+//! Offsets that 32 bits do not hold, in every operand: weights of which only the end is in memory, and the last block
+//! alone. It must do what the same groups do as a weight of their own.
 
 use crate::any::{Wide, same, values};
 use crate::case::{Choice, Dense, Draw, Outputs};
@@ -210,10 +210,14 @@ fn codes_of_the_next_row_beyond_32_bits_are_right() {
         far.pack::<f32>(|dense| Pack::with_codes(ODD, dense, (&given).input()));
         assert_eq!(far.codes.read_at((all - row) / 2, 1), [0xed], "{layout}");
         let (logits, mut shards) = (Array::<f32>::reserved(ODD.logits()), [0u8; 2]);
+        // The first group of the last row is sure of its pattern.
+        let sure = [0.0, 0.0, 0.0, 0.0, 99.0, 0.0];
+        logits.write_at(6 * (all - row), &sure);
         far.pack(|dense| Pack::from_logits(ODD, Kind::Hard, SAMPLING, (&logits).input(), dense));
         for (group, code) in [all - row - 1, all - row].into_iter().zip(&mut shards) {
             let shard = Shard { row_offset: group as u64, col_offset: 0, global_cols: 4 };
-            let draw = Draw { logits: vec![0.0f32; 6], kind: Kind::Hard, sampling: SAMPLING, shard };
+            let of_group = if group == all - row { sure } else { [0.0f32; 6] };
+            let draw = Draw { logits: of_group.to_vec(), kind: Kind::Hard, sampling: SAMPLING, shard };
             let near = Dense { shape: Shape::new(1, 4), ..near(&four) };
             *code = near.sample(&mut Cpu, &draw).unwrap().codes[0] & 15;
         }

@@ -131,9 +131,11 @@ fn check_sample<T: Wide, L: Logit>(on: &mut impl TestExecutor, case: &Case) {
         0 => Shard::whole(cols as u64),
         1 => Shard { row_offset: rng.random_range(0..1 << 33), col_offset: 0, global_cols: cols as u64 },
         _ => {
-            let [before, after] = [rng.random_range(0..1 << 20), rng.random_range(0..3)];
+            // Many rows, or rows of so many groups that 32 bits hold no number of one.
+            let [rows, groups] = [[33, 20], [20, 40]][rng.random_range(0..2)];
+            let [before, after] = [rng.random_range(0..1 << groups), rng.random_range(0..3)];
             let global_cols = 4 * (before + after) + cols as u64;
-            Shard { row_offset: rng.random_range(0..1 << 33), col_offset: 4 * before, global_cols }
+            Shard { row_offset: rng.random_range(0..1 << rows), col_offset: 4 * before, global_cols }
         }
     };
     let draw = Draw {

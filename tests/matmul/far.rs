@@ -1,5 +1,5 @@
-//! Offsets that 32 bits do not hold, in every operand of the tiles: matrices of which only the corner is in memory that the
-//! last block reads and writes. Numbers are integers, so that what it must write is exact.
+//! Offsets that 32 bits do not hold, in every operand of the tiles: matrices of which only the corner is in memory that
+//! the last block reads and writes. Numbers are integers, so that what it must write is exact.
 
 use crate::case::{Case, Routes, Spec};
 use crate::common::emulator::{Array, Corner, launches};
@@ -83,6 +83,9 @@ fn output<W: Float>([tokens, rows, cols]: [usize; 3], splits: u32, route: Output
     if splits == 1 {
         return assert_eq!(Corner { of: [tokens, rows], high, wide }.read(&y), rounded::<W>(expected));
     }
+    let parts = Corner { of: [splits as usize * tokens, 4 * rows], high, wide: 4 * wide }.read(&workspace);
+    let parts: Vec<f32> = parts.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+    assert_eq!(parts, expected, "the last part");
     // Runs of 16 bytes, of which a thread adds up one; only the last part's sums are not zero.
     on().launch_last(&all[1], (tokens * rows).div_ceil(8 * 256));
     assert_eq!(y.read_end(wide), rounded::<W>(expected[expected.len() - wide..].to_vec()), "the last token");
@@ -140,7 +143,7 @@ fn input<W: Float>([tokens, rows, cols]: [usize; 3], route: InputRoute) {
 fn input_gradients_beyond_32_bits_are_right() {
     for route in [InputRoute::Codes, InputRoute::Masked(Dense::Own)] {
         input::<bf16>([1 << 27, 64, 128], route);
-        input::<f16>([136, 64, 1 << 28], route);
+        input::<f16>([136, 64, 1 << 29], route);
         input::<bf16>([136, 200, (1 << 27) + 4], route);
     }
 }
@@ -170,7 +173,7 @@ fn weight_gradient<W: Float>([rows, cols]: [usize; 2]) {
 #[test]
 fn weight_gradients_beyond_32_bits_are_right() {
     weight_gradient::<bf16>([1 << 28, 128]);
-    weight_gradient::<f16>([128, 1 << 28]);
+    weight_gradient::<f16>([128, 1 << 29]);
     weight_gradient::<bf16>([72, (1 << 28) + 4]);
 }
 
@@ -214,8 +217,8 @@ fn fused<L: Logit, W: Float>([rows, cols]: [usize; 2], kind: Kind, accumulate: b
 fn logit_gradients_beyond_32_bits_are_right() {
     fused::<f32, bf16>([1 << 28, 128], Kind::Soft, false);
     fused::<bf16, f16>([1 << 28, 128], Kind::Hard, true);
-    fused::<f32, f16>([128, 1 << 28], Kind::Hard, false);
-    fused::<bf16, bf16>([128, 1 << 28], Kind::Soft, true);
+    fused::<f32, f16>([128, 1 << 29], Kind::Hard, false);
+    fused::<bf16, bf16>([128, 1 << 29], Kind::Soft, true);
     // Rows that are not whole chunks.
     fused::<bf16, bf16>([1 << 28, 132], Kind::Soft, true);
 }

@@ -1,4 +1,5 @@
-//! Offsets that 32 bits do not hold in products of few tokens; the largest that these kernels take, and the grids of sums.
+//! Offsets that 32 bits do not hold in products of few tokens; the largest that these kernels take, and the grids of
+//! sums.
 
 use crate::case::{Case, Routes, Spec, Values};
 use crate::common::emulator::{Array, Corner, launches};
@@ -186,7 +187,7 @@ fn sizes_beyond_a_grid_are_refused() {
     for (sizes, what) in [([BEYOND, 8, 8], "tokens"), ([300, BEYOND, 8], "rows"), ([300, 8, BEYOND], "columns")] {
         let [tokens, rows, cols] = sizes;
         refused(run(tokens, rows, cols), [true; 3], what);
-        let fewer = sizes.map(|size| if size == BEYOND { size - 8 } else { size });
+        let fewer = sizes.map(|size| if size == BEYOND { size - 64 } else { size });
         refused(run(fewer[0], fewer[1], fewer[2]), [false; 3], what);
     }
     // 2^31 tiles: of Y, of dX, of G.

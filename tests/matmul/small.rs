@@ -201,7 +201,26 @@ everywhere_tests!(
     dropped_weights_do_no_harm,
     specials_stay_in_their_token_and_row,
     nothing_to_sum_is_zero,
+    rows_of_many_groups_have_their_own_noise,
 );
+
+/// The numbers of a row's groups, and so of rows, do not fit 32 bits; nor do those that a slice skips.
+fn rows_of_many_groups_have_their_own_noise<E: Adds>(on: &mut E) {
+    fn check<L: Logit, W: Float, E: Adds>(on: &mut E, spec: Spec, shard: Shard) {
+        let mut case = case::<L, W>(spec);
+        case.shard = shard;
+        let outputs = run(on, &case);
+        compare(on, &case, &outputs);
+    }
+    for global_cols in [1 << 36, (1 << 34) + 40, 1 << 40] {
+        let shard = Shard { row_offset: 3, col_offset: global_cols - 44, global_cols };
+        for tokens in [5, 40] {
+            for mask in [Mask::Soft, Mask::Hard] {
+                for_all_types!(check(on, spec(tokens, 21, 40, mask), shard));
+            }
+        }
+    }
+}
 
 fn sizes_at_the_edges<E: Adds>(on: &mut E) {
     for tokens in [1, 7, 16, 17, 128] {

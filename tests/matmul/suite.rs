@@ -90,6 +90,7 @@ everywhere_tests!(
     small_integers_are_exact,
     gradient_is_the_derivative_of_the_loss,
     shard_is_the_slice_of_the_whole,
+    rows_of_many_groups_have_their_own_noise,
     dropped_weights_do_no_harm,
     specials_go_through_as_in_a_dense_product,
     scratch_is_as_good_as_memory_of_ones_own,
@@ -113,6 +114,23 @@ fn nothing_to_multiply<E: Adds>(on: &mut E) {
                 let spec = Spec { accumulate, keep, ..Spec::new(tokens, rows, cols, kind) };
                 for_all_types!(check(on, spec));
             }
+        }
+    }
+}
+
+/// The numbers of a row's groups, and so of rows, do not fit 32 bits; nor do those that a slice skips.
+fn rows_of_many_groups_have_their_own_noise<E: Adds>(on: &mut E) {
+    fn check<L: Logit, W: Float, E: Adds>(on: &mut E, spec: Spec, shard: Shard) {
+        let mut case = Case::<L, W>::new(spec);
+        case.shard = shard;
+        case.update_codes();
+        compare(&case, &case.run(on), E::UNIT);
+    }
+    for global_cols in [1 << 36, (1 << 34) + 40, 1 << 40] {
+        let shard = Shard { row_offset: 3, col_offset: global_cols - 44, global_cols };
+        for kind in [Kind::Soft, Kind::Hard] {
+            let routes = Routes { logits: Some(LogitRoute::Fused), ..Routes::default() };
+            for_all_types!(check(on, Spec { routes, ..Spec::new(9, 21, 40, kind) }, shard));
         }
     }
 }

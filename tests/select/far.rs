@@ -1,4 +1,5 @@
-//! Offsets that 32 bits do not hold, in every operand: arrays of which only the end is in memory, and the last block alone.
+//! Offsets that 32 bits do not hold, in every operand: arrays of which only the end is in memory, and the last block
+//! alone.
 
 use crate::case::{By, ScoreCase, SquaresCase, SweepCase, normal, rng};
 use crate::common::emulator::{Array, Corner, launches};
@@ -123,6 +124,11 @@ impl Far {
         self.workspace.write_at(4 * element, bytemuck::cast_slice(values));
     }
 
+    /// Of so many rows from one on.
+    fn errors(&self, row: usize, rows: usize) -> Vec<f32> {
+        self.work(self.shape.weights() + 128 * row, 128 * rows)
+    }
+
     fn work(&self, element: usize, count: usize) -> Vec<f32> {
         self.workspace.read_at(4 * element, 4 * count).chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
     }
@@ -159,6 +165,15 @@ fn sweeps_of_rows_beyond_32_bits_are_right() {
     let got = far.work(elements - 4 * rows, 4 * rows).into_iter().map(|w| w + 0.0).collect::<Vec<_>>();
     assert_eq!(got, updated[4 * (512 - rows)..]);
     assert_eq!(far.patterns.read_end(rows), patterns[512 - rows..]);
+    // What is left for columns to the right, which no output shows.
+    let mut near = Far::new(case.shape);
+    near.weight.write_at(0, &case.weight);
+    near.upper.write_at(0, &case.upper);
+    near.scale.write_at(0, &case.scale);
+    near.launches().iter().for_each(|launch| on().launch(launch));
+    let errors = far.errors(far.shape.rows - rows, rows);
+    assert_eq!(errors, near.errors(512 - rows, rows));
+    assert!(errors.iter().any(|&error| error != 0.0));
     assert_eq!(far.losses.read_end(rows), expected.losses.unwrap()[512 - rows..]);
     far.patterns.write_at(far.shape.groups() - 512, &patterns);
     far.write_work(elements - 2048, &updated);

@@ -2,7 +2,7 @@
 
 use crate::common::emulator::launches;
 use twofour::device::{Launch, Limits};
-use twofour::select::{ByScore, Statistics, Sweep};
+use twofour::select::{ByScore, Squares, Statistics, Sweep};
 use twofour::space::RawSlice;
 use twofour::{Error, Shape, bf16, f16};
 
@@ -43,4 +43,26 @@ fn a_sweep_is_so_many_launches() {
     assert_eq!(grids, [147, 125, 16, 125, 8, 125, 147]);
     assert!(steps.iter().all(|step| step.shared_bytes <= Limits::A100.max_shared_bytes));
     assert_eq!(sweep(needed - 1), Err(Error::Workspace { needed: needed as u64, got: needed as u64 - 1 }));
+}
+
+/// 2³¹ blocks are more than a grid has, one less is as many as it has.
+#[test]
+fn grids_that_are_too_large_are_refused() {
+    let squares = |tokens: usize| {
+        let cols = 128 << 10;
+        let pass = Squares::new(tokens, cols, at::<f32>(64, tokens * cols), at(128, cols));
+        launches(Limits::A100, pass.workspace(at(256, Squares::workspace_bytes(tokens, cols))))
+    };
+    assert!(matches!(squares(128 << 21), Err(Error::Overflow { what: "x", .. })));
+    assert_eq!(squares((128 << 21) - 128).unwrap()[0].grid, [(1 << 31) - (1 << 10), 1, 1]);
+    let sweep = |rows: usize| {
+        let shape = Shape::new(rows, 256);
+        let pass = Sweep::new(shape, at::<f16>(64, shape.weights()), at(64, 256 * 256), at(64, 256));
+        launches(
+            Limits::A100,
+            pass.codes(at(64, shape.packed_codes())).workspace(at(64, Sweep::workspace_bytes(shape))),
+        )
+    };
+    assert!(matches!(sweep(128 << 31), Err(Error::Overflow { what: "the weight", .. })));
+    assert_eq!(sweep((128 << 31) - 128).unwrap()[2].grid, [i32::MAX as u32, 1, 1]);
 }

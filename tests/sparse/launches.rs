@@ -178,3 +178,20 @@ fn any_problem_has_splits() {
         }
     }
 }
+
+/// Kernels count in 32 bits with room for a tile beyond the end, and a grid has fewer than 2³¹ tiles.
+#[test]
+fn sizes_end_before_32_bits_do() {
+    const BEYOND: usize = (1 << 31) - 256;
+    let serves = |[tokens, rows, cols]: [usize; 3]| match plan::<i8>(Route::Tile, problem(tokens, rows, cols)) {
+        Err(Error::Unsupported { because, .. }) if because.contains("32 bits") => false,
+        other => other.map(|_| true).unwrap(),
+    };
+    for at in 0..3 {
+        let sizes = |size| std::array::from_fn(|i| if i == at { size } else { 8 });
+        assert!(!serves(sizes(BEYOND)) && serves(sizes(BEYOND - 4)), "{at}");
+    }
+    assert!(!serves([1 << 22, 1 << 23, 4]) && serves([1 << 22, (1 << 23) - 128, 4]) && serves([1, 1 << 30, 4]));
+    let launch = grid(Route::Tile, problem(1 << 22, (1 << 23) - 128, 4), 1).unwrap();
+    assert_eq!(launch, [(1 << 31) - (1 << 15), 1, 1]);
+}
