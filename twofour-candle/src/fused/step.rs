@@ -3,7 +3,7 @@
 use candle_core::{Layout, Result, Tensor, Var};
 use twofour::learn::{self, AdamW, NORM_SLOTS};
 use twofour::matmul::{self, Keep, Plan};
-use twofour::{Executor, Shape};
+use twofour::Shape;
 
 use super::OwnMoments;
 use crate::array::{Write, write};
@@ -61,7 +61,7 @@ impl Move<'_> {
             [self.dy, self.x, step.weight].map(Tensor::storage_and_layout);
         let dy = Operand::<P>::of(&dy, of_dy)?;
         let (device, dy) = (dy.device(), dy.elements::<W>()?);
-        let (x, weight) = (Operand::of(&x, of_x)?, Operand::of(&weight, of_weight)?);
+        let (x, weight) = (Operand::<P>::of(&x, of_x)?, Operand::<P>::of(&weight, of_weight)?);
         let (x, weight) = (x.elements::<W>()?, weight.elements::<W>()?);
         let logits = P::elements_mut::<L>(logits, contiguous_range(layout)?)?;
 
