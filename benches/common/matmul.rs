@@ -10,20 +10,41 @@ use twofour::{DType, Executor, Float, Logit, Shape};
 /// λ of the regulariser, as MaskLLM begins.
 pub const LAMBDA: f32 = 1e-5;
 
-/// What a run does, the mask's part included.
+/// What a run makes: a product with the mask's part of it, or all three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Does {
-    /// Logits and weight to `Y`, and to `W∘M` on the CPU.
-    Forward,
-    /// `dX` with what the forward pass left, and the logits' gradient.
-    Backward,
-    /// One, then the other.
+pub enum Part {
+    /// `Y` from logits and weight.
+    Y,
+    /// `dX`, for which the mask is sampled again.
+    Dx,
+    /// The logits' gradient, likewise.
+    Dlogits,
+    /// All of them, with what the forward pass leaves.
     Step,
+}
+
+impl Part {
+    pub const ALL: [Self; 4] = [Self::Y, Self::Dx, Self::Dlogits, Self::Step];
+
+    /// How many dense products it is.
+    pub const fn products(self) -> f64 {
+        if matches!(self, Self::Step) { 3.0 } else { 1.0 }
+    }
+
+    /// Which gradients it asks a backward pass for, if any.
+    pub const fn gradients(self) -> Option<Gradients> {
+        match self {
+            Self::Y => None,
+            Self::Dx => Some(Gradients { of_input: true, of_logits: false }),
+            Self::Dlogits => Some(Gradients { of_input: false, of_logits: true }),
+            Self::Step => Some(Gradients { of_input: true, of_logits: true }),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    pub does: Does,
+    pub part: Part,
     pub kind: Kind,
     pub logits: DType,
     pub weights: DType,
@@ -38,29 +59,23 @@ impl Case {
 
     /// Floating-point operations of the dense products.
     pub fn operations(&self) -> u64 {
-        let products = match self.does {
-            Does::Forward => 1.0,
-            Does::Backward => 2.0,
-            Does::Step => 3.0,
-        };
-        (products * self.problem().operations()) as u64
+        (self.part.products() * self.problem().operations()) as u64
     }
 
-    /// What a forward pass by itself leaves, and one before a backward pass. (On the CPU `W∘M`, whatever the masks are:
-    /// it has no other use for codes.)
+    /// What a forward pass leaves. (On the CPU `W∘M`, whatever the masks are: it has no other use for codes.)
     pub fn keep(&self, place: Place) -> Keep {
-        match (self.does, self.kind) {
-            _ if place == Place::Cpu => Keep::Masked,
-            (Does::Forward, _) => Keep::Nothing,
-            (_, Kind::Soft) => Keep::Masked,
-            _ => Keep::Codes,
+        match (self.part, self.kind) {
+            (Part::Y | Part::Step, _) if place == Place::Cpu => Keep::Masked,
+            (Part::Step, Kind::Soft) => Keep::Masked,
+            (Part::Step, _) => Keep::Codes,
+            _ => Keep::Nothing,
         }
     }
 
-    /// `forward/f32_bf16/128x2048x2048`: tokens, out and in features.
+    /// `step/soft_f32_bf16/16x4096x4096`: masks, logits and weights, then tokens, out and in features.
     pub fn name(&self) -> String {
-        let Shape { rows, cols, .. } = self.shape;
-        format!("{:?}/{}_{}/{}x{rows}x{cols}", self.does, self.logits, self.weights, self.tokens).to_lowercase()
+        let Self { part, kind, logits, weights, tokens, shape: Shape { rows, cols, .. } } = self;
+        format!("{part:?}/{kind:?}_{logits}_{weights}/{tokens}x{rows}x{cols}").to_lowercase()
     }
 
     /// Bytes that a dense product of the sizes reads and writes, the least there is.
@@ -124,12 +139,12 @@ struct Planned<E: Executor, L: Logit, W: Float> {
 impl<E: Executor, L: Logit, W: Float> Run<E> for Planned<E, L, W> {
     fn run(&mut self, on: &mut E, _: u64) -> twofour::Result<()> {
         let Self { operands, plan, workspace } = self;
-        let does = operands.case.does;
-        if does != Does::Backward {
+        let part = operands.case.part;
+        if matches!(part, Part::Y | Part::Step) {
             operands.forward(on, plan, workspace.as_mut(), false)?;
         }
-        if does != Does::Forward {
-            operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH)?;
+        if let Some(gradients) = part.gradients() {
+            operands.backward(on, plan, workspace.as_mut(), gradients)?;
         }
         Ok(())
     }
@@ -140,10 +155,6 @@ impl<E: Executor, L: Logit, W: Float> Run<E> for Planned<E, L, W> {
 pub struct Gradients {
     pub of_input: bool,
     pub of_logits: bool,
-}
-
-impl Gradients {
-    pub const BOTH: Self = Self { of_input: true, of_logits: true };
 }
 
 /// What passes read and write, on any executor.
