@@ -1,10 +1,8 @@
 //! Speed of `learn`: `cargo bench --bench learn`, or a part with `-- fused`.
 //!
 //! A step that makes its gradient (`fused`) beside the mask's backward pass followed by a step (`unfused`), and a step
-//! from memory (`update`), by types of logits, moments and weights. On the CPU with rayon's pool; on the first GPU, if
-//! there is one, in a captured graph between two events, with the operands in the level-2 cache as far as they fit
-//! ("hot") and never ("cold"), beside the speed of a plain copy. Throughput is in weights and in bytes, the least that
-//! must move. `TWOFOUR_BENCH=smoke` only tries everything.
+//! from memory (`update`), by types of logits, moments and weights. Throughput is in weights and in bytes, the least
+//! that must move; beside it, in the same run, that of a plain copy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

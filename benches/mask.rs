@@ -1,8 +1,6 @@
 //! Speed of `mask`: `cargo bench --bench mask`, or a part with `-- soft_forward`.
 //!
-//! On the CPU with rayon's pool; on the first GPU, if there is one, in a captured graph between two events, with the
-//! operands in the level-2 cache as far as they fit ("hot") and never ("cold"), beside the speed of a plain copy.
-//! Throughput is in weights and in bytes, the least that must move. `TWOFOUR_BENCH=smoke` only tries everything.
+//! Throughput is in weights and in bytes, the least that must move; beside it, in the same run, that of a plain copy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

@@ -152,8 +152,12 @@ const WEIGHTS: Levels<Sides> = Levels {
     full: &[(256, 512), (2048, 4096), (4096, 4096)],
 };
 /// Those on a GPU alone.
-const LARGE: Levels<Sides> =
-    Levels { smoke: &[], quick: &[], usual: &[(4096, 14336)], full: &[(4096, 14336), (14336, 4096), (28672, 8192)] };
+const LARGE: Levels<Sides> = Levels {
+    smoke: &[],
+    quick: &[(4096, 14336)],
+    usual: &[(4096, 14336)],
+    full: &[(4096, 14336), (14336, 4096), (28672, 8192)],
+};
 
 /// Weights with the places where they are timed, of all those there are; in a smoke run a tiny one.
 pub fn weights(tiny: Shape, places: &[Place]) -> Vec<(Shape, Vec<Place>)> {
@@ -224,7 +228,8 @@ pub fn copy(group: &mut Group<'_>, places: &[Place]) {
 
 /// A plain copy that reads and writes so many bytes together: `copy/512MiB`.
 pub fn copy_moving(group: &mut Group<'_>, bytes: u64, places: &[Place]) {
-    bench(group, &copy_name(bytes), places, Throughput::Bytes(bytes), |place| match place {
+    let name = if bytes < 1 << 20 { format!("copy/{}KiB", bytes >> 10) } else { format!("copy/{}MiB", bytes >> 20) };
+    bench(group, &name, places, Throughput::Bytes(bytes), |place| match place {
         Place::Cpu => {
             let [from, mut to] = [0, 1].map(|set| data::normal::<f32>(bytes as usize / 8, 1.0, set));
             Ok(Box::new(Again(move || {
@@ -237,11 +242,4 @@ pub fn copy_moving(group: &mut Group<'_>, bytes: u64, places: &[Place]) {
         #[cfg(not(feature = "cuda"))]
         Place::Gpu(_) => Err("built without the feature `cuda`".into()),
     });
-}
-
-pub fn copy_name(bytes: u64) -> String {
-    match bytes {
-        0..0x10_0000 => format!("copy/{}KiB", bytes >> 10),
-        _ => format!("copy/{}MiB", bytes >> 20),
-    }
 }
