@@ -26,7 +26,7 @@ fn best(launch: &Launch, options: &Options) -> (Duration, Report) {
     let start = now();
     let mut report = run(launch, options).unwrap();
     let mut best = now() - start;
-    let again = Levels { smoke: 0, quick: 1, usual: 5, full: 20 };
+    let again = Levels { smoke: 0, quick: 1, usual: 4, full: 19 };
     for _ in 0..again.asked() {
         let start = now();
         report = run(launch, options).unwrap();
