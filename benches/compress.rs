@@ -1,10 +1,9 @@
 //! Speed of `compress`: `cargo bench --bench compress`, or a part with `-- reorder`.
 //!
-//! On the CPU with rayon's pool; on the first GPU, if there is one, in a captured graph between two events, with the
-//! operands in the level-2 cache as far as they fit ("hot") and never ("cold"). Throughput is in bytes, the least that
-//! must move: each operand once; beside each, in the same run, a plain copy: on the CPU of the dense weight, on a GPU one
-//! that moves as many bytes as the operation does. `reorder` takes canonical codes to a layout, `restore` brings them
-//! back. `TWOFOUR_BENCH=smoke` only tries everything.
+//! Dense weights to values and metadata in a layout, and back (`unpack`); `reorder` takes canonical codes to a layout,
+//! `restore` brings them back. Throughput is in bytes, the least that must move: each operand once. Beside it, in the
+//! same run, plain copies of as many bytes, up to the next power of two. `decompress` and `violation` are of the CPU
+//! alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -12,126 +11,92 @@ mod common;
 
 use common::compress::{Case, Does, ready};
 use common::data::Number;
-use common::{Again, Place};
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use common::level::{Level, Levels};
+use common::{Group, Place};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::collections::BTreeSet;
 use twofour::compress::{Compressed, Layout, MinTileK, first_violation};
 use twofour::{DType, Shape, bf16};
 
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = on_cpu, on_cuda
+    targets = compress
 }
 criterion_main!(benches);
 
-fn shape() -> Shape {
-    if common::smoke() { Shape::new(256, 256) } else { Shape::new(4096, 4096) }
-}
+use Layout::{CusparseltMma, CusparseltSm90, CutlassSm80, CutlassSm90, CutlassSm100, Plain};
 
-/// Something else than a case.
-fn bench<F: FnMut() -> twofour::Result<()> + 'static>(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
-    bytes: usize,
-    run: impl Fn() -> F,
-) {
-    common::bench(group, name, Throughput::Bytes(bytes as u64), || Ok(Box::new(Again(run()))));
-}
+/// Of four values two are kept: types of 16 bits.
+const OF_FOUR: [Does; 6] = [Does::Codes, Does::Magnitude, Does::Sparse, Does::Logits, Does::Bf16Logits, Does::Unpack];
+/// Of every type.
+const OF_ANY: [Does; 4] = [Does::Codes, Does::Magnitude, Does::Sparse, Does::Unpack];
+const K128: Layout = CutlassSm90(MinTileK::K128);
 
-fn case(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, case: Case) {
-    let name = format!("{name}/{}/{}x{}", case.values, case.shape.rows, case.shape.cols);
-    common::bench(group, &name, Throughput::Bytes(case.bytes()), || ready(case, Place::Cpu));
-}
+/// Layouts that values are packed into: of `bf16`, and of others.
+const PACKED: Levels<[&[Layout]; 2]> = {
+    let all: [&[Layout]; 2] = [&[Plain, CutlassSm80, CusparseltSm90], &[Plain, CutlassSm80]];
+    Levels { smoke: all, quick: [&[CutlassSm80], &[]], usual: all, full: all }
+};
+/// Layouts of codes, of 16 bits and of 8.
+const REORDERED: Levels<[&[Layout]; 2]> = {
+    let all: [&[Layout]; 2] = [&[CutlassSm80, CusparseltMma, CusparseltSm90, K128, CutlassSm100], &[CutlassSm80, K128]];
+    Levels { smoke: all, quick: [&[CutlassSm80, CusparseltSm90], &[]], usual: all, full: all }
+};
 
-fn on_cpu(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("compress/cpu");
-    of_type::<bf16>(&mut group);
-    of_type::<f32>(&mut group);
-    of_type::<i8>(&mut group);
-    layouts(&mut group);
-}
-
-fn of_type<T: Number>(group: &mut BenchmarkGroup<'_, WallTime>) {
-    let (shape, values, size) = (shape(), T::DTYPE, T::DTYPE.size());
-    let name = |op: &str| format!("{op}/{values}/{}x{}", shape.rows, shape.cols);
-    let dense = |set| T::normal(shape.weights(), 0.02, set);
-    bench(group, &name("copy"), 2 * shape.weights() * size, || {
-        let (from, mut to) = (dense(0), dense(1));
-        move || {
-            to.copy_from_slice(std::hint::black_box(&from));
-            Ok(())
+fn cases(shape: Shape) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |does: &[Does], layouts: &[Layout], values, shape| {
+        for &does in does {
+            cases.extend(layouts.iter().map(|&layout| Case { does, values, layout, shape }));
         }
-    });
-    for (name, does, layout) in [
-        ("magnitude", Does::Magnitude, Layout::Plain),
-        ("sparse", Does::Sparse, Layout::Plain),
-        ("sparse/cutlass-sm80", Does::Sparse, Layout::CutlassSm80),
-        ("codes", Does::Codes, Layout::Plain),
-    ] {
-        case(group, name, Case { does, values, layout, shape });
-    }
-    let compressed = || Compressed::by_magnitude(shape, &dense(0)).unwrap();
-    // Of legal codes, which are not looked at again.
-    let bytes = Case { does: Does::Unpack, values, layout: Layout::Plain, shape }.bytes();
-    bench(group, &name("decompress"), bytes as usize, || {
-        let (mut dense, compressed) = (dense(0), compressed());
-        move || compressed.decompress_into(&mut dense)
-    });
-    bench(group, &name("violation"), shape.weights() * size, || {
-        let dense = compressed().decompress();
-        move || first_violation(shape, &dense).map(|_| ())
-    });
-}
-
-/// Codes to each layout and back. Bytes are those of the codes, read and written.
-fn layouts(group: &mut BenchmarkGroup<'_, WallTime>) {
-    let k128 = Layout::CutlassSm90(MinTileK::K128);
-    let sixteen = [Layout::CutlassSm80, Layout::CusparseltMma, Layout::CusparseltSm90, k128, Layout::CutlassSm100];
-    let eight = [Layout::CutlassSm80, k128];
-    let cases = sixteen.map(|layout| (layout, DType::Bf16)).into_iter();
+    };
+    let ([bf16, others], both) = (PACKED.asked(), [Does::Reorder, Does::Restore]);
+    add(&OF_FOUR, bf16, DType::Bf16, shape);
+    add(&OF_ANY, others, DType::F32, shape);
+    add(&OF_ANY, others, DType::I8, shape);
+    let [sixteen, eight] = REORDERED.asked();
+    add(&both, sixteen, DType::Bf16, shape);
+    add(&both, eight, DType::I8, shape);
     // A ragged one, too: its rows of codes are no whole words.
-    let ragged = Shape::new(shape().rows - 3, shape().cols - 4);
-    let cases = cases.chain(eight.map(|layout| (layout, DType::I8))).map(|case| (case, shape()));
-    for ((layout, values), shape) in cases.chain([((Layout::CutlassSm80, DType::Bf16), ragged)]) {
-        for (op, does) in [("reorder", Does::Reorder), ("restore", Does::Restore)] {
-            case(group, &format!("{op}/{layout}"), Case { does, values, layout, shape });
-        }
-    }
+    add(&both, &[CutlassSm80], DType::Bf16, Shape::new(shape.rows - 3, shape.cols - 4));
+    cases
 }
 
-#[cfg(feature = "cuda")]
-fn on_cuda(criterion: &mut Criterion) {
-    use common::Cache::{Cold, Hot};
-    if let Err(error) = twofour::device::available() {
-        println!("compress/cuda skipped: no CUDA device ({error})");
-        return;
-    }
-    const ALL: [Does; 7] =
-        [Does::Codes, Does::Magnitude, Does::Sparse, Does::Logits, Does::Bf16Logits, Does::Unpack, Does::Reorder];
-    let mut group = criterion.benchmark_group("compress/cuda");
-    let shapes: &[(usize, usize)] = if common::smoke() { &[(256, 256)] } else { &[(4096, 4096), (4096, 14_336)] };
-    for (&(rows, cols), cache) in shapes.iter().flat_map(|shape| [Hot, Cold].map(|cache| (shape, cache))) {
-        let named = |op: &str, layout| format!("{op}/{layout}/{rows}x{cols}/{cache:?}").to_lowercase();
-        for does in ALL {
-            let cases = [Layout::CutlassSm80, Layout::CusparseltSm90].map(|layout| Case {
-                does,
-                values: DType::Bf16,
-                layout,
-                shape: Shape::new(rows, cols),
-            });
-            let (op, bytes) = (format!("{does:?}"), cases[0].bytes());
-            // A copy that moves as many bytes.
-            let name = named(&format!("copy-as-{op}"), Layout::Plain);
-            common::bench(&mut group, &name, Throughput::Bytes(bytes), || {
-                common::cuda::copy_of::<bf16>(bytes as usize / 2, cache)
-            });
-            for case in cases {
-                let (name, bytes) = (named(&op, case.layout), Throughput::Bytes(case.bytes()));
-                common::bench(&mut group, &name, bytes, || ready(case, Place::Gpu(cache)));
+fn compress(criterion: &mut Criterion) {
+    let (mut group, places) = (criterion.benchmark_group("compress"), Place::all());
+    let mut copied = BTreeSet::new();
+    for (shape, places) in common::weights(Shape::new(256, 256), &places) {
+        for case in cases(shape) {
+            // At least as many bytes as it moves.
+            let copy = case.bytes().next_power_of_two();
+            if copied.insert(copy) {
+                common::copy_moving(&mut group, copy, &places);
+            }
+            common::bench(&mut group, &case.name(), &places, Throughput::Bytes(case.bytes()), |at| ready(case, at));
+        }
+        if places.contains(&Place::Cpu) {
+            on_cpu::<bf16>(&mut group, shape);
+            if Level::asked() != Level::Quick {
+                on_cpu::<f32>(&mut group, shape);
+                on_cpu::<i8>(&mut group, shape);
             }
         }
     }
 }
 
-#[cfg(not(feature = "cuda"))]
-fn on_cuda(_: &mut Criterion) {}
+fn on_cpu<T: Number>(group: &mut Group<'_>, shape: Shape) {
+    let name = |op: &str| format!("{op}/{}/{}x{}", T::DTYPE, shape.rows, shape.cols);
+    let compressed = || Compressed::by_magnitude(shape, &T::normal(shape.weights(), 0.02, 0)).unwrap();
+    // Of legal codes, which are not looked at again.
+    let bytes = Case { does: Does::Unpack, values: T::DTYPE, layout: Plain, shape }.bytes();
+    common::on_cpu(group, &name("decompress"), Throughput::Bytes(bytes), || {
+        let (mut dense, compressed) = (T::normal(shape.weights(), 0.02, 0), compressed());
+        move || compressed.decompress_into(&mut dense)
+    });
+    let bytes = (shape.weights() * T::DTYPE.size()) as u64;
+    common::on_cpu(group, &name("violation"), Throughput::Bytes(bytes), || {
+        let dense = compressed().decompress();
+        move || first_violation(shape, &dense).map(|_| ())
+    });
+}

@@ -1,10 +1,8 @@
 //! Speed of `learn`: `cargo bench --bench learn`, or a part with `-- fused`.
 //!
 //! A step that makes its gradient (`fused`) beside the mask's backward pass followed by a step (`unfused`), and a step
-//! from memory (`update`), by types of logits, moments and weights. On the CPU with rayon's pool; on the first GPU, if
-//! there is one, in a captured graph between two events, with the operands in the level-2 cache as far as they fit
-//! ("hot") and never ("cold"), beside the speed of a plain copy. Throughput is in weights and in bytes, the least that
-//! must move. `TWOFOUR_BENCH=smoke` only tries everything.
+//! from memory (`update`), by types of logits, moments and weights. Throughput is in weights and in bytes, the least
+//! that must move; beside it, in the same run, that of a plain copy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -18,7 +16,7 @@ use twofour::{DType, Shape};
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = on_cpu, on_cuda
+    targets = learn
 }
 criterion_main!(benches);
 
@@ -31,59 +29,33 @@ const TYPES: [(DType, bool, DType); 4] = [
     (DType::Bf16, true, DType::Bf16),
 ];
 
-fn cases(shapes: &[(usize, usize)]) -> Vec<Case> {
-    let shapes = if common::smoke() { &[(8, 64)] } else { shapes };
-    let mut cases = Vec::new();
-    for &(rows, cols) in shapes {
-        for (logits, eight, weights) in TYPES {
-            for does in [Does::Update, Does::Fused, Does::Unfused] {
-                cases.push(Case { does, eight, logits, weights, shape: Shape::new(rows, cols) });
-            }
-        }
-    }
-    cases
-}
-
 fn throughput(case: &Case) -> Throughput {
     Throughput::ElementsAndBytes { elements: case.shape.weights() as u64, bytes: case.bytes() }
 }
 
 /// What a run keeps for a weight, beside the weight itself.
-fn print_memory(cases: &[Case]) {
-    println!("| logits | moments | bytes a weight | MB of {} |", cases[0].shape.weights());
+fn print_memory(shape: Shape) {
+    println!("| logits | moments | bytes a weight | MB of {} |", shape.weights());
     println!("| --- | --- | ---: | ---: |");
-    for case in cases.iter().filter(|case| case.does == Does::Fused && case.weights != DType::F32) {
-        let (kept, moments) = (case.kept() as f64, if case.eight { "8 bits" } else { "f32" });
-        println!("| {} | {moments} | {:.2} | {:.1} |", case.logits, kept / case.shape.weights() as f64, kept / 1e6);
+    for (logits, eight, weights) in TYPES.into_iter().filter(|&(.., weights)| weights != DType::F32) {
+        let kept = Case { does: Does::Fused, eight, logits, weights, shape }.kept() as f64;
+        let moments = if eight { "8 bits" } else { "f32" };
+        println!("| {logits} | {moments} | {:.2} | {:.1} |", kept / shape.weights() as f64, kept / 1e6);
     }
 }
 
-fn on_cpu(criterion: &mut Criterion) {
-    let cases = cases(&[(2048, 4096)]);
-    print_memory(&cases);
-    let mut group = criterion.benchmark_group("learn/cpu");
-    for case in cases {
-        common::bench(&mut group, &case.name(), throughput(&case), || common::learn::ready(case, Place::Cpu));
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn on_cuda(criterion: &mut Criterion) {
-    if let Err(error) = twofour::device::available() {
-        println!("learn/cuda skipped: no CUDA device ({error})");
-        return;
-    }
-    use common::Cache::{Cold, Hot};
-    let mut group = criterion.benchmark_group("learn/cuda");
-    let copy_bytes = if common::smoke() { 1 << 16 } else { 256 << 20 };
-    common::bench(&mut group, "copy", Throughput::Bytes(2 * copy_bytes), || common::cuda::copy(copy_bytes as usize));
-    for case in cases(&[(2048, 4096), (4096, 14336)]) {
-        for cache in [Hot, Cold] {
-            let name = format!("{}/{cache:?}", case.name()).to_lowercase();
-            common::bench(&mut group, &name, throughput(&case), || common::learn::ready(case, Place::Gpu(cache)));
+fn learn(criterion: &mut Criterion) {
+    let (mut group, places) = (criterion.benchmark_group("learn"), Place::all());
+    common::copy(&mut group, &places);
+    for (shape, places) in common::weights(Shape::new(8, 64), &places) {
+        print_memory(shape);
+        for (logits, eight, weights) in TYPES {
+            for does in [Does::Update, Does::Fused, Does::Unfused] {
+                let case = Case { does, eight, logits, weights, shape };
+                common::bench(&mut group, &case.name(), &places, throughput(&case), |at| {
+                    common::learn::ready(case, at)
+                });
+            }
         }
     }
 }
-
-#[cfg(not(feature = "cuda"))]
-fn on_cuda(_: &mut Criterion) {}

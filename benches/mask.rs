@@ -1,8 +1,6 @@
 //! Speed of `mask`: `cargo bench --bench mask`, or a part with `-- soft_forward`.
 //!
-//! On the CPU with rayon's pool; on the first GPU, if there is one, in a captured graph between two events, with the
-//! operands in the level-2 cache as far as they fit ("hot") and never ("cold"), beside the speed of a plain copy.
-//! Throughput is in weights and in bytes, the least that must move. `TWOFOUR_BENCH=smoke` only tries everything.
+//! Throughput is in weights and in bytes, the least that must move; beside it, in the same run, that of a plain copy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -17,7 +15,7 @@ use twofour::{DType, Shape};
 criterion_group! {
     name = benches;
     config = common::config();
-    targets = on_cpu, on_cuda
+    targets = mask
 }
 criterion_main!(benches);
 
@@ -35,47 +33,17 @@ const OPS: [(Does, Kind, DType, DType); 10] = [
     (Does::Forward, Kind::Soft, DType::F32, DType::F16),
 ];
 
-fn cases(shapes: &[(usize, usize)]) -> Vec<Case> {
-    let shapes = if common::smoke() { &[(8, 64)] } else { shapes };
-    let case = |&(rows, cols): &(usize, usize), (does, kind, logits, weights)| Case {
-        does,
-        kind,
-        logits,
-        weights,
-        shape: Shape::new(rows, cols),
-        metrics: false,
-    };
-    shapes.iter().flat_map(|shape| OPS.map(|op| case(shape, op))).collect()
-}
-
 fn throughput(case: &Case) -> Throughput {
     Throughput::ElementsAndBytes { elements: case.shape.weights() as u64, bytes: case.bytes() }
 }
 
-fn on_cpu(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("mask/cpu");
-    for case in cases(&[(256, 512), (2048, 4096)]) {
-        common::bench(&mut group, &case.name(), throughput(&case), || common::mask::ready(case, Place::Cpu));
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn on_cuda(criterion: &mut Criterion) {
-    if let Err(error) = twofour::device::available() {
-        println!("mask/cuda skipped: no CUDA device ({error})");
-        return;
-    }
-    use common::Cache::{Cold, Hot};
-    let mut group = criterion.benchmark_group("mask/cuda");
-    let copy_bytes = if common::smoke() { 1 << 16 } else { 256 << 20 };
-    common::bench(&mut group, "copy", Throughput::Bytes(2 * copy_bytes), || common::cuda::copy(copy_bytes as usize));
-    for case in cases(&[(2048, 4096), (4096, 14336)]) {
-        for cache in [Hot, Cold] {
-            let name = format!("{}/{cache:?}", case.name()).to_lowercase();
-            common::bench(&mut group, &name, throughput(&case), || common::mask::ready(case, Place::Gpu(cache)));
+fn mask(criterion: &mut Criterion) {
+    let (mut group, places) = (criterion.benchmark_group("mask"), Place::all());
+    common::copy(&mut group, &places);
+    for (shape, places) in common::weights(Shape::new(8, 64), &places) {
+        for (does, kind, logits, weights) in OPS {
+            let case = Case { does, kind, logits, weights, shape, metrics: false };
+            common::bench(&mut group, &case.name(), &places, throughput(&case), |at| common::mask::ready(case, at));
         }
     }
 }
-
-#[cfg(not(feature = "cuda"))]
-fn on_cuda(_: &mut Criterion) {}

@@ -90,8 +90,8 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
         let does = named(op, [("update", learn::Does::Update), ("train", learn::Does::Train)])?;
         learn::ready(learn::Case { does, eight: false, logits, weights, shape }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
-        let does = named(op, [("forward", matmul::Does::Forward), ("step", matmul::Does::Step)])?;
-        matmul::ready(matmul::Case { does, kind, logits, weights, tokens, shape }, place)?
+        let part = named(op, [("forward", matmul::Part::Y), ("step", matmul::Part::Step)])?;
+        matmul::ready(matmul::Case { part, kind, logits, weights, tokens, shape }, place)?
     } else {
         let (op, metrics) = op.strip_suffix("+metrics").map_or((op, false), |op| (op, true));
         let does = [("forward", mask::Does::Forward), ("backward", mask::Does::Backward), ("train", mask::Does::Train)];

@@ -38,6 +38,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// `magnitude/cutlass-sm80/bf16/2048x4096`.
+    pub fn name(&self) -> String {
+        let Self { does, values, layout, shape: Shape { rows, cols, .. } } = self;
+        format!("{does:?}/{layout}/{values}/{rows}x{cols}").to_lowercase()
+    }
+
     /// The least number of bytes a run moves, each operand once.
     pub fn bytes(&self) -> u64 {
         let Self { does, values, layout, shape } = *self;

@@ -8,8 +8,8 @@ pub mod sparse;
 use super::{Cache, Op, Result, Run, Timed, data};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use twofour::Gpu;
 use twofour::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, sys};
-use twofour::{Float, Gpu};
 
 /// Operands that take turns so that none is in the level-2 cache when its turn comes: bytes of all together.
 const COLD_BYTES: u64 = 192 << 20;
@@ -30,7 +30,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// As [`Replay::capture`], with at most [`RUNS`] runs, a multiple of `sets`.
+    /// Captures `run(0)`, `run(1)` and so on up to at most [`RUNS`], a multiple of `sets`.
     fn lasting(stream: &Arc<CudaStream>, sets: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<Self> {
         // Loads what has to be.
         (0..sets).try_for_each(&mut run)?;
@@ -48,10 +48,7 @@ impl Replay {
         Ok(self.time(self.runs)?.as_secs_f64() * 1e9 / self.runs as f64)
     }
 
-    /// Captures `run(0)`, `run(1)` and so on up to `runs`. Each is run once before, which loads what has to be.
     fn capture(stream: &Arc<CudaStream>, runs: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<Self> {
-        (0..runs).try_for_each(&mut run)?;
-        stream.synchronize()?;
         stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         let captured = (0..runs).try_for_each(&mut run);
         // Ends the capture in any case, so that the stream is of use again.
@@ -89,15 +86,10 @@ fn stream() -> Result<Arc<CudaStream>> {
     Ok(stream)
 }
 
-/// A copy of so many bytes on the device: what its memory gives at best. It moves each twice.
-pub fn copy(bytes: usize) -> Result<Box<dyn Timed>> {
-    copy_of::<f32>(bytes, Cache::Hot)
-}
-
-/// The same of numbers of this type, from memory that is in the level-2 cache or not.
-pub fn copy_of<T: Float>(bytes: usize, cache: Cache) -> Result<Box<dyn Timed>> {
+/// A copy of so many bytes on the device.
+pub fn copy(bytes: usize, cache: Cache) -> Result<Box<dyn Timed>> {
     let stream = stream()?;
-    let numbers = |set| stream.clone_htod(&data::normal::<T>(bytes / size_of::<T>(), 1.0, set));
+    let numbers = |set| stream.clone_htod(&data::normal::<f32>(bytes / size_of::<f32>(), 1.0, set));
     let pair = |set| Ok((numbers(2 * set)?, numbers(2 * set + 1)?));
     let operands = (0..sets(cache, 2 * bytes as u64)).map(pair).collect::<Result<Vec<_>>>()?;
     let on = Arc::clone(&stream);
@@ -127,7 +119,7 @@ fn replayed<O: 'static, F: FnMut(&mut O, u64) -> Result<()> + 'static>(
     mut run: F,
 ) -> Result<Box<dyn Timed>> {
     let count = sets.len();
-    let replay = Replay::capture(stream, RUNS.next_multiple_of(count), |i| run(&mut sets[i % count], i as u64))?;
+    let replay = Replay::lasting(stream, count, |i| run(&mut sets[i % count], i as u64))?;
     Ok(Box::new(With { replay, _operands: sets, _run: run }))
 }
 

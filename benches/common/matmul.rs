@@ -12,31 +12,54 @@ use twofour::{DType, Executor, Float, Logit, Shape};
 /// λ of the regulariser, as MaskLLM begins.
 pub const LAMBDA: f32 = 1e-5;
 
-/// What a run does, the mask's part included.
+/// What a run makes: a product with the mask's part of it, all three, or the backward pass with the step of the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Does {
-    /// Logits and weight to `Y`, and to `W∘M` on the CPU.
-    Forward,
-    /// `dX` with what the forward pass left, and the logits' gradient.
-    Backward,
-    /// One, then the other.
+pub enum Part {
+    /// `Y` from logits and weight.
+    Y,
+    /// `dX`, for which the mask is sampled again.
+    Dx,
+    /// The logits' gradient, likewise.
+    Dlogits,
+    /// All of them, with what the forward pass leaves.
     Step,
-    /// `Backward`, then a step of AdamW by the logits' gradient in memory.
+    /// `dX`, and a step of AdamW on the logits in one pass, the gradient never in memory.
     Learn,
-    /// The same in one pass, the gradient never in memory.
-    LearnOnce,
+    /// The same in two passes, by a gradient in memory. (On a GPU a rival of `Learn`.)
+    LearnApart,
 }
 
-impl Does {
-    /// Whether it needs moments. (What is timed on a GPU by `Step` is all that there is.)
-    fn learns(self) -> bool {
-        matches!(self, Self::Learn | Self::LearnOnce | Self::Step)
+impl Part {
+    pub const ALL: [Self; 5] = [Self::Y, Self::Dx, Self::Dlogits, Self::Step, Self::Learn];
+
+    /// How many dense products it is.
+    pub const fn products(self) -> f64 {
+        match self {
+            Self::Step => 3.0,
+            Self::Learn | Self::LearnApart => 2.0,
+            _ => 1.0,
+        }
+    }
+
+    /// Which gradients it asks a backward pass for, if any.
+    pub const fn gradients(self) -> Option<Gradients> {
+        match self {
+            Self::Y | Self::Learn => None,
+            Self::Dx => Some(Gradients { of_input: true, of_logits: false }),
+            Self::Dlogits => Some(Gradients { of_input: false, of_logits: true }),
+            Self::Step | Self::LearnApart => Some(Gradients::BOTH),
+        }
+    }
+
+    /// Whether it needs moments. (On a GPU the operands of a `Step` serve every part.)
+    const fn learns(self) -> bool {
+        matches!(self, Self::Step | Self::Learn | Self::LearnApart)
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    pub does: Does,
+    pub part: Part,
     pub kind: Kind,
     pub logits: DType,
     pub weights: DType,
@@ -51,29 +74,24 @@ impl Case {
 
     /// Floating-point operations of the dense products.
     pub fn operations(&self) -> u64 {
-        let products = match self.does {
-            Does::Forward => 1.0,
-            Does::Backward | Does::Learn | Does::LearnOnce => 2.0,
-            Does::Step => 3.0,
-        };
-        (products * self.problem().operations()) as u64
+        (self.part.products() * self.problem().operations()) as u64
     }
 
-    /// What a forward pass by itself leaves, and one before a backward pass. (On the CPU `W∘M`, whatever the masks are:
-    /// it has no other use for codes.)
+    /// What a forward pass leaves. (On the CPU `W∘M`, whatever the masks are: it has no other use for codes.)
     pub fn keep(&self, place: Place) -> Keep {
-        match (self.does, self.kind) {
+        match (self.part, self.kind) {
+            (Part::Dx | Part::Dlogits, _) => Keep::Nothing,
             _ if place == Place::Cpu => Keep::Masked,
-            (Does::Forward, _) => Keep::Nothing,
+            (Part::Y, _) => Keep::Nothing,
             (_, Kind::Soft) => Keep::Masked,
             _ => Keep::Codes,
         }
     }
 
-    /// `forward/f32_bf16/128x2048x2048`: tokens, out and in features.
+    /// `step/soft_f32_bf16/16x4096x4096`: masks, logits and weights, then tokens, out and in features.
     pub fn name(&self) -> String {
-        let Shape { rows, cols, .. } = self.shape;
-        format!("{:?}/{}_{}/{}x{rows}x{cols}", self.does, self.logits, self.weights, self.tokens).to_lowercase()
+        let Self { part, kind, logits, weights, tokens, shape: Shape { rows, cols, .. } } = self;
+        format!("{part:?}/{kind:?}_{logits}_{weights}/{tokens}x{rows}x{cols}").to_lowercase()
     }
 
     /// Bytes that a dense product of the sizes reads and writes, the least there is.
@@ -137,19 +155,19 @@ struct Planned<E: Executor, L: Logit, W: Float> {
 impl<E: Executor, L: Logit, W: Float> Run<E> for Planned<E, L, W> {
     fn run(&mut self, on: &mut E, _: u64) -> twofour::Result<()> {
         let Self { operands, plan, workspace } = self;
-        let does = operands.case.does;
-        if matches!(does, Does::Forward | Does::Step) {
+        let part = operands.case.part;
+        if matches!(part, Part::Y | Part::Step) {
             operands.forward(on, plan, workspace.as_mut(), false)?;
         }
-        match does {
-            Does::Forward => Ok(()),
-            Does::Backward | Does::Step => operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH),
-            Does::Learn => {
-                operands.backward(on, plan, workspace.as_mut(), Gradients::BOTH)?;
-                operands.update(on)
-            }
-            Does::LearnOnce => operands.step(on, plan, workspace.as_mut()),
+        if let Some(gradients) = part.gradients() {
+            operands.backward(on, plan, workspace.as_mut(), gradients)?;
         }
+        match part {
+            Part::Learn => operands.step(on, plan, workspace.as_mut())?,
+            Part::LearnApart => operands.update(on)?,
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -186,7 +204,7 @@ impl<E: Executor, L: Logit, W: Float> Operands<E, L, W> {
     /// The sizes of numbers that training starts from; other numbers for another `set`.
     pub fn new(on: &mut E, case: Case, set: usize) -> Result<Self> {
         let (problem, shape) = (case.problem(), case.shape);
-        let moments = if case.does.learns() { shape.logits() } else { 0 };
+        let moments = if case.part.learns() { shape.logits() } else { 0 };
         let mut operands = Self {
             case,
             logits: on.upload(&data::normal(shape.logits(), 0.02, 4 * set))?,

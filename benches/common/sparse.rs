@@ -168,8 +168,8 @@ struct Dense<W>(Case, PhantomData<W>);
 impl<W: Float> Dense<W> {
     fn case(&self) -> matmul::Case {
         let Case { values, tokens, shape } = self.0;
-        let (does, kind) = (matmul::Does::Forward, Kind::Argmax);
-        matmul::Case { does, kind, logits: DType::F32, weights: values, tokens, shape }
+        let (part, kind) = (matmul::Part::Y, Kind::Argmax);
+        matmul::Case { part, kind, logits: DType::F32, weights: values, tokens, shape }
     }
 }
 

@@ -1,9 +1,8 @@
 //! What the GPU's comparisons come to, as Markdown.
 
-use super::cuda::matmul::Part;
 use super::cuda::memory::Taken;
 use super::cuda::routes::{Race, Role, Runner};
-use super::matmul::Case;
+use super::matmul::{Case, Part};
 use twofour::Shape;
 
 /// What a plan may lose against the best of its routes.
@@ -43,7 +42,7 @@ fn routes(races: &[Race]) {
                 "| {} | {:?} | {:?} | {name} | {:.2} | {:.1} | {} |",
                 place(&race.case),
                 race.cache,
-                race.part,
+                race.case.part,
                 nanoseconds / 1e3,
                 race.operations() / nanoseconds / 1e3,
                 ratio(runner.over(dense)),
@@ -72,7 +71,7 @@ fn verdicts(races: &[Race]) {
     for race in races {
         let [chosen, dense] = [race.find(Role::Chosen), race.find(Role::Dense)];
         // The gradient of the weight is not to be had alone: the logits' comes with it.
-        let own = match race.part {
+        let own = match race.case.part {
             Part::Dlogits => None,
             _ => over(race.find(Role::OwnDense), dense),
         };
@@ -80,7 +79,7 @@ fn verdicts(races: &[Race]) {
             "| {} | {:?} | {:?} | {} | {} | {} |",
             place(&race.case),
             race.cache,
-            race.part,
+            race.case.part,
             number(over_best(race)),
             number(own),
             number(over(chosen, dense)),

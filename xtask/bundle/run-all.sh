@@ -181,26 +181,27 @@ sanitizers() {
         [[ $tool == memcheck ]] || continue
         verdict=sanitizer_verdict
         step "$tool benches/matmul" 10 env TWOFOUR_BENCH=smoke CRITERION_HOME="$scratch/criterion" \
-            "$sanitizer" "${options[@]}" ./benches/matmul --bench cuda
+            "$sanitizer" "${options[@]}" ./benches/matmul --bench '/(hot|cold)$'
         step "$tool examples/overlap" 10 "$sanitizer" "${options[@]}" \
             ./examples/overlap --width 256 --tokens 160 --layers 3 --steps 2
         verdict=
     done
 }
 
-# benches cuda|cpu: the benches whose names have this in them.
+# benches gpu|cpu: the benches there, which the ends of their names tell.
 benches() {
-    local path speed=(--warm-up-time 0.3 --measurement-time 1 --nresamples 20000)
+    local path there='/cpu$' speed=(--warm-up-time 0.3 --measurement-time 1 --nresamples 20000)
+    [[ $1 == cpu ]] || there='/(hot|cold)$'
     [[ -z $quick ]] || speed=(--sample-size 10 --warm-up-time 0.1 --measurement-time 0.2 --nresamples 5000)
-    # The usual extent of `matmul`, with all kinds of masks, is for those who have the time.
+    # The usual extent is for those who have the time.
     if [[ -n $quick ]] || ((budget < 1800)); then local -x TWOFOUR_BENCH=quick; fi
     while IFS=$'\t' read -r path _; do
         [[ $path != benches/peer ]] || continue
-        if ! "./$path" --bench --list "$1" 2>/dev/null | grep -q ': benchmark$'; then
+        if ! "./$path" --bench --list "$there" 2>/dev/null | grep -q ': benchmark$'; then
             skip "$path $1" "has no such bench"
             continue
         fi
-        step "$path $1" 20 "./$path" --bench "${speed[@]}" "$1"
+        step "$path $1" 20 "./$path" --bench "${speed[@]}" "$there"
     done < <(programs benches)
 }
 
@@ -274,7 +275,7 @@ find_libraries
 
 part tests 30 && tests gpu
 part sanitizer 20 && sanitizers
-part benches 25 && benches cuda
+part benches 25 && benches gpu
 part examples 10 && examples
 part tests 10 && tests cpu
 part peers 100 && peers

@@ -2,7 +2,7 @@
 //! dense product beside them.
 
 use super::super::mask::for_types;
-use super::super::matmul::{Case, Does, Gradients, Operands};
+use super::super::matmul::{Case, Gradients, Operands, Part};
 use super::super::{Cache, Place, Result, Timed};
 use super::routes::Race;
 use super::{Replay, sets, stream};
@@ -12,29 +12,6 @@ use twofour::cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
 use twofour::matmul::{Keep, Plan, Problem};
 use twofour::space::{Input, Output};
 use twofour::{Buffer, Executor, Float, Gpu, Logit};
-
-/// What is timed: a product with the mask's part of it, all three, or the backward pass with the step of the logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    Y,
-    Dx,
-    Dlogits,
-    Step,
-    Learn,
-}
-
-impl Part {
-    pub const ALL: [Self; 5] = [Self::Y, Self::Dx, Self::Dlogits, Self::Step, Self::Learn];
-
-    /// How many dense products it is.
-    pub const fn products(self) -> f64 {
-        match self {
-            Self::Step => 3.0,
-            Self::Learn => 2.0,
-            _ => 1.0,
-        }
-    }
-}
 
 /// A route through a part.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,7 +37,7 @@ pub trait Arena {
     fn is_of(&self, case: &Case, cache: Cache) -> bool;
 }
 
-/// Operands of a case, whatever it does.
+/// Operands of a case, for each of its parts.
 pub fn arena(case: Case, cache: Cache) -> Result<Box<dyn Arena>> {
     for_types!(case, boxed(case, cache))
 }
@@ -74,14 +51,8 @@ where
 
 /// A case as the plan would have it.
 pub fn ready(case: Case, cache: Cache) -> Result<Box<dyn Timed>> {
-    let part = match case.does {
-        Does::Forward => Part::Y,
-        Does::Backward => return Err("a backward pass by itself is timed by its products".into()),
-        Does::Step => Part::Step,
-        Does::Learn | Does::LearnOnce => Part::Learn,
-    };
     let mut arena = arena(case, cache)?;
-    let replay = arena.planned(part, case.keep(Place::Gpu(cache)))?;
+    let replay = arena.planned(case.part, case.keep(Place::Gpu(cache)))?;
     Ok(Box::new(Alone { replay, _arena: arena }))
 }
 
@@ -170,7 +141,7 @@ where
     }
 
     fn is_of(&self, case: &Case, cache: Cache) -> bool {
-        (Case { does: self.case.does, ..*case }, cache) == (self.case, self.cache)
+        (Case { part: self.case.part, ..*case }, cache) == (self.case, self.cache)
     }
 }
 
@@ -195,8 +166,7 @@ where
         if matches!(part, Part::Y | Part::Step) {
             self.operands.forward(gpu, plan, Some(workspace), by_masked)?;
         }
-        if part != Part::Y {
-            let gradients = Gradients { of_input: part != Part::Dlogits, of_logits: part != Part::Dx };
+        if let Some(gradients) = part.gradients() {
             self.operands.backward(gpu, plan, Some(workspace), gradients)?;
         }
         Ok(())

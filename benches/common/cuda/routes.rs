@@ -1,17 +1,46 @@
 //! Every route to a part of a layer, in turn, round after round, and cuBLASLt's dense product with them: what ratios
 //! are made of, for both sides of one saw the same machine.
 
-use super::super::matmul::Case;
-use super::super::{Cache, Place, Result};
+use super::super::level::Levels;
+use super::super::matmul::{Case, Part};
+use super::super::{Cache, Group, Place, Result, Timed, smoke};
 use super::Replay;
-use super::matmul::{Part, Route, Sets};
+use super::matmul::{Route, Sets};
+use criterion::Throughput;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use std::time::Duration;
 use twofour::cudarc::cublaslt::{CudaBlasLT, Matmul};
 use twofour::mask::Kind;
 use twofour::matmul::{Dense, InputRoute, Keep, LogitRoute, OutputRoute, Plan};
 use twofour::{Float, Logit};
+
+const ROUNDS: Levels<usize> = Levels { smoke: 2, quick: 15, usual: 30, full: 30 };
+
+/// A race of some rounds, and then what was chosen in it, which criterion times. None if it is filtered out.
+pub fn bench<R>(
+    group: &mut Group<'_>,
+    name: &str,
+    cache: Cache,
+    throughput: Throughput,
+    mut run: impl FnMut(usize) -> Result<R>,
+    chosen: impl Fn(&mut R) -> Option<&mut Replay>,
+) -> Option<R> {
+    if !smoke() {
+        // The comparison has rounds of its own; criterion's own time is for its records.
+        group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(500));
+    }
+    group.throughput(throughput);
+    let mut race = None;
+    group.bench_function(format!("{name}/{}", Place::Gpu(cache)), |bencher| {
+        // A bench that cannot be set up or run is a fault of this program.
+        let race = race.get_or_insert_with(|| run(ROUNDS.asked()).unwrap());
+        let chosen = chosen(race).unwrap();
+        bencher.iter_custom(|iterations| chosen.time(iterations).unwrap());
+    });
+    race
+}
 
 /// How a route is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +68,6 @@ pub struct Runner {
 pub struct Race {
     pub case: Case,
     pub cache: Cache,
-    pub part: Part,
     pub runners: Vec<Runner>,
     /// Of each runner, as long as its memory is there.
     replays: Vec<Replay>,
@@ -51,7 +79,7 @@ impl Race {
     where
         CudaBlasLT: Matmul<W>,
     {
-        let (case, cache, routes) = (sets.case, sets.cache, routes(sets, part)?);
+        let (case, cache, routes) = (Case { part, ..sets.case }, sets.cache, routes(sets, part)?);
         let bytes = routes.iter().filter_map(|(.., route)| match route {
             Route::Planned(plan) | Route::Ready(plan) | Route::Apart(plan) => Some(plan.workspace_bytes()),
             Route::Dense => None,
@@ -69,7 +97,7 @@ impl Race {
                 runners[at].samples.push(replays[at].once()?);
             }
         }
-        Ok(Self { case, cache, part, runners, replays })
+        Ok(Self { case, cache, runners, replays })
     }
 
     pub fn find(&self, role: Role) -> Option<&Runner> {
@@ -95,7 +123,7 @@ impl Race {
     }
 
     pub fn operations(&self) -> f64 {
-        self.part.products() * self.case.problem().operations()
+        self.case.operations() as f64
     }
 }
 
@@ -128,11 +156,11 @@ where
         Part::Dx => inputs(plan(Keep::Nothing)?, plan(Keep::Masked)?),
         Part::Dlogits => logits(plan(Keep::Nothing)?),
         Part::Step => steps(plan, &sets.case)?,
-        Part::Learn => learns(plan(sets.case.keep(Place::Gpu(sets.cache)))?),
+        Part::Learn | Part::LearnApart => learns(plan(Case { part, ..sets.case }.keep(Place::Gpu(sets.cache)))?),
     };
     let of = match part {
         Part::Step => "three dense, cuBLASLt",
-        Part::Learn => "two dense, cuBLASLt",
+        Part::Learn | Part::LearnApart => "two dense, cuBLASLt",
         _ => "dense, cuBLASLt",
     };
     routes.push((of.into(), Role::Dense, Route::Dense));

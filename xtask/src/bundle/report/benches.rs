@@ -8,7 +8,7 @@ use std::path::Path;
 /// One bench.
 #[derive(Serialize)]
 pub(super) struct Bench {
-    /// As `mask/cuda/soft_forward/f32_bf16/2048x4096/cold`.
+    /// As `mask/soft_forward/f32_bf16/2048x4096/cold`.
     pub(super) name: String,
     /// The median of a run's time, and its 95 % interval of confidence.
     pub(super) nanoseconds: f64,
@@ -101,11 +101,45 @@ fn json<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
     serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))
 }
 
-/// The yardstick of a memory-bound kernel is `<op>/cuda/copy`, of whichever op has one.
+/// The yardstick of what is bound by memory is the largest copy in the same memory, of whichever op has one.
 fn compare_with_copy(benches: &mut [Bench]) {
-    let copy = benches.iter().find(|bench| bench.name.ends_with("/cuda/copy"));
-    let Some(copy) = copy.and_then(|copy| copy.giga(copy.bytes)) else { return };
-    for bench in benches.iter_mut().filter(|bench| bench.name.contains("/cuda/")) {
-        bench.of_copy = bench.giga(bench.bytes).map(|speed| speed / copy);
+    for on_gpu in [false, true] {
+        let here = |bench: &Bench| bench.name.ends_with("/cpu") != on_gpu;
+        let copies = benches.iter().filter(|bench| here(bench) && bench.name.contains("/copy/"));
+        // Hot ones, which are small, say nothing of memory.
+        let copies = copies.filter(|bench| !bench.name.ends_with("/hot"));
+        let copy = copies.max_by_key(|bench| bench.bytes).and_then(|copy| copy.giga(copy.bytes));
+        let Some(copy) = copy else { continue };
+        for bench in benches.iter_mut().filter(|bench| here(bench)) {
+            bench.of_copy = bench.giga(bench.bytes).map(|speed| speed / copy);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_yardstick_of_its_own_memory() {
+        let bench = |name: &str, bytes, nanoseconds| Bench {
+            name: name.into(),
+            nanoseconds,
+            low: nanoseconds,
+            high: nanoseconds,
+            elements: None,
+            bytes: Some(bytes),
+            of_copy: None,
+        };
+        let mut benches = [
+            bench("mask/copy/512MiB/cold", 800, 1.0),
+            bench("compress/copy/50MiB/cold", 80, 0.2),
+            bench("compress/copy/50MiB/hot", 1600, 1.0),
+            bench("mask/copy/512MiB/cpu", 800, 100.0),
+            bench("mask/soft_forward/f32_f32/8x64/hot", 400, 1.0),
+            bench("mask/soft_forward/f32_f32/8x64/cpu", 400, 100.0),
+        ];
+        compare_with_copy(&mut benches);
+        assert_eq!(benches.map(|bench| bench.of_copy), [1.0, 0.5, 2.0, 1.0, 0.5, 0.5].map(Some));
     }
 }

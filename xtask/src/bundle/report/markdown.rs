@@ -169,7 +169,7 @@ fn benches(benches: &[Bench]) -> String {
     let mut text = String::from(
         "\n## Benches\n\n\
          Medians with their 95 % interval. Bytes are the least that must move; of copy: bytes per second, divided by those \
-         of a plain copy on the device in the same run.\n\n\
+         of a plain copy there in the same run.\n\n\
          | bench | µs | 95 % | G elements/s | GB/s | of copy |\n\
          | --- | ---: | --- | ---: | ---: | ---: |\n",
     );
