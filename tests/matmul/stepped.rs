@@ -242,7 +242,7 @@ fn panels_do_not_show<E: Adds>(on: &mut E) {
                 let state = State::zero(case.spec.shape, eight, case.logits.clone()).begun(1);
                 (Placed::new(on, &case, None), Held::new(on, &state))
             };
-            let [few, many] = [1, 1000].map(|panel_rows| of(panel_rows));
+            let [few, many] = [1, 1000].map(of);
             let [few, many] = [few, many].map(|(placed, mut held)| {
                 let mut sums = Sums::new(on);
                 placed.step(on, Options::PLAIN.adamw, &mut held, Some(&mut sums));
