@@ -157,6 +157,7 @@ everywhere_tests!(
     a_step_in_one_pass_has_the_bits_of_backward_and_learn,
     sizes_no_tile_divides,
     panels_do_not_show,
+    factors_are_from_0_to_1,
     nothing_to_multiply,
 );
 
@@ -241,7 +242,7 @@ fn panels_do_not_show<E: Adds>(on: &mut E) {
                 let state = State::zero(case.spec.shape, eight, case.logits.clone()).begun(1);
                 (Placed::new(on, &case, None), Held::new(on, &state))
             };
-            let [few, many] = [1, 1000].map(|panel_rows| of(panel_rows));
+            let [few, many] = [1, 1000].map(of);
             let [few, many] = [few, many].map(|(placed, mut held)| {
                 let mut sums = Sums::new(on);
                 placed.step(on, Options::PLAIN.adamw, &mut held, Some(&mut sums));
@@ -250,6 +251,18 @@ fn panels_do_not_show<E: Adds>(on: &mut E) {
             assert!(few.0 == many.0, "[{rows}, {cols}] {on:?}");
             close("gradient_squares", few.1.1.gradient_squares, many.1.1.gradient_squares);
             assert_eq!([few.1.1.moved, few.1.1.groups], [many.1.1.moved, many.1.1.groups]);
+        }
+    }
+}
+
+/// Others step nothing, and the sums say so.
+fn factors_are_from_0_to_1<E: Adds>(on: &mut E) {
+    for factor in FACTORS {
+        for route in ROUTES {
+            for eight in [false, true] {
+                let spec = Spec { routes: by(route), ..Spec::new(8, 8, 64, Kind::Soft) };
+                check::<f32, bf16, _>(on, spec, Options { factor, eight, ..Options::PLAIN });
+            }
         }
     }
 }
