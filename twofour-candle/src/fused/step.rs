@@ -1,9 +1,9 @@
 //! The step of one layer: one pass of twofour's from `dy` and `x` to moved logits.
 
 use candle_core::{Layout, Result, Tensor, Var};
+use twofour::Shape;
 use twofour::learn::{self, AdamW, NORM_SLOTS};
 use twofour::matmul::{self, Keep, Plan};
-use twofour::Shape;
 
 use super::OwnMoments;
 use crate::array::{Write, write};
@@ -59,13 +59,18 @@ impl Move<'_> {
         let shape = problem.shape;
         let [(dy, of_dy), (x, of_x), (weight, of_weight)] =
             [self.dy, self.x, step.weight].map(Tensor::storage_and_layout);
-        let dy = Operand::<P>::of(&dy, of_dy)?;
-        let (device, dy) = (dy.device(), dy.elements::<W>()?);
-        let (x, weight) = (Operand::<P>::of(&x, of_x)?, Operand::<P>::of(&weight, of_weight)?);
-        let (x, weight) = (x.elements::<W>()?, weight.elements::<W>()?);
-        let logits = P::elements_mut::<L>(logits, contiguous_range(layout)?)?;
-
-        let (six, eight) = (0..shape.logits(), scales.is_some());
+        let (dy, x) = (Operand::<P>::of(&dy, of_dy)?, Operand::<P>::of(&x, of_x)?);
+        let (weight, device) = (Operand::<P>::of(&weight, of_weight)?, dy.device());
+        // Outlives the operands.
+        let (plan, mut workspace) = P::with(engine, device, |on| {
+            let kind = matmul::Masks::Sampled(masks.kind);
+            let plan = Plan::<L, W>::new(&on.limits(), on.libraries(), *problem, kind, Keep::Nothing)?;
+            let plan = plan.with_panel_rows(step.panel_rows(shape));
+            let route = if scales.is_some() { plan.step_route_of_eight() } else { plan.step_route() };
+            Ok((plan, on.workspace(route.workspace_bytes)?))
+        })?;
+        let (dy, x, weight) = (dy.elements::<W>()?, x.elements::<W>()?, weight.elements::<W>()?);
+        let (logits, six) = (P::elements_mut::<L>(logits, contiguous_range(layout)?)?, 0..shape.logits());
         let moments = match scales {
             None => learn::Moments::f32(part_mut::<P, f32>(m, six.clone())?, part_mut::<P, f32>(v, six)?),
             Some(scales) => {
@@ -81,19 +86,10 @@ impl Move<'_> {
                 (by.factor(part::<P, f32>(factor, 0..1)?), Some(part_mut::<P, f64>(squares, 0..NORM_SLOTS)?))
             }
         };
-        P::with(engine, device, |on| {
-            let kind = matmul::Masks::Sampled(masks.kind);
-            let plan = Plan::<L, W>::new(&on.limits(), on.libraries(), *problem, kind, Keep::Nothing)?;
-            let plan = plan.with_panel_rows(step.panel_rows(shape));
-            let route = if eight { plan.step_route_of_eight() } else { plan.step_route() };
-            let mut workspace = on.workspace(route.workspace_bytes)?;
-            let pass = matmul::Step::new(&plan, masks.sampling, logits, weight, dy, x, by);
-            let pass = pass.shard(masks.shard_of(shape)).regulariser(masks.regulariser).statistics(statistics);
-            let pass = if let Some(squares) = squares { pass.norm_squares(squares) } else { pass };
-            on.run(match &mut workspace {
-                Some(workspace) => pass.workspace(P::output(workspace)),
-                None => pass,
-            })
-        })
+        let pass = matmul::Step::new(&plan, masks.sampling, logits, weight, dy, x, by);
+        let pass = pass.shard(masks.shard_of(shape)).regulariser(masks.regulariser).statistics(statistics);
+        let pass = if let Some(squares) = squares { pass.norm_squares(squares) } else { pass };
+        let pass = if let Some(workspace) = &mut workspace { pass.workspace(P::output(workspace)) } else { pass };
+        P::with(engine, device, |on| on.run(pass))
     }
 }
