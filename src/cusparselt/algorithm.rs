@@ -204,6 +204,7 @@ pub fn remembered(handle: &Handle, problem: &Problem, adds: bool) -> Option<Algo
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::element::DType;
@@ -219,7 +220,7 @@ mod tests {
     /// What a search found for one device, library or problem is not for another.
     #[test]
     fn every_part_of_a_problem_is_in_its_key() {
-        let types = |operand, result| Types::new(operand, result).unwrap_or_else(|e| panic!("{e}"));
+        let types = |operand, result| Types::new(operand, result).unwrap();
         let (version, device) =
             (Version { major: 0, minor: 8, patch: 1 }, Device { ordinal: 0, compute_capability: (9, 0) });
         let problem = Problem::new(types(DType::Bf16, DType::Bf16), 64, Shape::new(96, 160));

@@ -119,7 +119,7 @@ fn f32_already_24() {
     assert!(Compressed::with_codes(shape, &dense, &[0x44; 12]).is_ok());
     dense[40..43].fill(9.0);
     assert!(Compressed::by_magnitude(shape, &dense).is_ok());
-    assert!(Compressed::by_magnitude(shape, &vec![0.0_f32; 48]).is_ok(), "zeros lose nothing");
+    assert!(Compressed::by_magnitude(shape, &[0.0_f32; 48]).is_ok(), "zeros lose nothing");
 }
 
 #[test]
