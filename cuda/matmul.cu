@@ -155,7 +155,7 @@ struct Groups {
 // bytes, or where those would not be whole accesses, a group.
 template <typename L, typename OfGroups>
 TWOFOUR_DEVICE void for_each_groups(u32 rows, u32 cols, const Sums& sums, float* band, TileAt tile,
-                                    OfGroups of_groups) {
+                                    const OfGroups& of_groups) {
   constexpr int count = 8 / sizeof(L);
   constexpr u32 row_chunks = kTile / (4 * count);
   const bool whole = cols % (4 * count) == 0;
@@ -194,6 +194,19 @@ TWOFOUR_DEVICE void groups_gradient(const MatmulLogitsArgs& args, const u32x2* l
   write<whole, f32>(args.logit_gradient, 6 * group, logit_gradient);
 }
 
+// For for_each_groups. (No generic lambda: NVRTC takes one for a function of the host.)
+template <typename L, typename W, bool hard>
+struct WriteGradient {
+  const MatmulLogitsArgs& args;
+  const u32x2* lines;
+  const float* band;
+
+  template <int count, bool whole>
+  TWOFOUR_DEVICE void operator()(Groups<count, whole> groups) const {
+    groups_gradient<L, W, hard>(args, lines, band, groups);
+  }
+};
+
 template <typename L, typename W, bool hard>
 TWOFOUR_DEVICE void logits_kernel(const MatmulLogitsArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u8, ring);
@@ -201,8 +214,7 @@ TWOFOUR_DEVICE void logits_kernel(const MatmulLogitsArgs& args) {
   Sums sums = {};
   const u32x2* lines = gradient_tile<W>(args.dy, args.x, args.rows, args.cols, args.tokens, tile, ring, sums);
   float* band = reinterpret_cast<float*>(ring);
-  for_each_groups<L>(args.rows, args.cols, sums, band, tile,
-                     [&](auto groups) { groups_gradient<L, W, hard>(args, lines, band, groups); });
+  for_each_groups<L>(args.rows, args.cols, sums, band, tile, WriteGradient<L, W, hard>{args, lines, band});
 }
 
 // Steps a group's logits and moments, unless its gradient or the factor is wild.
@@ -272,6 +284,20 @@ TWOFOUR_DEVICE void step_groups(const MatmulStepArgs& args, const u32x2* lines, 
 }
 
 template <typename L, typename W, bool hard>
+struct MakeStep {
+  const MatmulStepArgs& args;
+  const u32x2* lines;
+  const float* band;
+  float factor;
+  StepSums& sums;
+
+  template <int count, bool whole>
+  TWOFOUR_DEVICE void operator()(Groups<count, whole> groups) const {
+    step_groups<L, W, hard>(args, lines, band, factor, groups, sums);
+  }
+};
+
+template <typename L, typename W, bool hard>
 TWOFOUR_DEVICE void step_kernel(const MatmulStepArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u8, ring);
   const TileAt tile = tile_of(block_index(), tiles(args.rows), tiles(args.cols));
@@ -280,8 +306,8 @@ TWOFOUR_DEVICE void step_kernel(const MatmulStepArgs& args) {
   float* band = reinterpret_cast<float*>(ring);
   const float factor = clip_factor(args.step.factor);
   StepSums of_step;
-  for_each_groups<L>(args.rows, args.cols, sums, band, tile,
-                     [&](auto groups) { step_groups<L, W, hard>(args, lines, band, factor, groups, of_step); });
+  const MakeStep<L, W, hard> make_step{args, lines, band, factor, of_step};
+  for_each_groups<L>(args.rows, args.cols, sums, band, tile, make_step);
   if (!args.step.statistics && !args.step.norm_squares) return;
   add_up<kTileThreads / kWarpSize>(of_step, args.step.statistics, args.step.norm_squares);
 }
