@@ -96,7 +96,7 @@ fn shapes_of_models() {
     manifest.save::<Error>(folder.join("m-2.safetensors"), |file| file.weight("b.weight", &compressed)).unwrap();
     let mut index = Index::new();
     index.add("m-1.safetensors", ["a.weight", "a.bias"], 0).unwrap();
-    index.add("m-2.safetensors", ["b.weight.values"], 0).unwrap();
+    index.add("m-2.safetensors", ["b.weight.values", "b.weight.codes"], 0).unwrap();
     index.save(folder.join("m.safetensors.index.json")).unwrap();
     let shapes = Shapes::of_model(&Model::find(&folder).unwrap()).unwrap();
     let found: Vec<_> = shapes.iter().collect();
