@@ -98,9 +98,9 @@ fn what_the_forward_pass_keeps() {
     assert!(nothing.contains("keeps 0 bytes"), "{nothing}");
     let masked = small("soft", "masked");
     assert!(masked.contains("Y       Masked(Cublaslt)") && masked.contains("Y by W∘M as it was kept"), "{masked}");
-    // A step with 8-bit moments would work in a panel of G, and sums of one block.
-    let (kept, works) = (64 * 128 * 2, 64 * 128 * 4 + 256);
-    assert!(masked.contains(&format!("keeps {kept} bytes, and works in {works} bytes: 6.03 a weight")), "{masked}");
+    // A step, where one is made, works in a tile's sums.
+    let (kept, works) = (64 * 128 * 2, 256);
+    assert!(masked.contains(&format!("keeps {kept} bytes, and works in {works} bytes: 2.03 a weight")), "{masked}");
     let codes = small("hard", "codes");
     assert!(codes.contains("Y       Codes") && codes.contains("keeps 1024 bytes"), "{codes}");
 }

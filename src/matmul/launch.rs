@@ -123,10 +123,9 @@ pub(super) fn step<'g, S: DeviceSpace, L: Logit, W: Float>(
         let works = Works { queue: &mut *queue, layer: &layer, problem, workspace };
         input_gradient(works, &plan, [dy.address, dx.address], saved)?;
     }
-    let choice = if by.has_eight_bits() { plan.step_route_of_eight() } else { plan.step_route() };
-    let workspace = Workspace::new(workspace, choice.workspace_bytes)?;
+    let workspace = Workspace::new(workspace, plan.step_route().workspace_bytes)?;
     let works = Works { queue, layer: &layer, problem, workspace };
-    logits::step(works, &plan, choice, [dy, x], by, pass.regulariser, sums)
+    logits::step(works, &plan, [dy, x], by, pass.regulariser, sums)
 }
 
 /// A layer's operands as addresses.

@@ -28,6 +28,8 @@ struct Basis {
     masks: Masks,
     keep: Keep,
     weights: DType,
+    /// Of a step's moments.
+    eight_bits: bool,
     limits: Limits,
     libraries: Libraries,
 }
@@ -45,7 +47,6 @@ pub struct Plan<L: Logit, W: Float> {
     weight_gradient: Choice<Dense>,
     logit_gradient: Choice<LogitRoute>,
     step: Choice<LogitRoute>,
-    step_of_eight: Choice<LogitRoute>,
     types: PhantomData<fn() -> (L, W)>,
 }
 
@@ -72,7 +73,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
             let because = "only hard and argmax masks have codes that are not there already";
             return Err(unsupported("keeping codes", because));
         }
-        let basis = Basis { problem, masks, keep, weights: W::DTYPE, limits: *limits, libraries };
+        let (weights, eight_bits) = (W::DTYPE, false);
+        let basis = Basis { problem, masks, keep, weights, eight_bits, limits: *limits, libraries };
         if !libraries.cublaslt {
             basis.needs_16_bits("a product without cuBLASLt")?;
         }
@@ -85,7 +87,6 @@ impl<L: Logit, W: Float> Plan<L, W> {
             weight_gradient: basis.best_weight(),
             logit_gradient: basis.best_logits(panel_rows),
             step: basis.best_step(panel_rows),
-            step_of_eight: basis.best_step_of_eight(panel_rows),
             types: PhantomData,
         })
     }
@@ -167,18 +168,28 @@ impl<L: Logit, W: Float> Plan<L, W> {
         Ok(self)
     }
 
-    /// Takes another route to the step of the logits: panels for moments of both kinds, fused for those of `f32` alone,
-    /// as blocks of 8-bit moments are not tiles.
+    /// Takes another route to the step of the logits.
     ///
     /// # Errors
-    /// As [`Plan::with_output`].
+    /// As [`Plan::with_output`]; also for a fused step with moments of eight bits, whose blocks are not tiles.
     pub fn with_step(mut self, route: LogitRoute) -> Result<Self> {
         self.basis.needs_logit_route(route)?;
-        self.step = self.basis.step(route, self.panel_rows, ASKED);
-        if route != LogitRoute::Fused {
-            self.step_of_eight = self.step;
+        if self.basis.eight_bits && route == LogitRoute::Fused {
+            return Err(unsupported("a fused step", table::NOT_TILES));
         }
+        self.step = self.basis.step(route, self.panel_rows, ASKED);
         Ok(self)
+    }
+
+    /// For a step with moments of eight bits, not `f32`: by panels, as their blocks are not tiles. (It takes their
+    /// workspace, which a plan without such steps need not have.)
+    #[must_use]
+    pub fn with_moments_of_eight_bits(mut self) -> Self {
+        self.basis.eight_bits = true;
+        if self.step.route == LogitRoute::Fused {
+            self.step = self.basis.best_step(self.panel_rows);
+        }
+        self
     }
 
     /// The same routes, but own kernels where it would be cuBLASLt.
@@ -192,9 +203,7 @@ impl<L: Logit, W: Float> Plan<L, W> {
         self.input_gradient = self.basis.input_without(self.input_gradient);
         self.weight_gradient = self.basis.weight_without(self.weight_gradient);
         self.logit_gradient = self.basis.logits_without(self.logit_gradient, self.panel_rows);
-        self.step = self.basis.step_without(self.step, self.panel_rows, LogitRoute::Fused);
-        let of_eight = LogitRoute::Panels(Dense::Own);
-        self.step_of_eight = self.basis.step_without(self.step_of_eight, self.panel_rows, of_eight);
+        self.step = self.basis.step_without(self.step, self.panel_rows);
         Ok(self)
     }
 
@@ -206,9 +215,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
         self.panel_rows = rows.max(1).saturating_add(7) / 8 * 8;
         let Choice { route, why, .. } = self.logit_gradient;
         self.logit_gradient = self.basis.logits(route, self.panel_rows, why);
-        for step in [&mut self.step, &mut self.step_of_eight] {
-            *step = self.basis.step(step.route, self.panel_rows, step.why);
-        }
+        let Choice { route, why, .. } = self.step;
+        self.step = self.basis.step(route, self.panel_rows, why);
         self
     }
 
@@ -254,16 +262,15 @@ impl<L: Logit, W: Float> Plan<L, W> {
         self.logit_gradient
     }
 
-    /// The route to the step of the logits, with moments of `f32`.
+    /// The route to the step of the logits.
     #[must_use]
     pub const fn step_route(&self) -> Choice<LogitRoute> {
         self.step
     }
 
-    /// The same with moments of eight bits.
-    #[must_use]
-    pub const fn step_route_of_eight(&self) -> Choice<LogitRoute> {
-        self.step_of_eight
+    /// Whether a step's moments have eight bits.
+    pub(super) const fn has_eight_bits(&self) -> bool {
+        self.basis.eight_bits
     }
 
     /// Rows of a panel.
@@ -272,7 +279,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
     }
 
     /// How many blocks of a step leave shares of its sums, and what its panel takes of the workspace.
-    pub(super) fn step_shares(&self, Choice { route, splits, .. }: Choice<LogitRoute>) -> (usize, usize) {
+    pub(super) fn step_shares(&self) -> (usize, usize) {
+        let Choice { route, splits, .. } = self.step;
         (self.basis.shares(route, self.panel_rows), self.basis.panel_bytes(route, self.step_rows(), splits))
     }
 
@@ -284,10 +292,9 @@ impl<L: Logit, W: Float> Plan<L, W> {
     /// Bytes of workspace that any of the products needs; they take turns, and layers can share it.
     #[must_use]
     pub fn workspace_bytes(&self) -> usize {
-        let products = [self.output.workspace_bytes, self.input_gradient.workspace_bytes];
-        let of_g = [self.weight_gradient.workspace_bytes, self.logit_gradient.workspace_bytes];
-        let steps = [self.step.workspace_bytes, self.step_of_eight.workspace_bytes];
-        [products, of_g, steps].as_flattened().iter().fold(0, |most, bytes| most.max(*bytes))
+        let products = self.output.workspace_bytes.max(self.input_gradient.workspace_bytes);
+        let of_g = self.weight_gradient.workspace_bytes.max(self.logit_gradient.workspace_bytes);
+        products.max(of_g).max(self.step.workspace_bytes)
     }
 
     /// Bytes that stay allocated between the passes.
@@ -372,7 +379,6 @@ impl<L: Logit, W: Float> fmt::Display for Plan<L, W> {
         if matches!(self.masks(), Masks::Sampled(Kind::Soft | Kind::Hard)) {
             line(f, "dlogits", &self.logit_gradient)?;
             line(f, "step", &self.step)?;
-            line(f, "step 8", &self.step_of_eight)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::learn::{self, AdamW, Moments};
 use crate::pass::{self, Executor, Queue};
 use crate::sample::{Kind, Sampling, Source, WideOrOwn};
-use crate::space::{Input, Output, Raw, RawSlice};
+use crate::space::{Input, Output, Raw, RawSlice, Space};
 
 /// Of passes that are not run.
 const SAMPLING: Sampling = Sampling { seed: 0, draw: 0, kappa: 1.0, tau: 1.0 };
@@ -33,6 +33,20 @@ impl<E: Executor, W: Float> Scratch<E, W> {
     #[must_use]
     pub fn codes(&self) -> Option<&E::Buffer<u8>> {
         if let Saved::Codes(codes) = &self.saved { Some(codes) } else { None }
+    }
+}
+
+/// What is saved, and the workspace, for a pass after the forward pass.
+type Lent<'a, S, W> = (Saved<<S as Space>::Ref<'a, W>, <S as Space>::Ref<'a, u8>>, Option<<S as Space>::Mut<'a, u8>>);
+
+impl<E: Executor, W: Float> Scratch<E, W> {
+    fn lend(&mut self) -> Lent<'_, E::Space, W> {
+        let saved = match &self.saved {
+            Saved::Nothing => Saved::Nothing,
+            Saved::Masked(masked) => Saved::Masked(E::input(masked)),
+            Saved::Codes(codes) => Saved::Codes(E::input(codes)),
+        };
+        (saved, self.workspace.as_mut().map(E::output))
     }
 }
 
@@ -68,16 +82,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
         dy: impl Input<'a, Space = E::Space, Element = W>,
         scratch: &'a mut Scratch<E, W>,
     ) -> Backward<'a, E::Space, L, W> {
-        let pass = Backward::new(self, layer, dy);
-        let pass = match &scratch.saved {
-            Saved::Nothing => pass,
-            Saved::Masked(masked) => pass.use_masked(E::input(masked)),
-            Saved::Codes(codes) => pass.use_codes(E::input(codes)),
-        };
-        match &mut scratch.workspace {
-            Some(workspace) => pass.workspace(E::output(workspace)),
-            None => pass,
-        }
+        let (saved, workspace) = scratch.lend();
+        Backward { saved, workspace, ..Backward::new(self, layer, dy) }
     }
 
     /// The backward pass that moves the logits ([`Step`]), after a forward pass with the same `scratch`, and instead of
@@ -94,16 +100,8 @@ impl<L: Logit, W: Float> Plan<L, W> {
         step: learn::Step<'a, E::Space>,
         scratch: &'a mut Scratch<E, W>,
     ) -> Step<'a, E::Space, L, W> {
-        let pass = Step::new(self, sampling, logits, weight, dy, x, step);
-        let pass = match &scratch.saved {
-            Saved::Nothing => pass,
-            Saved::Masked(masked) => pass.use_masked(E::input(masked)),
-            Saved::Codes(codes) => pass.use_codes(E::input(codes)),
-        };
-        match &mut scratch.workspace {
-            Some(workspace) => pass.workspace(E::output(workspace)),
-            None => pass,
-        }
+        let (saved, workspace) = scratch.lend();
+        Step { saved, workspace, ..Step::new(self, sampling, logits, weight, dy, x, step) }
     }
 }
 
@@ -153,33 +151,28 @@ impl<L: Logit, W: Float> pass::Plan for Plan<L, W> {
             queue.pass(pass)?;
         }
         match masks {
-            Masks::Sampled(Kind::Soft | Kind::Hard) => self.rehearse_steps(queue),
+            Masks::Sampled(Kind::Soft | Kind::Hard) => self.rehearse_step(queue),
             _ => Ok(()),
         }
     }
 }
 
 impl<L: Logit, W: Float> Plan<L, W> {
-    /// With moments of both kinds, and sums.
-    fn rehearse_steps(&self, queue: &mut Queue) -> Result<()> {
+    /// With sums.
+    fn rehearse_step(&self, queue: &mut Queue) -> Result<()> {
         let (problem, shape) = (self.problem(), self.problem().shape);
         let (of_logits, codes) = (shape.logits(), RawSlice::nowhere(shape.logits()));
         let wide = || RawSlice::nowhere(of_logits);
-        let moments = [
-            Moments::<Raw>::f32(wide(), wide()),
-            Moments::eight(codes, codes, RawSlice::nowhere(Moments::scales(shape))),
-        ];
+        let moments = match self.has_eight_bits() {
+            false => Moments::<Raw>::f32(wide(), wide()),
+            true => Moments::eight(codes, codes, RawSlice::nowhere(Moments::scales(shape))),
+        };
         let (logits, weight) = (RawSlice::nowhere(of_logits), RawSlice::nowhere(shape.weights()));
         let (dy, x) = (RawSlice::nowhere(problem.outputs()), RawSlice::nowhere(problem.inputs()));
         let norm_squares = RawSlice::new(ANYWHERE, learn::NORM_SLOTS);
-        for moments in moments {
-            let step = learn::Step::new(
-                AdamW { rate: 0.0, beta1: 0.0, beta2: 0.0, epsilon: 1.0, decay: 0.0, step: 1 },
-                moments,
-            );
-            let pass = Step::new(self, SAMPLING, logits, weight, dy, x, step).norm_squares(norm_squares);
-            queue.pass(pass.workspace(RawSlice::nowhere(self.workspace_bytes())))?;
-        }
-        Ok(())
+        let adamw = AdamW { rate: 0.0, beta1: 0.0, beta2: 0.0, epsilon: 1.0, decay: 0.0, step: 1 };
+        let step = learn::Step::new(adamw, moments);
+        let pass = Step::new(self, SAMPLING, logits, weight, dy, x, step).norm_squares(norm_squares);
+        queue.pass(pass.workspace(RawSlice::nowhere(self.workspace_bytes())))
     }
 }

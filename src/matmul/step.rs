@@ -27,8 +27,8 @@ use crate::space::{HostSpace, Input, Output, Raw, Space};
 ///
 /// # Errors
 /// When run: [`Error::Scalar`], [`Error::Shard`], [`Error::Length`]; [`Error::Missing`] for a plan of argmax or frozen
-/// masks, which have no gradient, and for codes that masks do not have; [`Error::Unplanned`] for what is saved, where
-/// the plan was made for another. On a device, [`Error::Workspace`] too.
+/// masks, which have no gradient, and for codes that masks do not have; [`Error::Unplanned`] for what is saved or
+/// moments, where the plan was made for others ([`Plan::with_moments_of_eight_bits`]). On a device, [`Error::Workspace`] too.
 pub struct Step<'a, S: Space, L: Logit, W: Float> {
     pub(super) plan: Plan<L, W>,
     pub(super) shard: Shard,
@@ -160,6 +160,11 @@ impl<S: Space, L: Logit, W: Float> Pass<S> for Step<'_, S, L, W> {
         length("x", Some(&self.x), problem.inputs())?;
         length("dx", self.dx.as_ref(), problem.inputs())?;
         self.step.check(problem.shape)?;
+        if self.step.has_eight_bits() != self.plan.has_eight_bits() {
+            let moments = |eight| format!("a step with moments of {}", if eight { "eight bits" } else { "f32" });
+            let [planned, given] = [self.plan.has_eight_bits(), self.step.has_eight_bits()].map(moments);
+            return Err(Error::Unplanned { planned, given });
+        }
         learn::check_sums::<S>(self.norm_squares.as_ref(), self.statistics.as_ref())
     }
 

@@ -292,6 +292,13 @@ fn steps() {
     assert_eq!(norm, length("norm_squares", NORM_SLOTS as u64, 1));
     let argmax = step(|_| {}, Kind::Argmax, Keep::Nothing, [24, NORM_SLOTS]);
     assert!(matches!(argmax, Error::Missing { what: "a gradient", .. }));
+    let mut o = Operands::new();
+    let layer = Layer::sampled(o.shape, Kind::Soft, o.sampling, &o.logits, &o.weight);
+    let plan = layer.plan(&Cpu, 3, Keep::Nothing).unwrap().with_moments_of_eight_bits();
+    let (mut m, mut v) = (vec![0.0; 24], vec![0.0; 24]);
+    let by = learn::Step::new(learn::Recipe::maskllm(9).at(0).adamw, Moments::f32(&mut m, &mut v));
+    let others = Cpu.run(Step::new(&plan, o.sampling, &mut o.logits, &o.weight, &o.dy, &o.x, by));
+    assert!(others.unwrap_err().to_string().contains("eight bits"), "moments that were not planned");
     // The plan would have it saved.
     assert!(matches!(step(|_| {}, Kind::Soft, Keep::Masked, [24, NORM_SLOTS]), Error::Unplanned { .. }));
 }

@@ -152,26 +152,26 @@ impl<E: Adds, L: Logit, W: Float> Placed<E, L, W> {
 
     /// The step in one pass, and `dX` of the logits before it.
     pub(crate) fn step(&self, on: &mut E, adamw: AdamW, held: &mut Held<E, L>, sums: Option<&mut Sums<E>>) -> Vec<W> {
-        let spec = &self.spec;
-        let mut workspace = on.poisoned(self.plan.workspace_bytes());
+        let (spec, plan) = (&self.spec, self.plan(held));
+        let mut workspace = on.poisoned(plan.workspace_bytes());
         let mut y = on.poisoned(spec.problem().outputs());
         let mut masked = (spec.keep() == Keep::Masked).then(|| on.poisoned(spec.shape.weights()));
         let mut codes = (spec.keep() == Keep::Codes).then(|| on.poisoned(spec.shape.packed_codes()));
         if spec.keep() != Keep::Nothing {
             let layer = self.layer(&held.logits);
-            let pass = Forward::new(&self.plan, &layer, E::input(&self.x), E::output(&mut y));
+            let pass = Forward::new(&plan, &layer, E::input(&self.x), E::output(&mut y));
             on.run(common::given!(pass.workspace(E::output(&mut workspace)),
                 save_masked: masked.as_mut().map(E::output),
                 save_codes: codes.as_mut().map(E::output),
             ))
             .unwrap();
         }
-        let mut workspace = on.poisoned(self.plan.workspace_bytes());
+        let mut workspace = on.poisoned(plan.workspace_bytes());
         let mut dx = on.poisoned(spec.problem().inputs());
         {
             let (logits, moments) = held.parts();
             let [weight, dy, x] = [&self.weight, &self.dy, &self.x].map(E::input);
-            let pass = Step::new(&self.plan, spec.sampling, E::output(logits), weight, dy, x, self.by(adamw, moments));
+            let pass = Step::new(&plan, spec.sampling, E::output(logits), weight, dy, x, self.by(adamw, moments));
             let pass = pass.shard(self.shard).regulariser(spec.regulariser).workspace(E::output(&mut workspace));
             let (norm_squares, statistics) = match sums {
                 Some(Sums { norm_squares, statistics }) => (Some(E::output(norm_squares)), Some(E::output(statistics))),
@@ -253,12 +253,17 @@ impl<E: Adds, L: Logit, W: Float> Placed<E, L, W> {
         true
     }
 
+    /// The plan for such moments.
+    fn plan(&self, held: &Held<E, L>) -> Plan<L, W> {
+        match held.moments {
+            HeldMoments::Full(_) => self.plan,
+            HeldMoments::Eight(..) => self.plan.with_moments_of_eight_bits(),
+        }
+    }
+
     /// The step's route, and in how many parts it takes the contraction.
     fn choice(&self, held: &Held<E, L>) -> (LogitRoute, u32) {
-        let choice = match held.moments {
-            HeldMoments::Full(_) => self.plan.step_route(),
-            HeldMoments::Eight(..) => self.plan.step_route_of_eight(),
-        };
+        let choice = self.plan(held).step_route();
         (choice.route, choice.splits)
     }
 }

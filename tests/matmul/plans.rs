@@ -138,7 +138,7 @@ fn extra_memory_is_bounded() {
 #[test]
 fn steps_have_their_routes() {
     let cublaslt = LogitRoute::Panels(Dense::Cublaslt);
-    let of = |plan: Plan<f32, bf16>| [plan.step_route().route, plan.step_route_of_eight().route];
+    let of = |plan: Plan<f32, bf16>| [plan, plan.with_moments_of_eight_bits()].map(|plan| plan.step_route().route);
     for shape in SHAPES {
         let at = |limits: &Limits, tokens| plan::<f32, bf16>(limits, tokens, shape, SOFT);
         assert_eq!(of(at(&Limits::H200, 2048)), [LogitRoute::Fused, cublaslt]);
@@ -147,19 +147,25 @@ fn steps_have_their_routes() {
         assert_eq!(of(at(&Limits::A100, 16384)), [LogitRoute::Fused, cublaslt]);
         let own = at(&Limits::H200, 4096).without_cublaslt().unwrap();
         assert_eq!(of(own), [LogitRoute::Fused, LogitRoute::Panels(Dense::Own)]);
+        let eight = at(&Limits::H200, 4096).with_moments_of_eight_bits();
+        assert_eq!(eight.without_cublaslt().unwrap(), own.with_moments_of_eight_bits());
+        assert!(matches!(eight.with_step(LogitRoute::Fused), Err(Error::Unsupported { .. })));
+        // Who makes no such steps has no room for them.
+        let few = at(&Limits::H200, 100);
+        assert!(few.workspace_bytes() < few.with_moments_of_eight_bits().workspace_bytes());
         let asked = at(&Limits::H200, 4096).with_step(LogitRoute::Fused).unwrap();
         assert_eq!((of(asked), asked.step_route().why), ([LogitRoute::Fused, cublaslt], "asked for"));
         let asked = at(&Limits::H200, 100).with_step(LogitRoute::Panels(Dense::Own)).unwrap();
         assert_eq!(of(asked), [LogitRoute::Panels(Dense::Own); 2]);
     }
     let f32s = plan::<f32, f32>(&Limits::A100, 100, (256, 256), HARD);
-    assert_eq!([f32s.step_route().route, f32s.step_route_of_eight().route], [cublaslt; 2]);
+    assert_eq!([f32s, f32s.with_moments_of_eight_bits()].map(|plan| plan.step_route().route), [cublaslt; 2]);
     assert!(matches!(f32s.with_step(LogitRoute::Fused), Err(Error::Unsupported { .. })));
     assert!(matches!(f32s.with_weight_gradient(Dense::Own), Err(Error::Unsupported { .. })));
     // A block's share of the sums takes 56 bytes: of a tile's, or of a panel's walk, which ends with a block of moments.
     let few = plan::<f32, bf16>(&Limits::H200, 100, (300, 260), SOFT).with_panel_rows(8);
     assert_eq!(few.with_step(LogitRoute::Fused).unwrap().step_route().workspace_bytes, 9_usize * 56 + 8);
-    let panels = few.with_step(cublaslt).unwrap().step_route_of_eight().workspace_bytes;
+    let panels = few.with_step(cublaslt).unwrap().with_moments_of_eight_bits().step_route().workspace_bytes;
     let shares: usize = [64_usize * 65, 64 * 65, 64 * 65, 64 * 65, 44 * 65].iter().map(|g| g.div_ceil(512)).sum();
     assert_eq!(panels, 64 * 260 * 4 + (shares * 56).next_multiple_of(256));
 }
@@ -189,7 +195,7 @@ fn what_cannot_be_asked_for() {
 fn a_plan_says_why() {
     let text = plan::<f32, bf16>(&Limits::H200, 4096, (4096, 4096), SOFT).to_string();
     let lines: Vec<&str> = text.lines().collect();
-    let products = ["Y ", "dX ", "G ", "dlogits ", "step ", "step 8 "];
+    let products = ["Y ", "dX ", "G ", "dlogits ", "step "];
     assert_eq!(lines.len(), products.len(), "{text}");
     assert!(lines.iter().zip(products).all(|(line, of)| line.starts_with(of) && line.contains(": ")), "{text}");
     assert_eq!(plan::<f32, bf16>(&Limits::H200, 4, (64, 64), Masks::Frozen).to_string().lines().count(), 3);
@@ -207,8 +213,8 @@ fn a_plan_honours_its_libraries() {
                 assert_eq!(with.without_cublaslt().unwrap(), without);
                 assert_ne!(without.output().route, OutputRoute::Masked(Dense::Cublaslt));
                 assert_ne!(without.input_gradient().route, InputRoute::Masked(Dense::Cublaslt));
-                let without_routes =
-                    [without.logit_gradient().route, without.step_route().route, without.step_route_of_eight().route];
+                let eight = without.with_moments_of_eight_bits().step_route().route;
+                let without_routes = [without.logit_gradient().route, without.step_route().route, eight];
                 assert!(!without_routes.contains(&LogitRoute::Panels(Dense::Cublaslt)), "{without}");
                 assert_eq!(without.weight_gradient().route, Dense::Own);
                 let refused = |result| matches!(result, Err(Error::Unsupported { .. }));

@@ -167,7 +167,6 @@ pub(super) fn gradient<L: Logit, W: Float>(
 pub(super) fn step<L: Logit, W: Float>(
     mut works: Works<'_, L, W>,
     plan: &Plan<L, W>,
-    choice: Choice<LogitRoute>,
     [dy, x]: [RawSlice<W>; 2],
     mut by: learn::Step<'_, Raw>,
     regulariser: f32,
@@ -175,7 +174,7 @@ pub(super) fn step<L: Logit, W: Float>(
 ) -> Result<()> {
     let Some((kind, sampling, logits)) = works.logits() else { return Ok(()) };
     let Layer { shape, shard, weight, .. } = *works.layer;
-    let (most, g_bytes) = plan.step_shares(choice);
+    let (choice, (most, g_bytes)) = (plan.step_route(), plan.step_shares());
     let (g, area) = (works.workspace.area(g_bytes)?, works.workspace.area(Sums::bytes_of_shares(most))?);
     let shares = sums.shares_at(area, most as u64);
     let mut blocks = 0;

@@ -14,6 +14,8 @@ use crate::shape::Shape;
 const UNALIGNED: &str = "rows or codes do not start on whole accesses: own kernels would be slow";
 /// Why cuBLASLt is not taken where the table would have it.
 const NO_LIBRARY: &str = "own kernels, as cuBLASLt is not to be used";
+/// Why a step with such moments is not fused.
+pub(super) const NOT_TILES: &str = "blocks of 8-bit moments are not tiles";
 
 impl Basis {
     // No line has met a GPU yet. Models use, for Hopper, 4.3 TB/s, 700 TFLOP/s in cuBLASLt and 0.6 of that in own dense
@@ -100,15 +102,11 @@ impl Basis {
     }
 
     pub(super) fn best_step(&self, panel_rows: usize) -> Choice<LogitRoute> {
-        let (route, why) = self.best_logit_route(self.stepped_tokens());
-        self.step_without(self.step(route, panel_rows, why), panel_rows, LogitRoute::Fused)
-    }
-
-    pub(super) fn best_step_of_eight(&self, panel_rows: usize) -> Choice<LogitRoute> {
-        let (route, why) = self.best_logit_route(0);
-        let why = if self.weights == DType::F32 { why } else { "blocks of 8-bit moments are not tiles" };
-        let own = LogitRoute::Panels(Dense::Own);
-        self.step_without(self.step(route, panel_rows, why), panel_rows, own)
+        let (route, why) = match self.eight_bits {
+            false => self.best_logit_route(self.stepped_tokens()),
+            true => (LogitRoute::Panels(Dense::Cublaslt), NOT_TILES),
+        };
+        self.step_without(self.step(route, panel_rows, why), panel_rows)
     }
 
     /// `most` is the number of tokens up to which fusing wins.
@@ -168,13 +166,8 @@ impl Basis {
         }
     }
 
-    /// `own` is the route that takes no library.
-    pub(super) fn step_without(
-        &self,
-        choice: Choice<LogitRoute>,
-        panel_rows: usize,
-        own: LogitRoute,
-    ) -> Choice<LogitRoute> {
+    pub(super) fn step_without(&self, choice: Choice<LogitRoute>, panel_rows: usize) -> Choice<LogitRoute> {
+        let own = if self.eight_bits { LogitRoute::Panels(Dense::Own) } else { LogitRoute::Fused };
         match choice.route {
             LogitRoute::Panels(Dense::Cublaslt) if !self.libraries.cublaslt => self.step(own, panel_rows, NO_LIBRARY),
             _ => choice,

@@ -66,8 +66,8 @@ impl Move<'_> {
             let kind = matmul::Masks::Sampled(masks.kind);
             let plan = Plan::<L, W>::new(&on.limits(), on.libraries(), *problem, kind, Keep::Nothing)?;
             let plan = plan.with_panel_rows(step.panel_rows(shape));
-            let route = if scales.is_some() { plan.step_route_of_eight() } else { plan.step_route() };
-            Ok((plan, on.workspace(route.workspace_bytes)?))
+            let plan = if scales.is_some() { plan.with_moments_of_eight_bits() } else { plan };
+            Ok((plan, on.workspace(plan.step_route().workspace_bytes)?))
         })?;
         let (dy, x, weight) = (dy.elements::<W>()?, x.elements::<W>()?, weight.elements::<W>()?);
         let (logits, six) = (P::elements_mut::<L>(logits, contiguous_range(layout)?)?, 0..shape.logits());
