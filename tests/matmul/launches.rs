@@ -46,8 +46,13 @@ fn both<W: Float>(plan: &Plan<f32, W>) -> Vec<Work> {
     all
 }
 
-/// What every pass of a plan queues.
-fn all(plan: &Plan<f32, bf16>) -> Vec<Work> {
+/// A plan for each kind of moments, and whether those have eight bits.
+fn of_moments(plan: Plan<f32, bf16>) -> [(Plan<f32, bf16>, bool); 2] {
+    [(plan, false), (plan.with_moments_of_eight_bits(), true)]
+}
+
+/// What every pass of a plan queues, which was made for moments of eight bits or not.
+fn all(plan: &Plan<f32, bf16>, eight: bool) -> Vec<Work> {
     let (problem, shape) = (plan.problem(), plan.problem().shape);
     let (inputs, outputs, workspace) = (at(problem.inputs()), at(problem.outputs()), at(plan.workspace_bytes()));
     let layer = match plan.masks() {
@@ -62,15 +67,13 @@ fn all(plan: &Plan<f32, bf16>) -> Vec<Work> {
         return all;
     }
     let codes = || at::<u8>(shape.logits());
-    let moments = [
-        Moments::f32(at(shape.logits()), at(shape.logits())),
-        Moments::eight(codes(), codes(), at(Moments::scales(shape))),
-    ];
-    for moments in moments {
-        let by = learn::Step::new(learn::Recipe::maskllm(9).at(1).adamw, moments);
-        let pass = Step::new(plan, SAMPLING, at(shape.logits()), at(shape.weights()), outputs, inputs, by);
-        all.append(&mut works(Limits::H200, pass.norm_squares(at(NORM_SLOTS)).workspace(workspace)).unwrap());
-    }
+    let moments = match eight {
+        false => Moments::f32(at(shape.logits()), at(shape.logits())),
+        true => Moments::eight(codes(), codes(), at(Moments::scales(shape))),
+    };
+    let by = learn::Step::new(learn::Recipe::maskllm(9).at(1).adamw, moments);
+    let pass = Step::new(plan, SAMPLING, at(shape.logits()), at(shape.weights()), outputs, inputs, by);
+    all.append(&mut works(Limits::H200, pass.norm_squares(at(NORM_SLOTS)).workspace(workspace)).unwrap());
     all
 }
 
@@ -116,7 +119,9 @@ fn without_the_library_there_is_none_in_any_work() {
         for tokens in [1, 300, 16384] {
             for masks in [SOFT, HARD, Masks::Frozen] {
                 let plan = plan::<f32, bf16>(&Limits::H200, tokens, shape, masks).without_cublaslt().unwrap();
-                assert!(!all(&plan).iter().any(|work| matches!(work, Work::Dense(_))), "{plan}");
+                for (plan, eight) in of_moments(plan) {
+                    assert!(!all(&plan, eight).iter().any(|work| matches!(work, Work::Dense(_))), "{plan}");
+                }
             }
         }
     }
@@ -128,11 +133,11 @@ fn a_rehearsal_has_the_works_of_the_passes() {
     for tokens in [3, 200, 5000] {
         for masks in [SOFT, HARD, Masks::Frozen] {
             let plan = plan::<f32, bf16>(&Limits::H200, tokens, (4096, 4096), masks);
-            for plan in [plan, plan.without_cublaslt().unwrap()] {
+            for (plan, eight) in [plan, plan.without_cublaslt().unwrap()].into_iter().flat_map(of_moments) {
                 let mut queue = Queue::new(Limits::H200);
                 pass::Plan::rehearse(&plan, &mut queue).unwrap();
                 let rehearsed: Vec<_> = queue.works().map(needs).collect();
-                assert_eq!(rehearsed, all(&plan).iter().map(needs).collect::<Vec<_>>(), "{plan}");
+                assert_eq!(rehearsed, all(&plan, eight).iter().map(needs).collect::<Vec<_>>(), "{plan}");
                 assert!(rehearsed.len() >= 2);
             }
         }
