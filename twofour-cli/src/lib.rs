@@ -1,0 +1,44 @@
+//! The application `twofour`: 2:4 sparsity for people with a checkpoint.
+//!
+//! A library only so that its tests, and whoever wants, can call what the commands call.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+pub mod eval;
+pub mod model;
+
+/// What went wrong, in one sentence.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// 2:4 sparsity for language models' checkpoints.
+///
+/// Exit code 0 if all is well, 1 if what was read back is not what was written, 2 if the arguments or a file are wrong.
+#[derive(Debug, Parser)]
+#[command(name = "twofour", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Perplexity of a model, dense, under masks, or with compressed weights
+    Eval(eval::Args),
+}
+
+/// Runs the command line's command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Eval(args) => eval::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Language models of LLaMA's family, a block at a time.
