@@ -1,0 +1,103 @@
+//! Causal attention, and where tokens stand.
+
+use super::config::{Config, Scaling};
+use crate::Failure;
+use candle_core::{D, Device, Tensor};
+use std::f64::consts::TAU;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Rows of q at a time: what a chunk does not look at is not multiplied, and scores need not fit the memory at once.
+const CHUNK: usize = 128;
+
+/// Rotary positions and masks, made for a length when it is first met.
+#[derive(Debug)]
+pub(super) struct Positions {
+    frequencies: Vec<f64>,
+    device: Device,
+    last: Mutex<Option<Arc<Length>>>,
+}
+
+/// What all blocks need of windows of a length.
+#[derive(Debug)]
+pub(super) struct Length {
+    /// `[T, head / 2]`.
+    pub(super) cos: Tensor,
+    pub(super) sin: Tensor,
+    tokens: usize,
+}
+
+impl Positions {
+    pub(super) fn new(config: &Config, device: &Device) -> Self {
+        Self { frequencies: frequencies(config), device: device.clone(), last: Mutex::new(None) }
+    }
+
+    pub(super) fn of_length(&self, tokens: usize) -> Result<Arc<Length>, Failure> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(length) = last.as_ref().filter(|length| length.tokens == tokens) {
+            return Ok(Arc::clone(length));
+        }
+        let angles = || (0..tokens).flat_map(|t| self.frequencies.iter().map(move |f| t as f64 * f));
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles().map(|angle| f(angle) as f32).collect();
+            Tensor::from_vec(values, (tokens, self.frequencies.len()), &self.device)
+        };
+        let length = Arc::new(Length { cos: table(f64::cos)?, sin: table(f64::sin)?, tokens });
+        *last = Some(Arc::clone(&length));
+        Ok(length)
+    }
+}
+
+/// Radians a token of each pair, `[head / 2]`, as `transformers`' `modeling_rope_utils.py` has them.
+pub(super) fn frequencies(config: &Config) -> Vec<f64> {
+    let base = |i: usize| config.rope_theta.powf(-((2 * i) as f64) / config.head as f64);
+    let scaled = |(i, frequency): (usize, f64)| match &config.scaling {
+        Scaling::None => frequency,
+        Scaling::Linear(factor) => frequency / factor,
+        Scaling::Divided(by) => frequency / by.get(i).copied().unwrap_or(1.0),
+        &Scaling::Llama3 { factor, low, high, original } => {
+            let waves = original * frequency / TAU;
+            let fast = ((waves - low) / (high - low)).clamp(0.0, 1.0);
+            fast * frequency + (1.0 - fast) * frequency / factor
+        }
+    };
+    (0..config.head / 2).map(base).enumerate().map(scaled).collect()
+}
+
+/// Attention of q `[B, H, T, head]` to k and v `[B, KV, T, head]`, whose heads are shared by H / KV of q; a token sees
+/// itself and those before it, at most `window` in all. `[B, T, H·head]`.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor, Failure> {
+    let (b, heads, t, head) = q.dims4()?;
+    let kv = k.dim(1)?;
+    let q = (q.reshape((b, kv, heads / kv, t, head))? * (1.0 / (head as f64).sqrt()))?;
+    let mut rows = Vec::new();
+    for start in (0..t).step_by(CHUNK) {
+        let length = CHUNK.min(t - start);
+        let first = window.map_or(0, |window| (start + 1).saturating_sub(window));
+        let seen = start + length - first;
+        let keys = k.narrow(2, first, seen)?.transpose(2, 3)?;
+        let values = v.narrow(2, first, seen)?.contiguous()?;
+        let q = q.narrow(3, start, length)?.contiguous()?.reshape((b, kv, heads / kv * length, head))?;
+        let scores = q.matmul(&keys)?.reshape((b, heads, length, seen))?;
+        let mask = mask(start..start + length, first..start + length, window, scores.device())?;
+        let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(&mask)?)?;
+        let mixed = weights.reshape((b, kv, heads / kv * length, seen))?.matmul(&values)?;
+        rows.push(mixed.reshape((b, heads, length, head))?);
+    }
+    let all = Tensor::cat(&rows, D::Minus2)?;
+    Ok(all.transpose(1, 2)?.reshape((b, t, heads * head))?)
+}
+
+/// What is added to the scores of tokens against keys: 0, or −∞ for what is not seen.
+fn mask(
+    tokens: std::ops::Range<usize>,
+    keys: std::ops::Range<usize>,
+    window: Option<usize>,
+    device: &Device,
+) -> Result<Tensor, Failure> {
+    let sees = |token: usize, key: usize| key <= token && window.is_none_or(|window| token - key < window);
+    let shape = (tokens.len(), keys.len());
+    let values: Vec<f32> = tokens
+        .flat_map(|token| keys.clone().map(move |key| if sees(token, key) { 0.0 } else { f32::NEG_INFINITY }))
+        .collect();
+    Ok(Tensor::from_vec(values, shape, device)?)
+}

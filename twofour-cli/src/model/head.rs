@@ -1,0 +1,57 @@
+//! From hidden states to how likely each next token is.
+
+use crate::Failure;
+use candle_core::{D, Tensor};
+use candle_nn::ops::rms_norm;
+
+/// Bytes of logits at a time.
+const LOGITS: usize = 64 << 20;
+
+/// The last norm and the matrix of the vocabulary.
+#[derive(Debug, Clone)]
+pub struct Head {
+    norm: Tensor,
+    /// `[vocabulary, d]`.
+    weight: Tensor,
+    eps: f64,
+}
+
+impl Head {
+    pub(super) fn new(norm: Tensor, weight: Tensor, eps: f64) -> Self {
+        Self { norm, weight, eps }
+    }
+
+    /// Logits `[R, vocabulary]` of rows of hidden states `[R, d]`.
+    ///
+    /// # Errors
+    /// The hidden states are of another width.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor, Failure> {
+        let x = rms_norm(&x.contiguous()?, &self.norm, self.eps as f32)?;
+        Ok(x.matmul(&self.weight.t()?)?)
+    }
+
+    /// Negative log-likelihoods, in nats, of the token that follows each row of hidden states `[R, d]`. Few rows of
+    /// logits are in memory at a time.
+    ///
+    /// # Errors
+    /// There are not as many targets as rows, or one is not of the vocabulary.
+    pub fn losses(&self, x: &Tensor, targets: &[u32]) -> Result<Vec<f32>, Failure> {
+        let (rows, vocabulary) = (x.dim(0)?, self.weight.dim(0)?);
+        if rows != targets.len() || targets.iter().any(|&target| target as usize >= vocabulary) {
+            let count = targets.len();
+            return Err(format!("{rows} hidden states have {count} targets, or one is not below {vocabulary}").into());
+        }
+        let chunk = (LOGITS / 4 / vocabulary).clamp(16, 1024);
+        let mut losses = Vec::with_capacity(rows);
+        for (i, targets) in targets.chunks(chunk).enumerate() {
+            let logits = self.logits(&x.narrow(0, i * chunk, targets.len())?)?;
+            let picked = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+            let picked = logits.gather(&picked, D::Minus1)?.squeeze(1)?;
+            let largest = logits.max_keepdim(D::Minus1)?;
+            let sums = logits.broadcast_sub(&largest)?.exp()?.sum(D::Minus1)?;
+            let loss = ((sums.log()? + largest.squeeze(1)?)? - picked)?;
+            losses.extend(loss.to_vec1::<f32>()?);
+        }
+        Ok(losses)
+    }
+}
