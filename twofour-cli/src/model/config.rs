@@ -238,6 +238,12 @@ impl Config {
         [self.qkv_bias, self.qkv_bias, self.qkv_bias, self.o_bias, self.mlp_bias, self.mlp_bias, self.mlp_bias][i]
     }
 
+    /// Number of weights, biases and norms.
+    #[must_use]
+    pub fn weights(&self) -> usize {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
     /// Names and shapes of all tensors that the model has, in the order of the walk.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
