@@ -5,9 +5,19 @@
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+mod choose;
+pub mod compress;
+pub mod convert;
 pub mod demo;
 pub mod eval;
+mod layer;
+mod made_up;
 pub mod model;
+mod names;
+mod number;
+mod output;
+pub mod prune;
+mod table;
 
 /// What went wrong, in one sentence.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +36,12 @@ struct Cli {
 enum Command {
     /// Perplexity of a model, dense, under masks, or with compressed weights
     Eval(eval::Args),
+    /// One-shot 2:4 masks for a model, by magnitude, Wanda or SparseGPT
+    Prune(prune::Args),
+    /// Masks from one form of file to another
+    Convert(convert::Args),
+    /// A model compressed to 2:4, or made dense again
+    Compress(compress::Args),
 }
 
 /// Runs the command line's command.
@@ -33,12 +49,15 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Eval(args) => eval::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Compress(args) => compress::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", names::plain(&failure.to_string()));
             ExitCode::from(2)
         }
     }

@@ -11,7 +11,7 @@ use twofour_formats::masks::{self, Form, Mask};
 use twofour_formats::{Manifest, TensorType, Weight};
 
 /// Writes the masks of a model's layers beside each other: `<path>.<form>.npz` or `.safetensors` in each of
-/// [`Form::ALL`]; `<path>.codes.safetensors`, packed codes, which the example `compress_model` takes; and
+/// [`Form::ALL`]; `<path>.codes.safetensors`, packed codes, which `twofour compress` takes; and
 /// `<path>.compressed.safetensors`, the layers' kept values in bf16 with their codes.
 pub(crate) fn write_masks(path: &Path, model: &Model<Linear>, masks: &Masks) -> Result<(), Failure> {
     let mut layers = Vec::new();

@@ -1,6 +1,6 @@
 //! What users reported, and others of the kind, as they meet it: each test is named after its report.
 
-use super::{example, file};
+use super::{command, file};
 use std::fs;
 use std::path::{Path, PathBuf};
 use twofour::{bf16, f16};
@@ -15,9 +15,9 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Runs an example in a folder; its exit code, and what it printed.
+/// Runs a command in a folder; its exit code, and what it printed.
 fn run(name: &str, folder: &Path, arguments: &str) -> (Option<i32>, String) {
-    let output = example(name).current_dir(folder).args(arguments.split(' ')).output().unwrap();
+    let output = command(name).current_dir(folder).args(arguments.split(' ')).output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     (output.status.code(), out + &err)
 }
@@ -90,7 +90,7 @@ fn calibrate(folder: &Path, columns: [&dyn Fn(usize) -> f32; 2]) {
 }
 
 /// The methods that look at inputs.
-const METHODS: &[&str] = if cfg!(feature = "sparsegpt") { &["wanda", "sparsegpt"] } else { &["wanda"] };
+const METHODS: &[&str] = &["wanda", "sparsegpt"];
 
 /// A layer that met no token; whichever layer it is, nothing is written.
 #[test]
@@ -103,8 +103,8 @@ fn zeroed_expert() {
         let columns: [&dyn Fn(usize) -> f32; 2] = if empty == 0 { [&|_| 0.0, &|_| 1.0] } else { [&|_| 1.0, &|_| 0.0] };
         calibrate(&folder, columns);
         let words = [LAYERS[empty], "saw no input in calibration", "--exclude", "act.safetensors"];
-        is_refused("one_shot", &folder, &arguments, &words);
-        succeeds("one_shot", &folder, &format!("{arguments} --exclude {}", LAYERS[empty]));
+        is_refused("prune", &folder, &arguments, &words);
+        succeeds("prune", &folder, &format!("{arguments} --exclude {}", LAYERS[empty]));
         for file in ["m", "w"] {
             fs::remove_file(folder.join(file)).unwrap();
         }
@@ -125,11 +125,11 @@ fn zeroed_expert() {
                 .map(|(name, shape, v)| (name.as_str(), TensorType::F32, shape.clone(), v.clone()))
                 .collect();
             save(&folder.join("act.safetensors"), &tensors);
-            is_refused("one_shot", &folder, &arguments, &[LAYERS[0], "saw no input in calibration"]);
+            is_refused("prune", &folder, &arguments, &[LAYERS[0], "saw no input in calibration"]);
         }
         // Some columns that saw nothing: magnitude chooses among them, and it is said.
         calibrate(&folder, [&|column| f32::from(u8::from(column > 5)), &|_| 1.0]);
-        let printed = succeeds("one_shot", &folder, &arguments);
+        let printed = succeeds("prune", &folder, &arguments);
         let said = format!("{}: 6 of 16 columns saw no input, and magnitude chose among them", LAYERS[0]);
         assert!(printed.contains(&said) && printed.matches("saw no input").count() == 1, "{printed}");
         let mask: Vec<bool> = Masks::open(folder.join("m")).unwrap().read(LAYERS[0]).unwrap().flags().unwrap();
@@ -158,7 +158,7 @@ fn calibration_that_is_none() {
         let tensors = tensors.map(|(name, values)| (name.as_str(), TensorType::F32, shape.to_vec(), values));
         save(&folder.join("act.safetensors"), &tensors);
         let arguments = format!("model.safetensors --method {method} --activations act.safetensors --out m");
-        is_refused("one_shot", &folder, &arguments, &[&[LAYERS[1]], words].concat());
+        is_refused("prune", &folder, &arguments, &[&[LAYERS[1]], words].concat());
     };
     for wild in [f32::NAN, f32::INFINITY, -1.0] {
         let squares = (0..16).map(|j| if j == 3 { wild } else { 1.0 }).collect();
@@ -199,9 +199,9 @@ fn f32_already_24() {
     };
     model(TensorType::F32);
     let words = ["q.weight", "2:4 already", "group 0 of row 0", "Convert it to bf16 or f16"];
-    is_refused("compress_model", &folder, "model.safetensors --out out", &words);
+    is_refused("compress", &folder, "model.safetensors --out out", &words);
     model(TensorType::Bf16);
-    let printed = succeeds("compress_model", &folder, "model.safetensors --out out");
+    let printed = succeeds("compress", &folder, "model.safetensors --out out");
     let line = printed.lines().find(|line| line.starts_with("q.weight")).unwrap();
     assert!(line.ends_with("100.00 %"), "{line}");
 }
@@ -231,10 +231,8 @@ fn shard_wrong_copy() {
     fs::create_dir(&model).unwrap();
     for (of_b, value) in [(1, 1.0), (2, -7.0)] {
         shards(&model, &[4, 8], of_b);
-        for (example, arguments) in
-            [("compress_model", "model --out out"), ("one_shot", "model --out masks --weights out")]
-        {
-            let printed = succeeds(example, &folder, arguments);
+        for (name, arguments) in [("compress", "model --out out"), ("prune", "model --out masks --weights out")] {
+            let printed = succeeds(name, &folder, arguments);
             assert!(
                 printed.contains("left out: b.weight in") && printed.contains("left out: old.weight in"),
                 "{printed}"
@@ -242,8 +240,8 @@ fn shard_wrong_copy() {
             let out = Model::find(folder.join("out")).unwrap();
             let file = format!("model-0000{of_b}-of-00002.safetensors");
             let (_, index) = out.index().unwrap();
-            let [name, old] = match example {
-                "one_shot" => ["b.weight", "old.weight"],
+            let [name, old] = match name {
+                "prune" => ["b.weight", "old.weight"],
                 _ => ["b.weight.values", "old.weight.values"],
             };
             assert_eq!((index.file(name), index.file(old)), (Some(file.as_str()), None));
@@ -262,14 +260,14 @@ fn shard_wrong_copy() {
         // A copy of another shape is of another model: it names both files.
         shards(&model, &[8, 16], of_b);
         let words = ["`b.weight`", "model-00001-of-00002", "model-00002-of-00002", "[4, 8]", "[8, 16]"];
-        is_refused("compress_model", &folder, "model --out out", &words);
-        is_refused("one_shot", &folder, "model --out masks --weights out", &words);
+        is_refused("compress", &folder, "model --out out", &words);
+        is_refused("prune", &folder, "model --out masks --weights out", &words);
     }
     // What is wrong in the last layer leaves nothing of the first.
     shards(&model, &[4, 8], 1);
     let last = model.join("model-00002-of-00002.safetensors");
     save(&last, &[("c.weight", TensorType::Bf16, vec![4, 8], vec![f32::NAN; 32])]);
-    is_refused("one_shot", &folder, "model --out masks --weights out", &["c.weight", "NaN"]);
+    is_refused("prune", &folder, "model --out masks --weights out", &["c.weight", "NaN"]);
 }
 
 /// What is no regular file is left alone, before any work.
@@ -284,18 +282,17 @@ fn out_special_file() {
     std::os::unix::fs::symlink("fifo", folder.join("link")).unwrap();
     for out in ["fifo", "link"] {
         let words = [out, "it is a FIFO, and only regular files are replaced"];
-        is_refused("one_shot", &folder, &format!("model.safetensors --out {out}"), &words);
-        is_refused("one_shot", &folder, &format!("model.safetensors --form patch --out {out}"), &words);
-        is_refused("one_shot", &folder, &format!("model.safetensors --out m --weights {out}"), &words);
-        is_refused("compress_model", &folder, &format!("model.safetensors --out {out}"), &words);
+        is_refused("prune", &folder, &format!("model.safetensors --out {out}"), &words);
+        is_refused("prune", &folder, &format!("model.safetensors --form patch --out {out}"), &words);
+        is_refused("prune", &folder, &format!("model.safetensors --out m --weights {out}"), &words);
+        is_refused("compress", &folder, &format!("model.safetensors --out {out}"), &words);
         assert!(fs::metadata(folder.join(out)).unwrap().file_type().is_fifo());
     }
     // And as a file that is read it is not waited for.
-    is_refused("one_shot", &folder, "fifo --out m", &["fifo", "is not a file"]);
+    is_refused("prune", &folder, "fifo --out m", &["fifo", "is not a file"]);
 }
 
 /// Columns that are nearly the same and weights near the end of their type.
-#[cfg(feature = "sparsegpt")]
 #[test]
 fn f16_update_overflow() {
     let folder = folder("f16-update-overflow");
@@ -311,12 +308,11 @@ fn f16_update_overflow() {
         let arguments =
             "model.safetensors --method sparsegpt --damping 0.0001 --activations act.safetensors --out m --weights w";
         let words = ["`b.weight`", "left the range of", &dtype.name().to_lowercase()];
-        is_refused("one_shot", &folder, arguments, &words);
+        is_refused("prune", &folder, arguments, &words);
     }
 }
 
 /// A Hessian of 4 TiB is an error, before anything is worked on.
-#[cfg(feature = "sparsegpt")]
 #[test]
 fn huge_hessian() {
     let folder = folder("huge-hessian");
@@ -326,21 +322,62 @@ fn huge_hessian() {
     save(&folder.join("act.safetensors"), &[tensor("a.weight", 40, 16), tensor("b.weight", 1, wide)]);
     let arguments = "model.safetensors --method sparsegpt --activations act.safetensors --out m";
     let words = ["`b.weight`", "there is no memory for the Hessian, 4398046511104 bytes"];
-    is_refused("one_shot", &folder, arguments, &words);
-    succeeds("one_shot", &folder, &arguments.replace("sparsegpt", "wanda"));
+    is_refused("prune", &folder, arguments, &words);
+    succeeds("prune", &folder, &arguments.replace("sparsegpt", "wanda"));
 }
 
-/// Masks where codes are wanted.
+/// Masks of every form, where codes are taken too.
 #[test]
 fn masks_to_compress() {
     let folder = folder("masks-to-compress");
-    experts(&folder);
+    let tensors = |dtype| {
+        let of = |(seed, name)| (name, dtype, vec![8, 16], numbers(128, seed));
+        save(&folder.join("model.safetensors"), &[of((1, LAYERS[0])), of((2, LAYERS[1])), of((3, "lm_head.weight"))]);
+    };
+    tensors(TensorType::Bf16);
+    // Not magnitude's.
+    save(
+        &folder.join("act.safetensors"),
+        &LAYERS.map(|name| (name, TensorType::F32, vec![2, 16], (0..32).map(|i| (1 + i * 7 % 5) as f32).collect())),
+    );
     for form in ["base6", "flags", "patch", "maskllm"] {
-        succeeds("one_shot", &folder, &format!("model.safetensors --form {form} --out {form}"));
-        let arguments = format!("model.safetensors --codes {form} --out out");
-        let named = format!("{form} is a file of masks ({form})");
-        is_refused("compress_model", &folder, &arguments, &[&named, "--codes takes a compressed model"]);
+        let wanda = "--method wanda --activations act.safetensors --include *w1*";
+        succeeds("prune", &folder, &format!("model.safetensors {wanda} --form {form} --out {form} --weights dense"));
+        let printed = succeeds("compress", &folder, &format!("model.safetensors --masks {form} --out {form}.out"));
+        assert!(printed.contains("left dense: lm_head.weight [8 x 16] BF16: no mask was given for it"), "{printed}");
+        let compressed = Reader::open(folder.join(format!("{form}.out"))).unwrap();
+        let masked = Reader::open(folder.join("dense")).unwrap();
+        assert_eq!(compressed.weights().len(), 2);
+        for name in LAYERS {
+            assert_eq!(*compressed.weight(name).unwrap().decompress_bytes(), *masked.tensor(name).unwrap());
+        }
+        // For one layer; and for a head, which a mask says is a layer.
+        let printed =
+            succeeds("compress", &folder, &format!("model.safetensors --masks {form} --out one --only *s.0*"));
+        assert!(printed.contains("not used: the mask of experts.1.w1.weight"), "{printed}");
+        succeeds("prune", &folder, &format!("model.safetensors --include lm* --form {form} --out head"));
+        succeeds("compress", &folder, "model.safetensors --masks head --out one");
+        assert!(Reader::open(folder.join("one")).unwrap().weight_info("lm_head.weight").is_some());
+        for file in [form, &format!("{form}.out"), "dense", "one", "head"] {
+            let _ = fs::copy(folder.join(form), folder.join(format!("{form}.kept")));
+            fs::remove_file(folder.join(file)).unwrap();
+        }
     }
+    // Of another model, and of a type that is kept 1:2.
+    let other = ("w.weight", TensorType::Bf16, vec![8, 16], numbers(128, 1));
+    save(&folder.join("other"), &[other]);
+    is_refused("compress", &folder, "other --masks base6.kept --out o", &["masks were given for none of"]);
+    save(&folder.join("other"), &[(LAYERS[0], TensorType::Bf16, vec![16, 8], numbers(128, 1))]);
+    is_refused("compress", &folder, "other --masks base6.kept --out o", &[LAYERS[0], "of 8 x 16", "of 16 x 8"]);
+    tensors(TensorType::F32);
+    let words = [LAYERS[0], "its mask is 2:4", "f32 is kept 1:2", "convert the model to bf16 or f16"];
+    is_refused("compress", &folder, "model.safetensors --masks base6.kept --out o", &words);
+    is_refused(
+        "compress",
+        &folder,
+        "model.safetensors --masks model.safetensors --out o",
+        &["neither masks nor codes"],
+    );
 }
 
 /// Formats that are there and not read are named.
@@ -362,5 +399,5 @@ fn bitmask_messages() {
     };
     manifest.save::<twofour_formats::Error>(folder.join("model"), zeros).unwrap();
     let words = ["m.weight is compressed as `sparse-bitmask`"];
-    is_refused("compress_model", &folder, "model --decompress --out out", &words);
+    is_refused("compress", &folder, "model --decompress --out out", &words);
 }

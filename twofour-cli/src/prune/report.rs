@@ -1,5 +1,7 @@
 //! What was done, printed.
 
+use crate::names::plain;
+use crate::table::{self, percent, sizes};
 use indicatif::BinaryBytes;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -13,25 +15,21 @@ pub(crate) struct Layer {
     pub(crate) dtype: String,
     pub(crate) score: Option<f64>,
     pub(crate) energy: Option<f64>,
-    /// Columns that saw no input.
-    pub(crate) empty: usize,
+    /// Lines to be printed.
+    pub(crate) notes: Vec<String>,
     /// Of the codes, to compare with what is read back.
     digest: u64,
 }
 
 impl Layer {
     pub(crate) fn new(name: &str, mask: &Mask, dtype: String, score: Option<f64>, energy: Option<f64>) -> Self {
-        Self { name: name.to_owned(), shape: mask.shape(), dtype, score, energy, empty: 0, digest: digest(mask) }
+        let (name, digest) = (name.to_owned(), digest(mask));
+        Self { name, shape: mask.shape(), dtype, score, energy, notes: Vec::new(), digest }
     }
 
     fn cells(&self) -> [String; 5] {
-        // A layer of zeros has kept all of nothing.
-        let share = |share: Option<f64>| match share {
-            Some(share) if !share.is_nan() => format!("{:.2} %", 100.0 * share),
-            _ => "-".into(),
-        };
-        let shape = format!("{} x {}", self.shape.rows, self.shape.cols);
-        [self.name.clone(), shape, self.dtype.clone(), share(self.score), share(self.energy)]
+        let shape = sizes(&[self.shape.rows, self.shape.cols]);
+        [self.name.clone(), shape, self.dtype.clone(), percent(self.score), percent(self.energy)]
     }
 }
 
@@ -43,16 +41,15 @@ fn digest(mask: &Mask) -> u64 {
 
 /// Prints the layers, and reads the file back. Whether it holds what was written.
 pub(crate) fn finish(layers: &[Layer], form: Form, path: &Path) -> Result<bool, crate::Failure> {
-    print_table(layers);
-    for Layer { name, shape, empty, .. } in layers.iter().filter(|layer| layer.empty > 0) {
-        let of = format!("{empty} of {} columns", shape.cols);
-        println!("{name}: {of} saw no input, and magnitude chose among them");
+    table::print(["layer", "shape", "type", "score", "energy"], layers.iter().map(Layer::cells));
+    for (name, note) in layers.iter().flat_map(|layer| layer.notes.iter().map(|note| (&layer.name, note))) {
+        println!("{}: {note}", plain(name));
     }
     let weights: u64 = layers.iter().map(|layer| layer.shape.weights() as u64).sum();
     let bytes = std::fs::metadata(path)?.len();
     let bits = 8.0 * bytes as f64 / weights.max(1) as f64;
-    let size = BinaryBytes(bytes);
-    println!("\n{} masks, {form}: {size}, {bits:.3} bit a weight, in {}", layers.len(), path.display());
+    let (size, to) = (BinaryBytes(bytes), path.display().to_string());
+    println!("\n{} masks, {form}: {size}, {bits:.3} bit a weight, in {}", layers.len(), plain(&to));
     let shapes: Shapes = layers.iter().map(|layer| (layer.name.as_str(), layer.shape)).collect();
     let written = Masks::open(path)?.with_shapes(shapes);
     let mut wrong = Vec::new();
@@ -64,20 +61,7 @@ pub(crate) fn finish(layers: &[Layer], form: Form, path: &Path) -> Result<bool, 
     let well = wrong.is_empty() && written.names().len() == layers.len();
     match well {
         true => println!("read back: all {} masks are as they should be", layers.len()),
-        false => println!("read back: FAILED for {} of {}: {}", wrong.len(), layers.len(), wrong.join(", ")),
+        false => println!("read back: FAILED for {} of {}: {}", wrong.len(), layers.len(), plain(&wrong.join(", "))),
     }
     Ok(well)
-}
-
-fn print_table(layers: &[Layer]) {
-    let head = ["layer", "shape", "type", "score", "energy"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(head).chain(layers.iter().map(Layer::cells)).collect();
-    let widths: [usize; 5] = std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
-    for row in &rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
 }

@@ -1,31 +1,25 @@
-//! The examples as a stranger meets them: their output, messages and exit codes.
+//! The commands on files, as a stranger meets them: their output, messages and exit codes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "examples/cases.rs"]
+#[path = "tools/cases.rs"]
 mod cases;
-#[path = "examples/compress_model.rs"]
-mod compress_model;
-#[allow(dead_code, reason = "the examples'")]
-#[path = "../examples/common/names.rs"]
+#[path = "tools/compress.rs"]
+mod compress;
+#[allow(dead_code, reason = "the commands'")]
+#[path = "../src/names.rs"]
 mod names;
-#[path = "examples/one_shot.rs"]
-mod one_shot;
+#[path = "tools/prune.rs"]
+mod prune;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Examples lie beside the folder of tests.
-fn example(name: &str) -> Command {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    let built =
-        "is not built: `cargo test` builds it, with `--test examples` alone `cargo build --examples` must come first";
-    assert!(path.exists(), "{} {built}", path.display());
-    Command::new(path)
+/// A command of the application.
+fn command(name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twofour"));
+    command.arg(name);
+    command
 }
 
 /// What it says, by trying every place for every `*`.

@@ -1,7 +1,7 @@
 //! What is known of the inputs of each layer, from a file that whoever ran the model on calibration data has written.
 
 use crate::Failure;
-use crate::number::{Number, for_type};
+use crate::number;
 use std::path::Path;
 use twofour::select::{ColumnScale, Hessian, Squares, check_hessian};
 use twofour::{Cpu, Executor};
@@ -29,7 +29,7 @@ impl Activations {
             (0..cols).map(|j| hessian[j * cols + j].sqrt()).collect()
         } else {
             let inputs = self.inputs(layer, cols)?;
-            for_type!(inputs.dtype(), norms_of_inputs(&self.reader, inputs.name(), cols))?
+            norms_of_inputs(cols, &self.widened(inputs)?)?
         };
         ColumnScale::new(&norms).map_err(|e| self.wrong(format!("inputs of `{layer}`: {e}; --exclude leaves it out")))
     }
@@ -47,8 +47,12 @@ impl Activations {
                 return Err(self.wrong(problem));
             }
             let inputs = self.inputs(layer, cols)?;
-            for_type!(inputs.dtype(), hessian_of_inputs(&self.reader, inputs.name(), cols))
-                .map_err(|e: Failure| self.wrong(format!("the Hessian of `{layer}`: {e}")))?
+            // Before the inputs, for it is what there may be no memory for.
+            let mut hessian = self.room(layer, cols)?;
+            let inputs = self.widened(inputs)?;
+            Cpu.run(Hessian::new(inputs.len() / cols.max(1), cols, &inputs, 0, &mut hessian))
+                .map_err(|e| self.wrong(format!("the Hessian of `{layer}`: {e}")))?;
+            hessian
         };
         let checked = check_hessian(cols, &hessian);
         checked.map_err(|e| self.wrong(format!("the Hessian of `{layer}`: {e}; --exclude leaves it out")))?;
@@ -84,7 +88,17 @@ impl Activations {
             let bytes = self.reader.tensor(tensor.name())?;
             return Ok(bytes.as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect());
         }
-        for_type!(tensor.dtype(), widened(&self.reader, tensor.name()))
+        Ok(self.widened(tensor)?.into_iter().map(f64::from).collect())
+    }
+
+    fn widened(&self, tensor: &TensorInfo) -> Result<Vec<f32>, Failure> {
+        let widened = number::widened(tensor.dtype(), &self.reader.tensor(tensor.name())?);
+        widened.map_err(|e| self.wrong(format!("`{}`: {e}", tensor.name())))
+    }
+
+    /// A Hessian of zeros.
+    fn room(&self, layer: &str, cols: usize) -> Result<Vec<f32>, Failure> {
+        Hessian::zeros(cols).map_err(|e| self.wrong(format!("the Hessian of `{layer}`: {e}")))
     }
 
     /// That there is memory for the Hessian of a layer, and that it or the inputs can be meant: without the product.
@@ -92,14 +106,13 @@ impl Activations {
         if self.tensor(layer, ".hessian", &[cols, cols])?.is_some() {
             return self.hessian(layer, cols).map(drop);
         }
-        Hessian::zeros(cols).map_err(|e| self.wrong(format!("the Hessian of `{layer}`: {e}")))?;
+        self.room(layer, cols)?;
         // Each column's norm is the root of the Hessian's diagonal: inputs are finite, and not all are 0.
         if self.reader.tensor_info(layer).is_none() {
             return self.hessian(layer, cols).map(drop);
         }
         let inputs = self.inputs(layer, cols)?;
-        let norms = for_type!(inputs.dtype(), norms_of_inputs(&self.reader, inputs.name(), cols))?;
-        let checked = ColumnScale::new(&norms).map(drop);
+        let checked = ColumnScale::new(&norms_of_inputs(cols, &self.widened(inputs)?)?).map(drop);
         checked.map_err(|e| self.wrong(format!("inputs of `{layer}`: {e}; --exclude leaves it out")))
     }
 
@@ -108,22 +121,8 @@ impl Activations {
     }
 }
 
-fn widened<T: Number>(reader: &Reader<'_>, name: &str) -> Result<Vec<f64>, Failure> {
-    Ok(reader.elements::<T>(name)?.into_iter().map(|value| f64::from(twofour::Float::to_f32(value))).collect())
-}
-
-fn norms_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> Result<Vec<f32>, Failure> {
-    let inputs = reader.elements::<T>(name)?;
+fn norms_of_inputs(cols: usize, inputs: &[f32]) -> Result<Vec<f32>, Failure> {
     let (mut sums, mut norms) = (vec![0.0; cols], vec![0.0; cols]);
-    let tokens = inputs.len() / cols.max(1);
-    Cpu.run(Squares::new(tokens, cols, &inputs, &mut sums).norms(&mut norms))?;
+    Cpu.run(Squares::new(inputs.len() / cols.max(1), cols, inputs, &mut sums).norms(&mut norms))?;
     Ok(norms)
-}
-
-fn hessian_of_inputs<T: Number>(reader: &Reader<'_>, name: &str, cols: usize) -> Result<Vec<f32>, Failure> {
-    // Before the inputs, for it is what there may be no memory for.
-    let mut hessian = Hessian::zeros(cols)?;
-    let inputs = reader.elements::<T>(name)?;
-    Cpu.run(Hessian::new(inputs.len() / cols.max(1), cols, &inputs, 0, &mut hessian))?;
-    Ok(hessian)
 }

@@ -1,6 +1,6 @@
-//! `one_shot` over models of one file and of shards, with and without activations, and its conversions.
+//! `prune` over models of one file and of shards, with and without activations, and `convert`.
 
-use super::{example, file};
+use super::{command, file};
 use safetensors::tensor::{Dtype, TensorView};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,12 @@ use twofour::{Cpu, Executor, Shape};
 use twofour_formats::masks::{Fewer, Form, Mask, Masks, Shapes};
 use twofour_formats::{Index, Model, Reader};
 
+/// Runs `prune`, or `convert` if that is the first argument.
 fn run(arguments: &[&str]) -> Output {
-    example("one_shot").args(arguments).output().unwrap()
+    match arguments {
+        ["convert", arguments @ ..] => command("convert").args(arguments).output().unwrap(),
+        _ => command("prune").args(arguments).output().unwrap(),
+    }
 }
 
 /// Runs it and returns what it printed.
@@ -96,7 +100,10 @@ fn a_model_is_made_up() {
     let printed = succeeds(&[]);
     assert_eq!(printed.matches("model.layers.0.mlp.up_proj.weight").count(), 2);
     assert!(printed.contains("4 masks, base6: ") && printed.contains("4 masks, patch: "), "{printed}");
-    assert!(!printed.contains("embed"), "{printed}");
+    assert_eq!(printed.lines().filter(|line| line.contains("embed")).count(), 2);
+    assert_eq!(printed.matches("left dense: model.embed_tokens.weight [512 x 256] BF16: an embedding").count(), 2);
+    let printed = succeeds(&["convert"]);
+    assert!(printed.contains("4 masks, maskllm: ") && printed.contains("4 masks, base6: "), "{printed}");
 }
 
 #[test]
@@ -143,7 +150,10 @@ fn layers_by_name() {
     assert_eq!(chosen(&["--include", "*", "--exclude", "*.up.*"]), ["embed.weight", LAYERS[0].0]);
     assert_eq!(chosen(&["--include", "e*d*t", "--include", LAYERS[1].0]), ["embed.weight", LAYERS[1].0]);
     is_refused(&[name, "--include", "up"], &["the pattern up matches none of embed.weight"]);
-    is_refused(&[name, "--include", "*odd*"], &["the pattern *odd* matches none of"]);
+    is_refused(
+        &[name, "--include", "*odd*"],
+        &["the pattern *odd* matches nothing that has a mask: layers.0.odd.weight [4 x 6] F32: a row of its groups"],
+    );
     is_refused(&[name, "--exclude", "*"], &["no layer to make a mask for"]);
 }
 
@@ -217,15 +227,12 @@ fn by_wanda() {
     sparsegpt(&path, &files);
 }
 
-/// With the feature, what the crate makes; without, what to do.
+/// What the crate makes.
 fn sparsegpt(path: &Path, files: &[PathBuf; 3]) {
     let (name, out) = (path.to_str().unwrap(), path.with_file_name("out"));
     let updated = path.with_file_name("updated.safetensors");
     let inputs = ["--activations", files[2].to_str().unwrap()];
     let arguments = [&[name, "--method", "sparsegpt", "--out", out.to_str().unwrap()][..], &inputs].concat();
-    if run(&arguments).status.code() == Some(2) {
-        return is_refused(&arguments, &["SparseGPT needs the feature `sparsegpt`", "--features sparsegpt"]);
-    }
     succeeds(&[&arguments[..], &["--weights", updated.to_str().unwrap()]].concat());
     let written = Reader::open(&updated).unwrap();
     for (layer, shape) in LAYERS {
@@ -292,30 +299,30 @@ fn conversions() {
     let llm = folder.join("mask_compressed.npz");
     succeeds(&[name, "--form", "maskllm", "--out", llm.to_str().unwrap()]);
     let llm = llm.to_str().unwrap();
-    is_refused(&["--convert", llm], &["is MaskLLM's, which holds no shapes: name the model too"]);
-    succeeds(&[name, "--convert", llm]);
+    is_refused(&["convert", llm], &["is MaskLLM's, which holds no shapes: name the model too, with --model"]);
+    succeeds(&["convert", llm, "--model", name]);
     let beside = folder.join("mask_compressed.masks.safetensors");
     for form in Form::ALL {
         let out = folder.join(format!("to-{form}"));
         let printed =
-            succeeds(&["--convert", beside.to_str().unwrap(), "--form", form.name(), "--out", out.to_str().unwrap()]);
+            succeeds(&["convert", beside.to_str().unwrap(), "--form", form.name(), "--out", out.to_str().unwrap()]);
         assert!(printed.contains(&format!("2 masks, {form}: ")), "{printed}");
         let masks = open(&out);
         LAYERS.iter().for_each(|(name, shape)| assert_eq!(masks.read(name).unwrap(), by_score(name, *shape, None)));
     }
-    is_refused(&["--convert", llm, "--out", llm, name], &["would be written over"]);
+    is_refused(&["convert", llm, "--out", llm, "--model", name], &["would be written over"]);
     let before = fs::read(&path).unwrap();
-    is_refused(&["--convert", llm, "--out", name, name], &["model.safetensors would be written over"]);
+    is_refused(&["convert", llm, "--out", name, "--model", name], &["model.safetensors would be written over"]);
     assert_eq!(fs::read(&path).unwrap(), before);
-    is_refused(&["--convert", name], &["has no masks"]);
-    assert_eq!(run(&["--convert", llm, "--form", "npz"]).status.code(), Some(2));
+    is_refused(&["convert", name], &["has no masks"]);
+    assert_eq!(run(&["convert", llm, "--form", "npz"]).status.code(), Some(2));
 
     // One group that keeps one: refused with its place, or filled.
     let fewer = folder.join("fewer.safetensors");
     let flags: Vec<f32> = [1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0].into();
     save(&fewer, &[("w.mask", vec![1, 8], flags)]);
     let (fewer, out) = (fewer.to_str().unwrap(), folder.join("filled"));
-    let arguments = ["--convert", fewer, "--out", out.to_str().unwrap()];
+    let arguments = ["convert", fewer, "--out", out.to_str().unwrap()];
     is_refused(&arguments, &["weight `w`: group 1 of row 0 keeps 1 of 4"]);
     assert!(!out.exists());
     succeeds(&[&arguments[..], &["--fill"]].concat());

@@ -1,0 +1,112 @@
+//! `twofour prune`: one-shot 2:4 masks for a model.
+//!
+//! [`write`] goes over the model's files, and asks a [`Source`] for the mask of each layer: [`method`] chooses it by the
+//! weights and by what is known of the layers' inputs, a layer at a time, in whichever order.
+
+mod activations;
+mod method;
+pub(crate) mod report;
+mod write;
+
+use crate::choose::{Layers, Which};
+use crate::layer::Layer;
+use crate::{Failure, made_up};
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+use twofour_formats::masks::{Form, Mask};
+
+/// Arguments of `prune`.
+///
+/// The model is a safetensors file, an index of shards, or a folder with either. Layers are the matrices of floats (f32,
+/// f16, bf16, fp8) named *.weight whose rows are a multiple of 4 long, stacked experts and convolutions among them, but
+/// for embeddings, heads, norms and routers; a line says what was left dense, and why. Rows are outputs, as
+/// torch.nn.Linear has them; see --transposed for those of GPT-2.
+///
+/// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of zeros
+/// and ones), `base6` (safetensors, 0.667 bit a weight).
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// The model [default: a small one is made up]
+    pub(crate) model: Option<PathBuf>,
+    /// How masks are chosen
+    #[arg(long, value_enum, default_value_t = Method::Magnitude)]
+    pub(crate) method: Method,
+    /// What is known of the layers' inputs, a safetensors file: for each layer <name>.squares [K], sums of squares;
+    /// <name>.hessian [K, K]; or <name>, inputs [T, K]
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) activations: Option<PathBuf>,
+    /// SparseGPT: share of the Hessian's mean diagonal that is added to its diagonal
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub(crate) damping: f64,
+    /// SparseGPT: masks of the weights as they are, without update, as MaskLLM takes them for a prior
+    #[arg(long)]
+    pub(crate) as_is: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Where masks are written [default: beside the model, with `masks` in the name]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// The form of the masks [default: base6, or patch if --out is an npz]
+    #[arg(long, value_parser = crate::convert::form)]
+    pub(crate) form: Option<Form>,
+    /// Writes the masked model too, or as SparseGPT updated it: to a file, for shards to a folder
+    #[arg(long, value_name = "PATH", requires = "model")]
+    pub(crate) weights: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// The largest weights
+    Magnitude,
+    /// The largest products of weight and norm of input
+    Wanda,
+    /// Those that others make up for least; updates the others
+    Sparsegpt,
+}
+
+/// What came of a layer, as rows of groups.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) mask: Mask,
+    /// The updated weight `[N, K]`, little-endian and of the layer's type, zeros where the mask is. `None`: what is kept
+    /// is as it was.
+    pub(crate) updated: Option<Vec<u8>>,
+    /// The share of all scores that is kept; there is none where scores change on the way.
+    pub(crate) score: Option<f64>,
+    /// Columns that saw no input, among which magnitude chose.
+    pub(crate) empty: usize,
+}
+
+/// Where masks of layers come from.
+pub(crate) trait Source {
+    /// Looks at all that can be known before the first layer is worked on. Nothing has been written then.
+    fn check(&mut self, layers: &Layers) -> Result<(), Failure>;
+
+    /// The mask of a layer, whose weight is `dense`: rows of groups `[N, K]`, little-endian. Each layer is asked for
+    /// once, in the order of the model's files.
+    fn layer(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure>;
+}
+
+/// Prunes. Whether all is well.
+///
+/// # Errors
+/// What is wrong with the model, what is known of its inputs, or the arguments.
+pub fn run(args: &Args) -> Result<bool, Failure> {
+    let Some(model) = &args.model else { return demo(args) };
+    write::run(args, model, &mut method::Chooser::new(args)?)
+}
+
+/// A small model that is made up, by magnitude and by Wanda, in two forms.
+fn demo(args: &Args) -> Result<bool, Failure> {
+    let folder = tempfile::tempdir()?;
+    let files = made_up::make(folder.path())?;
+    println!("A small model, made up. For one of yours: twofour prune model.safetensors\n\nBy magnitude:\n");
+    let of = |path: &std::path::Path| path.as_os_str().to_owned();
+    let parsed =
+        |more: &[std::ffi::OsString]| Args::try_parse_from([&["prune".into(), of(&files.model)], more].concat());
+    let by_magnitude = run(&parsed(&[])?)?;
+    println!("\nBy Wanda, as PATCH has masks:\n");
+    let [method, wanda, from, to] = ["--method", "wanda", "--activations", "--out"].map(Into::into);
+    let masks = args.out.clone().unwrap_or_else(|| folder.path().join("mask.npz"));
+    Ok(run(&parsed(&[method, wanda, from, of(&files.activations), to, of(&masks)])?)? && by_magnitude)
+}

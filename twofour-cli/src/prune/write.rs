@@ -1,0 +1,148 @@
+//! Masks for a model: tensor by tensor, into the file of masks and, if asked, into the new model.
+
+use super::report::{self, Layer as Done};
+use super::{Args, Made, Source};
+use crate::choose::{self, Can, Layers, is_float};
+use crate::layer::Layer;
+use crate::output::{self, Place};
+use crate::{Failure, number, table};
+use indicatif::ProgressBar;
+use std::path::Path;
+use twofour_formats::{Index, Model, Reader, Staged, masks};
+
+/// Makes the masks, writes them, and reads them back. Whether all is well.
+pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<bool, Failure> {
+    let model = Model::find(path)?;
+    let readers = model.open_all()?;
+    if let Some(weight) = readers.iter().find_map(|(_, reader)| reader.weights().next()) {
+        return Err(format!("`{}` is compressed already: it has its mask", weight.name()).into());
+    }
+    let can = Can { layer: &possible, nothing: "no layer to make a mask for among" };
+    let chosen = choose::choose(&args.which, &model, &readers, &can)?;
+    let layers = &chosen.layers;
+    let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), path)?;
+    let mut read = output::read(&model);
+    read.extend(args.activations.clone());
+    let place = args.weights.as_deref().map(|path| Place::asked(&model, path));
+    let written = std::iter::once(out.clone()).chain(place.iter().flat_map(|place| place.files(&model)));
+    output::check(&read, &written.collect::<Vec<_>>())?;
+    let mut manifest = masks::Manifest::new(form);
+    layers.values().try_for_each(|layer| manifest.layer(&layer.name, layer.shape))?;
+    source.check(layers)?;
+    let made = place.as_ref().map(Place::make).transpose()?;
+    let progress = table::progress_bar(layers.values().map(Layer::bytes).sum());
+    let mut task = Task { layers, source, report: Vec::new(), progress };
+    let mut index = Index::new();
+    // All files are written before the first takes its place.
+    let mut staged = Vec::new();
+    let masks = manifest.stage::<Failure>(&out, |masks| {
+        for (file, reader) in &readers {
+            match &place {
+                Some(place) => {
+                    let manifest = copy_of(reader)?;
+                    let path = place.file(file);
+                    staged.push(manifest.stage::<Failure>(path, |copy| task.file(reader, masks, Some(copy)))?);
+                    index.add(file, manifest.tensor_names(), manifest.data_bytes())?;
+                }
+                None => task.file(reader, masks, None)?,
+            }
+        }
+        Ok(())
+    })?;
+    staged.push(masks);
+    if let (Some(place), Some((name, _))) = (&place, model.index()) {
+        staged.push(index.stage(place.file(name))?);
+    }
+    staged.into_iter().try_for_each(Staged::commit)?;
+    drop(made);
+    task.progress.finish_and_clear();
+    output::print_left_out(&readers);
+    chosen.print_dense();
+    let well = report::finish(&task.report, form, &out)?;
+    if let Some(place) = &place {
+        println!("the model under these masks is in {}", crate::names::plain(&place.path.display().to_string()));
+    }
+    Ok(well)
+}
+
+/// Whether masks can be chosen for a layer.
+fn possible(layer: &Layer) -> Result<(), String> {
+    match is_float(layer.dtype) {
+        true => Ok(()),
+        false => Err("masks are chosen for floats, F32, F16, BF16, F8_E4M3 and F8_E5M2".into()),
+    }
+}
+
+/// The manifest of a file with the same tensors.
+fn copy_of(reader: &Reader<'_>) -> Result<twofour_formats::Manifest, Failure> {
+    let mut manifest = twofour_formats::Manifest::new();
+    for (key, value) in reader.metadata() {
+        manifest.metadata(key, value)?;
+    }
+    for tensor in reader.tensors() {
+        manifest.tensor(tensor.name(), tensor.dtype(), tensor.shape())?;
+    }
+    Ok(manifest)
+}
+
+struct Task<'a> {
+    layers: &'a Layers,
+    source: &'a mut dyn Source,
+    report: Vec<Done>,
+    progress: ProgressBar,
+}
+
+impl Task<'_> {
+    /// The masks of a file's layers, and all its tensors if they are wanted.
+    fn file(
+        &mut self,
+        reader: &Reader<'_>,
+        masks: &mut masks::Writer<'_>,
+        mut copy: Option<&mut twofour_formats::Writer<'_>>,
+    ) -> Result<(), Failure> {
+        for tensor in reader.tensors() {
+            let name = tensor.name();
+            let Some(layer) = self.layers.get(name) else {
+                if let Some(copy) = &mut copy {
+                    copy.tensor(name, &reader.tensor(name)?)?;
+                }
+                continue;
+            };
+            table::at(&self.progress, name);
+            let dense = layer.rows(reader.tensor(name)?);
+            let made = self.source.layer(layer, &dense)?;
+            masks.mask(name, &made.mask)?;
+            let (done, weight) = done(layer, &dense, made)?;
+            if let Some(copy) = &mut copy {
+                copy.tensor(name, &layer.own(weight.into()))?;
+            }
+            self.report.push(done);
+            self.progress.inc(tensor.bytes());
+        }
+        Ok(())
+    }
+}
+
+/// What is to be said of a layer, and its weight as written. Energy: the squares of the weights as written, over those
+/// of the weights as they were.
+fn done(layer: &Layer, dense: &[u8], made: Made) -> Result<(Done, Vec<u8>), Failure> {
+    let kept: Vec<bool> = made.mask.flags()?;
+    let weight = match made.updated {
+        Some(updated) if updated.len() == dense.len() => updated,
+        Some(updated) => {
+            let (bytes, got) = (dense.len(), updated.len());
+            return Err(format!("`{}` has {bytes} bytes, and its update {got}", layer.name).into());
+        }
+        None => number::masked(dense, layer.dtype.bits() / 8, &kept),
+    };
+    let energy = |bytes: &[u8]| Ok::<_, Failure>(number::energy(&number::widened(layer.dtype, bytes)?));
+    let share = energy(&weight)? / energy(dense)?;
+    let dtype = layer.dtype.name().to_lowercase();
+    let mut done = Done::new(&layer.name, &made.mask, dtype, made.score, Some(share));
+    if made.empty > 0 {
+        let of = format!("{} of {} columns", made.empty, layer.shape.cols);
+        done.notes.push(format!("{of} saw no input, and magnitude chose among them"));
+    }
+    done.notes.extend(layer.note());
+    Ok((done, weight))
+}
