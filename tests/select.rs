@@ -31,3 +31,5 @@ mod sparsegpt;
 mod squares;
 #[path = "select/suite.rs"]
 mod suite;
+#[path = "select/swaps.rs"]
+mod swaps;

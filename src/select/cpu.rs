@@ -1,7 +1,7 @@
 //! The CPU executor of `select`: pieces of groups, bands of columns or of rows, on the threads of rayon's pool.
 
 use super::calibration::check_scale;
-use super::{ByScore, Hessian, Squares, Statistics, Sweep};
+use super::{ByScore, Hessian, Squares, Statistics, Swaps, Sweep};
 use crate::element::Float;
 use crate::error::Result;
 use crate::pattern::Pattern;
@@ -11,9 +11,12 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 mod activations;
+mod swaps;
 mod sweep;
+mod terms;
 
 pub(super) use activations::{hessian, squares};
+pub(super) use swaps::swaps;
 pub(super) use sweep::sweep;
 
 /// Groups that are chosen for side by side, so that compilers make vector code.
@@ -175,6 +178,14 @@ fn pack(codes: &[u8], bytes: &mut [u8]) {
     for (byte, pair) in bytes.iter_mut().zip(codes.chunks(2)) {
         *byte = pair[0] | pair.get(1).map_or(0, |odd| odd << 4);
     }
+}
+
+/// Packs the codes of patterns, poison where there is none.
+fn pack_patterns(patterns: &[u8], codes: &mut [u8]) {
+    codes.par_chunks_mut(PIECE / 2).zip(patterns.par_chunks(PIECE)).for_each(|(bytes, patterns)| {
+        let code = |&index: &u8| Pattern::from_index(index).map_or(Pattern::POISON_CODE, Pattern::code);
+        pack(&patterns.iter().map(code).collect::<Vec<_>>(), bytes);
+    });
 }
 
 #[inline(always)]

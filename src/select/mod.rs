@@ -108,12 +108,14 @@ mod calibration;
 mod cholesky;
 mod cpu;
 mod launch;
+mod swaps;
 mod sweep;
 
 pub use activations::{Hessian, Squares};
 pub use calibration::{ColumnScale, check_hessian};
 #[cfg(feature = "sparsegpt")]
 pub use cholesky::Cholesky;
+pub use swaps::Swaps;
 pub use sweep::Sweep;
 
 /// What a mask keeps of all scores. The layout is that of the device.

@@ -2,7 +2,8 @@
 
 use super::super::calibration::check_scale;
 use super::super::sweep::BLOCK;
-use super::{Sweep, code_of_largest, pack};
+use super::terms::{self, Terms};
+use super::{Sweep, code_of_largest, pack_patterns};
 use crate::check::zeros;
 use crate::element::Float;
 use crate::error::{Error, Result};
@@ -13,10 +14,6 @@ use rayon::prelude::*;
 
 /// The most rows of a task: they read the same part of the factor one after the other.
 const ROWS: usize = 32;
-/// Columns right of a block that all rows of a task go through before the next ones.
-const LANES: usize = 32;
-/// A block's part of the factor in those columns, packed so that it stays in the first-level cache.
-type Near = [[f32; LANES]; BLOCK];
 
 /// Sweeps over a weight.
 pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) -> Result<()> {
@@ -61,10 +58,7 @@ pub(in super::super) fn sweep<S: HostSpace, W: Float>(pass: Sweep<'_, S, W>) -> 
     });
     let lost = swept.try_reduce(Lost::default, |a, b| Ok(a.and(b)))?;
     if let Some(codes) = codes {
-        codes.par_chunks_mut(BLOCK).zip(patterns.par_chunks(2 * BLOCK)).for_each(|(bytes, patterns)| {
-            let code = |&index: &u8| Pattern::from_index(index).map_or(Pattern::POISON_CODE, Pattern::code);
-            pack(&patterns.iter().map(code).collect::<Vec<_>>(), bytes);
-        });
+        pack_patterns(patterns, codes);
     }
     match lost.first {
         Some([row, column]) => {
@@ -116,7 +110,7 @@ impl Cholesky<'_> {
     /// Sweeps over rows; their losses.
     fn sweep(&self, rows: &mut [f32], patterns: &mut [u8]) -> Vec<f64> {
         let count = rows.len() / self.cols;
-        let (mut losses, mut errors, mut near) = (vec![0.0; count], vec![[0.0; BLOCK]; count], [[0.0; LANES]; BLOCK]);
+        let (mut losses, mut errors) = (vec![0.0; count], vec![[0.0; BLOCK]; count]);
         for start in (0..self.cols).step_by(BLOCK) {
             let end = self.cols.min(start + BLOCK);
             let each = rows.chunks_mut(self.cols).zip(patterns.chunks_mut(self.cols / 4));
@@ -124,16 +118,8 @@ impl Cholesky<'_> {
                 *errors = sweep_block(self, start, &mut row[start..end], &mut patterns[start / 4..end / 4]);
                 *loss += errors.iter().map(|&e| f64::from(e) * f64::from(e)).sum::<f64>();
             }
-            let dropped = errors.iter().map(Dropped::new).collect::<Vec<_>>();
-            for column in (end..self.cols).step_by(LANES) {
-                let width = LANES.min(self.cols - column);
-                for (j, near) in near.iter_mut().enumerate() {
-                    near[..width].copy_from_slice(&self.upper(start + j, column)[..width]);
-                }
-                for (row, dropped) in rows.chunks_mut(self.cols).zip(&dropped) {
-                    make_up(&near, dropped, &mut row[column..column + width]);
-                }
-            }
+            let made_up = errors.iter().map(|errors| Terms::new(&errors.map(|error| -error))).collect::<Vec<_>>();
+            terms::add(&self.upper[start * self.cols..end * self.cols], &made_up, self.cols, end, rows);
         }
         losses.iter_mut().for_each(|loss| *loss *= 0.5);
         losses
@@ -174,34 +160,4 @@ fn sweep_block(factor: &Cholesky<'_>, start: usize, w: &mut [f32], patterns: &mu
         }
     }
     errors
-}
-
-/// The errors of a row in a block that are not 0, negated, each with its place in the block.
-struct Dropped {
-    errors: [(usize, f32); BLOCK],
-    count: usize,
-}
-
-impl Dropped {
-    fn new(errors: &Errors) -> Self {
-        let mut dropped = Self { errors: [(0, 0.0); BLOCK], count: 0 };
-        for (j, &error) in errors.iter().enumerate().filter(|(_, error)| **error != 0.0) {
-            dropped.errors[dropped.count] = (j, -error);
-            dropped.count += 1;
-        }
-        dropped
-    }
-}
-
-/// Makes up for a block's errors in a few columns of a row.
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn make_up(near: &Near, dropped: &Dropped, w: &mut [f32]) {
-    let mut sums = [0.0; LANES];
-    sums[..w.len()].copy_from_slice(w);
-    for &(j, minus_error) in &dropped.errors[..dropped.count] {
-        for (sum, u) in sums.iter_mut().zip(&near[j]) {
-            *sum = minus_error.mul_add(*u, *sum);
-        }
-    }
-    w.copy_from_slice(&sums[..w.len()]);
 }
