@@ -38,6 +38,19 @@ pub(crate) fn widened(dtype: TensorType, bytes: &[u8]) -> Result<Vec<f32>, Failu
     }
 }
 
+/// Numbers of `f32` as a tensor of another type of floats has them, rounded to the nearest.
+pub(crate) fn narrowed(dtype: TensorType, wide: &[f32]) -> Result<Vec<u8>, Failure> {
+    fn all<T: Element>(wide: &[f32], narrow: impl Fn(f32) -> T) -> Vec<u8> {
+        bytes(&wide.iter().map(|&value| narrow(value)).collect::<Vec<_>>())
+    }
+    match dtype {
+        TensorType::F32 => Ok(bytes(wide)),
+        TensorType::F16 => Ok(all(wide, f16::from_f32)),
+        TensorType::Bf16 => Ok(all(wide, bf16::from_f32)),
+        other => Err(format!("no model of {other} is run").into()),
+    }
+}
+
 /// The sum of squares.
 pub(crate) fn energy(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value).powi(2)).sum()

@@ -45,9 +45,18 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Where it was asked for.
-    pub(crate) fn asked(model: &Model, path: &Path) -> Self {
-        Self { path: path.to_owned(), sharded: model.index().is_some() }
+    /// Where it was asked for. What was given as a folder becomes one, unless a file is asked for by name.
+    pub(crate) fn asked(model: &Model, given: &Path, path: &Path) -> Self {
+        let named = path.extension().is_some_and(|end| end == "safetensors");
+        Self { path: path.to_owned(), sharded: model.index().is_some() || given.is_dir() && !named }
+    }
+
+    /// Copies into a new folder what makes a folder with weights a model, if there is any.
+    pub(crate) fn complete(&self, given: &Path) -> Result<(), Failure> {
+        match self.sharded && given.is_dir() {
+            true => crate::model::copy_beside(given, &self.path),
+            false => Ok(()),
+        }
     }
 
     /// Beside the model, with a word in its name.

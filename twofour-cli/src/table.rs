@@ -36,6 +36,12 @@ pub(crate) fn progress_bar(bytes: u64) -> ProgressBar {
     ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// The same, of so many blocks.
+pub(crate) fn progress_of_blocks(blocks: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} blocks, {eta} left {msg}");
+    ProgressBar::new(blocks as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// What it is at.
 pub(crate) fn at(progress: &ProgressBar, what: &str) {
     progress.set_message(plain(what).into_owned());

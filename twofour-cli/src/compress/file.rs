@@ -40,7 +40,7 @@ impl Task {
     /// The layer that a tensor is to become, and its mask.
     fn layer(&self, name: &str) -> Option<(&Given, &Layer)> {
         let Self::Compress(chosen, given) = self else { return None };
-        chosen.layers.get(name).map(|layer| (given, layer))
+        chosen.layers.get(name).map(|layer| (&**given, layer))
     }
 }
 

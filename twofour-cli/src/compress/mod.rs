@@ -64,7 +64,7 @@ fn with(args: &Args, path: &Path) -> Result<bool, Failure> {
     let task = task(args, &model, &readers)?;
     let word = if args.decompress { "dense" } else { "twofour" };
     let place = match &args.out {
-        Some(path) => Place::asked(&model, path),
+        Some(to) => Place::asked(&model, path, to),
         None => Place::beside(&model, path, word)?,
     };
     let mut read = output::read(&model);
@@ -87,6 +87,7 @@ fn with(args: &Args, path: &Path) -> Result<bool, Failure> {
         staged.push(index.stage(place.file(name))?);
     }
     staged.into_iter().try_for_each(Staged::commit)?;
+    place.complete(path)?;
     drop(made);
     for (file, reader) in &readers {
         let written = Reader::open(place.file(file))?;

@@ -41,6 +41,7 @@ pub use block::{Block, Inputs, Linear};
 pub use config::{Config, Kind, Scaling};
 pub use head::Head;
 pub use save::Saved;
+pub(crate) use save::copy_beside;
 pub(crate) use source::dense;
 
 use crate::Failure;

@@ -61,6 +61,20 @@ const BESIDE: [&str; 8] = [
     "chat_template.jinja",
 ];
 
+/// Copies what a folder has beside its weights, `config.json` included, into another: with the weights it is a model.
+pub(crate) fn copy_beside(from: &Path, to: &Path) -> Result<(), Failure> {
+    copy(&["config.json"], from, to)?;
+    copy(&BESIDE, from, to)
+}
+
+fn copy(names: &[&str], from: &Path, to: &Path) -> Result<(), Failure> {
+    for name in names.iter().filter(|name| from.join(name).is_file()) {
+        let copied = fs::copy(from.join(name), to.join(name));
+        copied.map_err(|e| format!("{}: cannot be written: {e}", to.join(name).display()))?;
+    }
+    Ok(())
+}
+
 impl Model {
     /// Writes the model into a folder: `model.safetensors`, `config.json`, `tokenizer.json` and what else is beside it.
     /// `replace` gets the name and weight `[N, K]`, f32 on the model's device, of each linear layer of the blocks, and
@@ -112,7 +126,6 @@ impl Model {
     }
 
     fn save_beside(&self, folder: &Path) -> Result<(), Failure> {
-        let unwritable = |e| format!("{}: cannot be written: {e}", folder.display());
         if let Source::Gguf(_) = self.source {
             // A model can do without.
             let Ok(tokenizer) = self.tokenizer() else { return Ok(()) };
@@ -120,10 +133,7 @@ impl Model {
             tokenizer.save(&path, true).map_err(|e| format!("{}: cannot be written: {e}", path.display()))?;
             return Ok(());
         }
-        for name in BESIDE.into_iter().filter(|name| self.path.join(name).is_file()) {
-            fs::copy(self.path.join(name), folder.join(name)).map_err(unwritable)?;
-        }
-        Ok(())
+        copy(&BESIDE, &self.path, folder)
     }
 
     /// What was in the model's `config.json`, with the new type; of a GGUF file all that is known.

@@ -20,18 +20,29 @@ pub(crate) struct Chooser<'a> {
     args: &'a Args,
 }
 
+/// Whether the arguments of methods go together.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    let sparsegpt = args.method == Method::Sparsegpt;
+    if args.as_is && !sparsegpt {
+        return Err("--as-is is of --method sparsegpt: other methods update no weights".into());
+    }
+    if args.swaps && sparsegpt && !args.as_is {
+        let why = "SparseGPT's update makes up for the mask that it chose";
+        return Err(format!("--swaps goes with --as-is: {why}, and would be wrong under another").into());
+    }
+    if !(args.damping.is_finite() && args.damping >= 0.0) {
+        return Err(format!("--damping is {}: it must be finite and not negative", args.damping).into());
+    }
+    Ok(())
+}
+
 impl<'a> Chooser<'a> {
     pub(crate) fn new(args: &'a Args) -> Result<Self, Failure> {
         let method = args.method;
-        if args.as_is && method != Method::Sparsegpt {
-            return Err("--as-is is of --method sparsegpt: other methods update no weights".into());
-        }
-        if !(args.damping.is_finite() && args.damping >= 0.0) {
-            return Err(format!("--damping is {}: it must be finite and not negative", args.damping).into());
-        }
         match (&args.activations, method) {
             (None, Method::Wanda | Method::Sparsegpt) => {
-                Err("Wanda and SparseGPT choose by a layer's inputs: give --activations FILE".into())
+                Err("Wanda and SparseGPT choose by a layer's inputs: give --calibration FILE, or --activations FILE"
+                    .into())
             }
             (Some(_), Method::Magnitude) => {
                 Err("magnitude does not look at activations: say --method wanda or sparsegpt".into())
@@ -65,8 +76,10 @@ impl Source for Chooser<'_> {
         match (&self.activations, self.norms.get(&layer.name)) {
             (_, Some(norms)) => Ok(Made { empty: norms.empty(), ..by_score(layer, dense, Some(norms.scale()))? }),
             (Some(activations), None) => {
-                let hessian = activations.hessian(&layer.name, layer.shape.cols)?;
-                sparsegpt(self.args, layer, dense, &hessian)
+                let cols = layer.shape.cols;
+                let factor = Cholesky::new(cols, &activations.hessian(&layer.name, cols)?, self.args.damping);
+                let factor = factor.map_err(|e| format!("the Hessian of `{}`: {e}", layer.name))?;
+                sparsegpt(self.args, layer, dense, &factor)
             }
             (None, None) => by_score(layer, dense, None),
         }
@@ -85,24 +98,24 @@ pub(crate) fn by_score(layer: &Layer, dense: &[u8], scale: Option<&[f32]>) -> Re
     };
     let run = Cpu.run(pass.codes(&mut codes).statistics(&mut statistics));
     run.map_err(|e| format!("`{name}`: {e}"))?;
-    Ok(Made { mask: mask(name, *shape, codes)?, updated: None, score: Some(statistics[0].fraction()), empty: 0 })
+    let score = Some(statistics[0].fraction());
+    Ok(Made { mask: mask(name, *shape, codes)?, updated: None, score, error: None, unswapped: None, empty: 0 })
 }
 
 /// A group with a NaN has no code, and then there is no mask.
-fn mask(name: &str, shape: Shape, codes: Vec<u8>) -> Result<Mask, Failure> {
+pub(crate) fn mask(name: &str, shape: Shape, codes: Vec<u8>) -> Result<Mask, Failure> {
     Mask::new(shape, codes).map_err(|e| format!("`{name}` has weights or activations that are NaN: {e}").into())
 }
 
-fn sparsegpt(args: &Args, layer: &Layer, dense: &[u8], hessian: &[f32]) -> Result<Made, Failure> {
-    let factor = Cholesky::new(layer.shape.cols, hessian, args.damping)
-        .map_err(|e| format!("the Hessian of `{}`: {e}", layer.name))?;
+/// By SparseGPT, with what comes of the inputs' Hessian.
+pub(crate) fn sparsegpt(args: &Args, layer: &Layer, dense: &[u8], factor: &Cholesky) -> Result<Made, Failure> {
     if args.as_is {
         return Ok(Made { empty: factor.empty(), ..by_score(layer, dense, Some(factor.scale()))? });
     }
     match layer.dtype {
-        TensorType::F32 => swept::<f32>(layer, dense, &factor),
-        TensorType::F16 => swept::<f16>(layer, dense, &factor),
-        TensorType::Bf16 => swept::<bf16>(layer, dense, &factor),
+        TensorType::F32 => swept::<f32>(layer, dense, factor),
+        TensorType::F16 => swept::<f16>(layer, dense, factor),
+        TensorType::Bf16 => swept::<bf16>(layer, dense, factor),
         other => Err(format!("`{}` is {other}, and no update is written in it", layer.name).into()),
     }
 }
@@ -114,5 +127,6 @@ fn swept<T: Float>(layer: &Layer, dense: &[u8], factor: &Cholesky) -> Result<Mad
     let sweep = Sweep::new(*shape, &dense, factor.upper(), factor.scale());
     Cpu.run(sweep.codes(&mut codes).updated(&mut updated)).map_err(|e| format!("`{name}`: {e}"))?;
     let mask = mask(name, *shape, codes)?;
-    Ok(Made { mask, updated: Some(number::bytes(&updated)), score: None, empty: factor.empty() })
+    let updated = Some(number::bytes(&updated));
+    Ok(Made { mask, updated, score: None, error: None, unswapped: None, empty: factor.empty() })
 }

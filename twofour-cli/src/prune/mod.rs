@@ -1,16 +1,21 @@
 //! `twofour prune`: one-shot 2:4 masks for a model.
 //!
 //! [`write`] goes over the model's files, and asks a [`Source`] for the mask of each layer: [`method`] chooses it by the
-//! weights and by what is known of the layers' inputs, a layer at a time, in whichever order.
+//! weights and by what is known of the layers' inputs, a layer at a time, in whichever order; [`layerwise`] runs the
+//! model itself over calibration tokens. [`gguf`] writes what comes of a GGUF file.
 
 mod activations;
+mod gguf;
+mod layerwise;
 mod method;
 pub(crate) mod report;
 mod write;
 
 use crate::choose::{Layers, Which};
 use crate::layer::Layer;
-use crate::{Failure, made_up};
+use crate::model::Model;
+use crate::{Failure, made_up, number};
+use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use twofour_formats::masks::{Form, Mask};
@@ -35,6 +40,20 @@ pub struct Args {
     /// <name>.hessian [K, K]; or <name>, inputs [T, K]
     #[arg(long, value_name = "FILE", requires = "model")]
     pub(crate) activations: Option<PathBuf>,
+    /// What the model is run over, a block at a time, so that masks are chosen by what its layers read: texts, or token
+    /// ids if the name ends in .u16 or .u32. For models that `eval` knows
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "model", conflicts_with = "activations")]
+    pub(crate) calibration: Vec<PathBuf>,
+    /// Tokens in a window of calibration
+    #[arg(long, default_value_t = 512, requires = "calibration")]
+    pub(crate) window: usize,
+    /// Windows of calibration, at most
+    #[arg(long, default_value_t = 128, requires = "calibration")]
+    pub(crate) windows: usize,
+    /// Exchanges kept and dropped weights after the choice, until no exchange in a group makes a layer's error smaller;
+    /// of masks of the weights as they are
+    #[arg(long, requires = "calibration")]
+    pub(crate) swaps: bool,
     /// SparseGPT: share of the Hessian's mean diagonal that is added to its diagonal
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub(crate) damping: f64,
@@ -49,7 +68,8 @@ pub struct Args {
     /// The form of the masks [default: base6, or patch if --out is an npz]
     #[arg(long, value_parser = crate::convert::form)]
     pub(crate) form: Option<Form>,
-    /// Writes the masked model too, or as SparseGPT updated it: to a file, for shards to a folder
+    /// Writes the masked model too, or as SparseGPT updated it: to a file if that ends in .safetensors, else to a folder
+    /// with all that is beside the model's weights
     #[arg(long, value_name = "PATH", requires = "model")]
     pub(crate) weights: Option<PathBuf>,
 }
@@ -73,8 +93,26 @@ pub(crate) struct Made {
     pub(crate) updated: Option<Vec<u8>>,
     /// The share of all scores that is kept; there is none where scores change on the way.
     pub(crate) score: Option<f64>,
+    /// The share of the layer's output on calibration tokens that is lost, `‖(W − Ŵ)X‖² / ‖WX‖²`, if they are known.
+    pub(crate) error: Option<f64>,
+    /// The same before swaps, if there were any.
+    pub(crate) unswapped: Option<f64>,
     /// Columns that saw no input, among which magnitude chose.
     pub(crate) empty: usize,
+}
+
+impl Made {
+    /// The layer's weight as written, of the layer's type, where `dense` is what it was.
+    pub(crate) fn weight(&self, layer: &Layer, dense: &[u8]) -> Result<Vec<u8>, Failure> {
+        match &self.updated {
+            Some(updated) if updated.len() == dense.len() => Ok(updated.clone()),
+            Some(updated) => {
+                let (bytes, got) = (dense.len(), updated.len());
+                Err(format!("`{}` has {bytes} bytes, and its update {got}", layer.name).into())
+            }
+            None => Ok(number::masked(dense, layer.dtype.bits() / 8, &self.mask.flags()?)),
+        }
+    }
 }
 
 /// Where masks of layers come from.
@@ -92,8 +130,29 @@ pub(crate) trait Source {
 /// # Errors
 /// What is wrong with the model, what is known of its inputs, or the arguments.
 pub fn run(args: &Args) -> Result<bool, Failure> {
-    let Some(model) = &args.model else { return demo(args) };
-    write::run(args, model, &mut method::Chooser::new(args)?)
+    let Some(path) = &args.model else { return demo(args) };
+    method::check(args)?;
+    let is_gguf = gguf::is_one(path);
+    if args.calibration.is_empty() {
+        let mut chooser = method::Chooser::new(args)?;
+        return match is_gguf {
+            true => gguf::run(args, &Model::open(path, &Device::Cpu)?, &mut chooser),
+            false => write::run(args, path, &mut chooser),
+        };
+    }
+    let model = Model::open(path, &Device::Cpu)?;
+    let mut walk = layerwise::Walk::new(args, &model)?;
+    let well = match is_gguf {
+        true => gguf::run(args, &model, &mut walk)?,
+        false => write::run(args, path, &mut walk)?,
+    };
+    walk.forget()?;
+    Ok(well)
+}
+
+/// The masks' file and what else is read for them.
+fn read_beside(args: &Args) -> impl Iterator<Item = PathBuf> {
+    args.activations.iter().chain(&args.calibration).cloned()
 }
 
 /// A small model that is made up, by magnitude and by Wanda, in two forms.

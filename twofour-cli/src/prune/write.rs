@@ -1,7 +1,7 @@
 //! Masks for a model: tensor by tensor, into the file of masks and, if asked, into the new model.
 
 use super::report::{self, Layer as Done};
-use super::{Args, Made, Source};
+use super::{Args, Made, Source, read_beside};
 use crate::choose::{self, Can, Layers, is_float};
 use crate::layer::Layer;
 use crate::output::{self, Place};
@@ -22,8 +22,8 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     let layers = &chosen.layers;
     let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), path)?;
     let mut read = output::read(&model);
-    read.extend(args.activations.clone());
-    let place = args.weights.as_deref().map(|path| Place::asked(&model, path));
+    read.extend(read_beside(args));
+    let place = args.weights.as_deref().map(|to| Place::asked(&model, path, to));
     let written = std::iter::once(out.clone()).chain(place.iter().flat_map(|place| place.files(&model)));
     output::check(&read, &written.collect::<Vec<_>>())?;
     let mut manifest = masks::Manifest::new(form);
@@ -54,6 +54,9 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
         staged.push(index.stage(place.file(name))?);
     }
     staged.into_iter().try_for_each(Staged::commit)?;
+    if let Some(place) = &place {
+        place.complete(path)?;
+    }
     drop(made);
     task.progress.finish_and_clear();
     output::print_left_out(&readers);
@@ -112,7 +115,7 @@ impl Task<'_> {
             let dense = layer.rows(reader.tensor(name)?);
             let made = self.source.layer(layer, &dense)?;
             masks.mask(name, &made.mask)?;
-            let (done, weight) = done(layer, &dense, made)?;
+            let (done, weight) = done(layer, &dense, &made)?;
             if let Some(copy) = &mut copy {
                 copy.tensor(name, &layer.own(weight.into()))?;
             }
@@ -125,20 +128,13 @@ impl Task<'_> {
 
 /// What is to be said of a layer, and its weight as written. Energy: the squares of the weights as written, over those
 /// of the weights as they were.
-fn done(layer: &Layer, dense: &[u8], made: Made) -> Result<(Done, Vec<u8>), Failure> {
-    let kept: Vec<bool> = made.mask.flags()?;
-    let weight = match made.updated {
-        Some(updated) if updated.len() == dense.len() => updated,
-        Some(updated) => {
-            let (bytes, got) = (dense.len(), updated.len());
-            return Err(format!("`{}` has {bytes} bytes, and its update {got}", layer.name).into());
-        }
-        None => number::masked(dense, layer.dtype.bits() / 8, &kept),
-    };
+pub(super) fn done(layer: &Layer, dense: &[u8], made: &Made) -> Result<(Done, Vec<u8>), Failure> {
+    let weight = made.weight(layer, dense)?;
     let energy = |bytes: &[u8]| Ok::<_, Failure>(number::energy(&number::widened(layer.dtype, bytes)?));
     let share = energy(&weight)? / energy(dense)?;
     let dtype = layer.dtype.name().to_lowercase();
     let mut done = Done::new(&layer.name, &made.mask, dtype, made.score, Some(share));
+    (done.error, done.unswapped) = (made.error, made.unswapped);
     if made.empty > 0 {
         let of = format!("{} of {} columns", made.empty, layer.shape.cols);
         done.notes.push(format!("{of} saw no input, and magnitude chose among them"));
