@@ -3,6 +3,7 @@
 //! Nothing here may panic, whatever the bytes; what can be read must agree with what the file says of it.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use twofour::compress::Sparsity;
 use twofour::{E4m3, E5m2, Element, Shape, bf16, f16};
 use twofour_formats::{Encoding, Index, Reader, Weight, bitmask};
@@ -18,6 +19,13 @@ pub(crate) fn file(bytes: &[u8]) -> Option<usize> {
     let mut read = 0;
     for info in reader.weights() {
         assert!(reader.tensors().all(|tensor| tensor.name() != info.name()));
+        let digest = |dense: Vec<u8>| {
+            assert_eq!(dense.len(), info.shape().weights() * info.value_type().size());
+            let mut hasher = DefaultHasher::new();
+            dense.hash(&mut hasher);
+            hasher.finish()
+        };
+        let dense = reader.dense(info.name()).map(digest);
         let weight = match reader.weight(info.name()) {
             Ok(weight) => weight,
             Err(error) => {
@@ -26,6 +34,7 @@ pub(crate) fn file(bytes: &[u8]) -> Option<usize> {
             }
         };
         read += 1;
+        assert_eq!(dense, Ok(digest(weight.decompress_bytes())));
         assert_eq!((weight.shape(), weight.value_type()), (info.shape(), info.value_type()));
         agrees(&weight);
         if info.encoding() == Encoding::Codes {

@@ -1,5 +1,5 @@
-//! `sparse-24-bitmask`, the retired format of `compressed-tensors`: kept values, and a bit for each position.
-//! [`Reader`](super::Reader) finds such weights in files; [`from_parts`] takes them from slices.
+//! `sparse-24-bitmask` and the older `sparse-bitmask`, retired formats of `compressed-tensors`: kept values, and a bit for
+//! each position. [`Reader`](super::Reader) finds such weights in files; [`from_parts`] takes them from slices.
 //!
 //! The format's own writer keeps exactly two of every group of four, but the format does not promise it. Here a group
 //! that keeps **more** is [`Error::NotTwoFour`]. One that keeps **fewer** is filled up with
@@ -8,11 +8,15 @@
 //! beyond the last column are ignored.
 //!
 //! **`f32` values** are two of four in such files, and one of two for sparse tensor cores: a weight of `f32` can be
-//! read only if every group of four keeps one of each half, and is an error otherwise. (Convert the checkpoint to a
-//! 16-bit type first.)
+//! read as compressed only if every group of four keeps one of each half, and is an error otherwise.
+//! [`Reader::dense`](super::Reader::dense) reads it all the same, to be converted to a 16-bit type.
 //!
-//! Source: `compressors/sparse_compressors/sparse_24_bitmask.py` and `pack_bitmasks` in `utils/helpers.py` of
-//! compressed-tensors, before their removal: `numpy.packbits(mask, axis=-1, bitorder="little")`.
+//! **`sparse-bitmask`** has one more tensor, `row_offsets`: how many values the rows before have. It keeps as many of a
+//! group as it likes, and rows may be of any length: [`Reader::dense`](super::Reader::dense) reads all of them, and as
+//! compressed weights those are read that are 2:4.
+//!
+//! Source: `compressors/sparse_compressors/sparse_24_bitmask.py`, `sparse_bitmask.py` and `pack_bitmasks` in
+//! `utils/helpers.py` of compressed-tensors, before their removal: `numpy.packbits(mask, axis=-1, bitorder="little")`.
 
 use super::dtype::TensorType;
 use super::header::{Header, TensorInfo};
@@ -25,6 +29,8 @@ use twofour::compress::{Compressed, Sparsity};
 use twofour::{Element, Error, Shape};
 
 pub(super) const PARTS: [&str; 3] = ["compressed", "bitmask", "shape"];
+/// What `sparse-bitmask` has besides.
+pub(super) const OFFSETS: &str = "row_offsets";
 const WEIGHT: &str = "weight";
 
 /// A tensor of a weight.
@@ -32,12 +38,11 @@ pub(super) fn part(weight: &str, part: &str) -> String {
     format!("{}{part}", weight.strip_suffix(WEIGHT).unwrap_or(weight))
 }
 
-/// The module (`a.b.`, with its dot) whose bitmask this tensor is, if it is one of a whole weight. With
-/// `row_offsets` beside it the format is another: `sparse-bitmask`, which is not 2:4.
+/// The module (`a.b.`, with its dot) whose bitmask this tensor is, if it is one of a whole weight.
 pub(super) fn module<'a>(header: &Header, tensor: &'a TensorInfo) -> Option<&'a str> {
     let module = tensor.name.strip_suffix("bitmask").filter(|module| module.is_empty() || module.ends_with('.'))?;
     let there = |part: &str| header.tensor(&format!("{module}{part}")).is_some();
-    (PARTS.into_iter().all(there) && !there("row_offsets")).then_some(module)
+    PARTS.into_iter().all(there).then_some(module)
 }
 
 /// Checks the tensors of a module, and reads the weight's shape.
@@ -64,17 +69,63 @@ pub(super) fn info(source: &Source<'_>, header: &Header, module: &str) -> Result
         return Err(wrong(format!("`{}` holds a size that is negative or too large", shape.name)));
     };
     let weight = Shape::new(rows, cols);
-    weight.check().map_err(|error| in_weight(source.label(), &name, error))?;
+    let offsets = header.tensor(&format!("{module}{OFFSETS}"));
+    // The older format has no groups.
+    let grouped = if offsets.is_some() { Shape::new(rows, cols.next_multiple_of(4)) } else { weight };
+    grouped.check().map_err(|error| in_weight(source.label(), &name, error))?;
     if bitmask.dtype != TensorType::U8 || bitmask.shape != [rows, cols.div_ceil(8)] {
         let (dtype, got) = (bitmask.dtype, &bitmask.shape);
         return Err(wrong(format!("`{}` is {dtype} {got:?}, which is no bitmask of {rows} x {cols}", bitmask.name)));
     }
     // Where every group keeps two, which is all the format's writer makes; a list where some keep fewer.
-    if compressed.shape != [rows, cols / 2] && compressed.shape.len() != 1 {
+    if (offsets.is_some() || compressed.shape != [rows, cols / 2]) && compressed.shape.len() != 1 {
         let (part, got) = (&compressed.name, &compressed.shape);
         return Err(wrong(format!("`{part}` is {got:?}, and {rows} x {cols} keeps [{rows}, {}]", cols / 2)));
     }
-    Ok(WeightInfo { name, shape: weight, value_type, encoding: Encoding::Bitmask })
+    let encoding = if offsets.is_some() { Encoding::SparseBitmask } else { Encoding::Bitmask };
+    match offsets {
+        Some(TensorInfo { dtype, shape, .. }) if *dtype != TensorType::I64 || *shape != [rows] => {
+            Err(wrong(format!("its row offsets are {dtype} {shape:?}, and I64 [{rows}] are needed")))
+        }
+        _ => Ok(WeightInfo { name, shape: weight, value_type, encoding }),
+    }
+}
+
+/// Checks that row offsets, of which there is one a row, count what the rows before have.
+pub(super) fn check_offsets(shape: Shape, bitmask: &[u8], offsets: &[u8]) -> std::result::Result<(), String> {
+    let mut before = 0;
+    let rows = bitmask.chunks_exact(shape.cols.div_ceil(8).max(1)).chain(std::iter::repeat(&[][..]));
+    for (row, (bits, offset)) in rows.zip(offsets.as_chunks::<8>().0).enumerate() {
+        let offset = u64::from_le_bytes(*offset);
+        if offset != before {
+            return Err(format!("the offset of row {row} is {offset}, and the rows before have {before} values"));
+        }
+        before += (0..shape.cols).filter(|&column| is_kept(bits, column)).count() as u64;
+    }
+    Ok(())
+}
+
+/// Whether a row keeps a column.
+fn is_kept(bits: &[u8], column: usize) -> bool {
+    bits.get(column / 8).is_some_and(|byte| byte >> (column % 8) & 1 == 1)
+}
+
+/// The dense weight of values, of so many bytes each, under a bitmask: bytes as in a file, zeros where no bit is set.
+/// Any number of values a group, and any length of rows.
+pub(super) fn dense(shape: Shape, size: usize, values: &[u8], bitmask: &[u8]) -> twofour::Result<Vec<u8>> {
+    let mut dense = zeros("a dense weight", shape.rows.saturating_mul(shape.cols).saturating_mul(size))?;
+    let (mut given, mut kept) = (values.chunks_exact(size), 0);
+    let rows = bitmask.chunks_exact(shape.cols.div_ceil(8).max(1));
+    for (to, bits) in dense.chunks_exact_mut((shape.cols * size).max(1)).zip(rows) {
+        for (_, to) in to.chunks_exact_mut(size).enumerate().filter(|(column, _)| is_kept(bits, *column)) {
+            kept += 1;
+            if let Some(value) = given.next() {
+                to.copy_from_slice(value);
+            }
+        }
+    }
+    length("values", values.len() / size, kept)?;
+    Ok(dense)
 }
 
 /// Compresses values under a bitmask.

@@ -1,7 +1,7 @@
 //! Checks of what comes without a file, with the errors of `twofour`.
 
 use twofour::compress::Sparsity;
-use twofour::{Element, Error, Result, Shape};
+use twofour::{Error, Result, Shape};
 
 /// Checks how many elements a slice has.
 pub(crate) fn length(what: &'static str, got: usize, expected: usize) -> Result<()> {
@@ -17,7 +17,7 @@ pub(crate) fn not_two_four(sparsity: Sparsity, shape: Shape, group: usize, kept:
 }
 
 /// So many zeros; an error where there is no memory for them, for how many it is a file may have said.
-pub(crate) fn zeros<T: Element>(what: &'static str, elements: usize) -> Result<Vec<T>> {
+pub(crate) fn zeros<T: bytemuck::Zeroable + Clone>(what: &'static str, elements: usize) -> Result<Vec<T>> {
     let mut zeros = Vec::new();
     let bytes = (elements as u64).saturating_mul(size_of::<T>() as u64);
     zeros.try_reserve_exact(elements).map_err(|_| Error::Memory { what, bytes })?;

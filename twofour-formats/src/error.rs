@@ -25,6 +25,17 @@ pub enum Error {
         /// What is wrong with it.
         error: Box<Error>,
     },
+    /// A bitmask of `f32` values keeps two of a group of two. As compressed weights they are kept 1:2.
+    #[error(
+        "group {group} of row {row} keeps 2 of 2 values: under a bitmask f32 is kept 2:4, and compressed 1:2, for so \
+         sparse tensor cores read it; make it dense, and convert it to bf16 or f16"
+    )]
+    NotOneTwo {
+        /// The group's row.
+        row: u64,
+        /// Of two values, within the row.
+        group: u64,
+    },
     /// Values were asked for in a type that they are not of.
     #[error("its values are {held}, and {asked} was asked for: ask for {held}")]
     DType {

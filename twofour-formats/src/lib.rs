@@ -1,5 +1,5 @@
 //! Compressed weights in files: written and read as [safetensors](https://github.com/huggingface/safetensors), and read
-//! from `sparse-24-bitmask` checkpoints. [`masks`] reads and writes masks without weights, as MaskLLM and PATCH publish
+//! from `sparse-24-bitmask` and `sparse-bitmask` checkpoints. [`masks`] reads and writes masks without weights, as MaskLLM and PATCH publish
 //! them.
 //!
 //! A file holds what does not depend on a device or a library: kept values and codes in canonical order
@@ -68,16 +68,17 @@
 //! **Versions.** A file with another version is refused with an error that says so. What a file of version 1 means will
 //! not change; whatever cannot be said in it becomes version 2.
 //!
-//! # `sparse-24-bitmask`
+//! # `sparse-24-bitmask` and `sparse-bitmask`
 //!
-//! The retired format of `compressed-tensors` (written until 2026 by llm-compressor, vLLM read it). [`Reader`] knows it
-//! by its tensors, so that `config.json` is not needed, and gives its weights as it gives others:
+//! Retired formats of `compressed-tensors` (written until 2026 by llm-compressor, vLLM read them). [`Reader`] knows them
+//! by their tensors, so that `config.json` is not needed, and gives their weights as it gives others:
 //!
 //! | tensor | type | shape | holds |
 //! | --- | --- | --- | --- |
 //! | `<module>.compressed` | of the values | `[N, K/2]` | kept values, row-major |
 //! | `<module>.bitmask` | `U8` | `[N, ceil(K/8)]` | bit `j % 8` (the lowest is 0) of byte `j / 8`: column `j` is kept |
 //! | `<module>.shape` | `I64` | `[2, 1]` | N, K |
+//! | `<module>.row_offsets` | `I64` | `[N]` | `sparse-bitmask` alone: how many values the rows before have; its kept values are a list |
 //!
 //! The weight is `<module>.weight`. See [`bitmask`] for groups that do not keep two, and for `f32`.
 //!

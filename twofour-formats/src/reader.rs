@@ -82,6 +82,13 @@ impl<'a> Reader<'a> {
         Some(&self.weights[found])
     }
 
+    /// Bytes of the tensors that a compressed weight is made of; 0 if there is none of this name.
+    #[must_use]
+    pub fn weight_bytes(&self, name: &str) -> u64 {
+        let parts = self.weight_info(name).map(WeightInfo::parts).unwrap_or_default();
+        parts.iter().filter_map(|part| self.header.tensor(part)).map(TensorInfo::bytes).sum()
+    }
+
     /// What is known of a tensor, if there is one of this name.
     #[must_use]
     pub fn tensor_info(&self, name: &str) -> Option<&TensorInfo> {
@@ -119,7 +126,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Error::File`]: there is no such weight, or it cannot be read. [`Error::InWeight`]: it holds values of another
     /// type ([`Error::DType`]), a code that is not legal ([`twofour::Error::IllegalCode`]), or a bitmask that is not
-    /// 2:4 ([`twofour::Error::NotTwoFour`]).
+    /// 2:4 ([`twofour::Error::NotTwoFour`]; of `f32` [`Error::NotOneTwo`]).
     pub fn compressed<T: Element>(&self, name: &str) -> Result<Compressed<T>> {
         let info = self.known(name)?;
         if info.value_type != T::DTYPE {
@@ -130,13 +137,43 @@ impl<'a> Reader<'a> {
                 let view = self.view(name)?;
                 view.into_compressed().map_err(|error| self.in_weight(name, error))
             }
-            Encoding::Bitmask => {
-                let values = self.tensor(&bitmask::part(name, "compressed"))?;
-                let bits = self.tensor(&bitmask::part(name, "bitmask"))?;
+            Encoding::Bitmask | Encoding::SparseBitmask => {
+                let [values, bits] = self.masked(info)?;
                 let compressed = from_bytes(&values).and_then(|values| bitmask::from_parts(info.shape, &values, &bits));
-                compressed.map_err(|error| self.in_weight(name, error))
+                compressed.map_err(|error| match error {
+                    twofour::Error::NotTwoFour { row, group, width: 2, .. } => {
+                        self.in_weight(name, Error::NotOneTwo { row, group })
+                    }
+                    error => self.in_weight(name, error),
+                })
             }
         }
+    }
+
+    /// Values and bits of a weight under a bitmask.
+    fn masked(&self, info: &WeightInfo) -> Result<[Cow<'a, [u8]>; 2]> {
+        let part = |part| self.tensor(&bitmask::part(&info.name, part));
+        let (values, bits) = (part("compressed")?, part("bitmask")?);
+        if info.encoding == Encoding::SparseBitmask {
+            let checked = bitmask::check_offsets(info.shape, &bits, &part(bitmask::OFFSETS)?);
+            checked.map_err(|problem| self.source.wrong(format!("weight `{}`: {problem}", info.name)))?;
+        }
+        Ok([values, bits])
+    }
+
+    /// The dense weight of a compressed one, as it would be in a file: kept values bit for bit, all others `+0.0`,
+    /// little-endian. Under a bitmask groups may keep as many as they like.
+    ///
+    /// # Errors
+    /// As [`compressed`](Self::compressed), without those of bitmasks that are not 2:4.
+    pub fn dense(&self, name: &str) -> Result<Vec<u8>> {
+        let info = self.known(name)?;
+        if info.encoding == Encoding::Codes {
+            return Ok(self.weight(name)?.decompress_bytes());
+        }
+        let [values, bits] = self.masked(info)?;
+        let dense = bitmask::dense(info.shape, info.value_type.size(), &values, &bits);
+        dense.map_err(|error| self.in_weight(name, error))
     }
 
     /// A compressed weight of whatever values.

@@ -18,6 +18,8 @@ pub enum Encoding {
     Codes,
     /// Values and a bit for each position: `sparse-24-bitmask`.
     Bitmask,
+    /// The same and where rows begin: the older `sparse-bitmask`, which need not be 2:4.
+    SparseBitmask,
 }
 
 /// A compressed weight in a file. Its tensors are there, of the right types and sizes.
@@ -36,7 +38,7 @@ impl WeightInfo {
         &self.name
     }
 
-    /// `[N, K]` of the dense weight.
+    /// `[N, K]` of the dense weight. Of [`Encoding::SparseBitmask`] K can be any number.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
@@ -59,6 +61,10 @@ impl WeightInfo {
         match self.encoding {
             Encoding::Codes => vec![values_name(&self.name), codes_name(&self.name)],
             Encoding::Bitmask => bitmask::PARTS.map(|part| bitmask::part(&self.name, part)).to_vec(),
+            Encoding::SparseBitmask => {
+                let parts = bitmask::PARTS.into_iter().chain([bitmask::OFFSETS]);
+                parts.map(|part| bitmask::part(&self.name, part)).collect()
+            }
         }
     }
 }

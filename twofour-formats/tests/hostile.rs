@@ -29,6 +29,7 @@ fn seeds() -> Vec<Vec<u8>> {
     // Small ones, of which every byte is changed often.
     seeds.push(mutate::one_weight());
     seeds.push(mutate::one_bitmask());
+    seeds.push(mutate::one_sparse_bitmask());
     seeds
 }
 

@@ -67,12 +67,11 @@ pub(super) fn write(
         }
         for info in reader.weights() {
             at(progress, info.name());
-            let weight = reader.weight(info.name())?;
-            let dense = weight.decompress_bytes();
+            let dense = reader.dense(info.name())?;
             file.tensor(info.name(), &dense)?;
-            let bytes = (weight.value_bytes().len() + weight.codes().len(), dense.len());
-            report.layers.push(Done::decompressed(info, bytes));
-            progress.inc(bytes.0 as u64);
+            let before = reader.weight_bytes(info.name());
+            report.layers.push(Done::decompressed(info, (before as usize, dense.len())));
+            progress.inc(before);
         }
         Ok(())
     })
@@ -113,9 +112,8 @@ pub(super) fn verify(
     for info in reader.weights() {
         let name = info.name();
         at(progress, &format!("checking {name}"));
-        let weight = reader.weight(name)?;
-        report.check(name, *written.tensor(name)? == *weight.decompress_bytes());
-        progress.inc((weight.value_bytes().len() + weight.codes().len()) as u64);
+        report.check(name, *written.tensor(name)? == *reader.dense(name)?);
+        progress.inc(reader.weight_bytes(name));
     }
     let same = reader.metadata().eq(written.metadata());
     report.check("__metadata__", same);

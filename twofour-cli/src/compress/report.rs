@@ -6,13 +6,14 @@ use indicatif::BinaryBytes;
 use std::path::Path;
 use twofour::compress::Sparsity;
 use twofour::{DType, Shape};
-use twofour_formats::WeightInfo;
+use twofour_formats::{Encoding, WeightInfo};
 
 /// A layer that was compressed or decompressed.
 pub(super) struct Done {
     name: String,
     shape: Shape,
     value_type: DType,
+    sparsity: &'static str,
     before: usize,
     after: usize,
     /// The sum of squares of kept values over that of all; not known of a layer that was compressed before.
@@ -27,28 +28,37 @@ impl Done {
         (before, after): (usize, usize),
         kept: f64,
     ) -> Self {
-        Self { name: name.to_owned(), shape, value_type, before, after, kept: Some(kept) }
+        let sparsity = sparsity(value_type);
+        Self { name: name.to_owned(), shape, value_type, sparsity, before, after, kept: Some(kept) }
     }
 
     pub(super) fn decompressed(info: &WeightInfo, (before, after): (usize, usize)) -> Self {
         let (shape, value_type) = (info.shape(), info.value_type());
-        Self { name: info.name().to_owned(), shape, value_type, before, after, kept: None }
+        let sparsity = match info.encoding() {
+            Encoding::Codes => sparsity(value_type),
+            Encoding::Bitmask => "2:4",
+            _ => "any",
+        };
+        Self { name: info.name().to_owned(), shape, value_type, sparsity, before, after, kept: None }
     }
 
     fn cells(&self) -> [String; 7] {
-        let sparsity = match Sparsity::of(self.value_type) {
-            Sparsity::TwoFour => "2:4",
-            Sparsity::OneTwo => "1:2",
-        };
         [
             self.name.clone(),
             sizes(&[self.shape.rows, self.shape.cols]),
             self.value_type.to_string(),
-            sparsity.to_owned(),
+            self.sparsity.to_owned(),
             BinaryBytes(self.before as u64).to_string(),
             BinaryBytes(self.after as u64).to_string(),
             self.kept.map(|kept| percent(Some(kept))).unwrap_or_default(),
         ]
+    }
+}
+
+fn sparsity(value_type: DType) -> &'static str {
+    match Sparsity::of(value_type) {
+        Sparsity::TwoFour => "2:4",
+        Sparsity::OneTwo => "1:2",
     }
 }
 

@@ -27,7 +27,9 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     let written = std::iter::once(out.clone()).chain(place.iter().flat_map(|place| place.files(&model)));
     output::check(&read, &written.collect::<Vec<_>>())?;
     let mut manifest = masks::Manifest::new(form);
-    layers.values().try_for_each(|layer| manifest.layer(&layer.name, layer.shape))?;
+    layers
+        .values()
+        .try_for_each(|layer| manifest.layer_as(&layer.name, layer.shape, &layer.sizes, layer.transposed))?;
     source.check(layers)?;
     let made = place.as_ref().map(Place::make).transpose()?;
     let progress = table::progress_bar(layers.values().map(Layer::bytes).sum());

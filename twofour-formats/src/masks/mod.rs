@@ -5,13 +5,18 @@
 //! | --- | --- | --- | --- | --- |
 //! | [`MaskLlm`](Form::MaskLlm) | `.npz` | `x.weight.mask`: `numpy.packbits` of the flattened mask, `uint8 [N·K/8]` | 1, deflated to about 0.65 | not in the file: [`Shapes`] of the model |
 //! | [`Patch`](Form::Patch) | `.npz` | `x.weight`: the same; `x.weight.__shape__`: `int64 [2]`; and one `__meta__` for all | the same | in the file |
-//! | [`Flags`](Form::Flags) | safetensors | `x.weight.mask` `[N, K]`, `BOOL` or `U8`; read in `F16`, `BF16` and `F32` too | 8 to 32 | in the file |
+//! | [`Flags`](Form::Flags) | safetensors | `x.weight.mask` `[N, K]`, `BOOL` or `U8`; other integers, `F16`, `BF16` and `F32` are read too | 8 to 64 | in the file |
 //! | [`Base6`](Form::Base6) | safetensors | `x.weight.base6`: `U8 [ceil(N·K/12)]`, see below | 0.667 | in the file |
 //!
 //! The first is what MaskLLM publishes (`mask_compressed.npz`, made by its `tool_compress_mask.py`, read by its
 //! `eval_llama_ppl.py`), the second what PATCH does (`mask.npz`). Both are archives that NumPy writes by
 //! `savez_compressed`, and are read whether members are deflated or stored, with 64-bit sizes or not, and with headers
-//! of versions 1.0, 2.0 and 3.0. Arrays of bools that nobody packed are read too. They need the feature `npz`.
+//! of versions 1.0, 2.0 and 3.0. Arrays of bools or integers `[N, K]` that nobody packed are read too. They need the
+//! feature `npz`. Names of masks may end in `_mask` instead of `.mask`.
+//!
+//! A mask of flags lies as its weight does ([`Manifest::layer_as`]): of stacked experts `[E, N, K]`, which are E·N rows;
+//! of a convolution `[out, in, kh, kw]`, which is `out` rows; and of a weight `[in, out]`, whose groups run along its
+//! first dimension. The last has an entry of `__metadata__`, `twofour_masks.axis.<name>`: `-2`. Other forms hold rows.
 //!
 //! ```
 //! use twofour::Shape;
@@ -140,5 +145,12 @@ pub enum Fewer {
     Fill,
 }
 
-/// What the names of masks end in, other than PATCH's.
+/// What the names of masks end in, other than PATCH's; written, the first.
 const MASK: &str = ".mask";
+/// As `torch.nn.utils.prune` names them.
+const OTHER_MASK: &str = "_mask";
+
+/// The weight that a tensor or an array of this name is the mask of.
+fn weight_of(name: &str) -> Option<&str> {
+    name.strip_suffix(MASK).or_else(|| name.strip_suffix(OTHER_MASK))
+}

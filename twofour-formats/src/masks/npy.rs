@@ -20,8 +20,13 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 pub(super) enum Float {
     U8,
     Bool,
+    I8,
+    I16,
+    U16,
     I32,
+    U32,
     I64,
+    U64,
     /// UTF-32, so many characters.
     Text(u64),
 }
@@ -32,8 +37,13 @@ impl Float {
         match descr {
             "|u1" => Ok(Self::U8),
             "|b1" => Ok(Self::Bool),
+            "|i1" => Ok(Self::I8),
+            "<i2" => Ok(Self::I16),
+            "<u2" => Ok(Self::U16),
             "<i4" => Ok(Self::I32),
+            "<u4" => Ok(Self::U32),
             "<i8" => Ok(Self::I64),
+            "<u8" => Ok(Self::U64),
             _ => {
                 let characters = descr.strip_prefix("<U").and_then(|count| count.parse().ok());
                 let unknown = || format!("elements of type `{descr}` are not supported here");
@@ -42,11 +52,12 @@ impl Float {
         }
     }
 
-    const fn bytes(self) -> u64 {
+    pub(super) const fn bytes(self) -> u64 {
         match self {
-            Self::U8 | Self::Bool => 1,
-            Self::I32 => 4,
-            Self::I64 => 8,
+            Self::U8 | Self::Bool | Self::I8 => 1,
+            Self::I16 | Self::U16 => 2,
+            Self::I32 | Self::U32 => 4,
+            Self::I64 | Self::U64 => 8,
             Self::Text(characters) => characters.saturating_mul(4),
         }
     }

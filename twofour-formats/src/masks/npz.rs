@@ -4,7 +4,7 @@ use super::bits::{Flags, Packer};
 use super::npy::{self, Array, Float};
 use super::tensors::Failure;
 use super::zip::{self, Member};
-use super::{Fewer, Form, MASK, Mask};
+use super::{Fewer, Form, MASK, Mask, OTHER_MASK, weight_of};
 use ::zip::read::{ZipFile, read_zipfile_from_stream_with_options};
 use ::zip::{CompressionMethod, ZipReadOptions};
 use std::collections::BTreeMap;
@@ -107,7 +107,11 @@ impl<'a> Archive<'a> {
                     None => Some(format!("there is no array `{name}{SHAPE}`")),
                 },
                 _ if name.ends_with(MASK) => None,
-                _ => Some(format!("array `{name}` is no mask: its name does not end in `{MASK}`")),
+                _ => match name.strip_suffix(OTHER_MASK) {
+                    Some(of) if !self.members.contains_key(&format!("{of}{MASK}")) => None,
+                    Some(of) => Some(format!("there are two masks of `{of}`")),
+                    None => Some(format!("array `{name}` is no mask: its name does not end in `{MASK}`")),
+                },
             };
             if let Some(problem) = problem {
                 return Err(problem);
@@ -124,14 +128,25 @@ impl<'a> Archive<'a> {
         let names = self.members.keys().filter(|name| *name != META && !name.ends_with(SHAPE));
         match self.form {
             Form::Patch => names.cloned().collect(),
-            _ => names.filter_map(|name| name.strip_suffix(MASK)).map(str::to_owned).collect(),
+            _ => names.filter_map(|name| weight_of(name)).map(str::to_owned).collect(),
+        }
+    }
+
+    /// The array of a weight's mask.
+    fn key(&self, name: &str) -> String {
+        let keys = [name.to_owned(), format!("{name}{MASK}"), format!("{name}{OTHER_MASK}")];
+        let [bare, first, other] = keys;
+        match self.form {
+            Form::Patch => bare,
+            _ if self.members.contains_key(&other) => other,
+            _ => first,
         }
     }
 
     /// The shape of a mask, if the archive has it.
     pub(super) fn shape(&self, name: &str) -> Outcome<Option<Shape>> {
         if self.form != Form::Patch {
-            return self.own_shape(&format!("{name}{MASK}"));
+            return self.own_shape(&self.key(name));
         }
         self.open(&format!("{name}{SHAPE}"), |array, _, data| {
             let (&[2], Some(bytes @ (8 | 16))) = (array.shape.as_slice(), array.bytes()) else {
@@ -151,7 +166,7 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// That of an array of bools nobody packed. Its header alone is read.
+    /// That of an array of flags nobody packed. Its header alone is read.
     fn own_shape(&self, key: &str) -> Outcome<Option<Shape>> {
         let in_array = |problem: String| Failure::Problem(format!("array `{key}` {problem}"));
         let Some(member) = self.members.get(key) else { return Err(in_array("is not there".into())) };
@@ -161,7 +176,8 @@ impl<'a> Archive<'a> {
         let mut data = opened(&mut near, member).map_err(in_array)?;
         let (array, _) = Array::read(&mut data).map_err(in_array)?;
         Ok(match (array.element, array.shape.as_slice()) {
-            (Float::Bool, &[rows, cols]) => {
+            (Float::Text(_), _) => None,
+            (_, &[rows, cols]) => {
                 let size = |size: u64| usize::try_from(size).ok();
                 size(rows).zip(size(cols)).map(|(rows, cols)| Shape::new(rows, cols))
             }
@@ -171,8 +187,7 @@ impl<'a> Archive<'a> {
 
     /// Reads a mask of this shape, which has been checked.
     pub(super) fn read(&self, name: &str, shape: Shape, fewer: Fewer) -> Outcome<Mask> {
-        let key = if self.form == Form::Patch { name.to_owned() } else { format!("{name}{MASK}") };
-        self.open(&key, |array, member, data| {
+        self.open(&self.key(name), |array, member, data| {
             let Shape { rows, cols } = shape;
             let (weights, expected) = (shape.weights() as u64, shape.packed_codes() as u64);
             let trusted = member.packed.saturating_mul(TRUSTED).saturating_add(PIECE as u64);
@@ -183,7 +198,7 @@ impl<'a> Archive<'a> {
                     pieces(data, bytes, |bits| mask.push(bits).map_err(Failure::Error))?;
                     Ok(mask.finish()?)
                 }
-                (Float::U8, &[bytes]) => {
+                (Float::U8, &[bytes]) if bytes != weights => {
                     problem(format!("is {bytes} bytes of packed bits, and a mask of {rows} x {cols} takes {expected}"))
                 }
                 (Float::Bool, sizes) if sizes == [weights] || sizes == [rows as u64, cols as u64] => {
@@ -191,6 +206,20 @@ impl<'a> Archive<'a> {
                     pieces(data, weights, |bytes| match bytes.iter().find(|byte| **byte > 1) {
                         Some(byte) => problem(format!("holds a bool that is {byte}")),
                         None => Ok(mask.push(bytes.iter().map(|&byte| byte == 1))?),
+                    })?;
+                    Ok(mask.finish()?)
+                }
+                (Float::Text(_), sizes) => problem(format!("is a text {sizes:?}, and no mask")),
+                (element, sizes) if sizes == [weights] || sizes == [rows as u64, cols as u64] => {
+                    let mut mask = Flags::new(shape, fewer, memory);
+                    let width = element.bytes();
+                    // Pieces are of whole elements, for these are of 8 bytes at most.
+                    pieces(data, weights.saturating_mul(width), |bytes| {
+                        let elements = bytes.chunks_exact(width as usize);
+                        match elements.clone().find(|element| element[0] > 1 || element[1..].iter().any(|&b| b != 0)) {
+                            Some(_) => problem(format!("holds a number of {element:?} that is neither 0 nor 1")),
+                            None => Ok(mask.push(elements.map(|element| element[0] == 1))?),
+                        }
                     })?;
                     Ok(mask.finish()?)
                 }

@@ -118,7 +118,7 @@ fn unwritable(label: &str, e: &dyn std::fmt::Display) -> Error {
 }
 
 impl Put for Archive<'_> {
-    fn put(&mut self, form: Form, name: &str, mask: &Mask) -> Result<()> {
+    fn put(&mut self, form: Form, name: &str, mask: &Mask, _: Option<[usize; 2]>) -> Result<()> {
         let bits = mask.bits();
         let header = npy::header("|u1", &[bits.len() as u64]);
         if form != Form::Patch {

@@ -127,9 +127,10 @@ impl<'a> Masks<'a> {
 
     /// The shape that the file says. MaskLLM's is asked only if there is no other.
     fn own_shape(&self, name: &str, given: Option<Shape>) -> Result<Option<Shape>> {
-        let _ = given;
         match &self.inner {
-            Inner::Tensors(tensors) => tensors.shape(name).map(Some).map_err(|problem| self.wrong(name, problem)),
+            Inner::Tensors(tensors) => {
+                tensors.shape(name, given).map(Some).map_err(|problem| self.wrong(name, problem))
+            }
             #[cfg(feature = "npz")]
             Inner::Archive(archive) if archive.form() == Form::MaskLlm && given.is_some() => Ok(None),
             #[cfg(feature = "npz")]

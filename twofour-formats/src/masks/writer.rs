@@ -1,10 +1,10 @@
 //! Writing files of masks, of any form.
 
-use super::tensors::{BASE6, SHAPE_ENTRY, VERSION, VERSION_ENTRY};
+use super::tensors::{AXIS, AXIS_ENTRY, BASE6, SHAPE_ENTRY, VERSION, VERSION_ENTRY, transposed};
 use super::{Form, MASK, Mask, Shapes};
 use crate::error::{Error, Result};
 use crate::{Staged, TensorType, wrong};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use twofour::Shape;
 
@@ -16,6 +16,8 @@ const MAX_ARCHIVE_NAME: usize = 65_000;
 pub struct Manifest {
     pub(super) form: Form,
     layers: Shapes,
+    /// Sizes of weights that are not `[N, K]`, and whether their groups run along the dimension before the last.
+    own: BTreeMap<String, (Vec<usize>, bool)>,
     dtype: TensorType,
     pub(super) text: Option<String>,
 }
@@ -24,7 +26,7 @@ impl Manifest {
     /// An empty file.
     #[must_use]
     pub fn new(form: Form) -> Self {
-        Self { form, layers: Shapes::new(), dtype: TensorType::U8, text: None }
+        Self { form, layers: Shapes::new(), own: BTreeMap::new(), dtype: TensorType::U8, text: None }
     }
 
     /// Writes flags as `BOOL` and not as `U8`; of other forms it changes nothing.
@@ -70,6 +72,27 @@ impl Manifest {
                 Ok(())
             }
         }
+    }
+
+    /// A weight's mask, of a weight that has other sizes than its rows of groups: flags are written as the weight lies,
+    /// other forms hold rows. With `across` groups run along the dimension before the last: the weight is `[in, out]`,
+    /// or several of these.
+    ///
+    /// # Errors
+    /// As [`layer`](Self::layer); [`Error::File`]: the sizes are not those of such rows.
+    pub fn layer_as(&mut self, name: &str, shape: Shape, sizes: &[usize], across: bool) -> Result<()> {
+        let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        let inputs = sizes.len().checked_sub(2).map(|before| sizes[before]);
+        let fits = product == shape.rows.checked_mul(shape.cols) && (!across || inputs == Some(shape.cols));
+        if !fits || sizes.len() < 2 {
+            let Shape { rows, cols } = shape;
+            return Err(planned(format!("mask `{name}`: a weight {sizes:?} is not {rows} rows of {cols}")));
+        }
+        self.layer(name, shape)?;
+        if across || sizes.len() > 2 {
+            self.own.insert(name.to_owned(), (sizes.to_vec(), across));
+        }
+        Ok(())
     }
 
     /// Names and shapes of the masks, by name.
@@ -149,7 +172,16 @@ impl Manifest {
                 manifest.metadata(&format!("{SHAPE_ENTRY}{name}"), &format!("[{rows},{cols}]"))?;
                 manifest.tensor(&format!("{name}{BASE6}"), TensorType::U8, &[super::base6::packed_len(shape)])?;
             } else {
-                manifest.tensor(&format!("{name}{MASK}"), self.dtype, &[rows, cols])?;
+                let tensor = format!("{name}{MASK}");
+                match self.own.get(name) {
+                    Some((sizes, across)) => {
+                        if *across {
+                            manifest.metadata(&format!("{AXIS_ENTRY}{name}"), AXIS)?;
+                        }
+                        manifest.tensor(&tensor, self.dtype, sizes)?;
+                    }
+                    None => manifest.tensor(&tensor, self.dtype, &[rows, cols])?,
+                }
             }
         }
         Ok(manifest)
@@ -194,13 +226,18 @@ fn without_npz(label: &str) -> Error {
 
 /// What takes the masks of a file.
 pub(super) trait Put {
-    fn put(&mut self, form: Form, name: &str, mask: &Mask) -> Result<()>;
+    /// Of a weight whose groups run across, these are its last two sizes.
+    fn put(&mut self, form: Form, name: &str, mask: &Mask, across: Option<[usize; 2]>) -> Result<()>;
 }
 
 impl Put for crate::Writer<'_> {
-    fn put(&mut self, form: Form, name: &str, mask: &Mask) -> Result<()> {
-        match form {
-            Form::Base6 => self.tensor(&format!("{name}{BASE6}"), &mask.base6()?),
+    fn put(&mut self, form: Form, name: &str, mask: &Mask, across: Option<[usize; 2]>) -> Result<()> {
+        match (form, across) {
+            (Form::Base6, _) => self.tensor(&format!("{name}{BASE6}"), &mask.base6()?),
+            (_, Some([inputs, outputs])) => {
+                let flags = transposed(&mask.flags::<u8>()?, outputs, inputs, 1)?;
+                self.tensor(&format!("{name}{MASK}"), &flags)
+            }
             _ => self.tensor(&format!("{name}{MASK}"), &mask.flags::<u8>()?),
         }
     }
@@ -239,7 +276,9 @@ impl Writer<'_> {
         if !self.missing.contains(name) {
             return Err(self.wrong(format!("mask `{name}` was written before")));
         }
-        self.out.put(self.manifest.form, name, mask)?;
+        let across = self.manifest.own.get(name).filter(|(_, across)| *across);
+        let across = across.and_then(|(sizes, _)| sizes.last_chunk().copied());
+        self.out.put(self.manifest.form, name, mask, across)?;
         // Only now: a failure that `fill` passes over is a mask that is missing.
         self.missing.remove(name);
         Ok(())

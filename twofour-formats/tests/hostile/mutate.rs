@@ -27,6 +27,16 @@ pub(crate) fn one_bitmask() -> Vec<u8> {
     with_header(&format!("{{{shape},{values},{mask}}}"), &data)
 }
 
+/// The smallest with an older bitmask.
+pub(crate) fn one_sparse_bitmask() -> Vec<u8> {
+    let values = r#""m.compressed":{"dtype":"I8","shape":[3],"data_offsets":[32,35]}"#;
+    let mask = r#""m.bitmask":{"dtype":"U8","shape":[2,1],"data_offsets":[35,37]}"#;
+    let shape = r#""m.shape":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}"#;
+    let offsets = r#""m.row_offsets":{"dtype":"I64","shape":[2],"data_offsets":[16,32]}"#;
+    let numbers = [2u64, 4, 0, 1].map(u64::to_le_bytes).concat();
+    with_header(&format!("{{{shape},{offsets},{values},{mask}}}"), &[&numbers[..], &[1, 2, 3, 0x4, 0x6]].concat())
+}
+
 /// Weights of nothing.
 pub(crate) fn many_weights(count: usize) -> Vec<u8> {
     let entry = r#"{\"shape\":[0,0],\"dtype\":\"i8\",\"sparsity\":\"2:4\",\"axis\":1}"#;
