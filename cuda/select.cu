@@ -1,5 +1,5 @@
 // One-shot masks by score (src/select/mod.rs is the contract): the choice, the sums of squares of activations that
-// Wanda's scores need, and SparseGPT's sweep.
+// Wanda's scores need, SparseGPT's sweep, and swaps.
 //
 // Choices, sums of squares and updated weights are the same bits as the CPU executor's: scores are one product each,
 // and everything that is added is added in an order that does not depend on the grid.
@@ -7,10 +7,11 @@
 // Symbols: twofour_select_score_{weights} chooses by magnitude, by scaled magnitude or by given scores;
 //          twofour_select_statistics adds up the blocks' shares of what is kept;
 //          twofour_select_squares_{activations} sums slabs of tokens, twofour_select_norms adds the slabs;
-//          twofour_select_widen_{weights}, _sweep, _make_up and _finish_{weights} are the steps of a sweep.
+//          twofour_select_widen_{weights}, _sweep, _make_up and _finish_{weights} are the steps of a sweep;
+//          twofour_select_swap_groups, _swap_product_{weights}, _swap_{weights} and _swap_finish_{weights} those of swaps.
 
 #include "common/walk.cuh"
-#include "select/sweep.cuh"
+#include "select/swaps.cuh"
 
 namespace twofour {
 
@@ -230,11 +231,14 @@ TWOFOUR_DEVICE void squares_kernel(const SelectSquaresArgs& args) {
 
 // ---- symbols ----------------------------------------------------------------------------------------------
 
-#define OF_TYPE(T)                                                                                        \
-  TWOFOUR_KERNEL(twofour_select_score_##T, SelectScoreArgs, kThreads, 4) { score_kernel<T>(args); }       \
-  TWOFOUR_KERNEL(twofour_select_squares_##T, SelectSquaresArgs, kThreads, 4) { squares_kernel<T>(args); } \
-  TWOFOUR_KERNEL(twofour_select_widen_##T, SelectSweepArgs, kThreads, 4) { widen_kernel<T>(args); }       \
-  TWOFOUR_KERNEL(twofour_select_finish_##T, SelectSweepArgs, kThreads, 4) { finish_kernel<T>(args); }
+#define OF_TYPE(T)                                                                                                \
+  TWOFOUR_KERNEL(twofour_select_score_##T, SelectScoreArgs, kThreads, 4) { score_kernel<T>(args); }               \
+  TWOFOUR_KERNEL(twofour_select_squares_##T, SelectSquaresArgs, kThreads, 4) { squares_kernel<T>(args); }         \
+  TWOFOUR_KERNEL(twofour_select_widen_##T, SelectSweepArgs, kThreads, 4) { widen_kernel<T>(args); }               \
+  TWOFOUR_KERNEL(twofour_select_finish_##T, SelectSweepArgs, kThreads, 4) { finish_kernel<T>(args); }             \
+  TWOFOUR_KERNEL(twofour_select_swap_product_##T, SelectSwapsArgs, kThreads, 2) { swap_product_kernel<T>(args); } \
+  TWOFOUR_KERNEL(twofour_select_swap_##T, SelectSwapsArgs, kThreads, 4) { swap_kernel<T>(args); }                 \
+  TWOFOUR_KERNEL(twofour_select_swap_finish_##T, SelectSwapsArgs, kThreads, 4) { swap_finish_kernel<T>(args); }
 
 OF_TYPE(f32)
 OF_TYPE(f16)
@@ -265,5 +269,7 @@ TWOFOUR_KERNEL(twofour_select_norms, SelectNormsArgs, kThreads, 4) {
 TWOFOUR_KERNEL(twofour_select_sweep, SelectSweepArgs, kThreads, 2) { sweep_kernel(args); }
 
 TWOFOUR_KERNEL(twofour_select_make_up, SelectSweepArgs, kThreads, 2) { make_up_kernel(args); }
+
+TWOFOUR_KERNEL(twofour_select_swap_groups, SelectSwapsArgs, kThreads, 4) { swap_groups_kernel(args); }
 
 }  // namespace twofour

@@ -7,11 +7,9 @@
 
 #include "common/vector.cuh"
 #include "select/choose.cuh"
+#include "select/tile.cuh"
 
 namespace twofour {
-
-constexpr u32 kThreads = 256;
-constexpr u32 kWarps = kThreads / kWarpSize;
 
 // Columns of a block: a warp keeps those of one row in registers, four a lane.
 constexpr u32 kBlock = 4 * kWarpSize;
@@ -33,14 +31,9 @@ struct SelectSweepArgs {
 };
 static_assert(sizeof(SelectSweepArgs) == 104, "SweepArgs in src/select/launch.rs");
 
-// Four floats to 16-byte aligned shared memory.
-TWOFOUR_DEVICE void store_shared(float* to, const float (&x)[4]) {
-  store(reinterpret_cast<u32x4*>(to), u32x4{bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])});
-}
-
 // Calls eight(element) for each of this thread's runs of eight weights, then four(element) for what is left.
-template <typename Eight, typename Four>
-TWOFOUR_DEVICE void for_each_eight(const SelectSweepArgs& args, Eight eight, Four four) {
+template <typename Args, typename Eight, typename Four>
+TWOFOUR_DEVICE void for_each_eight(const Args& args, Eight eight, Four four) {
   const u64 elements = args.rows * args.cols, step = u64(block_count()) * kThreads * 8;
   const u64 thread = u64(block_index()) * kThreads + thread_index();
   for (u64 at = thread * 8; at + 8 <= elements; at += step) eight(at);
@@ -137,80 +130,31 @@ TWOFOUR_DEVICE void sweep_kernel(const SelectSweepArgs& args) {
   }
 }
 
-// A thread's 8 x 8 of a tile's 128 x 128, as four squares of 4 x 4 that lie 64 apart: so a warp reads shared memory
-// without conflicts.
-constexpr u32 kTile = 128;
-constexpr u32 kDepth = 16;
-constexpr u32 kPitch = kTile + 4;
-
-// Copies kDepth of the block's errors of kTile rows, transposed, and kDepth rows of the factor.
-TWOFOUR_DEVICE void load_step(const SelectSweepArgs& args, u64 row, u64 column, u32 depth, float* errors,
-                              float* upper) {
+// Copies kDepth of the block's errors of kTile rows, transposed and negated.
+TWOFOUR_DEVICE void load_errors(const SelectSweepArgs& args, u64 row, u32 depth, float* errors) {
   for (u32 i = thread_index(); i < kTile * kDepth / 4; i += kThreads) {
     const u32 r = i / (kDepth / 4), d = i % (kDepth / 4) * 4;
     float e[4] = {};
     if (row + r < args.rows) load_run(args.errors + (row + r) * kBlock + depth + d, e);
     TWOFOUR_UNROLL
-    for (u32 j = 0; j < 4; ++j) errors[(d + j) * kPitch + r] = e[j];
-  }
-  for (u32 i = thread_index(); i < kTile * kDepth / 4; i += kThreads) {
-    const u32 d = i / (kTile / 4), c = i % (kTile / 4) * 4;
-    float u[4] = {};
-    if (column + c < args.cols) load_run(args.upper + (args.start + depth + d) * args.cols + column + c, u);
-    store_shared(upper + d * kPitch + c, u);
+    for (u32 j = 0; j < 4; ++j) errors[(d + j) * kPitch + r] = -e[j];
   }
 }
 
 TWOFOUR_DEVICE void make_up_kernel(const SelectSweepArgs& args) {
   TWOFOUR_SHARED float errors[kDepth * kPitch];
   TWOFOUR_SHARED float upper[kDepth * kPitch];
-  const u64 right = args.start + kBlock;
-  const u32 tiles = u32((args.cols - right + kTile - 1) / kTile);
-  const u64 row = u64(block_index() / tiles) * kTile, column = right + u64(block_index() % tiles) * kTile;
-  const u32 own_row = thread_index() / 16 * 4, own_column = thread_index() % 16 * 4;
-  // Rows and columns from this thread's first on.
-  const u64 rows = args.rows > row + own_row ? args.rows - row - own_row : 0;
-  const u64 columns = args.cols > column + own_column ? args.cols - column - own_column : 0;
-  float* own = args.work + (row + own_row) * args.cols + column + own_column;
-  float w[8][2][4] = {};
-  TWOFOUR_UNROLL
-  for (u32 r = 0; r < 8; ++r) {
-    TWOFOUR_UNROLL
-    for (u32 half = 0; half < 2; ++half) {
-      const u32 down = r % 4 + r / 4 * 64, along = 64 * half;
-      if (down < rows && along < columns) load_own_run(own + down * args.cols + along, w[r][half]);
-    }
-  }
+  const OwnTile own(args.rows, args.start + kBlock, args.cols);
+  Sums sums = {};
+  own.load(args.work, sums);
   for (u32 depth = 0; depth < kBlock; depth += kDepth) {
     sync_threads();
-    load_step(args, row, column, depth, errors, upper);
+    load_errors(args, own.row, depth, errors);
+    load_rows(args.upper, args.start + depth, args.start + kBlock, own, upper);
     sync_threads();
-    if (rows == 0 || columns == 0) continue;
-    TWOFOUR_NO_UNROLL
-    for (u32 d = 0; d < kDepth; ++d) {
-      float e[2][4], u[2][4];
-      TWOFOUR_UNROLL
-      for (u32 half = 0; half < 2; ++half) {
-        load_own_run(errors + d * kPitch + own_row + 64 * half, e[half]);
-        load_own_run(upper + d * kPitch + own_column + 64 * half, u[half]);
-      }
-      TWOFOUR_UNROLL
-      for (u32 r = 0; r < 8; ++r) {
-        TWOFOUR_UNROLL
-        for (u32 c = 0; c < 8; ++c) {
-          w[r][c / 4][c % 4] = fma(-e[r / 4][r % 4], u[c / 4][c % 4], w[r][c / 4][c % 4]);
-        }
-      }
-    }
+    own.multiply(errors, upper, sums);
   }
-  TWOFOUR_UNROLL
-  for (u32 r = 0; r < 8; ++r) {
-    TWOFOUR_UNROLL
-    for (u32 half = 0; half < 2; ++half) {
-      const u32 down = r % 4 + r / 4 * 64, along = 64 * half;
-      if (down < rows && along < columns) store_run(own + down * args.cols + along, w[r][half]);
-    }
-  }
+  own.store(args.work, sums);
 }
 
 TWOFOUR_DEVICE u32 code_of_byte(u8 index) { return pattern_code(index < 6 ? index : kNoPattern); }

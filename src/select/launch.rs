@@ -2,13 +2,14 @@
 
 use super::activations::SLAB;
 use super::sweep::BLOCK;
-use super::{ByScore, Squares, Sweep};
+use super::{ByScore, Squares, Swaps, Sweep};
 use crate::device::{Launch, Symbol};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::statistics;
 use crate::sample::walk::{self, THREADS, Walk};
+use crate::shape::Shape;
 use crate::space::Array;
 
 /// Warps of a block.
@@ -84,6 +85,27 @@ struct SweepArgs {
 }
 const _: () = assert!(size_of::<SweepArgs>() == 104);
 
+/// `SelectSwapsArgs`: of every step of swaps.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct SwapsArgs {
+    weight: u64,
+    hessian: u64,
+    before: u64,
+    products: u64,
+    of_groups: u64,
+    patterns: u64,
+    masked: u64,
+    codes: u64,
+    losses_before: u64,
+    losses: u64,
+    swaps: u64,
+    rows: u64,
+    cols: u64,
+    limit: u64,
+}
+const _: () = assert!(size_of::<SwapsArgs>() == 112);
+
 fn symbol(variant: &str, types: &[&str]) -> Symbol {
     Symbol::new("select", variant, types)
 }
@@ -99,6 +121,13 @@ fn enough<A: Array>(workspace: Option<&A>, needed: usize) -> Result<()> {
         got if got < needed => Err(Error::Workspace { needed: needed as u64, got: got as u64 }),
         _ => Ok(()),
     }
+}
+
+/// Tiles of a weight's rows and so many columns.
+fn tiles(Shape { rows, cols }: Shape, wide: u64) -> Result<u32> {
+    let (rows, cols, tile) = (rows as u64, cols as u64, TILE as u64);
+    let tiles = wide.div_ceil(tile).checked_mul(rows.div_ceil(tile)).filter(|&tiles| tiles <= MOST_BLOCKS);
+    tiles.map(|tiles| tiles as u32).ok_or(Error::Overflow { what: "the weight", rows, cols })
 }
 
 /// One kernel, and a second that adds up what is kept, if that is wanted.
@@ -191,14 +220,61 @@ pub(super) fn sweep<'g, S: DeviceSpace, W: Float>(
         queue.launch(choice.shared_bytes(SWEEP_SHARED));
         let right = cols.saturating_sub(args.start + BLOCK as u64);
         if right > 0 {
-            let tiles = right.div_ceil(TILE as u64).checked_mul(rows.div_ceil(TILE as u64));
-            let tiles = tiles.filter(|&tiles| tiles <= MOST_BLOCKS);
-            let tiles = tiles.ok_or(Error::Overflow { what: "the weight", rows, cols })?;
-            queue.launch(Launch::new(symbol("make_up", &[]), tiles as u32, THREADS, &args));
+            queue.launch(Launch::new(symbol("make_up", &[]), tiles(shape, right)?, THREADS, &args));
         }
     }
     queue.launch(Launch::new(symbol("finish", &[W::DTYPE.name()]), elements, THREADS, &args));
     Ok(())
+}
+
+/// The Hessian's groups; `H r` of each row; the swaps; and the outputs that groups of two rows may share a byte of.
+pub(super) fn swaps<'g, S: DeviceSpace, W: Float>(
+    pass: &'g mut Swaps<'_, S, W>,
+    binder: &mut Binder<'g, S>,
+    queue: &mut Queue,
+) -> Result<()> {
+    let (shape, dtype) = (pass.shape, W::DTYPE.name());
+    enough(pass.workspace.as_ref(), Swaps::workspace_bytes(shape))?;
+    let finish = pass.masked.is_some() || pass.codes.is_some();
+    let args = swaps_args(pass, binder)?;
+    let walks = queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR);
+    let of_groups = (shape.cols / 4).div_ceil(THREADS as usize) as u32;
+    queue.launch(Launch::new(symbol("swap_groups", &[]), of_groups, THREADS, &args));
+    let tiles = tiles(shape, args.cols)?;
+    queue.launch(Launch::new(symbol("swap_product", &[dtype]), tiles, THREADS, &args));
+    queue.launch(Launch::new(symbol("swap", &[dtype]), blocks(args.rows, walks), THREADS, &args));
+    if finish {
+        let elements = blocks((shape.weights() as u64).div_ceil(8 * u64::from(THREADS)), walks);
+        queue.launch(Launch::new(symbol("swap_finish", &[dtype]), elements, THREADS, &args));
+    }
+    Ok(())
+}
+
+fn swaps_args<'g, S: DeviceSpace, W: Float>(
+    pass: &'g mut Swaps<'_, S, W>,
+    binder: &mut Binder<'g, S>,
+) -> Result<SwapsArgs> {
+    let [products, of_groups, _] = Swaps::workspace_parts(pass.shape);
+    let work = binder.output_if("workspace", &mut pass.workspace)?;
+    let of_groups_at = work + products as u64;
+    let own_patterns = of_groups_at + of_groups as u64;
+    let patterns = binder.output_if("patterns", &mut pass.patterns)?;
+    Ok(SwapsArgs {
+        weight: binder.input("weight", &pass.weight)?.address,
+        hessian: binder.input("hessian", &pass.hessian)?.address,
+        before: binder.input("codes before", &pass.before)?.address,
+        products: work,
+        of_groups: of_groups_at,
+        patterns: if patterns == 0 { own_patterns } else { patterns },
+        masked: binder.output_if("masked", &mut pass.masked)?,
+        codes: binder.output_if("codes", &mut pass.codes)?,
+        losses_before: binder.output_if("losses before", &mut pass.losses_before)?,
+        losses: binder.output_if("losses", &mut pass.losses)?,
+        swaps: binder.output_if("swaps", &mut pass.swaps)?,
+        rows: pass.shape.rows as u64,
+        cols: pass.shape.cols as u64,
+        limit: u64::from(pass.limit),
+    })
 }
 
 fn sweep_args<'g, S: DeviceSpace, W: Float>(
@@ -232,6 +308,7 @@ mod tests {
     use super::*;
     use crate::device::constants::Cuda;
     use crate::select::activations::RUN;
+    use crate::select::swaps::SUMS;
 
     #[test]
     fn constants_are_those_of_the_kernels() {
@@ -242,6 +319,7 @@ mod tests {
         assert_eq!(TILE as u64, cuda.constant("kTile"));
         assert_eq!(RUN as u64, cuda.constant("kRun"));
         assert_eq!(SLAB as u64, cuda.constant("kSlab"));
+        assert_eq!(SUMS as u64, cuda.constant("kThreads"));
         assert!(u64::from(SWEEPS_PER_MULTIPROCESSOR) >= cuda.bounds(Symbol::new("select", "sweep", &[]).name())[1]);
     }
 }

@@ -1,7 +1,7 @@
 //! Swaps of kept and dropped weights after a one-shot choice: arguments and checks.
 
 use super::activations::square;
-use super::cpu;
+use super::{cpu, launch};
 use crate::check::length;
 use crate::element::Float;
 use crate::error::{Error, Result};
@@ -26,7 +26,8 @@ pub(crate) const SUMS: usize = 256;
 ///
 /// # Errors
 /// When run: [`Error::NotGrouped`], [`Error::Overflow`], [`Error::Length`], and [`Error::Missing`] if nothing is to be
-/// written; on the CPU what [`check_hessian`](super::check_hessian) finds, and [`Error::Memory`].
+/// written; on a device [`Error::Workspace`]; on the CPU what [`check_hessian`](super::check_hessian) finds, and
+/// [`Error::Memory`].
 #[derive(Debug)]
 pub struct Swaps<'a, S: Space, W: Float> {
     pub(super) shape: Shape,
@@ -143,8 +144,8 @@ impl Swaps<'_, Host, f32> {
     }
 }
 
-impl<S: HostSpace, W: Float> pass::Sealed for Swaps<'_, S, W> {}
-impl<S: HostSpace, W: Float> Pass<S> for Swaps<'_, S, W> {
+impl<S: Space, W: Float> pass::Sealed for Swaps<'_, S, W> {}
+impl<S: Space, W: Float> Pass<S> for Swaps<'_, S, W> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
@@ -164,14 +165,17 @@ impl<S: HostSpace, W: Float> Pass<S> for Swaps<'_, S, W> {
         Ok(())
     }
 
-    fn execute(pass: Checked<Self>) -> Result<()> {
+    fn execute(pass: Checked<Self>) -> Result<()>
+    where
+        S: HostSpace,
+    {
         cpu::swaps(pass.into_inner())
     }
 
-    fn queue<'g>(_: &'g mut Checked<Self>, _: &mut Binder<'g, S>, _: &mut Queue) -> Result<()>
+    fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
     where
         S: DeviceSpace,
     {
-        Ok(())
+        launch::swaps(pass.inner(), binder, queue)
     }
 }

@@ -3,7 +3,7 @@
 use crate::case::{By, ScoreCase, Scored, SquaresCase, SweepCase, Swept, all_same, close, is_refused, normal, rng};
 use crate::common::runs::{each_kernel_has_met_many, wanted};
 use crate::common::{Counts, Emulator, TestExecutor, everywhere_tests, for_all};
-use crate::oracle;
+use crate::{oracle, swaps};
 use proptest::prelude::any;
 use rand::Rng;
 use rayon::prelude::*;
@@ -162,8 +162,9 @@ fn every_kernel_meets_many_problems() {
         of_type!(round, check_score(&mut emulator, round));
         of_type!(round, check_squares(&mut emulator, round));
         of_type!(round, check_sweep(&mut emulator, round, round % 30 < 11));
+        swaps::contract(&mut emulator, &round);
     });
-    each_kernel_has_met_many("twofour_select_", 16);
+    each_kernel_has_met_many("twofour_select_", 26);
 }
 
 /// The contract's own words: row by row, each column's error to each column on its right, no blocks.

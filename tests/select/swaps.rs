@@ -1,26 +1,22 @@
 //! Swaps in a mask: what they add to a loss, where they end, and that every executor makes the same ones.
 
 use crate::case::{By, SPECIAL, ScoreCase, all_same, normal, rng};
-use crate::common::{Counts, TestExecutor, given};
+use crate::common::{Counts, TestExecutor, everywhere_tests, for_all, given};
 use crate::oracle;
 use proptest::prelude::any;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand_distr::StandardNormal;
-use twofour::space::Host;
 use twofour::select::{Hessian, Squares, Swaps};
 use twofour::{Cpu, Executor, Float, Pattern, Shape, bf16, f16};
 
-#[test]
-fn cpu_swaps_end_where_none_is_left() { swaps_end_where_none_is_left(&mut Cpu); }
-#[test]
-fn cpu_limits_take_the_first_swaps() { limits_take_the_first_swaps(&mut Cpu); }
-#[test]
-fn cpu_ties_and_zeros_are_told_by_position() { ties_and_zeros_are_told_by_position(&mut Cpu); }
-#[test]
-fn cpu_what_is_not_finite_stays_as_it_is() { what_is_not_finite_stays_as_it_is(&mut Cpu); }
-#[test]
-fn cpu_nothing_to_swap() { nothing_to_swap(&mut Cpu); }
+everywhere_tests!(
+    swaps_end_where_none_is_left,
+    limits_take_the_first_swaps,
+    ties_and_zeros_are_told_by_position,
+    what_is_not_finite_stays_as_it_is,
+    nothing_to_swap,
+);
 
 const COUNTS: Counts = Counts { cpu: 150, emulator: 150, gpu: 150 };
 
@@ -90,7 +86,7 @@ impl<W: Float> SwapsCase<W> {
     }
 
     /// Runs it, on outputs full of NaN.
-    pub(crate) fn run<E: TestExecutor<Space = Host>>(&self, on: &mut E) -> Swapped<W> {
+    pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Swapped<W> {
         let (shape, [masked, patterns, codes, losses_before, losses, swaps]) = (self.shape, self.wants);
         let (weight, hessian) = (on.upload(&self.weight).unwrap(), on.upload(&self.hessian).unwrap());
         let before = on.upload(&self.codes).unwrap();
@@ -229,7 +225,7 @@ impl Row<'_> {
     }
 }
 
-fn contract(on: &mut impl TestExecutor<Space = Host>, seed: &u64) {
+pub(crate) fn contract(on: &mut impl TestExecutor, seed: &u64) {
     match seed % 3 {
         0 => check::<f32>(on, *seed),
         1 => check::<f16>(on, *seed),
@@ -238,7 +234,7 @@ fn contract(on: &mut impl TestExecutor<Space = Host>, seed: &u64) {
 }
 
 /// Choices, losses and the number of swaps, to the bit.
-pub(crate) fn check<W: Float>(on: &mut impl TestExecutor<Space = Host>, seed: u64) {
+fn check<W: Float>(on: &mut impl TestExecutor, seed: u64) {
     let case = SwapsCase::<W>::new(seed);
     compare(&case, &case.run(on), &format!("seed {seed}"));
 }
@@ -274,7 +270,7 @@ pub(crate) fn compare<W: Float>(case: &SwapsCase<W>, got: &Swapped<W>, what: &st
 
 #[test]
 fn swaps_are_the_contracts() {
-    crate::common::run(COUNTS.cpu, &any::<u64>(), |seed| contract(&mut Cpu, &seed));
+    for_all!(contract, COUNTS, any::<u64>());
 }
 
 /// A case of finite weights of which every group has a mask.
@@ -292,7 +288,7 @@ fn tame(seed: u64, shape: Shape) -> SwapsCase<f32> {
 
 /// Rows after their swaps: their losses in `f64` are those that are said, lower than before, and no swap is left that
 /// would lower them by more than is asked for.
-fn swaps_end_where_none_is_left(on: &mut impl TestExecutor<Space = Host>) {
+fn swaps_end_where_none_is_left(on: &mut impl TestExecutor) {
     let mut all = 0;
     for (seed, (rows, cols)) in [(9, 4), (7, 8), (5, 12), (3, 68), (2, 260), (1, 1040)].into_iter().enumerate() {
         let case = tame(seed as u64, Shape::new(rows, cols));
@@ -322,7 +318,7 @@ fn swaps_end_where_none_is_left(on: &mut impl TestExecutor<Space = Host>) {
 }
 
 /// With a limit, a row has the first of the swaps that it would have without; each lowers its loss; none is none.
-fn limits_take_the_first_swaps(on: &mut impl TestExecutor<Space = Host>) {
+fn limits_take_the_first_swaps(on: &mut impl TestExecutor) {
     let mut case = tame(20, Shape::new(3, 72));
     let whole = case.run(on);
     let all = whole.swaps.unwrap();
@@ -345,7 +341,7 @@ fn limits_take_the_first_swaps(on: &mut impl TestExecutor<Space = Host>) {
 }
 
 /// Of two swaps that lower the loss equally, the first; and codes know nothing of values.
-fn ties_and_zeros_are_told_by_position(on: &mut impl TestExecutor<Space = Host>) {
+fn ties_and_zeros_are_told_by_position(on: &mut impl TestExecutor) {
     let identity: Vec<f32> = (0..64).map(|at| f32::from(u8::from(at % 9 == 0))).collect();
     let mut one = |weight: [f32; 8], codes: [u8; 1], limit| {
         let (hessian, wants) = (identity.clone(), [true; 6]);
@@ -375,7 +371,7 @@ fn ties_and_zeros_are_told_by_position(on: &mut impl TestExecutor<Space = Host>)
 
 /// Groups without a mask and weights that are not finite: their rows stay as they are, unless an infinite or NaN
 /// weight is kept, as it then is; other rows do not notice.
-fn what_is_not_finite_stays_as_it_is(on: &mut impl TestExecutor<Space = Host>) {
+fn what_is_not_finite_stays_as_it_is(on: &mut impl TestExecutor) {
     let mut case = tame(30, Shape::new(6, 36));
     let tame = case.run(on);
     let Swapped { patterns: Some(expected), swaps: Some(counts), .. } = &tame else { panic!("all are wanted") };
@@ -402,7 +398,7 @@ fn what_is_not_finite_stays_as_it_is(on: &mut impl TestExecutor<Space = Host>) {
     assert!(swaps[4] > 0 && Pattern::from_index(patterns[36]).unwrap().keeps(usize::from(of_fourth.kept()[0])));
 }
 
-fn nothing_to_swap(on: &mut impl TestExecutor<Space = Host>) {
+fn nothing_to_swap(on: &mut impl TestExecutor) {
     for shape in [Shape::new(0, 8), Shape::new(3, 0)] {
         let hessian = vec![1.0; shape.cols * shape.cols];
         let case = SwapsCase::<bf16> { shape, weight: vec![], hessian, codes: vec![], limit: None, wants: [true; 6] };
