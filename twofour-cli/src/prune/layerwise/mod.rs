@@ -41,7 +41,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn new(args: &'a Args, model: &'a Model) -> Result<Self, Failure> {
         let mut tokens = tokens(args, model)?;
         let (count, window) = (tokens.len(), args.window);
-        let windows = (count / window.max(1)).min(args.windows);
+        let windows = count.checked_div(window).unwrap_or(0).min(args.windows);
         if windows == 0 {
             let problem = format!("--calibration has {count} tokens, and --window is {window}");
             return Err(format!("{problem}: there is no window to look at in --windows {}", args.windows).into());
