@@ -15,9 +15,14 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     let model = Model::find(path)?;
     let readers = model.open_all()?;
     if let Some(weight) = readers.iter().find_map(|(_, reader)| reader.weights().next()) {
-        return Err(format!("`{}` is compressed already: it has its mask", weight.name()).into());
+        return Err(format!(
+            "`{}` is compressed already: it has its mask; twofour compress --decompress makes it dense",
+            weight.name()
+        )
+        .into());
     }
-    let can = Can { layer: &possible, nothing: "no layer to make a mask for among" };
+    let nothing = "no layer to make a mask for among";
+    let can = Can { layer: &possible, given: &|_| Ok(()), all: false, nothing };
     let chosen = choose::choose(&args.which, &model, &readers, &can)?;
     let layers = &chosen.layers;
     let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), path)?;

@@ -49,16 +49,24 @@ fn succeeds(name: &str, folder: &Path, arguments: &str) -> String {
 /// A tensor's name, type, shape and values.
 type Tensor<'n> = (&'n str, TensorType, Vec<usize>, Vec<f32>);
 
+/// A value as it is in a file.
+fn bytes(dtype: TensorType, value: f32) -> Vec<u8> {
+    match dtype {
+        TensorType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+        TensorType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+        TensorType::F32 => value.to_le_bytes().to_vec(),
+        // Of these, zeros and powers of two.
+        TensorType::F8E4m3 => vec![(f16::from_f32(value / 256.0).to_bits() >> 7) as u8],
+        TensorType::F8E5m2 => vec![(f16::from_f32(value).to_bits() >> 8) as u8],
+        _ => vec![value as i64 as u8; dtype.bits() / 8],
+    }
+}
+
 fn save(path: &Path, tensors: &[Tensor<'_>]) {
     let mut manifest = Manifest::new();
     for (name, dtype, shape, _) in tensors {
         manifest.tensor(name, *dtype, shape).unwrap();
     }
-    let bytes = |dtype: TensorType, value: f32| match dtype {
-        TensorType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
-        TensorType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
-        _ => value.to_le_bytes().to_vec(),
-    };
     let fill = |file: &mut twofour_formats::Writer<'_>| {
         tensors.iter().try_for_each(|(name, dtype, _, values)| {
             file.tensor(name, &values.iter().flat_map(|&value| bytes(*dtype, value)).collect::<Vec<_>>())
@@ -380,24 +388,65 @@ fn masks_to_compress() {
     );
 }
 
-/// Formats that are there and not read are named.
+/// A weight under a bitmask, and by row offsets if it is of the older format.
+fn bitmask(path: &Path, dtype: TensorType, cols: usize, kept: impl Fn(usize) -> bool, older: bool) -> Vec<f32> {
+    let rows = 8;
+    let dense: Vec<f32> =
+        numbers(rows * cols, 7).into_iter().enumerate().map(|(i, x)| if kept(i) { x } else { 0.0 }).collect();
+    let mut bits = vec![0u8; rows * cols.div_ceil(8)];
+    (0..rows * cols)
+        .filter(|&i| kept(i))
+        .for_each(|i| bits[i / cols * cols.div_ceil(8) + i % cols / 8] |= 1 << (i % cols % 8));
+    let values: Vec<f32> = dense.iter().copied().filter(|&x| x != 0.0).collect();
+    let before = |row: usize| (0..row * cols).filter(|&i| kept(i)).count() as i64;
+    let offsets: Vec<u8> = (0..rows).flat_map(|row| before(row).to_le_bytes()).collect();
+    let shape = [rows as i64, cols as i64].map(i64::to_le_bytes).concat();
+    let mut manifest = Manifest::new();
+    let list = if older { vec![values.len()] } else { vec![rows, cols / 2] };
+    let mut tensors = vec![
+        ("m.compressed", dtype, list, values.iter().flat_map(|&x| bytes(dtype, x)).collect()),
+        ("m.bitmask", TensorType::U8, vec![rows, cols.div_ceil(8)], bits),
+        ("m.shape", TensorType::I64, vec![2], shape),
+    ];
+    if older {
+        tensors.push(("m.row_offsets", TensorType::I64, vec![rows], offsets));
+    }
+    tensors.iter().for_each(|(name, dtype, shape, _)| manifest.tensor(name, *dtype, shape).unwrap());
+    let fill = |file: &mut twofour_formats::Writer<'_>| {
+        tensors.iter().try_for_each(|(name, _, _, bytes)| file.tensor(name, bytes))
+    };
+    manifest.save::<twofour_formats::Error>(path, fill).unwrap();
+    dense
+}
+
+/// Bitmasks of both formats and every kind are made dense; what cannot be compressed says why.
 #[test]
 fn bitmask_messages() {
     let folder = folder("bitmask-messages");
-    let mut manifest = Manifest::new();
-    let tensors: [(&str, TensorType, &[usize]); 4] = [
-        ("m.bitmask", TensorType::U8, &[8, 8]),
-        ("m.compressed", TensorType::Bf16, &[256]),
-        ("m.row_offsets", TensorType::I64, &[8]),
-        ("m.shape", TensorType::I64, &[2]),
-    ];
-    tensors.iter().for_each(|(name, dtype, shape)| manifest.tensor(name, *dtype, shape).unwrap());
-    let zeros = |file: &mut twofour_formats::Writer<'_>| {
-        tensors
-            .iter()
-            .try_for_each(|(name, dtype, shape)| file.tensor(name, &vec![0; dtype.bytes(shape).unwrap() as usize]))
-    };
-    manifest.save::<twofour_formats::Error>(folder.join("model"), zeros).unwrap();
-    let words = ["m.weight is compressed as `sparse-bitmask`"];
-    is_refused("compress", &folder, "model --decompress --out out", &words);
+    let two_of_four = |i: usize| [true, false, false, true, true, true, false, false][i % 8];
+    let any = |i: usize| i * 7 % 11 < 6;
+    for (dtype, cols, older) in [
+        (TensorType::F32, 64, false),
+        (TensorType::Bf16, 64, false),
+        (TensorType::F32, 64, true),
+        (TensorType::Bf16, 64, true),
+        (TensorType::F16, 30, true),
+    ] {
+        let dense = match older {
+            true => bitmask(&folder.join("model"), dtype, cols, any, true),
+            false => bitmask(&folder.join("model"), dtype, cols, two_of_four, false),
+        };
+        let printed = succeeds("compress", &folder, "model --decompress --out out");
+        assert!(printed.contains(if older { "any" } else { "2:4" }), "{printed}");
+        let expected: Vec<u8> = dense.iter().flat_map(|&x| bytes(dtype, x)).collect();
+        let reader = Reader::open(folder.join("out")).unwrap();
+        assert_eq!(*reader.tensor("m.weight").unwrap(), *expected);
+        assert_eq!(reader.tensor_info("m.weight").unwrap().shape(), [8, cols]);
+        is_refused("compress", &folder, "model --out again", &["1 weights are compressed already", "--decompress"]);
+        is_refused("prune", &folder, "model --out again", &["m.weight", "compressed already", "--decompress"]);
+    }
+    // The f32 weight, now dense, is 2:4: the way out is named.
+    bitmask(&folder.join("model"), TensorType::F32, 64, two_of_four, false);
+    succeeds("compress", &folder, "model --decompress --out out");
+    is_refused("compress", &folder, "out --out again", &["m.weight", "2:4 already", "bf16 or f16"]);
 }
