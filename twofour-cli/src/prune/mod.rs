@@ -4,6 +4,7 @@
 //! weights and by what is known of the layers' inputs, a layer at a time, in whichever order.
 
 mod activations;
+mod kept;
 mod method;
 pub(crate) mod report;
 mod write;
@@ -52,6 +53,9 @@ pub struct Args {
     /// Writes the masked model too, or as SparseGPT updated it: to a file, for shards to a folder
     #[arg(long, value_name = "PATH", requires = "model")]
     pub(crate) weights: Option<PathBuf>,
+    /// Keeps what came of each layer in this folder, until all is written: the same command goes on there after a failure
+    #[arg(long, value_name = "FOLDER", requires = "model")]
+    pub(crate) keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,8 +87,11 @@ pub(crate) trait Source {
     fn check(&mut self, layers: &Layers) -> Result<(), Failure>;
 
     /// The mask of a layer, whose weight is `dense`: rows of groups `[N, K]`, little-endian. Each layer is asked for
-    /// once, in the order of the model's files.
+    /// once, in the order of the model's files; those that are [kept](kept::Kept) are not.
     fn layer(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure>;
+
+    /// What masks are made by, in words that change whenever masks would.
+    fn by(&self) -> Result<String, Failure>;
 }
 
 /// Prunes. Whether all is well.

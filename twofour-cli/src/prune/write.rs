@@ -1,5 +1,6 @@
 //! Masks for a model: tensor by tensor, into the file of masks and, if asked, into the new model.
 
+use super::kept::Kept;
 use super::report::{self, Layer as Done};
 use super::{Args, Made, Source};
 use crate::choose::{self, Can, Layers, is_float};
@@ -38,7 +39,8 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     source.check(layers)?;
     let made = place.as_ref().map(Place::make).transpose()?;
     let progress = table::progress_bar(layers.values().map(Layer::bytes).sum());
-    let mut task = Task { layers, source, report: Vec::new(), progress };
+    let kept = args.keep.as_deref().map(|folder| Kept::open(folder, source.by()?)).transpose()?;
+    let mut task = Task { layers, source, kept, report: Vec::new(), progress };
     let mut index = Index::new();
     // All files are written before the first takes its place.
     let mut staged = Vec::new();
@@ -62,6 +64,9 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     }
     staged.into_iter().try_for_each(Staged::commit)?;
     drop(made);
+    if let Some(kept) = &task.kept {
+        kept.remove(layers.values());
+    }
     task.progress.finish_and_clear();
     output::print_left_out(&readers);
     chosen.print_dense();
@@ -95,11 +100,26 @@ fn copy_of(reader: &Reader<'_>) -> Result<twofour_formats::Manifest, Failure> {
 struct Task<'a> {
     layers: &'a Layers,
     source: &'a mut dyn Source,
+    kept: Option<Kept>,
     report: Vec<Done>,
     progress: ProgressBar,
 }
 
 impl Task<'_> {
+    /// What comes of a layer, or came of it before.
+    fn made(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure> {
+        let Some(kept) = &self.kept else { return self.source.layer(layer, dense) };
+        if let Some(made) = kept.get(layer, dense) {
+            return Ok(made);
+        }
+        let made = self.source.layer(layer, dense).map_err(|e| {
+            let folder = kept.folder().display();
+            format!("{e}; the layers before it are kept in {folder}, and the same command goes on from there")
+        })?;
+        kept.put(layer, dense, &made)?;
+        Ok(made)
+    }
+
     /// The masks of a file's layers, and all its tensors if they are wanted.
     fn file(
         &mut self,
@@ -117,7 +137,7 @@ impl Task<'_> {
             };
             table::at(&self.progress, name);
             let dense = layer.rows(reader.tensor(name)?);
-            let made = self.source.layer(layer, &dense)?;
+            let made = self.made(layer, &dense)?;
             masks.mask(name, &made.mask)?;
             let (done, weight) = done(layer, &dense, made)?;
             if let Some(copy) = &mut copy {

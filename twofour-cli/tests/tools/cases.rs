@@ -323,6 +323,60 @@ fn f16_update_overflow() {
     }
 }
 
+/// What was made before a failure is kept where that was asked for, and the run goes on from there.
+#[test]
+fn a_failure_keeps_what_was_done() {
+    let folder = folder("kept");
+    experts(&folder);
+    calibrate(&folder, [&|_| 1.0, &|_| 1.0]);
+    let sound = fs::read(folder.join("model.safetensors")).unwrap();
+    let arguments = "model.safetensors --method sparsegpt --activations act.safetensors --out m --weights w";
+    succeeds("prune", &folder, arguments);
+    let expected = ["m", "w"].map(|file| fs::read(folder.join(file)).unwrap());
+    // A NaN in the second layer.
+    let mut values = numbers(128, 2);
+    values[77] = f32::NAN;
+    let of = |name, values| (name, TensorType::F32, vec![8, 16], values);
+    save(&folder.join("model.safetensors"), &[of(LAYERS[0], numbers(128, 1)), of(LAYERS[1], values)]);
+    let kept = format!("{arguments} --keep kept");
+    let (code, printed) = run("prune", &folder, &kept);
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(
+        printed.contains(LAYERS[1]) && printed.contains("NaN") && printed.contains("are kept in kept"),
+        "{printed}"
+    );
+    let of_kept = || fs::read_dir(folder.join("kept")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(of_kept().len(), 1);
+    // It goes on: what is there is not made again, which is seen by changing it under its name.
+    fs::write(folder.join("model.safetensors"), &sound).unwrap();
+    let file = &of_kept()[0];
+    let mut bytes = fs::read(file).unwrap();
+    let updated = bytes.len() - 128 * 4;
+    let place = bytes[updated..].iter().position(|&byte| byte == 0x3f).unwrap() + updated;
+    bytes[place] = 0x40;
+    fs::write(file, &bytes).unwrap();
+    succeeds("prune", &folder, &kept);
+    assert!(!folder.join("kept").exists());
+    let [m, w] = ["m", "w"].map(|file| fs::read(folder.join(file)).unwrap());
+    assert_eq!(m, expected[0]);
+    assert_eq!(w.iter().zip(&expected[1]).filter(|(a, b)| a != b).count(), 1);
+    // Of another weight or by another method it is made again, and what is no result is none.
+    for (wrong, other) in [(&bytes[..], " --damping 0.02"), (&bytes[..100], ""), (b"x", "")] {
+        fs::create_dir(folder.join("kept")).unwrap();
+        fs::write(file, wrong).unwrap();
+        succeeds("prune", &folder, &format!("{kept}{other}"));
+        let same = fs::read(folder.join("w")).unwrap() == expected[1];
+        assert_eq!(same, other.is_empty());
+    }
+    save(&folder.join("model.safetensors"), &[of(LAYERS[0], numbers(128, 8)), of(LAYERS[1], numbers(128, 2))]);
+    succeeds("prune", &folder, arguments);
+    let expected = fs::read(folder.join("w")).unwrap();
+    fs::create_dir(folder.join("kept")).unwrap();
+    fs::write(file, &bytes).unwrap();
+    succeeds("prune", &folder, &kept);
+    assert_eq!(fs::read(folder.join("w")).unwrap(), expected);
+}
+
 /// A Hessian of 4 TiB is an error, before anything is worked on.
 #[test]
 fn huge_hessian() {

@@ -101,7 +101,7 @@ fn headers_that_lie() {
     for cut in 0..ok.len() {
         header_fails(&ok[..cut], "array `w.mask`");
     }
-    header_fails(&ok.replace("|u1", "<u2"), "elements of type `<u2` are not supported");
+    header_fails(&ok.replace("|u1", "<f2"), "elements of type `<f2` are not supported");
     header_fails(&ok.replace("'|u1'", "[('a', '|u1')]"), "`'` is expected where `[('a', '|u1')], ` is left");
     header_fails(&ok.replace("|u1", "\\x7cu1"), "a string has a backslash");
     header_fails(&ok.replace("(2,)", "(2)"), "the shape is no tuple");
