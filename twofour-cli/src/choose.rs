@@ -30,6 +30,10 @@ pub(crate) struct Which {
 pub(crate) struct Can<'c> {
     /// Of a layer that it cannot work on: why.
     pub(crate) layer: &'c dyn Fn(&Layer) -> Result<(), String>,
+    /// Of a layer that it was not given what it needs for: why. By name.
+    pub(crate) given: &'c dyn Fn(&str) -> Result<(), String>,
+    /// Whether whatever has groups is a layer, where no patterns say otherwise.
+    pub(crate) all: bool,
     /// What is said where there is none.
     pub(crate) nothing: &'c str,
 }
@@ -79,7 +83,7 @@ pub(crate) fn choose(
             Ok(_) => possible.push(name),
             Err(why) => drop(wrong.insert(name, (label(tensor), why.clone()))),
         }
-        match unwanted(which, tensor).map_or(layer, Err) {
+        match unwanted(which, can, name).map_or(layer, Err) {
             Ok(layer) => drop(layers.insert(name.to_owned(), layer)),
             Err(why) if is_told(which, tensor) => dense.push((label(tensor), why)),
             Err(_) => {}
@@ -117,19 +121,22 @@ fn label(tensor: &TensorInfo) -> String {
 }
 
 /// Why nobody wants a tensor, if that is so.
-fn unwanted(which: &Which, tensor: &TensorInfo) -> Option<String> {
-    let name = tensor.name();
+fn unwanted(which: &Which, can: &Can<'_>, name: &str) -> Option<String> {
     if let Some(pattern) = which.exclude.iter().find(|pattern| matches(pattern, name)) {
         return Some(format!("--exclude {pattern}"));
     }
-    if !which.include.is_empty() {
-        return (!any(&which.include, name)).then(|| "no --include matches it".into());
+    if !which.include.is_empty() && !any(&which.include, name) {
+        return Some("no --include matches it".into());
     }
-    if !is_weight(name) {
-        return Some("its name does not end in .weight; --include takes it all the same".into());
+    if which.include.is_empty() && !can.all {
+        if !is_weight(name) {
+            return Some("its name does not end in .weight; --include takes it all the same".into());
+        }
+        if let Some((what, word)) = left_dense(name) {
+            return Some(format!("{what}, by `{word}` in its name; --include takes it all the same"));
+        }
     }
-    let (what, word) = left_dense(name)?;
-    Some(format!("{what}, by `{word}` in its name; --include takes it all the same"))
+    (can.given)(name).err()
 }
 
 /// Whether a tensor that is left dense gets a line: a weight, by its name or by its dimensions, or what was asked for.

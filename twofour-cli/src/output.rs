@@ -96,7 +96,7 @@ pub(crate) fn read(model: &Model) -> Vec<PathBuf> {
     names(model).map(|file| model.path(file)).collect()
 }
 
-/// Refuses to write over what is read, or one thing over another.
+/// Refuses to write over what is read, or one thing over another, or where nothing can be written.
 pub(crate) fn check(read: &[PathBuf], written: &[PathBuf]) -> Result<(), Failure> {
     for (i, to) in written.iter().enumerate() {
         let is_to = |other: &PathBuf| place(other) == place(to);
@@ -106,8 +106,16 @@ pub(crate) fn check(read: &[PathBuf], written: &[PathBuf]) -> Result<(), Failure
         if written[..i].iter().any(is_to) {
             return Err(format!("{} would be written twice: say another place", to.display()).into());
         }
+        // Before any work, and not when the first file is begun.
+        let folder = absolute(to);
+        let folder = folder.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        tempfile::tempfile_in(folder).map_err(|e| format!("{} cannot be written: {e}", to.display()))?;
     }
     Ok(())
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// One path for all that lead to a file, which need not be there yet.

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Prints rows under a head; the first column to the left, numbers to the right.
 pub(crate) fn print<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) {
-    let line = |cell: String| plain(&cell).replace('\n', "\\n");
+    let line = |cell: String| plain(&cell).into_owned();
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows.map(|row| row.map(line))).collect();
     let widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
     for row in &rows {

@@ -4,6 +4,8 @@
 
 #[path = "tools/cases.rs"]
 mod cases;
+#[path = "tools/choice.rs"]
+mod choice;
 #[path = "tools/compress.rs"]
 mod compress;
 #[allow(dead_code, reason = "the commands'")]

@@ -7,6 +7,7 @@ use super::wrong;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -14,6 +15,8 @@ use std::path::{Component, Path, PathBuf};
 /// As for headers: a model of a million tensors has an index of a tenth of it.
 const MAX_INDEX: u64 = super::header::MAX_HEADER;
 const SUFFIX: &str = ".index.json";
+/// What the application `twofour` adds to the names of files that it makes of a model's.
+const MADE: [&str; 3] = [".twofour.safetensors", ".dense.safetensors", ".masks.safetensors"];
 
 /// A model on disk: one safetensors file, or several and their index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +28,8 @@ pub struct Model {
 
 impl Model {
     /// Finds a model. The path is a safetensors file; or an index, `….safetensors.index.json`; or a folder with an
-    /// index or, without, one safetensors file.
+    /// index or, without, one safetensors file. Beside another, files that the application `twofour` makes of a model
+    /// do not count: `….twofour.safetensors`, `….dense.safetensors`, `….masks.safetensors`.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File): there is no model, or several; the index is not one.
@@ -39,23 +43,30 @@ impl Model {
         for entry in fs::read_dir(path).map_err(unreadable)? {
             found.push(entry.map_err(unreadable)?.file_name());
         }
-        let with = |suffix: &str| -> Vec<&str> {
-            found.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(suffix)).collect()
-        };
-        let (indices, files) = (with(&format!(".safetensors{SUFFIX}")), with(".safetensors"));
+        // Those that are not UTF-8 too, which are refused by name.
+        found.sort();
+        let with =
+            |suffix: &str| -> Vec<_> { found.iter().filter(|name| name.to_string_lossy().ends_with(suffix)).collect() };
+        let (indices, mut files) = (with(&format!(".safetensors{SUFFIX}")), with(".safetensors"));
+        let made = |name: &OsString| MADE.iter().any(|ending| name.to_string_lossy().ends_with(ending));
+        if !files.iter().all(|name| made(name)) {
+            files.retain(|name| !made(name));
+        }
         match (indices.as_slice(), files.as_slice()) {
             ([one], _) | ([], [one]) => Self::of_file(&path.join(one)),
             ([], []) => Err(wrong(path.display(), "has no safetensors files")),
             _ => {
-                let found = [indices, files].concat().join(", ");
+                let found = [indices, files].concat();
+                let found = found.iter().map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(", ");
                 Err(wrong(path.display(), format_args!("which model in this folder? Name one of {found}")))
             }
         }
     }
 
     fn of_file(path: &Path) -> Result<Self> {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| wrong(path.display(), "names no file"))?.to_owned();
+        let name = path.file_name().ok_or_else(|| wrong(path.display(), "names no file"))?;
+        let not_utf8 = "the file's name is not UTF-8, as names of a model's files are: rename it";
+        let name = name.to_str().ok_or_else(|| wrong(path.display(), not_utf8))?.to_owned();
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         if !name.ends_with(SUFFIX) {
             return Ok(Self { folder, files: vec![name], index: None });

@@ -45,7 +45,10 @@ fn nothing_panics_or_takes_much_memory() {
     // rayon's threads keep what they allocate when they start.
     rayon::broadcast(|_| ());
     let seeds = seeds();
-    assert_eq!(seeds.iter().map(|seed| body::file(seed)).collect::<Vec<_>>(), [Some(7), Some(2), Some(1), Some(1)]);
+    assert_eq!(
+        seeds.iter().map(|seed| body::file(seed)).collect::<Vec<_>>(),
+        [Some(7), Some(2), Some(1), Some(1), Some(1)]
+    );
     mutated_files(&seeds);
     greedy_headers();
     an_empty_mask();

@@ -19,7 +19,7 @@ use make::{Member, archive, bits, npy};
 use mutate::Mutator;
 use std::path::Path;
 use twofour::Shape;
-use twofour_formats::masks::{Form, Manifest, Masks, Shapes};
+use twofour_formats::masks::{Form, Manifest, Mask, Masks, Shapes};
 
 /// Bytes of memory for a byte of a file, at most: a directory of nothing but short entries, and reading each.
 const FILE: usize = 16;
@@ -46,6 +46,13 @@ fn golden() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
             "safetensors" => tensors.push(bytes),
             _ => {}
         }
+    }
+    // Across, and of more dimensions.
+    let mask = Mask::new(Shape::new(4, 8), vec![0x48, 0x9c, 0xde, 0x84]).unwrap();
+    for (sizes, across) in [(&[8, 4][..], true), (&[2, 8, 2], true), (&[2, 2, 8], false), (&[4, 2, 2, 2], false)] {
+        let mut manifest = Manifest::new(Form::Flags);
+        manifest.layer_as("w", mask.shape(), sizes, across).unwrap();
+        tensors.push(manifest.to_bytes(|file| file.mask("w", &mask)).unwrap());
     }
     (archives, tensors)
 }
@@ -91,9 +98,11 @@ fn array(mutator: &mut Mutator) -> Vec<u8> {
     let shape = make::shape([2, 8]);
     let text = npy("{'descr': '<U2', 'fortran_order': False, 'shape': (), }", &[b'h', 0, 0, 0, b'i', 0, 0, 0]);
     let bools = npy("{'descr': '|b1', 'fortran_order': False, 'shape': (2, 8), }", &[1, 1, 0, 0].repeat(4));
-    let mut arrays = match mutator.below(3) {
+    let wide = npy("{'descr': '<i2', 'fortran_order': False, 'shape': (2, 8), }", &[1, 0, 1, 0, 0, 0, 0, 0].repeat(4));
+    let mut arrays = match mutator.below(4) {
         0 => vec![("w.mask.npy", bits(&[0xcc, 0xa5]))],
         1 => vec![("w.mask.npy", bools)],
+        2 => vec![("w_mask.npy", wide)],
         _ => vec![("w.npy", bits(&[0xcc, 0xa5])), ("w.__shape__.npy", shape), ("__meta__.npy", text)],
     };
     let chosen = mutator.below(arrays.len());

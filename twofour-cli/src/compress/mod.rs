@@ -116,17 +116,14 @@ fn task(args: &Args, model: &Model, readers: &[(&str, Reader<'_>)]) -> Result<Ta
         (true, _) => Ok(Task::Decompress),
         (false, 0) => {
             let given = Given::open(args.masks.as_deref(), args.prune_again, model)?;
-            let possible = |layer: &Layer| possible(layer).and_then(|()| given.check(&layer.name));
             let nothing = match args.masks {
                 Some(_) => "nothing to compress: masks were given for none of",
                 None => "nothing to compress: no linear layer among",
             };
-            let mut which = args.which.clone();
             // A mask says of a layer that it is one, whatever its name.
-            if args.all || args.masks.is_some() && which.include.is_empty() {
-                which.include.push("*".into());
-            }
-            let chosen = choose::choose(&which, model, readers, &Can { layer: &possible, nothing })?;
+            let all = args.all || args.masks.is_some();
+            let can = Can { layer: &possible, given: &|name| given.check(name), all, nothing };
+            let chosen = choose::choose(&args.which, model, readers, &can)?;
             Ok(Task::Compress(chosen, Box::new(given)))
         }
         (false, _) => {

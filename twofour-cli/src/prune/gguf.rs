@@ -53,6 +53,7 @@ pub(super) fn run(args: &Args, model: &Model, source: &mut dyn Source) -> Result
         })?;
     }
     masks.commit()?;
+    source.forget(&layers);
     progress.finish_and_clear();
     let well = report::finish(&done, form, &out)?;
     println!("left dense: all but the linear layers of blocks, and what --include and --exclude leave out of them");

@@ -72,6 +72,13 @@ impl Source for Chooser<'_> {
         Ok(())
     }
 
+    fn by(&self) -> Result<String, Failure> {
+        let Args { method, damping, as_is, activations, .. } = self.args;
+        let meta = activations.as_ref().map(std::fs::metadata).transpose()?;
+        let written = meta.map(|meta| Ok::<_, Failure>((meta.len(), meta.modified()?))).transpose()?;
+        Ok(format!("{method:?}, damping {damping}, as is {as_is}, activations {written:?}"))
+    }
+
     fn layer(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure> {
         match (&self.activations, self.norms.get(&layer.name)) {
             (_, Some(norms)) => Ok(Made { empty: norms.empty(), ..by_score(layer, dense, Some(norms.scale()))? }),

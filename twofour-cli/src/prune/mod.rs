@@ -6,6 +6,7 @@
 
 mod activations;
 mod gguf;
+mod kept;
 mod layerwise;
 mod method;
 pub(crate) mod report;
@@ -72,6 +73,10 @@ pub struct Args {
     /// with all that is beside the model's weights
     #[arg(long, value_name = "PATH", requires = "model")]
     pub(crate) weights: Option<PathBuf>,
+    /// Keeps what came of each layer in this folder, until all is written: the same command goes on there after a failure
+    /// [default: with --calibration, that of the masks with `.partial` behind its name]
+    #[arg(long, value_name = "FOLDER", requires = "model")]
+    pub(crate) keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,9 +125,15 @@ pub(crate) trait Source {
     /// Looks at all that can be known before the first layer is worked on. Nothing has been written then.
     fn check(&mut self, layers: &Layers) -> Result<(), Failure>;
 
-    /// The mask of a layer, whose weight is `dense`: rows of groups `[N, K]`, little-endian. Each layer is asked for
-    /// once, in the order of the model's files.
+    /// The mask of a layer, whose weight is `dense`: rows of groups `[N, K]`, little-endian. Layers are
+    /// asked for in the order of the model's files; those that are [kept](kept::Kept) are not.
     fn layer(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure>;
+
+    /// What masks are made by, in words that change whenever masks would.
+    fn by(&self) -> Result<String, Failure>;
+
+    /// Of these layers all is written: what the source keeps itself may go.
+    fn forget(&self, _: &Layers) {}
 }
 
 /// Prunes. Whether all is well.
@@ -142,15 +153,13 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
     }
     let model = Model::open(path, &Device::Cpu)?;
     let mut walk = layerwise::Walk::new(args, &model)?;
-    let well = match is_gguf {
-        true => gguf::run(args, &model, &mut walk)?,
-        false => write::run(args, path, &mut walk)?,
-    };
-    walk.forget()?;
-    Ok(well)
+    match is_gguf {
+        true => gguf::run(args, &model, &mut walk),
+        false => write::run(args, path, &mut walk),
+    }
 }
 
-/// The masks' file and what else is read for them.
+/// What is read beside the model.
 fn read_beside(args: &Args) -> impl Iterator<Item = PathBuf> {
     args.activations.iter().chain(&args.calibration).cloned()
 }

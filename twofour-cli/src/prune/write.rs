@@ -1,5 +1,6 @@
 //! Masks for a model: tensor by tensor, into the file of masks and, if asked, into the new model.
 
+use super::kept::Kept;
 use super::report::{self, Layer as Done};
 use super::{Args, Made, Source, read_beside};
 use crate::choose::{self, Can, Layers, is_float};
@@ -15,9 +16,14 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     let model = Model::find(path)?;
     let readers = model.open_all()?;
     if let Some(weight) = readers.iter().find_map(|(_, reader)| reader.weights().next()) {
-        return Err(format!("`{}` is compressed already: it has its mask", weight.name()).into());
+        return Err(format!(
+            "`{}` is compressed already: it has its mask; twofour compress --decompress makes it dense",
+            weight.name()
+        )
+        .into());
     }
-    let can = Can { layer: &possible, nothing: "no layer to make a mask for among" };
+    let nothing = "no layer to make a mask for among";
+    let can = Can { layer: &possible, given: &|_| Ok(()), all: false, nothing };
     let chosen = choose::choose(&args.which, &model, &readers, &can)?;
     let layers = &chosen.layers;
     let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), path)?;
@@ -33,7 +39,10 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     source.check(layers)?;
     let made = place.as_ref().map(Place::make).transpose()?;
     let progress = table::progress_bar(layers.values().map(Layer::bytes).sum());
-    let mut task = Task { layers, source, report: Vec::new(), progress };
+    // With calibration, the walk over the model keeps what it made.
+    let folder = args.keep.as_deref().filter(|_| args.calibration.is_empty());
+    let kept = folder.map(|folder| Kept::open(folder, source.by()?)).transpose()?;
+    let mut task = Task { layers, source, kept, report: Vec::new(), progress };
     let mut index = Index::new();
     // All files are written before the first takes its place.
     let mut staged = Vec::new();
@@ -60,6 +69,10 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
         place.complete(path)?;
     }
     drop(made);
+    if let Some(kept) = &task.kept {
+        kept.remove(layers.values());
+    }
+    task.source.forget(layers);
     task.progress.finish_and_clear();
     output::print_left_out(&readers);
     chosen.print_dense();
@@ -93,11 +106,23 @@ fn copy_of(reader: &Reader<'_>) -> Result<twofour_formats::Manifest, Failure> {
 struct Task<'a> {
     layers: &'a Layers,
     source: &'a mut dyn Source,
+    kept: Option<Kept>,
     report: Vec<Done>,
     progress: ProgressBar,
 }
 
 impl Task<'_> {
+    /// What comes of a layer, or came of it before.
+    fn made(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure> {
+        let Some(kept) = &self.kept else { return self.source.layer(layer, dense) };
+        if let Some(made) = kept.get(layer, dense) {
+            return Ok(made);
+        }
+        let made = self.source.layer(layer, dense).map_err(|e| kept.left_after(&e))?;
+        kept.put(layer, dense, &made)?;
+        Ok(made)
+    }
+
     /// The masks of a file's layers, and all its tensors if they are wanted.
     fn file(
         &mut self,
@@ -115,7 +140,7 @@ impl Task<'_> {
             };
             table::at(&self.progress, name);
             let dense = layer.rows(reader.tensor(name)?);
-            let made = self.source.layer(layer, &dense)?;
+            let made = self.made(layer, &dense)?;
             masks.mask(name, &made.mask)?;
             let (done, weight) = done(layer, &dense, &made)?;
             if let Some(copy) = &mut copy {

@@ -8,7 +8,7 @@ use twofour_formats::masks::Masks;
 use twofour_formats::{Index, Manifest, Model, Reader, TensorType};
 
 /// A folder of a test's own.
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     let folder = file(&format!("case-{name}"));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir(&folder).unwrap();
@@ -16,7 +16,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Runs a command in a folder; its exit code, and what it printed.
-fn run(name: &str, folder: &Path, arguments: &str) -> (Option<i32>, String) {
+pub(crate) fn run(name: &str, folder: &Path, arguments: &str) -> (Option<i32>, String) {
     let output = command(name).current_dir(folder).args(arguments.split(' ')).output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     (output.status.code(), out + &err)
@@ -24,7 +24,7 @@ fn run(name: &str, folder: &Path, arguments: &str) -> (Option<i32>, String) {
 
 /// Expects exit code 2, these words, and no file beside those that were there.
 #[track_caller]
-fn is_refused(name: &str, folder: &Path, arguments: &str, words: &[&str]) {
+pub(crate) fn is_refused(name: &str, folder: &Path, arguments: &str, words: &[&str]) {
     let there = || {
         let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
@@ -40,25 +40,36 @@ fn is_refused(name: &str, folder: &Path, arguments: &str, words: &[&str]) {
 }
 
 #[track_caller]
-fn succeeds(name: &str, folder: &Path, arguments: &str) -> String {
+pub(crate) fn succeeds(name: &str, folder: &Path, arguments: &str) -> String {
     let (code, printed) = run(name, folder, arguments);
     assert_eq!(code, Some(0), "{arguments}: {printed}");
     printed
 }
 
 /// A tensor's name, type, shape and values.
-type Tensor<'n> = (&'n str, TensorType, Vec<usize>, Vec<f32>);
+pub(crate) type Tensor<'n> = (&'n str, TensorType, Vec<usize>, Vec<f32>);
 
-fn save(path: &Path, tensors: &[Tensor<'_>]) {
+/// A value as it is in a file.
+pub(crate) fn bytes(dtype: TensorType, value: f32) -> Vec<u8> {
+    match dtype {
+        TensorType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+        TensorType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+        TensorType::F32 => value.to_le_bytes().to_vec(),
+        // Of these, zeros and powers of two.
+        TensorType::F8E4m3 => {
+            let bits = f16::from_f32(value / 256.0).to_bits();
+            vec![(bits >> 8 & 0x80 | bits >> 7 & 0x7f) as u8]
+        }
+        TensorType::F8E5m2 => vec![(f16::from_f32(value).to_bits() >> 8) as u8],
+        _ => vec![value as i64 as u8; dtype.bits() / 8],
+    }
+}
+
+pub(crate) fn save(path: &Path, tensors: &[Tensor<'_>]) {
     let mut manifest = Manifest::new();
     for (name, dtype, shape, _) in tensors {
         manifest.tensor(name, *dtype, shape).unwrap();
     }
-    let bytes = |dtype: TensorType, value: f32| match dtype {
-        TensorType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
-        TensorType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
-        _ => value.to_le_bytes().to_vec(),
-    };
     let fill = |file: &mut twofour_formats::Writer<'_>| {
         tensors.iter().try_for_each(|(name, dtype, _, values)| {
             file.tensor(name, &values.iter().flat_map(|&value| bytes(*dtype, value)).collect::<Vec<_>>())
@@ -68,7 +79,7 @@ fn save(path: &Path, tensors: &[Tensor<'_>]) {
 }
 
 /// Made-up numbers, none of them 0.
-fn numbers(count: usize, seed: usize) -> Vec<f32> {
+pub(crate) fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|i| (((i * 40503 + seed * 977) % 1009) as f32 - 504.3) / 300.0).collect()
 }
 
@@ -312,6 +323,60 @@ fn f16_update_overflow() {
     }
 }
 
+/// What was made before a failure is kept where that was asked for, and the run goes on from there.
+#[test]
+fn a_failure_keeps_what_was_done() {
+    let folder = folder("kept");
+    experts(&folder);
+    calibrate(&folder, [&|_| 1.0, &|_| 1.0]);
+    let sound = fs::read(folder.join("model.safetensors")).unwrap();
+    let arguments = "model.safetensors --method sparsegpt --activations act.safetensors --out m --weights w";
+    succeeds("prune", &folder, arguments);
+    let expected = ["m", "w"].map(|file| fs::read(folder.join(file)).unwrap());
+    // A NaN in the second layer.
+    let mut values = numbers(128, 2);
+    values[77] = f32::NAN;
+    let of = |name, values| (name, TensorType::F32, vec![8, 16], values);
+    save(&folder.join("model.safetensors"), &[of(LAYERS[0], numbers(128, 1)), of(LAYERS[1], values)]);
+    let kept = format!("{arguments} --keep kept");
+    let (code, printed) = run("prune", &folder, &kept);
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(
+        printed.contains(LAYERS[1]) && printed.contains("NaN") && printed.contains("are kept in kept"),
+        "{printed}"
+    );
+    let of_kept = || fs::read_dir(folder.join("kept")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(of_kept().len(), 1);
+    // It goes on: what is there is not made again, which is seen by changing it under its name.
+    fs::write(folder.join("model.safetensors"), &sound).unwrap();
+    let file = &of_kept()[0];
+    let mut bytes = fs::read(file).unwrap();
+    let updated = bytes.len() - 128 * 4;
+    let place = bytes[updated..].iter().position(|&byte| byte == 0x3f).unwrap() + updated;
+    bytes[place] = 0x40;
+    fs::write(file, &bytes).unwrap();
+    succeeds("prune", &folder, &kept);
+    assert!(!folder.join("kept").exists());
+    let [m, w] = ["m", "w"].map(|file| fs::read(folder.join(file)).unwrap());
+    assert_eq!(m, expected[0]);
+    assert_eq!(w.iter().zip(&expected[1]).filter(|(a, b)| a != b).count(), 1);
+    // Of another weight or by another method it is made again, and what is no result is none.
+    for (wrong, other) in [(&bytes[..], " --damping 0.02"), (&bytes[..100], ""), (b"x", "")] {
+        fs::create_dir(folder.join("kept")).unwrap();
+        fs::write(file, wrong).unwrap();
+        succeeds("prune", &folder, &format!("{kept}{other}"));
+        let same = fs::read(folder.join("w")).unwrap() == expected[1];
+        assert_eq!(same, other.is_empty());
+    }
+    save(&folder.join("model.safetensors"), &[of(LAYERS[0], numbers(128, 8)), of(LAYERS[1], numbers(128, 2))]);
+    succeeds("prune", &folder, arguments);
+    let expected = fs::read(folder.join("w")).unwrap();
+    fs::create_dir(folder.join("kept")).unwrap();
+    fs::write(file, &bytes).unwrap();
+    succeeds("prune", &folder, &kept);
+    assert_eq!(fs::read(folder.join("w")).unwrap(), expected);
+}
+
 /// A Hessian of 4 TiB is an error, before anything is worked on.
 #[test]
 fn huge_hessian() {
@@ -380,24 +445,65 @@ fn masks_to_compress() {
     );
 }
 
-/// Formats that are there and not read are named.
+/// A weight under a bitmask, and by row offsets if it is of the older format.
+fn bitmask(path: &Path, dtype: TensorType, cols: usize, kept: impl Fn(usize) -> bool, older: bool) -> Vec<f32> {
+    let rows = 8;
+    let dense: Vec<f32> =
+        numbers(rows * cols, 7).into_iter().enumerate().map(|(i, x)| if kept(i) { x } else { 0.0 }).collect();
+    let mut bits = vec![0u8; rows * cols.div_ceil(8)];
+    (0..rows * cols)
+        .filter(|&i| kept(i))
+        .for_each(|i| bits[i / cols * cols.div_ceil(8) + i % cols / 8] |= 1 << (i % cols % 8));
+    let values: Vec<f32> = dense.iter().copied().filter(|&x| x != 0.0).collect();
+    let before = |row: usize| (0..row * cols).filter(|&i| kept(i)).count() as i64;
+    let offsets: Vec<u8> = (0..rows).flat_map(|row| before(row).to_le_bytes()).collect();
+    let shape = [rows as i64, cols as i64].map(i64::to_le_bytes).concat();
+    let mut manifest = Manifest::new();
+    let list = if older { vec![values.len()] } else { vec![rows, cols / 2] };
+    let mut tensors = vec![
+        ("m.compressed", dtype, list, values.iter().flat_map(|&x| bytes(dtype, x)).collect()),
+        ("m.bitmask", TensorType::U8, vec![rows, cols.div_ceil(8)], bits),
+        ("m.shape", TensorType::I64, vec![2], shape),
+    ];
+    if older {
+        tensors.push(("m.row_offsets", TensorType::I64, vec![rows], offsets));
+    }
+    tensors.iter().for_each(|(name, dtype, shape, _)| manifest.tensor(name, *dtype, shape).unwrap());
+    let fill = |file: &mut twofour_formats::Writer<'_>| {
+        tensors.iter().try_for_each(|(name, _, _, bytes)| file.tensor(name, bytes))
+    };
+    manifest.save::<twofour_formats::Error>(path, fill).unwrap();
+    dense
+}
+
+/// Bitmasks of both formats and every kind are made dense; what cannot be compressed says why.
 #[test]
 fn bitmask_messages() {
     let folder = folder("bitmask-messages");
-    let mut manifest = Manifest::new();
-    let tensors: [(&str, TensorType, &[usize]); 4] = [
-        ("m.bitmask", TensorType::U8, &[8, 8]),
-        ("m.compressed", TensorType::Bf16, &[256]),
-        ("m.row_offsets", TensorType::I64, &[8]),
-        ("m.shape", TensorType::I64, &[2]),
-    ];
-    tensors.iter().for_each(|(name, dtype, shape)| manifest.tensor(name, *dtype, shape).unwrap());
-    let zeros = |file: &mut twofour_formats::Writer<'_>| {
-        tensors
-            .iter()
-            .try_for_each(|(name, dtype, shape)| file.tensor(name, &vec![0; dtype.bytes(shape).unwrap() as usize]))
-    };
-    manifest.save::<twofour_formats::Error>(folder.join("model"), zeros).unwrap();
-    let words = ["m.weight is compressed as `sparse-bitmask`"];
-    is_refused("compress", &folder, "model --decompress --out out", &words);
+    let two_of_four = |i: usize| [true, false, false, true, true, true, false, false][i % 8];
+    let any = |i: usize| i * 7 % 11 < 6;
+    for (dtype, cols, older) in [
+        (TensorType::F32, 64, false),
+        (TensorType::Bf16, 64, false),
+        (TensorType::F32, 64, true),
+        (TensorType::Bf16, 64, true),
+        (TensorType::F16, 30, true),
+    ] {
+        let dense = match older {
+            true => bitmask(&folder.join("model"), dtype, cols, any, true),
+            false => bitmask(&folder.join("model"), dtype, cols, two_of_four, false),
+        };
+        let printed = succeeds("compress", &folder, "model --decompress --out out");
+        assert!(printed.contains(if older { "any" } else { "2:4" }), "{printed}");
+        let expected: Vec<u8> = dense.iter().flat_map(|&x| bytes(dtype, x)).collect();
+        let reader = Reader::open(folder.join("out")).unwrap();
+        assert_eq!(*reader.tensor("m.weight").unwrap(), *expected);
+        assert_eq!(reader.tensor_info("m.weight").unwrap().shape(), [8, cols]);
+        is_refused("compress", &folder, "model --out again", &["1 weights are compressed already", "--decompress"]);
+        is_refused("prune", &folder, "model --out again", &["m.weight", "compressed already", "--decompress"]);
+    }
+    // The f32 weight, now dense, is 2:4: the way out is named.
+    bitmask(&folder.join("model"), TensorType::F32, 64, two_of_four, false);
+    succeeds("compress", &folder, "model --decompress --out out");
+    is_refused("compress", &folder, "out --out again", &["m.weight", "2:4 already", "bf16 or f16"]);
 }

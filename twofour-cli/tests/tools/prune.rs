@@ -336,6 +336,16 @@ fn models_that_are_wrong() {
     is_refused(&[name, "--out", name], &["would be written over"]);
     is_refused(&[name, "--out", "x", "--weights", "./x"], &["x would be written twice"]);
     is_refused(&[name, "--as-is"], &["--as-is is of --method sparsegpt"]);
+    // What is known before the work: calibration is not looked at.
+    let wanda = [name, "--method", "wanda", "--activations", name, "--out"];
+    for nowhere in [&format!("{name}/m"), "/proc/m"] {
+        is_refused(&[&wanda[..], &[nowhere]].concat(), &[nowhere, "cannot be written"]);
+        is_refused(&[name, "--out", "y", "--weights", nowhere], &[nowhere, "cannot be written"]);
+    }
+    for damping in ["NaN", "inf", "-1"] {
+        let damping = format!("--damping={damping}");
+        is_refused(&[name, "--method", "sparsegpt", "--activations", name, &damping], &["--damping is", "finite"]);
+    }
     is_refused(&["no-such-model.safetensors"], &["no-such-model.safetensors", "cannot be read"]);
     // NaN weights have no mask, and nothing is left behind.
     let mut values = weight(LAYERS[1].0, UP);

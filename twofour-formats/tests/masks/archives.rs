@@ -25,7 +25,12 @@ fn fails(bytes: &[u8], words: &str) {
 
 #[track_caller]
 fn header_fails(header: &str, words: &str) {
-    fails(&archive(&[Member::stored("w.mask.npy", npy(header, &BITS))]), words);
+    header_fails_of(header, &BITS, words);
+}
+
+#[track_caller]
+fn header_fails_of(header: &str, data: &[u8], words: &str) {
+    fails(&archive(&[Member::stored("w.mask.npy", npy(header, data))]), words);
 }
 
 #[test]
@@ -62,6 +67,23 @@ fn headers_that_numpy_can_write() {
     let bools: Vec<u8> = BITS.iter().flat_map(|byte| (0..8).rev().map(move |i| byte >> i & 1)).collect();
     good("{'descr': '|b1', 'fortran_order': False, 'shape': (2, 8), }", &bools);
     good("{'descr': '|b1', 'fortran_order': False, 'shape': (16,), }", &bools);
+    // Integers that nobody packed.
+    for (descr, size) in
+        [("|u1", 1), ("|i1", 1), ("<i2", 2), ("<u2", 2), ("<i4", 4), ("<u4", 4), ("<i8", 8), ("<u8", 8)]
+    {
+        let wide: Vec<u8> = bools.iter().flat_map(|&flag| [vec![flag], vec![0; size - 1]].concat()).collect();
+        good(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 8), }}"), &wide);
+        good(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (16,), }}"), &wide);
+        let mut two = wide.clone();
+        *two.last_mut().unwrap() = 2;
+        let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 8), }}");
+        header_fails_of(&header, &two, "that is neither 0 nor 1");
+    }
+    // Under the other name.
+    let named =
+        |names: &[&str]| archive(&names.iter().map(|name| Member::stored(name, bits(&BITS))).collect::<Vec<_>>());
+    assert_eq!(codes(&named(&["w_mask.npy"])).unwrap(), CODES);
+    fails(&named(&["w_mask.npy", "w.mask.npy"]), "there are two masks of `w`");
     // Bools know their shape; nobody else has to.
     let data = npy("{'descr': '|b1', 'fortran_order': False, 'shape': (4, 4), }", &bools);
     let bytes = archive(&[Member::deflated("w.mask.npy", &data)]);
@@ -79,7 +101,7 @@ fn headers_that_lie() {
     for cut in 0..ok.len() {
         header_fails(&ok[..cut], "array `w.mask`");
     }
-    header_fails(&ok.replace("|u1", "<u2"), "elements of type `<u2` are not supported");
+    header_fails(&ok.replace("|u1", "<f2"), "elements of type `<f2` are not supported");
     header_fails(&ok.replace("'|u1'", "[('a', '|u1')]"), "`'` is expected where `[('a', '|u1')], ` is left");
     header_fails(&ok.replace("|u1", "\\x7cu1"), "a string has a backslash");
     header_fails(&ok.replace("(2,)", "(2)"), "the shape is no tuple");

@@ -2,7 +2,7 @@
 
 use twofour::{Shape, bf16, f16};
 use twofour_formats::Error;
-use twofour_formats::masks::{Fewer, Form, Masks};
+use twofour_formats::masks::{Fewer, Form, Manifest, Mask, Masks, Shapes};
 
 /// A safetensors file: name, type, shape, bytes.
 fn file(tensors: &[(&str, &str, Vec<usize>, Vec<u8>)], metadata: &[(&str, &str)]) -> Vec<u8> {
@@ -35,7 +35,8 @@ fn flags_that_are_neither() {
     assert_eq!(Masks::from_bytes(&good).unwrap().read("w").unwrap().codes(), [0xc]);
     for value in [0.5, -1.0, 2.0, f32::NAN, f32::INFINITY, f32::MIN_POSITIVE] {
         let values = [1.0, 0.0, 0.0, 1.0, 1.0, value, 0.0, 0.0];
-        fails(&one("F32", vec![2, 4], floats(&values)), "mask `w`: row 1, column 1 is neither 0 nor 1");
+        let what = if value.is_nan() { "NaN, as of logits that are NaN" } else { "neither 0 nor 1" };
+        fails(&one("F32", vec![2, 4], floats(&values)), &format!("mask `w`: row 1, column 1 is {what}"));
     }
     let f16s = [1.0, 1.0, 0.5, 0.0].map(|value| f16::from_f32(value).to_le_bytes()).concat();
     fails(&one("F16", vec![1, 4], f16s), "row 0, column 2 is neither");
@@ -44,10 +45,10 @@ fn flags_that_are_neither() {
     for dtype in ["U8", "BOOL"] {
         fails(&one(dtype, vec![1, 4], vec![0, 255, 1, 0]), "row 0, column 1 is neither");
         fails(&one(dtype, vec![4], vec![0, 1, 1, 0]), "is of shape [4], and masks are [N, K]");
-        fails(&one(dtype, vec![1, 2, 2], vec![0, 1, 1, 0]), "is of shape [1, 2, 2]");
+        fails(&one(dtype, vec![], vec![0]), "is of shape [], and masks are [N, K]");
         fails(&one(dtype, vec![2, 2], vec![0, 1, 1, 0]), "weight `w`: the weight is 2 columns wide");
     }
-    fails(&one("I64", vec![0, 4], vec![]), "is of type I64, and masks are BOOL, U8, F16, BF16 or F32");
+    fails(&one("F64", vec![0, 4], vec![]), "is of type F64, and masks are BOOL, integers, F16, BF16 or F32");
     let three = Masks::from_bytes(&good).unwrap();
     assert_eq!(three.form(), Form::Flags);
     let more = one("U8", vec![2, 4], vec![1, 1, 0, 0, 1, 1, 1, 0]);
@@ -65,6 +66,91 @@ fn flags_that_are_neither() {
     // Rows of nothing are nothing, however many.
     let none = one("U8", vec![1 << 60, 0], vec![]);
     assert_eq!(Masks::from_bytes(&none).unwrap().read("w").unwrap().shape(), Shape::new(1 << 60, 0));
+}
+
+/// Of every type of integers, under either name.
+#[test]
+fn integers() {
+    let flags = [1u8, 0, 0, 1, 0, 1, 1, 0];
+    for (dtype, size) in
+        [("BOOL", 1), ("U8", 1), ("I8", 1), ("U16", 2), ("I16", 2), ("U32", 4), ("I32", 4), ("U64", 8), ("I64", 8)]
+    {
+        let bytes: Vec<u8> = flags.iter().flat_map(|&flag| [vec![flag], vec![0; size - 1]].concat()).collect();
+        for name in ["w.mask", "w_mask"] {
+            let one = |bytes: &[u8]| file(&[(name, dtype, vec![2, 4], bytes.to_vec())], &[]);
+            assert_eq!(Masks::from_bytes(&one(&bytes)).unwrap().read("w").unwrap().codes(), [0x9c]);
+            // Not 1, by its lowest and by its highest byte.
+            for at in [5 * size, 6 * size - 1] {
+                let mut other = bytes.clone();
+                other[at] ^= 0x82;
+                fails(&one(&other), "row 1, column 1 is neither 0 nor 1");
+            }
+        }
+    }
+    // As `torch.nn.utils.prune` has them; a vector of this name is none, and neither is a third name.
+    let tensors = [
+        ("a.weight_mask", "I32", vec![1, 4], vec![1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("a.weight_orig", "U8", vec![1, 4], vec![9; 4]),
+        ("attention_mask", "U8", vec![4], vec![1; 4]),
+        ("unmask", "U8", vec![1, 4], vec![1; 4]),
+    ];
+    let bytes = file(&tensors, &[]);
+    let masks = Masks::from_bytes(&bytes).unwrap();
+    assert_eq!(masks.names().collect::<Vec<_>>(), ["a.weight"]);
+    assert_eq!(masks.read("a.weight").unwrap().codes(), [4]);
+    let two = file(&[("w.mask", "U8", vec![0, 4], vec![]), ("w_mask", "U8", vec![0, 4], vec![])], &[]);
+    fails(&two, "there are two masks of `w`: `w.mask` and `w_mask`");
+}
+
+/// Masks that lie as their weights do.
+#[test]
+fn more_dimensions() {
+    let codes: Vec<u8> = vec![0x48, 0xec, 0xd9, 0x84, 0x9d, 0xce];
+    let mask = |rows, cols| Mask::new(Shape::new(rows, cols), codes.clone()).unwrap();
+    // Experts, a convolution, and both with shapes given.
+    let flags: Vec<u8> = mask(6, 8).flags().unwrap();
+    let of = |shape: Vec<usize>| file(&[("w.mask", "U8", shape, flags.clone())], &[]);
+    let read = |bytes: &[u8], shape: Option<Shape>| {
+        let shapes: Shapes = shape.into_iter().map(|shape| ("w", shape)).collect();
+        Masks::from_bytes(bytes).unwrap().with_shapes(shapes).read("w")
+    };
+    assert_eq!(read(&of(vec![2, 3, 8]), None).unwrap(), mask(6, 8));
+    assert_eq!(read(&of(vec![2, 12, 2]), None).unwrap(), mask(2, 24));
+    assert_eq!(read(&of(vec![2, 3, 2, 4]), Some(Shape::new(2, 24))).unwrap(), mask(2, 24));
+    assert_eq!(read(&of(vec![2, 2, 2, 6]), None).unwrap(), mask(2, 24));
+    let other = read(&of(vec![2, 3, 8]), Some(Shape::new(6, 12))).unwrap_err().to_string();
+    assert!(other.contains("is of 6 x 8, and its weight of 6 x 12"), "{other}");
+
+    // Across: the weight is [in, out], or experts of these; written and read.
+    for (experts, rows, cols) in [(1, 12, 4), (1, 4, 12), (2, 2, 12), (3, 4, 4)] {
+        let mask = mask(experts * rows, cols);
+        let sizes = [&[experts][usize::from(experts == 1)..], &[cols, rows]].concat();
+        let mut manifest = Manifest::new(Form::Flags);
+        manifest.layer_as("w", mask.shape(), &sizes, true).unwrap();
+        let bytes = manifest.to_bytes(|file| file.mask("w", &mask)).unwrap();
+        assert_eq!(Masks::from_bytes(&bytes).unwrap().read("w").unwrap(), mask);
+        let reader = twofour_formats::Reader::from_bytes(&bytes).unwrap();
+        assert_eq!(reader.tensor_info("w.mask").unwrap().shape(), sizes);
+        let (own, flags) = (reader.tensor("w.mask").unwrap(), mask.flags::<u8>().unwrap());
+        for (i, &flag) in flags.iter().enumerate() {
+            let (expert, row, column) = (i / (rows * cols), i / cols % rows, i % cols);
+            assert_eq!(own[(expert * cols + column) * rows + row], flag);
+        }
+    }
+    // Other forms hold rows, whatever the sizes; and sizes are compared.
+    let (shape, experts) = (Shape::new(6, 8), mask(6, 8));
+    for form in Form::ALL {
+        let mut manifest = Manifest::new(form);
+        manifest.layer_as("w", shape, &[2, 3, 8], false).unwrap();
+        let bytes = manifest.to_bytes(|file| file.mask("w", &experts)).unwrap();
+        assert_eq!(read(&bytes, Some(shape)).unwrap(), experts);
+    }
+    for (sizes, across) in [(&[6, 7][..], false), (&[48], false), (&[6, 8], true), (&[usize::MAX, 2, 8], false)] {
+        let refused = Manifest::new(Form::Flags).layer_as("w", shape, sizes, across).unwrap_err().to_string();
+        assert!(refused.contains("is not 6 rows of 8"), "{refused}");
+    }
+    let wrong = file(&[("w.mask", "U8", vec![8, 6], flags.clone())], &[("twofour_masks.axis.w", "0")]);
+    fails(&wrong, "`twofour_masks.axis.w` is `0`, and -2 is the only one that is known");
 }
 
 /// Other tensors of the file are no masks.

@@ -6,8 +6,8 @@
 //! block.
 
 mod inputs;
-mod store;
 
+use super::kept::Kept;
 use super::{Args, Made, Method, Source, method};
 use crate::choose::Layers;
 use crate::eval::tokens;
@@ -20,7 +20,6 @@ use inputs::Inputs;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use store::Store;
 use twofour::select::Swaps;
 use twofour::{Cpu, Executor};
 
@@ -32,8 +31,8 @@ pub(crate) struct Walk<'a> {
     args: &'a Args,
     model: &'a Model,
     tokens: Vec<u32>,
-    /// Of the layers that are wanted.
-    store: Option<Store>,
+    /// Results, once there are any.
+    kept: Option<Kept>,
 }
 
 impl<'a> Walk<'a> {
@@ -49,12 +48,7 @@ impl<'a> Walk<'a> {
         tokens.truncate(windows * window);
         let left = count - tokens.len();
         println!("calibration: {windows} windows of {window} tokens; {left} tokens are not looked at");
-        Ok(Self { args, model, tokens, store: None })
-    }
-
-    /// Removes what was kept: the masks are written.
-    pub(crate) fn forget(self) -> Result<(), Failure> {
-        self.store.map_or(Ok(()), Store::remove)
+        Ok(Self { args, model, tokens, kept: None })
     }
 
     /// Hidden states before the first block, some windows at a time.
@@ -67,32 +61,28 @@ impl<'a> Walk<'a> {
         embedded.collect()
     }
 
-    /// What makes this run another than others, in words.
-    fn describe(&self, layers: &Layers) -> Result<String, Failure> {
-        let Args { method, damping, as_is, swaps, window, .. } = self.args;
-        let mut hasher = DefaultHasher::new();
-        (&self.tokens, layers.keys().collect::<Vec<_>>()).hash(&mut hasher);
-        for file in files(self.model.path())? {
-            let about = std::fs::metadata(&file)?;
-            (file, about.len(), about.modified().ok()).hash(&mut hasher);
-        }
-        let seen = hasher.finish();
-        Ok(format!("{method:?} damping {damping} as-is {as_is} swaps {swaps} window {window}\n{seen:016x}\n"))
-    }
-
-    /// Through all blocks.
-    fn walk(&self, store: &Store, layers: &Layers, progress: &ProgressBar) -> Result<(), Failure> {
+    /// Through all blocks. What is kept of a block is taken, up to the first that has to be made.
+    fn walk(&self, kept: &Kept, layers: &Layers, progress: &ProgressBar) -> Result<(), Failure> {
         let mut states = self.states()?;
-        let last = self.last(layers);
+        let (last, mut anew) = (self.last(layers), false);
         for i in 0..=last {
             let mut block = self.model.block(i)?;
-            if !store.has(i) {
-                let made = self.block(&block, &states, layers, progress)?;
-                store.put(i, &made)?;
+            let all = weights(&block, layers)?;
+            anew = anew || all.iter().any(|(layer, dense)| kept.get(layer, dense).is_none());
+            if anew {
+                for (name, made) in self.block(&block, &states, layers, progress)? {
+                    let of = all.iter().find(|(layer, _)| layer.name == name);
+                    of.map_or(Ok(()), |(layer, dense)| kept.put(layer, dense, &made))?;
+                }
             }
             progress.set_position(i as u64 + 1);
             if i < last {
-                put_masks(store, &mut block, layers)?;
+                for (layer, dense) in all {
+                    let made = kept.get(layer, &dense).ok_or_else(|| lost(kept, layer))?;
+                    let pruned = number::widened(layer.dtype, &made.weight(layer, &dense)?)?;
+                    let shape = (layer.shape.rows, layer.shape.cols);
+                    block.set(&layer.name, &Tensor::from_vec(pruned, shape, &Device::Cpu)?)?;
+                }
                 states.iter_mut().try_for_each(|state| block.run(state).map(|next| *state = next))?;
             }
         }
@@ -155,36 +145,54 @@ impl Source for Walk<'_> {
             let why = "is not a linear layer of a block, and nothing is known of its inputs";
             return Err(format!("{path}: `{name}` {why}: leave it out with --exclude").into());
         }
-        let (_, out) = crate::convert::masks(self.args.form, self.args.out.as_deref(), self.model.path())?;
-        let store = Store::open(&out, &self.describe(layers)?)?;
+        let folder = match &self.args.keep {
+            Some(folder) => folder.clone(),
+            None => {
+                let masks = crate::convert::masks(self.args.form, self.args.out.as_deref(), self.model.path())?.1;
+                let mut folder = masks.into_os_string();
+                folder.push(".partial");
+                folder.into()
+            }
+        };
+        let kept = Kept::open(&folder, self.by()?)?;
         let progress = table::progress_of_blocks(self.last(layers) + 1);
-        if let Err(failure) = self.walk(&store, layers, &progress) {
-            return Err(store.leave(&failure));
-        }
+        let walked = self.walk(&kept, layers, &progress);
+        walked.map_err(|e| kept.left_after(&e))?;
         progress.finish_and_clear();
-        self.store = Some(store);
+        self.kept = Some(kept);
         Ok(())
     }
 
-    fn layer(&mut self, layer: &Layer, _: &[u8]) -> Result<Made, Failure> {
-        let place = (0..self.model.blocks()).find(|&i| self.names(i).contains(&layer.name));
-        let (Some(place), Some(store)) = (place, &self.store) else {
-            return Err(format!("no block that was pruned has `{}`", layer.name).into());
-        };
-        store.get(place, &layer.name)
+    fn by(&self) -> Result<String, Failure> {
+        let Args { method, damping, as_is, swaps, window, .. } = self.args;
+        let mut hasher = DefaultHasher::new();
+        self.tokens.hash(&mut hasher);
+        for file in files(self.model.path())? {
+            let about = std::fs::metadata(&file)?;
+            (file, about.len(), about.modified().ok()).hash(&mut hasher);
+        }
+        let seen = hasher.finish();
+        Ok(format!("{method:?} damping {damping} as-is {as_is} swaps {swaps} window {window} seen {seen:016x}"))
+    }
+
+    fn layer(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure> {
+        let kept = self.kept.as_ref().ok_or_else(|| format!("`{}` was not pruned yet", layer.name))?;
+        kept.get(layer, dense).ok_or_else(|| lost(kept, layer))
+    }
+
+    fn forget(&self, layers: &Layers) {
+        self.kept.iter().for_each(|kept| kept.remove(layers.values()));
     }
 }
 
-/// The weights of a block as pruned.
-fn put_masks(store: &Store, block: &mut Block, layers: &Layers) -> Result<(), Failure> {
-    let dense: Vec<_> = block.linears().iter().map(|of| (of.name().to_owned(), of.weight().clone())).collect();
-    for (name, weight) in dense {
-        let Some(layer) = layers.get(&name) else { continue };
-        let pruned = store.get(block.index(), &name)?.weight(layer, &narrowed(layer, &weight)?)?;
-        let pruned = number::widened(layer.dtype, &pruned)?;
-        block.set(&name, &Tensor::from_vec(pruned, weight.shape(), &Device::Cpu)?)?;
-    }
-    Ok(())
+fn lost(kept: &Kept, layer: &Layer) -> Failure {
+    format!("{}: what was kept of `{}` is gone", kept.folder().display(), layer.name).into()
+}
+
+/// The wanted layers of a block, and their weights as they are in the file.
+fn weights<'l>(block: &Block, layers: &'l Layers) -> Result<Vec<(&'l Layer, Vec<u8>)>, Failure> {
+    let wanted = block.linears().iter().filter_map(|linear| Some((layers.get(linear.name())?, linear.weight())));
+    wanted.map(|(layer, weight)| Ok((layer, narrowed(layer, weight)?))).collect()
 }
 
 /// Of texts, or of files of token ids.
