@@ -244,9 +244,9 @@ impl Groups {
                 alone[j][l] = c[j];
             }
         }
-        for j in 0..4 {
-            for l in 0..LANES {
-                alone[j][l] = (self.kept[j][l] * self.twice[j][l]).mul_add(alone[j][l], self.own[j][l]);
+        for (j, alone) in alone.iter_mut().enumerate() {
+            for (l, alone) in alone.iter_mut().enumerate() {
+                *alone = (self.kept[j][l] * self.twice[j][l]).mul_add(*alone, self.own[j][l]);
             }
         }
         let mut of_lanes = [least; LANES];
