@@ -1,8 +1,8 @@
 //! Speed of `select`: `cargo bench --bench select`, or a part with `-- sweep`.
 //!
 //! Throughput of a choice and of sums of squares is in bytes, the least that must move, beside a plain copy; that of
-//! the Hessian, its factor and the sweep is in multiply-adds (for a sweep those of the weights that are dropped, half
-//! of them). The Hessian and its factor are of the CPU alone.
+//! the Hessian, its factor, the sweep and swaps is in multiply-adds (for the last two those of the weights that are
+//! dropped, half of them; what swaps take comes on top). The Hessian and its factor are of the CPU alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -39,8 +39,10 @@ fn select(criterion: &mut Criterion) {
         case::<bf16>(&mut group, &places, Does::Squares, shape);
     }
     case::<bf16>(&mut group, &places, Does::Sweep, swept());
+    case::<bf16>(&mut group, &places, Does::Swaps, swept());
     if !common::smoke() {
         case::<bf16>(&mut group, &common::on_gpu(&places), Does::Sweep, Shape::new(4096, 4096));
+        case::<bf16>(&mut group, &common::on_gpu(&places), Does::Swaps, Shape::new(4096, 4096));
     }
     hessian::<bf16>(&mut group);
     #[cfg(feature = "sparsegpt")]

@@ -3,8 +3,8 @@
 use super::{Op, Result, Run, data};
 use criterion::Throughput;
 use std::marker::PhantomData;
-use twofour::select::{ByScore, Squares, Sweep};
-use twofour::{Executor, Float, Shape};
+use twofour::select::{ByScore, Squares, Swaps, Sweep};
+use twofour::{Cpu, Executor, Float, Shape};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Does {
     Squares,
     /// Weight and factor to codes and updated weight.
     Sweep,
+    /// Weight, Hessian and codes by magnitude to codes.
+    Swaps,
 }
 
 /// One of these on a weight, or a batch, of this type and shape.
@@ -39,14 +41,17 @@ impl<T: Float> Case<T> {
             Does::ScaledMasked => "scaled_masked",
             Does::Squares => "squares",
             Does::Sweep => "sweep",
+            Does::Swaps => "swaps",
         };
         format!("{does}/{}/{}x{}", T::DTYPE, self.shape.rows, self.shape.cols)
     }
 
-    /// Bytes of a run, each operand once; of a sweep the multiply-adds of the weights that are dropped.
+    /// Bytes of a run, each operand once; of a sweep and of swaps the multiply-adds of the weights that are dropped, with
+    /// what lies to their right and with all of a row.
     pub fn throughput(&self) -> Throughput {
         match self.does {
             Does::Sweep => Throughput::Elements((self.shape.weights() * self.shape.cols / 4) as u64),
+            Does::Swaps => Throughput::Elements((self.shape.weights() * self.shape.cols / 2) as u64),
             _ => Throughput::Bytes(self.bytes()),
         }
     }
@@ -62,6 +67,14 @@ pub fn factor(cols: usize) -> (Vec<f32>, Vec<f32>) {
     (upper, vec![1.0; cols])
 }
 
+/// A Hessian of a few sources and of noise in each column.
+pub fn hessian(cols: usize) -> Vec<f32> {
+    let sources = data::normal::<f32>(4 * cols, 0.5, 3);
+    let product = |i: usize, j: usize| (0..4).map(|s| sources[s * cols + i] * sources[s * cols + j]).sum::<f32>();
+    let noise = |i, j| if i == j { 1.0 } else { 0.0 };
+    (0..cols * cols).map(|at| (at / cols, at % cols)).map(|(i, j)| product(i, j) + noise(i, j)).collect()
+}
+
 impl<T: Float> Op for Case<T> {
     type On<E: Executor + 'static> = Operands<E, T>;
 
@@ -70,6 +83,7 @@ impl<T: Float> Op for Case<T> {
         match self.does {
             Does::Magnitude => weights + codes,
             Does::ScaledMasked | Does::Sweep => 2 * weights + codes,
+            Does::Swaps => weights + 2 * codes,
             Does::Squares => weights,
         }
     }
@@ -78,17 +92,25 @@ impl<T: Float> Op for Case<T> {
         let Self { does, shape, .. } = *self;
         let (upper, scale) = match does {
             Does::Sweep => factor(shape.cols),
+            Does::Swaps => (hessian(shape.cols), vec![]),
             _ => (vec![], data::normal::<f32>(shape.cols, 1.0, 1).into_iter().map(f32::abs).collect()),
         };
         let workspace = match does {
             Does::Squares => Squares::workspace_bytes(shape.rows, shape.cols),
             Does::Sweep => Sweep::workspace_bytes(shape),
+            Does::Swaps => Swaps::workspace_bytes(shape),
             _ => 0,
         };
+        let weight = data::normal::<T>(shape.weights(), 0.02, set);
+        let mut before = vec![0; if does == Does::Swaps { shape.packed_codes() } else { 0 }];
+        if does == Does::Swaps {
+            Cpu.run(ByScore::magnitude(shape, &weight).codes(&mut before))?;
+        }
         Ok(Operands {
             does,
             shape,
-            weight: on.upload(&data::normal::<T>(shape.weights(), 0.02, set))?,
+            weight: on.upload(&weight)?,
+            before: on.upload(&before)?,
             masked: on.zeros(if does == Does::Squares { 0 } else { shape.weights() })?,
             codes: on.zeros(shape.packed_codes())?,
             scale: on.upload(&scale)?,
@@ -104,6 +126,7 @@ pub struct Operands<E: Executor, T: Float> {
     does: Does,
     shape: Shape,
     weight: E::Buffer<T>,
+    before: E::Buffer<u8>,
     masked: E::Buffer<T>,
     codes: E::Buffer<u8>,
     scale: E::Buffer<f32>,
@@ -134,6 +157,13 @@ impl<E: Executor, T: Float> Run<E> for Operands<E, T> {
             Does::Sweep => {
                 let pass = Sweep::new(shape, weight, E::input(&self.upper), scale);
                 let pass = pass.codes(codes).updated(E::output(&mut self.masked));
+                match workspace {
+                    Some(workspace) => on.run(pass.workspace(workspace)),
+                    None => on.run(pass),
+                }
+            }
+            Does::Swaps => {
+                let pass = Swaps::new(shape, weight, E::input(&self.upper), E::input(&self.before)).codes(codes);
                 match workspace {
                     Some(workspace) => on.run(pass.workspace(workspace)),
                     None => on.run(pass),

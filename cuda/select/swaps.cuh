@@ -161,7 +161,8 @@ struct SwapsRow {
     return all;
   }
 
-  // The two weights that change places, the one that is kept from now on negated, and their rows of the Hessian.
+  // The two weights that change places, the one that is kept from now on negated, and their rows of the Hessian; null
+  // where there is no swap.
   struct Swap {
     float dropped, kept;
     const float* of_dropped;
@@ -191,17 +192,17 @@ struct SwapsRow {
   // Makes the products those after a swap, if there is one, and finds the next. Changes are negative, so that of their
   // inverted bits the least is the best, of equal ones the one of the lowest group; a row has less than 2^28 groups, or
   // there would be no memory for the Hessian.
-  TWOFOUR_DEVICE u64 advance(const Swap* swap, float enough, u64* of_warps) const {
+  TWOFOUR_DEVICE u64 advance(const Swap& swap, float enough, u64* of_warps) const {
     u64 best = kNone;
     for (u64 group = thread_index(); group < groups; group += kThreads) {
       float c[4];
       load_own_run(products + 4 * group, c);
-      if (swap) {
+      if (swap.of_dropped) {
         float of_dropped[4], of_kept[4];
-        load_run(swap->of_dropped + 4 * group, of_dropped);
-        load_run(swap->of_kept + 4 * group, of_kept);
+        load_run(swap.of_dropped + 4 * group, of_dropped);
+        load_run(swap.of_kept + 4 * group, of_kept);
         TWOFOUR_UNROLL
-        for (int j = 0; j < 4; ++j) c[j] = fma(swap->kept, of_kept[j], fma(swap->dropped, of_dropped[j], c[j]));
+        for (int j = 0; j < 4; ++j) c[j] = fma(swap.kept, of_kept[j], fma(swap.dropped, of_dropped[j], c[j]));
         store_run(products + 4 * group, c);
       }
       look(group, c, enough, best);
@@ -244,7 +245,7 @@ TWOFOUR_DEVICE void swap_kernel(const SelectSwapsArgs& args) {
     typename SwapsRow<W>::Swap swap = {};
     u64 count = 0;
     while (true) {
-      const u64 best = row.advance(count > 0 ? &swap : nullptr, enough, best_of_warps[count % 2]);
+      const u64 best = row.advance(swap, enough, best_of_warps[count % 2]);
       if (best == SwapsRow<W>::kNone || count == args.limit) break;
       swap = row.make(best);
       ++count;

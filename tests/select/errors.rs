@@ -2,7 +2,7 @@
 
 use crate::common::emulator::launches;
 use twofour::device::Limits;
-use twofour::select::{ByScore, Hessian, Squares, Statistics, Sweep};
+use twofour::select::{ByScore, Hessian, Squares, Statistics, Swaps, Sweep};
 use twofour::space::RawSlice;
 use twofour::{Cpu, Error, Executor, Result, Shape, bf16};
 
@@ -67,6 +67,35 @@ fn sweeps_are_checked() {
     assert_eq!(what(Cpu.run(Sweep::new(shape, &weight[1..], &square, &scale))), "weight");
     assert_eq!(what(Cpu.run(Sweep::new(shape, &weight, &square[1..], &scale))), "upper");
     assert_eq!(what(Cpu.run(Sweep::new(shape, &weight, &square, &scale[1..]))), "scale");
+}
+
+#[test]
+fn swaps_are_checked() {
+    let (shape, weight, codes) = (Shape::new(2, 8), [0.0f32; 16], [0x44; 2]);
+    let mut hessian = [0.0; 64];
+    (0..8).for_each(|j| hessian[9 * j] = 1.0);
+    macro_rules! args {
+        () => {
+            Swaps::<_, f32>::new(shape, &weight, &hessian, &codes)
+        };
+    }
+    assert_eq!(what(Cpu.run(args!())), "a mask");
+    assert_eq!(what(Cpu.run(args!().masked(&mut [0.0; 15]))), "masked");
+    assert_eq!(what(Cpu.run(args!().patterns(&mut [0; 5]))), "patterns");
+    assert_eq!(what(Cpu.run(args!().codes(&mut [0; 3]))), "codes");
+    assert_eq!(what(Cpu.run(args!().losses_before(&mut [0.0; 3]))), "losses before");
+    assert_eq!(what(Cpu.run(args!().losses(&mut [0.0; 3]))), "losses");
+    assert_eq!(what(Cpu.run(args!().swaps(&mut [0; 3]))), "swaps");
+    assert_eq!(what(Cpu.run(Swaps::new(shape, &weight[1..], &hessian, &codes))), "weight");
+    assert_eq!(what(Cpu.run(Swaps::new(shape, &weight, &hessian[1..], &codes))), "hessian");
+    assert_eq!(what(Cpu.run(Swaps::new(shape, &weight, &hessian, &codes[1..]))), "codes before");
+    assert!(Cpu.run(args!().swaps(&mut [9; 2])).is_ok());
+    hessian[1] = 0.5;
+    let one_triangle = Cpu.run(args!().swaps(&mut [0; 2]));
+    assert!(matches!(one_triangle, Err(Error::NotSymmetric { .. })), "{one_triangle:?}");
+    hessian = [0.0; 64];
+    let no_input = Cpu.run(args!().swaps(&mut [0; 2]));
+    assert_eq!(no_input, Err(Error::NoInput { what: "the Hessian", cols: 8 }));
 }
 
 #[test]

@@ -4,8 +4,9 @@
 use crate::case::{By, ScoreCase, SquaresCase, SweepCase, normal, rng};
 use crate::common::emulator::{Array, Corner, launches};
 use crate::common::{Emulator, SMALL};
+use crate::swaps::SwapsCase;
 use twofour::device::Launch;
-use twofour::select::{ByScore, Squares, Statistics, Sweep};
+use twofour::select::{ByScore, Squares, Statistics, Swaps, Sweep};
 use twofour::space::{Output, Raw, RawSlice};
 use twofour::{Float, Shape, bf16, f16};
 use twofour_emulator::Schedule;
@@ -231,4 +232,86 @@ fn made_up(shape: Shape) {
 fn what_is_made_up_for_beyond_32_bits_is_right() {
     made_up(Shape::new(1 << 26, 256));
     made_up(Shape::new(128, 1 << 17));
+}
+
+/// What swaps queue, over memory that is there at its ends alone.
+struct FarSwaps {
+    shape: Shape,
+    weight: Array<f32>,
+    hessian: Array<f32>,
+    before: Array<u8>,
+    masked: Array<f32>,
+    patterns: Array<u8>,
+    codes: Array<u8>,
+    losses_before: Array<f64>,
+    losses: Array<f64>,
+    swaps: Array<u32>,
+    workspace: Array<u8>,
+}
+
+impl FarSwaps {
+    /// With the last columns of the last rows, and the last square of the Hessian; elsewhere zeros, which every group of
+    /// the last row has a mask of.
+    fn new(shape: Shape, case: &SwapsCase<f32>) -> Self {
+        let far = Self {
+            shape,
+            weight: Array::reserved(shape.weights()),
+            hessian: Array::reserved(shape.cols * shape.cols),
+            before: Array::reserved(shape.packed_codes()),
+            masked: Array::reserved(shape.weights()),
+            patterns: Array::reserved(shape.groups()),
+            codes: Array::reserved(shape.packed_codes()),
+            losses_before: Array::reserved(shape.rows),
+            losses: Array::reserved(shape.rows),
+            swaps: Array::reserved(shape.rows),
+            workspace: Array::reserved(Swaps::workspace_bytes(shape)),
+        };
+        let Shape { rows: high, cols: wide } = case.shape;
+        Corner { of: [shape.cols; 2], high: wide, wide }.write(&far.hessian, &case.hessian);
+        Corner { of: [shape.rows, shape.cols], high, wide }.write(&far.weight, &case.weight);
+        if wide < shape.cols {
+            let none = vec![0x44; high * shape.cols / 8];
+            far.before.write_at(shape.packed_codes() - none.len(), &none);
+        }
+        Corner { of: [shape.rows, shape.cols / 8], high, wide: wide / 8 }.write(&far.before, &case.codes);
+        far
+    }
+
+    fn launches(&mut self) -> [Launch; 4] {
+        let pass = Swaps::<Raw, f32>::new(self.shape, &self.weight, &self.hessian, &self.before);
+        let pass = pass.masked(&mut self.masked).patterns(&mut self.patterns).codes(&mut self.codes);
+        let pass = pass.losses_before(&mut self.losses_before).losses(&mut self.losses).swaps(&mut self.swaps);
+        launches(SMALL, pass.workspace(&mut self.workspace)).unwrap().try_into().unwrap()
+    }
+
+    /// The last row's, in which so many of the last columns are not zeros.
+    fn check(&mut self, case: &SwapsCase<f32>) {
+        let (expected, wide) = (case.run(&mut on()), case.shape.cols);
+        assert!(*expected.swaps.as_ref().unwrap().last().unwrap() > 0);
+        // So many blocks that the last row is the last block's.
+        let Shape { rows, cols } = self.shape;
+        let share = rows.div_ceil(i32::MAX as usize).next_power_of_two();
+        let [groups, product, swap, finish] = self.launches();
+        on().launch_last(&groups, groups.grid[0] as usize);
+        on().launch_last(&product, product.grid[0] as usize);
+        on().launch_last(&swap, rows / share);
+        let patterns = expected.patterns.unwrap();
+        assert_eq!(self.patterns.read_end(wide / 4), patterns[patterns.len() - wide / 4..]);
+        assert_eq!(self.losses_before.read_end(1)[..], expected.losses_before.unwrap()[case.shape.rows - 1..]);
+        assert_eq!(self.losses.read_end(1)[..], expected.losses.unwrap()[case.shape.rows - 1..]);
+        assert_eq!(self.swaps.read_end(1)[..], expected.swaps.unwrap()[case.shape.rows - 1..]);
+        on().launch_last(&finish, rows * cols / 2048);
+        let (masked, codes) = (expected.masked.unwrap(), expected.codes.unwrap());
+        assert_eq!(self.masked.read_end(wide), masked[masked.len() - wide..]);
+        assert_eq!(self.codes.read_end(wide / 8), codes[codes.len() - wide / 8..]);
+    }
+}
+
+/// The last rows of so many; then the last columns of the last row, whose groups' sums are those of a near row's warp.
+#[test]
+fn swaps_beyond_32_bits_are_right() {
+    let case = SwapsCase::<f32>::tame(11, Shape::new(512, 8));
+    FarSwaps::new(Shape::new((1 << 34) - 512, 8), &case).check(&case);
+    let case = SwapsCase::<f32>::tame(12, Shape::new(8, 128));
+    FarSwaps::new(Shape::new((1 << 17) - 120, 1 << 17), &case).check(&case);
 }

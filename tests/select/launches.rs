@@ -2,7 +2,7 @@
 
 use crate::common::emulator::launches;
 use twofour::device::{Launch, Limits};
-use twofour::select::{ByScore, Squares, Statistics, Sweep};
+use twofour::select::{ByScore, Squares, Statistics, Swaps, Sweep};
 use twofour::space::RawSlice;
 use twofour::{Error, Shape, bf16, f16};
 
@@ -43,6 +43,24 @@ fn a_sweep_is_so_many_launches() {
     assert_eq!(grids, [147, 125, 16, 125, 8, 125, 147]);
     assert!(steps.iter().all(|step| step.shared_bytes <= Limits::A100.max_shared_bytes));
     assert_eq!(sweep(needed - 1), Err(Error::Workspace { needed: needed as u64, got: needed as u64 - 1 }));
+}
+
+#[test]
+fn swaps_are_so_many_launches() {
+    let shape = Shape::new(3000, 300);
+    let swaps = |workspace| {
+        let (hessian, codes) = (at(1 << 30, 90_000), at(1 << 40, shape.packed_codes()));
+        Swaps::new(shape, at::<f16>(1 << 20, shape.weights()), hessian, codes).workspace(at(1 << 50, workspace))
+    };
+    let needed = Swaps::workspace_bytes(shape);
+    assert_eq!(needed, 4 * 900_000 + 75 * 48 + 225_000);
+    let steps = launches(Limits::A100, swaps(needed).codes(at(1 << 45, shape.packed_codes()))).unwrap();
+    assert_eq!(names(&steps), ["swap_groups", "swap_product_f16", "swap_f16", "swap_finish_f16"]);
+    assert_eq!(steps.iter().map(|step| step.grid[0]).collect::<Vec<_>>(), [1, 24 * 3, 108 * 8, 440]);
+    let lean = launches(Limits::A100, swaps(needed).patterns(at(1 << 45, shape.groups()))).unwrap();
+    assert_eq!(names(&lean), names(&steps)[..3]);
+    let short = launches(Limits::A100, swaps(needed - 1).patterns(at(1 << 45, shape.groups())));
+    assert_eq!(short, Err(Error::Workspace { needed: needed as u64, got: needed as u64 - 1 }));
 }
 
 /// 2³¹ blocks are more than a grid has, one less is as many as it has.

@@ -2,6 +2,7 @@
 
 use crate::case::{By, ScoreCase, SquaresCase, SweepCase, normal, rng};
 use crate::common::{Emulator, TestExecutor, everywhere_tests};
+use crate::swaps::SwapsCase;
 use twofour::device::Limits;
 use twofour::select::Statistics;
 use twofour::{Float, Shape, bf16};
@@ -55,6 +56,10 @@ fn the_grid_decides_nothing() {
     case.wants = [true; 4];
     let [a, b] = [0, 100].map(|multiprocessors| case.run(&mut on(multiprocessors)));
     assert_eq!((a.updated, a.patterns, a.codes, a.losses), (b.updated, b.patterns, b.codes, b.losses));
+    let case = SwapsCase::<f32>::tame(3, Shape::new(70, 268));
+    let [a, b] = [0, 100].map(|multiprocessors| case.run(&mut on(multiprocessors)));
+    assert_eq!((a.masked, a.patterns, a.codes, a.losses), (b.masked, b.patterns, b.codes, b.losses));
+    assert_eq!(a.swaps, b.swaps);
 }
 
 /// Where each sum lies in memory, for those who read it from there.

@@ -85,6 +85,19 @@ impl<W: Float> SwapsCase<W> {
         Self { shape, weight, hessian, codes, limit: None, wants: [true; 6] }
     }
 
+    /// A case of finite weights of which every group has a mask.
+    pub(crate) fn tame(seed: u64, shape: Shape) -> Self {
+        let mut rng = rng(seed);
+        let mut case = Self::of_shape(&mut rng, shape);
+        case.weight = normal(&mut rng, shape.weights(), &[]);
+        let mut code = || Pattern::ALL[rng.random_range(0..6)].code();
+        case.codes = (0..shape.packed_codes()).map(|_| code() | code() << 4).collect();
+        if shape.groups() % 2 == 1 {
+            *case.codes.last_mut().unwrap() &= 15;
+        }
+        case
+    }
+
     /// Runs it, on outputs full of NaN.
     pub(crate) fn run<E: TestExecutor>(&self, on: &mut E) -> Swapped<W> {
         let (shape, [masked, patterns, codes, losses_before, losses, swaps]) = (self.shape, self.wants);
@@ -273,25 +286,12 @@ fn swaps_are_the_contracts() {
     for_all!(contract, COUNTS, any::<u64>());
 }
 
-/// A case of finite weights of which every group has a mask.
-fn tame(seed: u64, shape: Shape) -> SwapsCase<f32> {
-    let mut rng = rng(seed);
-    let mut case = SwapsCase::<f32>::of_shape(&mut rng, shape);
-    case.weight = normal(&mut rng, shape.weights(), &[]);
-    let mut code = || Pattern::ALL[rng.random_range(0..6)].code();
-    case.codes = (0..shape.packed_codes()).map(|_| code() | code() << 4).collect();
-    if shape.groups() % 2 == 1 {
-        *case.codes.last_mut().unwrap() &= 15;
-    }
-    case
-}
-
 /// Rows after their swaps: their losses in `f64` are those that are said, lower than before, and no swap is left that
 /// would lower them by more than is asked for.
 fn swaps_end_where_none_is_left(on: &mut impl TestExecutor) {
     let mut all = 0;
     for (seed, (rows, cols)) in [(9, 4), (7, 8), (5, 12), (3, 68), (2, 260), (1, 1040)].into_iter().enumerate() {
-        let case = tame(seed as u64, Shape::new(rows, cols));
+        let case = SwapsCase::<f32>::tame(seed as u64, Shape::new(rows, cols));
         let got = case.run(on);
         let [before, after] = [got.losses_before.unwrap(), got.losses.unwrap()];
         for row in 0..rows {
@@ -319,7 +319,7 @@ fn swaps_end_where_none_is_left(on: &mut impl TestExecutor) {
 
 /// With a limit, a row has the first of the swaps that it would have without; each lowers its loss; none is none.
 fn limits_take_the_first_swaps(on: &mut impl TestExecutor) {
-    let mut case = tame(20, Shape::new(3, 72));
+    let mut case = SwapsCase::<f32>::tame(20, Shape::new(3, 72));
     let whole = case.run(on);
     let all = whole.swaps.unwrap();
     let mut last = whole.losses_before.clone().unwrap();
@@ -372,7 +372,7 @@ fn ties_and_zeros_are_told_by_position(on: &mut impl TestExecutor) {
 /// Groups without a mask and weights that are not finite: their rows stay as they are, unless an infinite or NaN
 /// weight is kept, as it then is; other rows do not notice.
 fn what_is_not_finite_stays_as_it_is(on: &mut impl TestExecutor) {
-    let mut case = tame(30, Shape::new(6, 36));
+    let mut case = SwapsCase::<f32>::tame(30, Shape::new(6, 36));
     let tame = case.run(on);
     let Swapped { patterns: Some(expected), swaps: Some(counts), .. } = &tame else { panic!("all are wanted") };
     assert!(counts.iter().all(|&swaps| swaps > 0));

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 /// The most rows of a task: they read the same part of the Hessian one after the other.
 const ROWS: usize = 32;
 /// Groups that are looked at side by side.
-const LANES: usize = 16;
+const LANES: usize = 32;
 type Lanes = [f32; LANES];
 /// The two positions of a pair, in the order in which the first of equal changes is taken.
 const PAIRS: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
@@ -235,23 +235,42 @@ impl Groups {
         }
     }
 
-    /// What swapping each pair adds to `rᵀHr`; infinite where both are kept or both dropped.
+    /// Of each lane, the least that a swap adds to `rᵀHr`, or `least`. NaN is not less.
     #[inline(always)]
-    fn changes(&self, c: &[f32; 4 * LANES]) -> [Lanes; 6] {
+    fn least(&self, c: &[f32; 4 * LANES], least: f32) -> Lanes {
         let mut alone = [[0.0; LANES]; 4];
         for (l, c) in c.as_chunks::<4>().0.iter().enumerate() {
             for j in 0..4 {
-                alone[j][l] = (self.kept[j][l] * self.twice[j][l]).mul_add(c[j], self.own[j][l]);
+                alone[j][l] = c[j];
             }
         }
-        let mut changes = [[0.0; LANES]; 6];
+        for (j, alone) in alone.iter_mut().enumerate() {
+            for (l, alone) in alone.iter_mut().enumerate() {
+                *alone = (self.kept[j][l] * self.twice[j][l]).mul_add(*alone, self.own[j][l]);
+            }
+        }
+        let mut of_lanes = [least; LANES];
         for (pair, [i, j]) in PAIRS.into_iter().enumerate() {
             for l in 0..LANES {
                 let change = alone[i][l] + alone[j][l] + self.pair[pair][l];
-                changes[pair][l] = if self.kept[i][l] == self.kept[j][l] { f32::INFINITY } else { change };
+                let lower = (change < of_lanes[l]) & (self.kept[i][l] != self.kept[j][l]);
+                of_lanes[l] = if lower { change } else { of_lanes[l] };
             }
         }
-        changes
+        of_lanes
+    }
+
+    /// The pair of a lane whose swap adds this.
+    fn pair(&self, c: &[f32], lane: usize, least: f32) -> Option<[usize; 2]> {
+        let alone = |j: usize| {
+            let twice = self.kept[j][lane] * self.twice[j][lane];
+            twice.mul_add(c[4 * lane + j], self.own[j][lane])
+        };
+        let change = |(pair, [i, j]): &(usize, [usize; 2])| {
+            let change = alone(*i) + alone(*j) + self.pair[*pair][lane];
+            change == least && self.kept[*i][lane] != self.kept[*j][lane]
+        };
+        PAIRS.into_iter().enumerate().find(change).map(|(_, pair)| pair)
     }
 }
 
@@ -275,14 +294,11 @@ fn advance(c: &mut [f32], groups: &[Groups], swap: Option<Swap<'_>>, enough: f32
         }
         let mut of = [0.0; 4 * LANES];
         of[..c.len()].copy_from_slice(c);
-        let changes = groups.changes(&of);
-        let lower = |least: Lanes, of: &Lanes| std::array::from_fn(|l| if of[l] < least[l] { of[l] } else { least[l] });
-        let of_lanes = changes.iter().fold([least; LANES], lower);
+        let of_lanes = groups.least(&of, least);
         let of_all = of_lanes.iter().fold(least, |least, &of| if of < least { of } else { least });
         if of_all < least {
             let lane = of_lanes.iter().position(|&of| of == of_all)?;
-            let pair = changes.iter().position(|of| of[lane] == of_all)?;
-            (least, found) = (of_all, Some((first * LANES + lane, PAIRS[pair])));
+            (least, found) = (of_all, Some((first * LANES + lane, groups.pair(&of, lane, of_all)?)));
         }
     }
     found

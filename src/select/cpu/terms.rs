@@ -5,7 +5,7 @@ use super::super::sweep::BLOCK;
 use multiversion::multiversion;
 
 /// Columns that all rows of a task go through before the next ones.
-const LANES: usize = 32;
+const LANES: usize = 48;
 /// A block of the matrix's rows in those columns.
 type Near = [[f32; LANES]; BLOCK];
 
