@@ -318,7 +318,7 @@ fn bad_folders_are_a_sentence() {
     bad(&|case| fs::write(case.path("model/config.json"), b"{}").unwrap(), &["model_type"]);
     bad(&|case| config(case, "model_type", text("gpt2")), &["`gpt2`", "llama, mistral, qwen2, qwen3"]);
     bad(&|case| config(case, "hidden_act", text("gelu")), &["gelu"]);
-    bad(&|case| config(case, "hidden_size", 68.into()), &["embed_tokens", "[260, 64]", "[260, 68]"]);
+    bad(&|case| config(case, "hidden_size", 72.into()), &["embed_tokens", "[260, 64]", "[260, 72]"]);
     bad(&|case| config(case, "hidden_size", (-1).into()), &["config.json"]);
     bad(&|case| config(case, "num_hidden_layers", 3.into()), &["no weight `model.layers.2."]);
     bad(&|case| config(case, "num_attention_heads", 0.into()), &["heads"]);

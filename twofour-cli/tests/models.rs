@@ -187,6 +187,7 @@ fn what_is_saved_is_the_model_with_what_was_replaced() {
         let mut tiny = tiny;
         if tiny.scaling.get("rope_type").is_some() {
             tiny.scaling["original_max_position_embeddings"] = 8192.into();
+            tiny.theta = 500_000.0;
         }
         let mut weights = gguf::save(&tiny, &file, &tiny.weights(10), GgmlDType::Q8_0);
         let replaced = "model.layers.1.self_attn.k_proj.weight";

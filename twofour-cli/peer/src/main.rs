@@ -17,13 +17,13 @@ use twofour_cli::eval::{apart, losses, tokens};
 use twofour_cli::model::Model;
 
 /// Windows that each side reads before the other does.
-const TURN: usize = 4;
+const TURN: usize = 16;
 
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, file, more @ ..] = args.as_slice() else { return Err("MODEL TOKENS [WINDOWS [LENGTH]]".into()) };
     let number = |i: usize, or: usize| more.get(i).map_or(Ok(or), |number| number.parse());
-    let (count, length) = (number(0, 16)?, number(1, 512)?);
+    let (count, length) = (number(0, 32)?, number(1, 512)?);
     let model = Model::open(model, &Device::Cpu)?;
     let tokens = tokens::of_file(file.as_ref())?;
     let tokens = &tokens[..tokens.len().min(count * length)];
