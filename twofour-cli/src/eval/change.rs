@@ -61,9 +61,7 @@ impl Change {
         for (i, name) in linears.iter().enumerate() {
             let reader = self.compressed.get(name).and_then(|&i| self.readers.get(i));
             if let Some(reader) = reader {
-                let weight = reader.weight(name)?;
-                let (shape, values) = (weight.shape(), dense(&weight)?);
-                block.set(name, &Tensor::from_vec(values, (shape.rows, shape.cols), &candle_core::Device::Cpu)?)?;
+                block.set(name, &dense(&reader.weight(name)?)?)?;
             }
             let masks = self.masks.as_ref().filter(|masks| has(masks, name));
             if let Some(masks) = masks {

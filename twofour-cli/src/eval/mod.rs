@@ -70,6 +70,7 @@ fn evaluate(args: &Args, path: &Path, texts: &[PathBuf]) -> Result<bool, Failure
         None if texts.is_empty() => return Err("what is to be predicted? Give --text or --tokens".into()),
         None => tokens::of_texts(&model, texts)?,
     };
+    model.check_tokens(&tokens)?;
     let (windows, left) = match args.stride {
         Some(stride) => (sliding(tokens.len(), args.window, stride)?, 0),
         None => apart(tokens.len(), args.window)?,

@@ -1,8 +1,10 @@
 //! Causal attention, and where tokens stand.
 
 use super::config::{Config, Scaling};
+use super::fused::CausalSoftmax;
 use crate::Failure;
 use candle_core::{D, Device, Tensor};
+use candle_nn::ops::softmax_last_dim;
 use std::f64::consts::TAU;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -78,8 +80,13 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) 
         let values = v.narrow(2, first, seen)?.contiguous()?;
         let q = q.narrow(3, start, length)?.contiguous()?.reshape((b, kv, heads / kv * length, head))?;
         let scores = q.matmul(&keys)?.reshape((b, heads, length, seen))?;
-        let mask = mask(start..start + length, first..start + length, window, scores.device())?;
-        let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(&mask)?)?;
+        let softmax = CausalSoftmax { tokens: start..start + length, first, window };
+        let weights = if scores.device().is_cpu() {
+            scores.inplace_op1(&softmax)?;
+            scores
+        } else {
+            softmax_last_dim(&scores.broadcast_add(&mask(&softmax, seen, scores.device())?)?)?
+        };
         let mixed = weights.reshape((b, kv, heads / kv * length, seen))?.matmul(&values)?;
         rows.push(mixed.reshape((b, heads, length, head))?);
     }
@@ -87,17 +94,12 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) 
     Ok(all.transpose(1, 2)?.reshape((b, t, heads * head))?)
 }
 
-/// What is added to the scores of tokens against keys: 0, or −∞ for what is not seen.
-fn mask(
-    tokens: std::ops::Range<usize>,
-    keys: std::ops::Range<usize>,
-    window: Option<usize>,
-    device: &Device,
-) -> Result<Tensor, Failure> {
-    let sees = |token: usize, key: usize| key <= token && window.is_none_or(|window| token - key < window);
-    let shape = (tokens.len(), keys.len());
-    let values: Vec<f32> = tokens
-        .flat_map(|token| keys.clone().map(move |key| if sees(token, key) { 0.0 } else { f32::NEG_INFINITY }))
-        .collect();
-    Ok(Tensor::from_vec(values, shape, device)?)
+/// What is added to the scores of tokens against so many keys: 0, or −∞ for what is not seen.
+fn mask(softmax: &CausalSoftmax, keys: usize, device: &Device) -> Result<Tensor, Failure> {
+    let row = |token: usize| {
+        let seen = softmax.sees(token);
+        (0..keys).map(move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
+    };
+    let values: Vec<f32> = softmax.tokens.clone().flat_map(row).collect();
+    Ok(Tensor::from_vec(values, (softmax.tokens.len(), keys), device)?)
 }

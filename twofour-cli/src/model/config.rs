@@ -179,7 +179,7 @@ impl Config {
             rope_theta: theta.unwrap_or(10_000.0),
             scaling: scaling(rope)?,
             tied: stored.tie_word_embeddings.unwrap_or(false),
-            qkv_bias: bias.unwrap_or(false) || kind == Kind::Qwen2,
+            qkv_bias: (bias.unwrap_or(false) && kind != Kind::Mistral) || kind == Kind::Qwen2,
             o_bias: bias.unwrap_or(false) && matches!(kind, Kind::Llama | Kind::Qwen3),
             mlp_bias: stored.mlp_bias.unwrap_or(false) && kind == Kind::Llama,
             qk_norm: kind == Kind::Qwen3,

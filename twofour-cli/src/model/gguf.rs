@@ -2,8 +2,8 @@
 
 use super::config::{Config, Kind, Scaling};
 use crate::Failure;
-use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::{Device, Tensor};
 use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -112,7 +112,8 @@ impl Gguf {
 
     fn scaling(&self, key: &dyn Fn(&str) -> String) -> Result<Scaling, String> {
         if self.has("rope_freqs.weight") {
-            let (_, factors) = self.tensor("rope_freqs.weight").map_err(|e| e.to_string())?;
+            let factors = self.tensor("rope_freqs.weight").map_err(|e| e.to_string())?;
+            let factors = factors.to_vec1::<f32>().map_err(|e| e.to_string())?;
             return Ok(Scaling::Divided(factors.into_iter().map(f64::from).collect()));
         }
         let factor = self.number(&key("rope.scaling.factor")).or(self.number(&key("rope.scale_linear")));
@@ -124,12 +125,11 @@ impl Gguf {
     }
 
     /// A tensor by its name in the file.
-    fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), Failure> {
+    fn tensor(&self, name: &str) -> Result<Tensor, Failure> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut read = || -> candle_core::Result<_> {
+        let mut read = || -> candle_core::Result<Tensor> {
             file.seek(SeekFrom::Start(0))?;
-            let tensor = self.content.tensor(&mut *file, name, &Device::Cpu)?.dequantize(&Device::Cpu)?;
-            Ok((tensor.dims().to_vec(), tensor.flatten_all()?.to_vec1::<f32>()?))
+            self.content.tensor(&mut *file, name, &Device::Cpu)?.dequantize(&Device::Cpu)
         };
         read().map_err(|e| self.wrong(format_args!("`{name}` cannot be read: {e}")))
     }
@@ -148,32 +148,22 @@ impl Gguf {
     }
 
     /// A tensor by Hugging Face's name, its rows as those libraries have them.
-    pub(super) fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), Failure> {
-        let (shape, values) = self.tensor(&inside(name))?;
-        let heads = match self.permuted {
-            Some([heads, _]) if name.contains(".self_attn.q_proj.") => heads,
-            Some([_, heads]) if name.contains(".self_attn.k_proj.") => heads,
-            _ => return Ok((shape, values)),
-        };
-        let values = unpermuted(heads, shape[0], &values);
-        Ok((shape, values))
+    pub(super) fn read(&self, name: &str) -> Result<Tensor, Failure> {
+        let tensor = self.tensor(&inside(name))?;
+        match self.permuted {
+            Some([heads, _]) if name.contains(".self_attn.q_proj.") => unpermuted(heads, &tensor),
+            Some([_, heads]) if name.contains(".self_attn.k_proj.") => unpermuted(heads, &tensor),
+            _ => Ok(tensor),
+        }
     }
 }
 
 /// Rows `[heads, head / 2, 2]` as `[heads, 2, head / 2]`: halves of a head are rotated against each other, not
 /// neighbours. The inverse of `permute` in llama.cpp's `convert_hf_to_gguf.py`.
-fn unpermuted(heads: usize, rows: usize, values: &[f32]) -> Vec<f32> {
-    let (cols, half) = (values.len() / rows, rows / heads / 2);
-    let mut out = Vec::with_capacity(values.len());
-    for head in 0..heads {
-        for side in 0..2 {
-            for i in 0..half {
-                let row = head * 2 * half + 2 * i + side;
-                out.extend_from_slice(&values[row * cols..(row + 1) * cols]);
-            }
-        }
-    }
-    out
+fn unpermuted(heads: usize, tensor: &Tensor) -> Result<Tensor, Failure> {
+    let (rows, all) = (tensor.dim(0)?, tensor.elem_count());
+    let pairs = tensor.reshape((heads, rows / heads / 2, 2, all / rows))?;
+    Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(tensor.shape())?)
 }
 
 /// The name in a GGUF file.

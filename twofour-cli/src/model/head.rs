@@ -1,11 +1,12 @@
 //! From hidden states to how likely each next token is.
 
+use super::fused;
 use crate::Failure;
 use candle_core::{D, Tensor};
 use candle_nn::ops::rms_norm;
 
 /// Bytes of logits at a time.
-const LOGITS: usize = 64 << 20;
+const LOGITS: usize = 128 << 20;
 
 /// The last norm and the matrix of the vocabulary.
 #[derive(Debug, Clone)]
@@ -41,10 +42,16 @@ impl Head {
             let count = targets.len();
             return Err(format!("{rows} hidden states have {count} targets, or one is not below {vocabulary}").into());
         }
-        let chunk = (LOGITS / 4 / vocabulary).clamp(16, 1024);
+        // Of equal length, nearly.
+        let chunks = rows.div_ceil((LOGITS / 4 / vocabulary).clamp(16, 1024)).max(1);
+        let chunk = rows.div_ceil(chunks).max(1);
         let mut losses = Vec::with_capacity(rows);
         for (i, targets) in targets.chunks(chunk).enumerate() {
             let logits = self.logits(&x.narrow(0, i * chunk, targets.len())?)?;
+            if logits.device().is_cpu() {
+                losses.extend(fused::losses(&logits, targets)?);
+                continue;
+            }
             let picked = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
             let picked = logits.gather(&picked, D::Minus1)?.squeeze(1)?;
             let largest = logits.max_keepdim(D::Minus1)?;

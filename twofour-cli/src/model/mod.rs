@@ -30,6 +30,7 @@
 mod attention;
 mod block;
 mod config;
+mod fused;
 mod gguf;
 mod head;
 mod save;
@@ -46,7 +47,7 @@ pub(crate) use source::dense;
 
 use crate::Failure;
 use attention::Positions;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use source::Source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,21 +140,29 @@ impl Model {
         self.config.tensors().into_iter().filter_map(matrix).collect()
     }
 
+    /// Checks that token ids are of the vocabulary.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), Failure> {
+        match tokens.iter().position(|&id| id as usize >= self.config.vocabulary) {
+            None => Ok(()),
+            Some(at) => Err(format!(
+                "token {at} is {}, and the vocabulary of {} ends at {}: are the tokens of another model?",
+                tokens[at],
+                self.path.display(),
+                self.config.vocabulary - 1
+            )
+            .into()),
+        }
+    }
+
     /// Hidden states `[B, T, d]`, f32, of token ids `[B, T]`, u32.
     ///
     /// # Errors
-    /// A token id is not of the vocabulary; the weight cannot be read.
+    /// As [`check_tokens`](Self::check_tokens); the weight cannot be read.
     pub fn embed(&self, tokens: &Tensor) -> Result<Tensor, Failure> {
-        let ids = tokens.flatten_all()?.to_vec1::<u32>()?;
-        if let Some(at) = ids.iter().position(|&id| id as usize >= self.config.vocabulary) {
-            let (id, vocabulary) = (ids[at], self.config.vocabulary);
-            return Err(format!(
-                "token {at} is {id}, and the vocabulary of {} ends at {}: are the tokens of another model?",
-                self.path.display(),
-                vocabulary - 1
-            )
-            .into());
-        }
+        self.check_tokens(&tokens.flatten_all()?.to_vec1::<u32>()?)?;
         let (b, t) = tokens.dims2()?;
         let rows = self.tensor(EMBEDDING)?.index_select(&tokens.flatten_all()?.to_device(&self.device)?, 0)?;
         Ok(rows.reshape((b, t, self.config.hidden))?)
@@ -184,8 +193,6 @@ impl Model {
     /// # Errors
     /// There is none of this name, or it cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Failure> {
-        let (shape, values) = self.source.read(name)?;
-        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(DType::F32)?)
+        Ok(self.source.read(name)?.to_device(&self.device)?)
     }
 }

@@ -171,9 +171,11 @@ impl Config {
     /// Rotary positions are stretched in a way that `config.json` cannot say.
     pub fn to_json(&self) -> Result<Map<String, Value>, Failure> {
         let window = self.windows.iter().flatten().next();
+        // A llama knows no window, and a llama with one is a Mistral.
+        let kind = if self.kind == Kind::Llama && window.is_some() { Kind::Mistral } else { self.kind };
         let json = json!({
-            "architectures": [self.kind.architecture()],
-            "model_type": self.kind.name(),
+            "architectures": [kind.architecture()],
+            "model_type": kind.name(),
             "hidden_act": "silu",
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,

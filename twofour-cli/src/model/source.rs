@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::gguf::Gguf;
 use crate::Failure;
+use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
@@ -57,8 +58,8 @@ impl Source {
         }
     }
 
-    /// A tensor's shape and values.
-    pub(super) fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), Failure> {
+    /// A tensor, f32, on the CPU.
+    pub(super) fn read(&self, name: &str) -> Result<Tensor, Failure> {
         match self {
             Self::Folder(folder) => folder.read(name),
             Self::Gguf(gguf) => gguf.read(name),
@@ -127,24 +128,24 @@ impl Folder {
         }
     }
 
-    fn read(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), Failure> {
+    fn read(&self, name: &str) -> Result<Tensor, Failure> {
         let reader = self.reader(name)?;
-        if let Some(weight) = reader.weight_info(name) {
-            let shape = weight.shape();
-            let dense = dense(&reader.weight(name)?)?;
-            return Ok((vec![shape.rows, shape.cols], dense));
+        if reader.weight_info(name).is_some() {
+            return dense(&reader.weight(name)?);
         }
         let Some(info) = reader.tensor_info(name) else {
             return Err(format!("{}: has no weight `{name}`", self.label).into());
         };
-        Ok((info.shape().to_vec(), to_f32(info.dtype(), &reader.tensor(name)?)?))
+        Ok(Tensor::from_vec(to_f32(info.dtype(), &reader.tensor(name)?)?, info.shape(), &Device::Cpu)?)
     }
 }
 
-/// The dense values of a compressed weight.
-pub(crate) fn dense(weight: &twofour_formats::Weight) -> Result<Vec<f32>, Failure> {
+/// A compressed weight made dense, `[N, K]`, f32, on the CPU.
+pub(crate) fn dense(weight: &twofour_formats::Weight) -> Result<Tensor, Failure> {
     let dtype = TensorType::of_values(weight.value_type()).ok_or("a weight of a type that is not read")?;
-    to_f32(dtype, &weight.decompress_bytes())
+    let shape = weight.shape();
+    let values = to_f32(dtype, &weight.decompress_bytes())?;
+    Ok(Tensor::from_vec(values, (shape.rows, shape.cols), &Device::Cpu)?)
 }
 
 /// Little-endian numbers.
