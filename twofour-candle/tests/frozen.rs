@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/example.rs"]
+mod example;
 
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
 use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW, SGD, VarBuilder, VarMap};
@@ -325,4 +327,17 @@ fn layers_of_a_file() -> Result<()> {
     assert_eq!((layer.logits().dtype(), distance(layer.logits(), &randn(5, 1.0, &[4, 4, 6]))), (DType::F32, 0.0));
     says(masked([16, 4], with_logits(&[4, 3, 6]).pp("up")).unwrap_err().to_string(), &["up.logits", "[4, 4, 6]"]);
     Ok(())
+}
+
+/// The example: much of what pruning cost is won back, and more of it by all kept weights than by deltas of rank 2.
+#[test]
+fn the_example_recovers_what_pruning_cost() {
+    let output = std::process::Command::new(example::built("recover")).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    let losses = printed.lines().filter_map(|line| line.split_once(" loss ")).map(|(_, loss)| loss.parse().unwrap());
+    let losses: Vec<f64> = losses.collect();
+    let [dense, pruned, delta, trained] = losses[..] else { unreachable!("{printed}") };
+    assert!(dense < 0.2 * pruned && delta < 0.8 * pruned && trained < 0.5 * delta && dense < trained, "{printed}");
+    assert!(printed.ends_with("compressed: 3456 bytes instead of 6144\n"), "{printed}");
 }
