@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[path = "common/example.rs"]
-mod example;
 
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
 use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW, SGD, VarBuilder, VarMap};
@@ -332,7 +330,13 @@ fn layers_of_a_file() -> Result<()> {
 /// The example: much of what pruning cost is won back, and more of it by all kept weights than by deltas of rank 2.
 #[test]
 fn the_example_recovers_what_pruning_cost() {
-    let output = std::process::Command::new(example::built("recover")).output().unwrap();
+    // Examples lie beside the folder of tests.
+    let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples");
+    let path = folder.join(format!("recover{}", std::env::consts::EXE_SUFFIX));
+    let missing =
+        "is not built: `cargo test` builds it, with `--test frozen` alone `cargo build --examples` comes first";
+    assert!(path.exists(), "{} {missing}", path.display());
+    let output = std::process::Command::new(path).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
     let losses = printed.lines().filter_map(|line| line.split_once(" loss ")).map(|(_, loss)| loss.parse().unwrap());
