@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Module, Result, Storage, Tensor, Var};
+use candle_nn::VarBuilder;
 use twofour::Cpu;
 use twofour::learn::{self, Statistics};
 
@@ -105,6 +106,35 @@ impl MaskedLinear {
 }
 
 impl FusedLinear {
+    /// As [`MaskedLinear::load`], and then [`MaskedLinear::fused`].
+    ///
+    /// # Errors
+    /// Of both.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Module, Tensor};
+    /// use candle_nn::VarBuilder;
+    /// use twofour_candle::{FusedLinear, Learner, Moments, Sampler};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let learner = Learner::new(&Sampler::new(42), Moments::Eight);
+    /// let vb = VarBuilder::zeros(DType::BF16, &Device::Cpu);
+    /// let layer = FusedLinear::load(32, 64, true, vb.pp("mlp.up"), 0, &learner)?;
+    /// assert_eq!(layer.masked().weight().dims(), [64, 32]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn load(
+        in_dim: usize,
+        out_dim: usize,
+        bias: bool,
+        vb: VarBuilder<'_>,
+        layer: u32,
+        learner: &Learner,
+    ) -> Result<Self> {
+        MaskedLinear::load(in_dim, out_dim, bias, vb, layer, learner.sampler())?.fused(learner)
+    }
+
     /// The layer without its optimiser: for evaluation, codes and export. (No gradient reaches its logits through
     /// `self`.)
     #[must_use]

@@ -5,6 +5,7 @@ mod array;
 mod claim;
 mod compressed;
 mod engine;
+mod frozen;
 mod fused;
 mod learner;
 mod masked;
@@ -16,6 +17,7 @@ mod stepper;
 
 pub use compressed::CompressedLinear;
 pub use engine::Engine;
+pub use frozen::FrozenMaskLinear;
 pub use fused::FusedLinear;
 pub use learner::{Learner, Moments};
 pub use masked::MaskedLinear;

@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
-use candle_nn::Linear;
+use candle_nn::{Init, Linear, VarBuilder};
 use twofour::compress::{self, Sparsity};
 use twofour::matmul::Problem;
-use twofour::{Cpu, Executor, Factor, Shape, Shard, bf16, f16, learn, noise};
+use twofour::{Cpu, Executor, Shape, Shard, bf16, learn, noise};
 use twofour_formats::Weight;
 
 use crate::claim::Claim;
-use crate::compressed::CompressedLinear;
-use crate::number::{Number, Score, check_types, ready, wrap};
+use crate::compressed::{CompressedLinear, compressed_as};
+use crate::number::{Score, check_types, ready, wrap};
 use crate::ops::linear::Product;
 use crate::ops::{self, Masks};
-use crate::place::Operand;
 use crate::sampler::Sampler;
 
 /// A linear layer `y = x (W∘M)ᵀ + b` over a frozen weight, whose mask `M` is drawn from logits that are learnt.
@@ -87,6 +86,45 @@ impl MaskedLinear {
         Self::new(linear.weight(), linear.bias(), logits, layer, sampler)
     }
 
+    /// With the weight `[out_dim, in_dim]` and, if there is to be one, the bias that are `weight` and `bias` of a
+    /// [`VarBuilder`], and with its `logits [N, K/4, 6]`, as `f32`, where it has or makes them (a `VarMap` does both);
+    /// otherwise they are zero. `layer` is the layer's number in the model ([`new`](Self::new)).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); what is not there, or of another shape.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_nn::VarBuilder;
+    /// use twofour_candle::{MaskedLinear, Sampler};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let weight = Tensor::randn(0f32, 0.1, (64, 32), &Device::Cpu)?;
+    /// let checkpoint = [("mlp.up.weight".to_owned(), weight)].into();
+    /// let vb = VarBuilder::from_tensors(checkpoint, DType::BF16, &Device::Cpu);
+    /// let layer = MaskedLinear::load(32, 64, false, vb.pp("mlp.up"), 0, &Sampler::new(42))?;
+    /// assert_eq!(layer.logits().dims(), [64, 8, 6]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn load(
+        in_dim: usize,
+        out_dim: usize,
+        bias: bool,
+        vb: VarBuilder<'_>,
+        layer: u32,
+        sampler: &Sampler,
+    ) -> Result<Self> {
+        let linear = ops::load_linear(in_dim, out_dim, bias, vb.clone())?;
+        let size = (out_dim, in_dim / 4, 6);
+        let logits = match vb.get_with_hints_dtype(size, "logits", Init::Const(0.0), DType::F32) {
+            Err(_) if !vb.contains_tensor("logits") => Tensor::zeros(size, DType::F32, vb.device())?,
+            logits => logits?,
+        };
+        // A variable that is one already stays the builder's.
+        Self::new(linear.weight(), linear.bias(), Var::from_tensor(&logits)?, layer, sampler)
+    }
+
     /// From its parts: `weight [N, K]` of `f32`, `f16` or `bf16`, `logits [N, K/4, 6]` of `f32` or `bf16`, bias `[N]`,
     /// which may be a variable.
     ///
@@ -104,12 +142,7 @@ impl MaskedLinear {
         ops::check_logits(shape, &logits)?;
         ops::same_device([weight, &logits, bias.unwrap_or(weight)])?;
         check_types(logits.dtype(), weight.dtype())?;
-        if let Some(bias) = bias
-            && (bias.dims() != [shape.rows] || bias.dtype() != weight.dtype())
-        {
-            let (dims, dtype, wanted) = (bias.dims(), bias.dtype().as_str(), weight.dtype().as_str());
-            candle_core::bail!("the bias is {dims:?} {dtype}, and must be [{}] {wanted}", shape.rows)
-        }
+        ops::check_bias(shape, bias, weight.dtype())?;
         // Once here: otherwise a view that kernels do not take as it lies would be copied in every pass, or refused.
         let weight = ready(&weight.detach())?;
         let layer = sampler.numbers().claim(layer, &weight, shape, None)?;
@@ -216,22 +249,7 @@ impl MaskedLinear {
     /// # Errors
     /// As [`codes`](Self::codes), and another type.
     pub fn compressed_as(&self, dtype: DType) -> Result<Weight> {
-        let weight = self.weight.to_dtype(dtype)?.to_device(&Device::Cpu)?;
-        match dtype {
-            DType::F16 => Ok(Weight::F16(self.compress::<f16>(&weight)?)),
-            DType::BF16 => Ok(Weight::Bf16(self.compress::<bf16>(&weight)?)),
-            other => candle_core::bail!(
-                "a 2:4 weight is compressed as f16 or bf16, not as {}: use `compressed_as(DType::BF16)`",
-                other.as_str()
-            ),
-        }
-    }
-
-    fn compress<W: Number + Factor>(&self, weight: &Tensor) -> Result<compress::Compressed<W>> {
-        let codes = self.codes()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let dense = Operand::<Cpu>::of(&storage, layout)?.elements::<W>()?;
-        compress::Compressed::with_codes(self.shape, dense, &codes).map_err(wrap)
+        compressed_as(&self.weight, self.shape, &self.codes()?, dtype)
     }
 
     /// A dense layer with the weight under the masks of the largest logits.
@@ -272,29 +290,17 @@ impl MaskedLinear {
             let (problem, engine) = (Problem::new(tokens, self.shape), self.sampler.engine().clone());
             product(x, Product { masks, problem, engine })
         })?;
-        self.biased(y)
-    }
-
-    fn biased(&self, y: Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+        ops::biased(y, self.bias.as_ref())
     }
 }
 
 impl Module for MaskedLinear {
     /// `x [.., K]` to `[.., N]`, with any leading dimensions.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.masks()? {
-            Some(masks) => {
-                let engine = self.sampler.engine();
-                self.biased(ops::masked_linear(x, &self.weight, &self.logits, masks, engine)?)
-            }
-            None => {
-                let dense = |x: &Tensor, _| x.matmul(&self.weight.t()?);
-                self.biased(ops::over_tokens(x, self.weight.dtype(), self.shape, dense)?)
-            }
-        }
+        let y = match self.masks()? {
+            Some(masks) => ops::masked_linear(x, &self.weight, &self.logits, masks, self.sampler.engine())?,
+            None => ops::over_tokens(x, self.weight.dtype(), self.shape, |x, _| x.matmul(&self.weight.t()?))?,
+        };
+        ops::biased(y, self.bias.as_ref())
     }
 }

@@ -60,6 +60,35 @@ macro_rules! with_types {
 }
 pub(crate) use with_types;
 
+/// `$body` with `$W` the type of a weight that has no logits; an error for others.
+macro_rules! with_weight {
+    ($weights:expr, <$W:ident> $body:expr) => {{
+        macro_rules! case {
+            ($w:ty) => {{
+                type $W = $w;
+                $body
+            }};
+        }
+        match $weights {
+            candle_core::DType::F32 => case!(f32),
+            candle_core::DType::F16 => case!(twofour::f16),
+            candle_core::DType::BF16 => case!(twofour::bf16),
+            weights => Err($crate::number::no_such_weight(weights)),
+        }
+    }};
+}
+pub(crate) use with_weight;
+
+/// Whether this is a type of weights.
+pub(crate) fn check_weight(weights: DType) -> Result<()> {
+    with_weight!(weights, <W> Ok(size_of::<W>())).map(drop)
+}
+
+pub(crate) fn no_such_weight(weights: DType) -> candle_core::Error {
+    let message = format!("the weight is {}, and must be f32, f16 or bf16 (`to_dtype`)", weights.as_str());
+    candle_core::Error::Msg(message).bt()
+}
+
 /// Whether these are types of logits and of weights.
 pub(crate) fn check_types(logits: DType, weights: DType) -> Result<()> {
     let (score, number) =

@@ -5,10 +5,11 @@
 mod common;
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_nn::Linear;
 use common::{distance, randn};
 use twofour::Shape;
 use twofour::learn::{AdamW, StepSettings};
-use twofour_candle::{Learner, MaskedLinear, Mode, Moments, Sampler};
+use twofour_candle::{Engine, FrozenMaskLinear, Learner, MaskedLinear, Mode, Moments, Sampler};
 
 /// The device; `None` where there is none, unless one is required.
 fn device() -> Option<Device> {
@@ -100,6 +101,36 @@ fn the_device_steps_as_the_cpu() -> Result<()> {
         let far = distance(&there, &here);
         assert!(far <= 10.0 * tolerance(types[0]), "{moments:?}: {far:e}");
         assert!((norm_there / norm_here - 1.0).abs() < 1e-2, "{moments:?}: {norm_there} {norm_here}");
+    }
+    Ok(())
+}
+
+/// Output and gradients of the layer whose mask does not move; dropped weights get exactly nothing there, too.
+#[test]
+fn the_device_trains_under_a_frozen_mask_as_the_cpu() -> Result<()> {
+    let Some(device) = device() else { return Ok(()) };
+    for (dtype, [tokens, rows, cols]) in
+        [DType::F32, DType::F16, DType::BF16].iter().flat_map(|dtype| SHAPES.map(|shape| (*dtype, shape)))
+    {
+        let run = |on: &Device| -> Result<Vec<Tensor>> {
+            let var =
+                |seed: u64, dims: &[usize]| Var::from_tensor(&randn(seed, 0.5, dims).to_dtype(dtype)?.to_device(on)?);
+            let (weight, bias, x) = (var(1, &[rows, cols])?, var(2, &[rows])?, var(3, &[tokens + 1, cols])?);
+            let linear = Linear::new(weight.as_tensor().clone(), Some(bias.as_tensor().clone()));
+            let layer = FrozenMaskLinear::by_magnitude(&linear, &Engine::default())?;
+            let y = layer.forward(&x.narrow(0, 1, tokens)?)?;
+            let grads = (y.sqr()? * 0.5)?.sum_all()?.backward()?;
+            let mut all = vec![y.clone(), layer.to_linear()?.weight().clone()];
+            all.extend([&weight, &bias, &x].map(|var| grads.get(var).unwrap().clone()));
+            all.iter().map(|tensor| tensor.to_device(&Device::Cpu)).collect()
+        };
+        let (there, here) = (run(&device)?, run(&Device::Cpu)?);
+        let dropped = here[1].eq(0.0)?.to_dtype(DType::F32)?;
+        assert_eq!((there[2].to_dtype(DType::F32)? * dropped)?.abs()?.sum_all()?.to_scalar::<f32>()?, 0.0);
+        for (i, (there, here)) in there.iter().zip(&here).enumerate() {
+            let far = distance(there, here);
+            assert!(far <= tolerance(dtype), "{dtype:?} [{tokens}, {rows}, {cols}], {i}: {far:e}");
+        }
     }
     Ok(())
 }

@@ -84,12 +84,7 @@ impl Compressed {
 pub fn compressed_linear(x: &Tensor, weight: &Compressed, bias: Option<&Tensor>, engine: &Engine) -> Result<Tensor> {
     let shape = weight.shape;
     super::same_device([x, &weight.values, bias.unwrap_or(x)])?;
-    if let Some(bias) = bias
-        && (bias.dims() != [shape.rows] || bias.dtype() != weight.dtype())
-    {
-        let (dims, dtype, wanted) = (bias.dims(), bias.dtype().as_str(), weight.dtype().as_str());
-        candle_core::bail!("the bias is {dims:?} {dtype}, and must be [{}] {wanted}", shape.rows)
-    }
+    super::check_bias(shape, bias, weight.dtype())?;
     let bias = bias.map(|bias| ready(&bias.detach())).transpose()?;
     super::over_tokens(x, weight.dtype(), shape, |x, tokens| {
         let problem = Problem::new(tokens, shape);

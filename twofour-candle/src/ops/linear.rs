@@ -2,13 +2,13 @@
 
 use candle_core::{Result, Tensor};
 use twofour::mask::Kind;
-use twofour::matmul::{Backward, Forward, Keep, Problem};
+use twofour::matmul::{Backward, Forward, Keep, Layer, Problem};
 use twofour::space::Space;
 
 use super::Masks;
 use super::custom::{Custom, Op};
 use crate::engine::Engine;
-use crate::number::{ready, with_types};
+use crate::number::{Number, Score, ready, with_types};
 use crate::place::{Operand, Place};
 use crate::stepper::Stepper;
 
@@ -26,16 +26,7 @@ impl Op<3> for Product {
     fn forward<P: Place>(&self, [x, logits, weight]: [Operand<'_, P>; 3]) -> Result<(P::Storage, candle_core::Shape)> {
         let Problem { tokens, shape } = self.problem;
         let y = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let (layer, from) = (self.masks.layer::<P, L, W>(shape, logits, weight)?, x.elements::<W>()?);
-            P::made::<W>(&self.engine, x.device(), self.problem.outputs(), |on, y| {
-                let plan = layer.plan(on, tokens, Keep::Nothing)?;
-                let mut workspace = on.workspace(plan.output().workspace_bytes)?;
-                let pass = Forward::new(&plan, &layer, P::Space::share(&from), P::output(y));
-                on.run(match &mut workspace {
-                    Some(workspace) => pass.workspace(P::output(workspace)),
-                    None => pass,
-                })
-            })
+            output(&self.engine, self.problem, &self.masks.layer::<P, L, W>(shape, logits, weight)?, x)
         })?;
         Ok((y, (tokens, shape.rows).into()))
     }
@@ -75,16 +66,7 @@ impl Op<3> for InputGradient<'_> {
         let Product { masks, problem, engine } = self.0;
         let Problem { tokens, shape } = *problem;
         let dx = with_types!(logits.dtype(), weight.dtype(), <L, W> {
-            let (layer, from) = (masks.layer::<P, L, W>(shape, logits, weight)?, dy.elements::<W>()?);
-            P::made::<W>(engine, dy.device(), problem.inputs(), |on, dx| {
-                let plan = layer.plan(on, tokens, Keep::Nothing)?;
-                let mut workspace = on.workspace(plan.input_gradient().workspace_bytes)?;
-                let pass = Backward::new(&plan, &layer, P::Space::share(&from)).input_gradient(P::output(dx));
-                on.run(match &mut workspace {
-                    Some(workspace) => pass.workspace(P::output(workspace)),
-                    None => pass,
-                })
-            })
+            input_gradient(engine, *problem, &masks.layer::<P, L, W>(shape, logits, weight)?, dy)
         })?;
         Ok((dx, (tokens, shape.cols).into()))
     }
@@ -120,4 +102,42 @@ impl Op<3> for LogitGradient<'_> {
         })?;
         Ok((dlogits, (shape.rows, shape.cols / 4, 6).into()))
     }
+}
+
+/// `Y = X (W∘M)ᵀ`, `[T, N]`, whatever masks the layer has.
+pub(super) fn output<P: Place, L: Score, W: Number>(
+    engine: &Engine,
+    problem: Problem,
+    layer: &Layer<'_, P::Space, L, W>,
+    x: Operand<'_, P>,
+) -> Result<P::Storage> {
+    let from = x.elements::<W>()?;
+    P::made::<W>(engine, x.device(), problem.outputs(), |on, y| {
+        let plan = layer.plan(on, problem.tokens, Keep::Nothing)?;
+        let mut workspace = on.workspace(plan.output().workspace_bytes)?;
+        let pass = Forward::new(&plan, layer, P::Space::share(&from), P::output(y));
+        on.run(match &mut workspace {
+            Some(workspace) => pass.workspace(P::output(workspace)),
+            None => pass,
+        })
+    })
+}
+
+/// `dX = dY (W∘M)`, `[T, K]`, whatever masks the layer has.
+pub(super) fn input_gradient<P: Place, L: Score, W: Number>(
+    engine: &Engine,
+    problem: Problem,
+    layer: &Layer<'_, P::Space, L, W>,
+    dy: Operand<'_, P>,
+) -> Result<P::Storage> {
+    let from = dy.elements::<W>()?;
+    P::made::<W>(engine, dy.device(), problem.inputs(), |on, dx| {
+        let plan = layer.plan(on, problem.tokens, Keep::Nothing)?;
+        let mut workspace = on.workspace(plan.input_gradient().workspace_bytes)?;
+        let pass = Backward::new(&plan, layer, P::Space::share(&from)).input_gradient(P::output(dx));
+        on.run(match &mut workspace {
+            Some(workspace) => pass.workspace(P::output(workspace)),
+            None => pass,
+        })
+    })
 }

@@ -5,6 +5,8 @@
 //! | [`masked_linear`] | `x [.., K]`, frozen `weight [N, K]`, `logits [N, K/4, 6]` | `x (W∘M)ᵀ`, `[.., N]` | `x`, `logits` |
 //! | [`masked_weight`] | `weight`, `logits` | `W∘M`, `[N, K]` | `weight`, `logits` |
 //! | [`codes`] | `logits` | packed codes, `[⌈N·K/8⌉]`, `u8` | |
+//! | [`frozen_linear`] | `x`, `weight`, packed codes | `x (W∘M)ᵀ` under a mask that does not move | `x`, `weight` |
+//! | [`frozen_weight`] | `weight`, packed codes | `W∘M` | `weight` |
 //! | [`compressed_linear`] | `x`, kept values and codes, bias | `x Wᵀ + b` | |
 //!
 //! `x` and `weight` are of one type, `f32`, `f16` or `bf16`, and logits are `f32` or `bf16`; all are on one device, the
@@ -18,6 +20,7 @@
 //! `bf16`.
 
 use candle_core::{Result, Tensor};
+use candle_nn::{Linear, VarBuilder};
 use twofour::mask::{Kind, Sampling};
 use twofour::matmul::{Layer, Problem};
 use twofour::{Shape, Shard};
@@ -29,11 +32,13 @@ use crate::place::{Operand, Place};
 mod codes;
 mod compressed;
 pub(crate) mod custom;
+mod frozen;
 pub(crate) mod linear;
 mod weight;
 
 pub use compressed::{Compressed, compressed_linear};
 use custom::Custom;
+pub use frozen::{frozen_linear, frozen_weight};
 
 /// How the masks of one weight are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -163,6 +168,29 @@ pub(crate) fn check_logits(shape: Shape, logits: &Tensor) -> Result<()> {
     }
     let (rows, cols, got) = (shape.rows, shape.cols, logits.dims());
     candle_core::bail!("logits are {got:?}, and those of a weight [{rows}, {cols}] must be {expected:?}")
+}
+
+/// Whether a bias, if there is one, is `[N]` of the weight's type.
+pub(crate) fn check_bias(shape: Shape, bias: Option<&Tensor>, weight: candle_core::DType) -> Result<()> {
+    match bias {
+        Some(bias) if bias.dims() != [shape.rows] || bias.dtype() != weight => {
+            let (dims, dtype, wanted) = (bias.dims(), bias.dtype().as_str(), weight.as_str());
+            candle_core::bail!("the bias is {dims:?} {dtype}, and must be [{}] {wanted}", shape.rows)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The product with its bias, if there is one.
+pub(crate) fn biased(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    if let Some(bias) = bias { y.broadcast_add(bias) } else { Ok(y) }
+}
+
+/// `weight [out_dim, in_dim]` and `bias` of a builder, made there if it makes what it does not have.
+pub(crate) fn load_linear(in_dim: usize, out_dim: usize, bias: bool, vb: VarBuilder<'_>) -> Result<Linear> {
+    // First, for a builder may make a weight that is then refused.
+    Shape::new(out_dim, in_dim).check().map_err(wrap)?;
+    candle_nn::linear_b(in_dim, out_dim, bias, vb)
 }
 
 pub(crate) fn same_device(tensors: [&Tensor; 3]) -> Result<()> {
