@@ -162,8 +162,7 @@ fn done(layer: &Layer, dense: &[u8], made: Made) -> Result<(Done, Vec<u8>), Fail
         }
         None => number::masked(dense, layer.dtype.bits() / 8, &kept),
     };
-    let energy = |bytes: &[u8]| Ok::<_, Failure>(number::energy(&number::widened(layer.dtype, bytes)?));
-    let share = energy(&weight)? / energy(dense)?;
+    let share = number::energy(layer.dtype, &weight)? / number::energy(layer.dtype, dense)?;
     let dtype = layer.dtype.name().to_lowercase();
     let mut done = Done::new(&layer.name, &made.mask, dtype, made.score, Some(share));
     if made.empty > 0 {
