@@ -6,6 +6,7 @@ use crate::names::{any, is_weight, left_dense, matches, plain, some};
 use crate::table::sizes;
 use std::collections::BTreeMap;
 use std::path::Path;
+use twofour_formats::masks::Shapes;
 use twofour_formats::{Model, Reader, TensorInfo, TensorType};
 
 /// Layers by name.
@@ -77,8 +78,8 @@ pub(crate) fn choose(
     let mut possible = Vec::new();
     for tensor in tensors() {
         let name = tensor.name();
-        let transposed = any(&which.transposed, name) || known.iter().any(|pattern| matches(pattern, name));
-        let layer = Layer::new(tensor, transposed).and_then(|layer| (can.layer)(&layer).map(|()| layer));
+        let layer =
+            Layer::new(tensor, is_transposed(which, known, name)).and_then(|layer| (can.layer)(&layer).map(|()| layer));
         match &layer {
             Ok(_) => possible.push(name),
             Err(why) => drop(wrong.insert(name, (label(tensor), why.clone()))),
@@ -110,6 +111,24 @@ pub(crate) fn choose(
         return Err(format!("{} {what}; --include PATTERN chooses others", can.nothing).into());
     }
     Ok(Chosen { layers, dense })
+}
+
+/// The shapes of a model's weights, as rows of groups if they have groups.
+pub(crate) fn shapes(which: &Which, model: &Model, readers: &[(&str, Reader<'_>)]) -> Result<Shapes, Failure> {
+    let tensors = || readers.iter().flat_map(|(_, reader)| reader.tensors());
+    let known = known_transposed(&model.path("config.json"), tensors())?;
+    let mut shapes = Shapes::new();
+    readers.iter().for_each(|(_, reader)| shapes.add(reader));
+    for tensor in tensors() {
+        if let Ok(layer) = Layer::new(tensor, is_transposed(which, known, tensor.name())) {
+            shapes.insert(layer.name, layer.shape);
+        }
+    }
+    Ok(shapes)
+}
+
+fn is_transposed(which: &Which, known: &[&str], name: &str) -> bool {
+    any(&which.transposed, name) || known.iter().any(|pattern| matches(pattern, name))
 }
 
 fn is_because((tensor, why): &(String, String)) -> String {

@@ -1,5 +1,6 @@
 //! `twofour convert`: from one form of masks to another.
 
+use crate::choose::{self, Which};
 use crate::prune::report::{self, Layer};
 use crate::{Failure, made_up, output, table};
 use clap::Parser;
@@ -9,8 +10,8 @@ use twofour_formats::masks::{Fewer, Form, Manifest, Masks, Shapes};
 
 /// Arguments of `convert`.
 ///
-/// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of zeros
-/// and ones), `base6` (safetensors, 0.667 bit a weight).
+/// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of
+/// zeros and ones), `base6` (safetensors, 0.667 bit a weight).
 #[derive(Debug, Default, Parser)]
 pub struct Args {
     /// The masks, of whichever form [default: those of a small model that is made up]
@@ -53,7 +54,7 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
     let mut shapes = Shapes::new();
     if let Some(model) = &args.model {
         let model = Model::find(model)?;
-        shapes = Shapes::of_model(&model)?;
+        shapes = choose::shapes(&Which::default(), &model, &model.open_all()?)?;
         read.extend(output::read(&model));
     }
     let mut masks = Masks::open(path)?.with_shapes(shapes);

@@ -1,7 +1,7 @@
 //! A weight as rows of groups.
 //!
-//! Groups of four run along the dimension that a product sums over. A tensor is taken as `[N, K]`, N rows of outputs and
-//! K inputs:
+//! Groups of four run along the dimension that a product sums over. A tensor is taken as `[N, K]`, N rows of outputs
+//! and K inputs:
 //!
 //! | tensor | is | N | K |
 //! | --- | --- | --- | --- |

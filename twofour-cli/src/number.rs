@@ -1,17 +1,24 @@
 //! Values of tensors as numbers, and as bytes.
 
 use crate::Failure;
+use std::borrow::Cow;
 use twofour::{E4m3, E5m2, Element, bf16, f16};
 use twofour_formats::TensorType;
 
-/// Values of little-endian bytes.
-pub(crate) fn values<T: Element>(bytes: &[u8]) -> Vec<T> {
+/// Values that are widened at a time.
+const PIECE: usize = 1 << 16;
+
+/// Values of little-endian bytes; where they lie, if values may lie there.
+pub(crate) fn values<T: Element>(bytes: &[u8]) -> Cow<'_, [T]> {
     if cfg!(target_endian = "little") {
-        return bytemuck::pod_collect_to_vec(bytes);
+        return match bytemuck::try_cast_slice(bytes) {
+            Ok(values) => Cow::Borrowed(values),
+            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+        };
     }
     let mut bytes = bytes.to_vec();
     bytes.chunks_exact_mut(size_of::<T>()).for_each(<[u8]>::reverse);
-    bytemuck::pod_collect_to_vec(&bytes)
+    Cow::Owned(bytemuck::pod_collect_to_vec(&bytes))
 }
 
 /// Values as they are in a file: little-endian.
@@ -26,10 +33,10 @@ pub(crate) fn bytes<T: Element>(values: &[T]) -> Vec<u8> {
 /// The values of a tensor of floats, of any type up to `f32`, which holds them all as they are.
 pub(crate) fn widened(dtype: TensorType, bytes: &[u8]) -> Result<Vec<f32>, Failure> {
     fn all<T: Element>(bytes: &[u8], wide: impl Fn(T) -> f32) -> Vec<f32> {
-        values::<T>(bytes).into_iter().map(wide).collect()
+        values::<T>(bytes).iter().copied().map(wide).collect()
     }
     match dtype {
-        TensorType::F32 => Ok(values(bytes)),
+        TensorType::F32 => Ok(values(bytes).into_owned()),
         TensorType::F16 => Ok(all(bytes, f16::to_f32)),
         TensorType::Bf16 => Ok(all(bytes, bf16::to_f32)),
         TensorType::F8E4m3 => Ok(all(bytes, E4m3::to_f32)),
@@ -51,9 +58,22 @@ pub(crate) fn narrowed(dtype: TensorType, wide: &[f32]) -> Result<Vec<u8>, Failu
     }
 }
 
-/// The sum of squares.
-pub(crate) fn energy(values: &[f32]) -> f64 {
-    values.iter().map(|&value| f64::from(value).powi(2)).sum()
+/// The sum of squares of a tensor's values.
+pub(crate) fn energy(dtype: TensorType, bytes: &[u8]) -> Result<f64, Failure> {
+    let mut sum = 0.0;
+    for piece in bytes.chunks(PIECE * dtype.bits().div_ceil(8)) {
+        sum = widened(dtype, piece)?.iter().fold(sum, |sum, &value| sum + f64::from(value).powi(2));
+    }
+    Ok(sum)
+}
+
+/// How many values of floats of so many bytes are 0, of either sign.
+pub(crate) fn zeros(bytes: &[u8], size: usize) -> usize {
+    let is_zero = |value: &&[u8]| match value.split_last() {
+        Some((last, rest)) => last & 0x7f == 0 && rest.iter().all(|&byte| byte == 0),
+        None => false,
+    };
+    bytes.chunks_exact(size.max(1)).filter(is_zero).count()
 }
 
 /// The elements of which a mask keeps, and zeros; of elements of so many bytes.

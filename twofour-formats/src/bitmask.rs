@@ -1,5 +1,5 @@
-//! `sparse-24-bitmask` and the older `sparse-bitmask`, retired formats of `compressed-tensors`: kept values, and a bit for
-//! each position. [`Reader`](super::Reader) finds such weights in files; [`from_parts`] takes them from slices.
+//! `sparse-24-bitmask` and the older `sparse-bitmask`, retired formats of `compressed-tensors`: kept values, and a bit
+//! for each position. [`Reader`](super::Reader) finds such weights in files; [`from_parts`] takes them from slices.
 //!
 //! The format's own writer keeps exactly two of every group of four, but the format does not promise it. Here a group
 //! that keeps **more** is [`Error::NotTwoFour`]. One that keeps **fewer** is filled up with
@@ -11,9 +11,10 @@
 //! read as compressed only if every group of four keeps one of each half, and is an error otherwise.
 //! [`Reader::dense`](super::Reader::dense) reads it all the same, to be converted to a 16-bit type.
 //!
-//! **`sparse-bitmask`** has one more tensor, `row_offsets`: how many values the rows before have. It keeps as many of a
-//! group as it likes, and rows may be of any length: [`Reader::dense`](super::Reader::dense) reads all of them, and as
-//! compressed weights those are read that are 2:4.
+//! **`sparse-bitmask`** has one more tensor, `row_offsets`: how many values the rows before have, which the bits say as
+//! well, so that it is not looked at here, nor by the format's own reader. It keeps as many of a group as it likes, and
+//! rows may be of any length: [`Reader::dense`](super::Reader::dense) reads all of them, and as compressed weights
+//! those are read that are 2:4.
 //!
 //! Source: `compressors/sparse_compressors/sparse_24_bitmask.py`, `sparse_bitmask.py` and `pack_bitmasks` in
 //! `utils/helpers.py` of compressed-tensors, before their removal: `numpy.packbits(mask, axis=-1, bitorder="little")`.
@@ -69,40 +70,21 @@ pub(super) fn info(source: &Source<'_>, header: &Header, module: &str) -> Result
         return Err(wrong(format!("`{}` holds a size that is negative or too large", shape.name)));
     };
     let weight = Shape::new(rows, cols);
-    let offsets = header.tensor(&format!("{module}{OFFSETS}"));
+    let older = header.tensor(&format!("{module}{OFFSETS}")).is_some();
     // The older format has no groups.
-    let grouped = if offsets.is_some() { Shape::new(rows, cols.next_multiple_of(4)) } else { weight };
+    let grouped = if older { Shape::new(rows, cols.next_multiple_of(4)) } else { weight };
     grouped.check().map_err(|error| in_weight(source.label(), &name, error))?;
     if bitmask.dtype != TensorType::U8 || bitmask.shape != [rows, cols.div_ceil(8)] {
         let (dtype, got) = (bitmask.dtype, &bitmask.shape);
         return Err(wrong(format!("`{}` is {dtype} {got:?}, which is no bitmask of {rows} x {cols}", bitmask.name)));
     }
     // Where every group keeps two, which is all the format's writer makes; a list where some keep fewer.
-    if (offsets.is_some() || compressed.shape != [rows, cols / 2]) && compressed.shape.len() != 1 {
+    if (older || compressed.shape != [rows, cols / 2]) && compressed.shape.len() != 1 {
         let (part, got) = (&compressed.name, &compressed.shape);
         return Err(wrong(format!("`{part}` is {got:?}, and {rows} x {cols} keeps [{rows}, {}]", cols / 2)));
     }
-    let encoding = if offsets.is_some() { Encoding::SparseBitmask } else { Encoding::Bitmask };
-    match offsets {
-        Some(TensorInfo { dtype, shape, .. }) if *dtype != TensorType::I64 || *shape != [rows] => {
-            Err(wrong(format!("its row offsets are {dtype} {shape:?}, and I64 [{rows}] are needed")))
-        }
-        _ => Ok(WeightInfo { name, shape: weight, value_type, encoding }),
-    }
-}
-
-/// Checks that row offsets, of which there is one a row, count what the rows before have.
-pub(super) fn check_offsets(shape: Shape, bitmask: &[u8], offsets: &[u8]) -> std::result::Result<(), String> {
-    let mut before = 0;
-    let rows = bitmask.chunks_exact(shape.cols.div_ceil(8).max(1)).chain(std::iter::repeat(&[][..]));
-    for (row, (bits, offset)) in rows.zip(offsets.as_chunks::<8>().0).enumerate() {
-        let offset = u64::from_le_bytes(*offset);
-        if offset != before {
-            return Err(format!("the offset of row {row} is {offset}, and the rows before have {before} values"));
-        }
-        before += (0..shape.cols).filter(|&column| is_kept(bits, column)).count() as u64;
-    }
-    Ok(())
+    let encoding = if older { Encoding::SparseBitmask } else { Encoding::Bitmask };
+    Ok(WeightInfo { name, shape: weight, value_type, encoding })
 }
 
 /// Whether a row keeps a column.

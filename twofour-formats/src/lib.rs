@@ -1,6 +1,6 @@
 //! Compressed weights in files: written and read as [safetensors](https://github.com/huggingface/safetensors), and read
-//! from `sparse-24-bitmask` and `sparse-bitmask` checkpoints. [`masks`] reads and writes masks without weights, as MaskLLM and PATCH publish
-//! them.
+//! from `sparse-24-bitmask` and `sparse-bitmask` checkpoints. [`masks`] reads and writes masks without weights, as
+//! MaskLLM and PATCH publish them.
 //!
 //! A file holds what does not depend on a device or a library: kept values and codes in canonical order
 //! ([`Compressed`](twofour::compress::Compressed)). Layouts that a kernel or cuSPARSELt reads are made from it when it
@@ -70,8 +70,8 @@
 //!
 //! # `sparse-24-bitmask` and `sparse-bitmask`
 //!
-//! Retired formats of `compressed-tensors` (written until 2026 by llm-compressor, vLLM read them). [`Reader`] knows them
-//! by their tensors, so that `config.json` is not needed, and gives their weights as it gives others:
+//! Retired formats of `compressed-tensors` (written until 2026 by llm-compressor, vLLM read them). [`Reader`] knows
+//! them by their tensors, so that `config.json` is not needed, and gives their weights as it gives others:
 //!
 //! | tensor | type | shape | holds |
 //! | --- | --- | --- | --- |

@@ -153,12 +153,7 @@ impl<'a> Reader<'a> {
     /// Values and bits of a weight under a bitmask.
     fn masked(&self, info: &WeightInfo) -> Result<[Cow<'a, [u8]>; 2]> {
         let part = |part| self.tensor(&bitmask::part(&info.name, part));
-        let (values, bits) = (part("compressed")?, part("bitmask")?);
-        if info.encoding == Encoding::SparseBitmask {
-            let checked = bitmask::check_offsets(info.shape, &bits, &part(bitmask::OFFSETS)?);
-            checked.map_err(|problem| self.source.wrong(format!("weight `{}`: {problem}", info.name)))?;
-        }
-        Ok([values, bits])
+        Ok([part("compressed")?, part("bitmask")?])
     }
 
     /// The dense weight of a compressed one, as it would be in a file: kept values bit for bit, all others `+0.0`,

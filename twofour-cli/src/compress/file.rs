@@ -82,8 +82,7 @@ fn compress(given: &Given, layer: &Layer, dense: &[u8], file: &mut Writer<'_>) -
     file.any_weight(&layer.name, &compressed)?;
     let values = compressed.value_bytes();
     let after = values.len() + compressed.codes().len();
-    let energy = |bytes: &[u8]| Ok::<_, Failure>(number::energy(&number::widened(layer.dtype, bytes)?));
-    let kept = energy(&values)? / energy(dense)?;
+    let kept = number::energy(layer.dtype, &values)? / number::energy(layer.dtype, dense)?;
     Ok(Done::compressed(&layer.name, layer.shape, compressed.value_type(), (dense.len(), after), kept))
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use twofour::compress::{Compressed, Sparsity, convert};
 use twofour::{E4m3, E5m2, Element, Error, bf16, f16};
 use twofour_formats::masks::{Masks, Shapes};
-use twofour_formats::{Model, Reader, TensorType, Weight};
+use twofour_formats::{Reader, TensorType, Weight};
 
 /// Where masks come from.
 pub(super) enum Given {
@@ -22,7 +22,11 @@ pub(super) enum Given {
 }
 
 impl Given {
-    pub(super) fn open(path: Option<&Path>, again: bool, model: &Model) -> Result<Self, Failure> {
+    pub(super) fn open(
+        path: Option<&Path>,
+        again: bool,
+        shapes: impl FnOnce() -> Result<Shapes, Failure>,
+    ) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self::Magnitude { again }) };
         // Tensors of codes are asked for first, for a compressed model may have others that are named as masks are.
         let codes = Reader::open(path).ok().filter(|reader| {
@@ -36,7 +40,7 @@ impl Given {
         if masks.names().len() == 0 {
             return Err(format!("{} has neither masks nor codes", path.display()).into());
         }
-        Ok(Self::Masks(masks.with_shapes(Shapes::of_model(model)?)))
+        Ok(Self::Masks(masks.with_shapes(shapes()?)))
     }
 
     /// Why a layer is not compressed, if there is no mask for it.
@@ -98,7 +102,7 @@ impl Given {
 /// By magnitude. A weight that somebody has pruned, and that would lose values all the same, is not pruned once more
 /// unless that was asked for.
 fn by_magnitude<T: Element>(layer: &Layer, dense: &[u8], values: &[T], again: bool) -> Result<Compressed<T>, Failure> {
-    let Layer { name, shape, dtype, .. } = layer;
+    let Layer { name, shape, .. } = layer;
     let chosen = Compressed::by_magnitude(*shape, values);
     let way_out = "--prune-again lets magnitude choose all the same, --exclude leaves it dense";
     let compressed = match chosen {
@@ -106,14 +110,11 @@ fn by_magnitude<T: Element>(layer: &Layer, dense: &[u8], values: &[T], again: bo
         Err(e @ Error::TwoFourOfF32 { .. }) => return Err(format!("{name}: {e}; {way_out}").into()),
         chosen => chosen.map_err(|e| format!("{name}: {e}"))?,
     };
-    let zeros = |bytes: &[u8]| -> Result<usize, Failure> {
-        Ok(number::widened(*dtype, bytes)?.iter().filter(|&&value| value == 0.0).count())
-    };
-    let count = zeros(dense)?;
+    let count = number::zeros(dense, size_of::<T>());
     if again || 2 * count < shape.weights() {
         return Ok(compressed);
     }
-    let kept = compressed.values().len() - zeros(&number::bytes(compressed.values()))?;
+    let kept = compressed.values().len() - number::zeros(&number::bytes(compressed.values()), size_of::<T>());
     let lost = shape.weights() - count - kept;
     if lost > 0 {
         let all = shape.weights();

@@ -115,7 +115,8 @@ fn task(args: &Args, model: &Model, readers: &[(&str, Reader<'_>)]) -> Result<Ta
         (true, 0) => Err("there is nothing to decompress: the model has no compressed weights".into()),
         (true, _) => Ok(Task::Decompress),
         (false, 0) => {
-            let given = Given::open(args.masks.as_deref(), args.prune_again, model)?;
+            let given =
+                Given::open(args.masks.as_deref(), args.prune_again, || choose::shapes(&args.which, model, readers))?;
             let nothing = match args.masks {
                 Some(_) => "nothing to compress: masks were given for none of",
                 None => "nothing to compress: no linear layer among",

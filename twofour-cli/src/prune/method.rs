@@ -131,7 +131,7 @@ fn swept<T: Float>(layer: &Layer, dense: &[u8], factor: &Cholesky) -> Result<Mad
     let Layer { name, shape, .. } = layer;
     let dense = number::values::<T>(dense);
     let (mut codes, mut updated) = (vec![0; shape.packed_codes()], vec![T::zeroed(); dense.len()]);
-    let sweep = Sweep::new(*shape, &dense, factor.upper(), factor.scale());
+    let sweep = Sweep::new(*shape, &*dense, factor.upper(), factor.scale());
     Cpu.run(sweep.codes(&mut codes).updated(&mut updated)).map_err(|e| format!("`{name}`: {e}"))?;
     let mask = mask(name, *shape, codes)?;
     let updated = Some(number::bytes(&updated));

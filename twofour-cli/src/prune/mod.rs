@@ -1,8 +1,8 @@
 //! `twofour prune`: one-shot 2:4 masks for a model.
 //!
-//! [`write`] goes over the model's files, and asks a [`Source`] for the mask of each layer: [`method`] chooses it by the
-//! weights and by what is known of the layers' inputs, a layer at a time, in whichever order; [`layerwise`] runs the
-//! model itself over calibration tokens. [`gguf`] writes what comes of a GGUF file.
+//! [`write`] goes over the model's files, and asks a [`Source`] for the mask of each layer: [`method`] chooses it by
+//! the weights and by what is known of the layers' inputs, a layer at a time, in whichever order; [`layerwise`] runs
+//! the model itself over calibration tokens. [`gguf`] writes what comes of a GGUF file.
 
 mod activations;
 mod gguf;
@@ -23,13 +23,13 @@ use twofour_formats::masks::{Form, Mask};
 
 /// Arguments of `prune`.
 ///
-/// The model is a safetensors file, an index of shards, or a folder with either. Layers are the matrices of floats (f32,
-/// f16, bf16, fp8) named *.weight whose rows are a multiple of 4 long, stacked experts and convolutions among them, but
-/// for embeddings, heads, norms and routers; a line says what was left dense, and why. Rows are outputs, as
+/// The model is a safetensors file, an index of shards, or a folder with either. Layers are the matrices of floats
+/// (f32, f16, bf16, fp8) named *.weight whose rows are a multiple of 4 long, stacked experts and convolutions among
+/// them, but for embeddings, heads, norms and routers; a line says what was left dense, and why. Rows are outputs, as
 /// torch.nn.Linear has them; see --transposed for those of GPT-2.
 ///
-/// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of zeros
-/// and ones), `base6` (safetensors, 0.667 bit a weight).
+/// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of
+/// zeros and ones), `base6` (safetensors, 0.667 bit a weight).
 #[derive(Debug, Parser)]
 pub struct Args {
     /// The model [default: a small one is made up]
@@ -73,8 +73,8 @@ pub struct Args {
     /// with all that is beside the model's weights
     #[arg(long, value_name = "PATH", requires = "model")]
     pub(crate) weights: Option<PathBuf>,
-    /// Keeps what came of each layer in this folder, until all is written: the same command goes on there after a failure
-    /// [default: with --calibration, that of the masks with `.partial` behind its name]
+    /// Keeps what came of each layer in this folder, until all is written: the same command goes on there after a
+    /// failure [default: with --calibration, that of the masks with `.partial` behind its name]
     #[arg(long, value_name = "FOLDER", requires = "model")]
     pub(crate) keep: Option<PathBuf>,
 }
@@ -93,8 +93,8 @@ pub(crate) enum Method {
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) mask: Mask,
-    /// The updated weight `[N, K]`, little-endian and of the layer's type, zeros where the mask is. `None`: what is kept
-    /// is as it was.
+    /// The updated weight `[N, K]`, little-endian and of the layer's type, zeros where the mask is. `None`: what is
+    /// kept is as it was.
     pub(crate) updated: Option<Vec<u8>>,
     /// The share of all scores that is kept; there is none where scores change on the way.
     pub(crate) score: Option<f64>,

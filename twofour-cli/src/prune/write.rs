@@ -157,8 +157,7 @@ impl Task<'_> {
 /// of the weights as they were.
 pub(super) fn done(layer: &Layer, dense: &[u8], made: &Made) -> Result<(Done, Vec<u8>), Failure> {
     let weight = made.weight(layer, dense)?;
-    let energy = |bytes: &[u8]| Ok::<_, Failure>(number::energy(&number::widened(layer.dtype, bytes)?));
-    let share = energy(&weight)? / energy(dense)?;
+    let share = number::energy(layer.dtype, &weight)? / number::energy(layer.dtype, dense)?;
     let dtype = layer.dtype.name().to_lowercase();
     let mut done = Done::new(&layer.name, &made.mask, dtype, made.score, Some(share));
     (done.error, done.unswapped) = (made.error, made.unswapped);

@@ -263,6 +263,12 @@ fn conv1d_of_gpt2() {
     };
     model(&[8, 24]);
     assert_eq!(transposed("model.safetensors"), 4);
+    // Shapes that a file of masks does not hold are those of its rows.
+    succeeds("prune", &folder, "model.safetensors --out m.npz --form maskllm");
+    succeeds("convert", &folder, "m.npz --model model.safetensors --out converted");
+    let [one, other] = ["m", "converted"].map(|file| Masks::open(folder.join(file)).unwrap());
+    assert!(one.iter().eq(other.iter()) && one.names().len() == 4);
+    is_refused("compress", &folder, "model.safetensors --masks m.npz --out c", &["masks were given for none of"]);
     fs::write(folder.join("config.json"), r#"{"model_type":"gpt_bigcode"}"#).unwrap();
     assert_eq!(transposed("model.safetensors"), 0);
     fs::write(folder.join("config.json"), r#"{"model_type":"gpt2","n_layer":1}"#).unwrap();

@@ -14,9 +14,10 @@
 //! of versions 1.0, 2.0 and 3.0. Arrays of bools or integers `[N, K]` that nobody packed are read too. They need the
 //! feature `npz`. Names of masks may end in `_mask` instead of `.mask`.
 //!
-//! A mask of flags lies as its weight does ([`Manifest::layer_as`]): of stacked experts `[E, N, K]`, which are E·N rows;
-//! of a convolution `[out, in, kh, kw]`, which is `out` rows; and of a weight `[in, out]`, whose groups run along its
-//! first dimension. The last has an entry of `__metadata__`, `twofour_masks.axis.<name>`: `-2`. Other forms hold rows.
+//! A mask of flags lies as its weight does ([`Manifest::layer_as`]): of stacked experts `[E, N, K]`, which are E·N
+//! rows; of a convolution `[out, in, kh, kw]`, which is `out` rows; and of a weight `[in, out]`, whose groups run along
+//! its first dimension. The last has an entry of `__metadata__`, `twofour_masks.axis.<name>`: `-2`. Other forms hold
+//! rows.
 //!
 //! ```
 //! use twofour::Shape;

@@ -235,10 +235,11 @@ fn older_checkpoints_are_read() {
         let error = Reader::from_bytes(&bytes).and_then(|reader| reader.dense("m.weight")).unwrap_err().to_string();
         assert!(error.starts_with("safetensors bytes: weight `m.weight`: ") && error.contains(words), "{error}");
     };
-    fails(&|t| t[3].3[8] ^= 1, "the offset of row 1 is");
-    fails(&|t| t[3].3[23] ^= 0x80, "the offset of row 2 is");
-    fails(&|t| t[3].1 = "U64", "its row offsets are U64 [3], and I64 [3] are needed");
-    fails(&|t| (t[3].2, t[3].3) = (vec![2], vec![0; 16]), "its row offsets are I64 [2]");
+    // Where rows begin is not looked at.
+    let mut other = good.clone();
+    other[3].3.fill(7);
+    let dense = |tensors: &[Tensor<'_>]| Reader::from_bytes(&file(tensors, &[])).unwrap().dense("m.weight").unwrap();
+    assert_eq!(dense(&other), dense(&good));
     fails(&|t| t[2].3 = [3i64, 20].map(i64::to_le_bytes).concat(), "no bitmask of 3 x 20");
     fails(&|t| t[2].3 = [i64::MAX, 12].map(i64::to_le_bytes).concat(), "overflows");
     fails(&|t| (t[0].2[0], t[0].3) = (t[0].2[0] + 1, [&t[0].3[..], &[0, 0]].concat()), "`values` holds");
