@@ -48,7 +48,8 @@ pub(super) fn run(args: &Args, model: &Model, source: &mut dyn Source) -> Result
         model.save(folder, Saved::F32, &mut |name, weight| {
             let Some(layer) = layers.get(name) else { return Ok(weight) };
             let dense = bytes(&weight)?;
-            let pruned: Vec<f32> = number::values(&source.layer(layer, &dense)?.weight(layer, &dense)?);
+            let pruned = source.layer(layer, &dense)?.weight(layer, &dense)?;
+            let pruned = number::values::<f32>(&pruned).into_owned();
             Ok(Tensor::from_vec(pruned, weight.shape(), &Device::Cpu)?)
         })?;
     }
