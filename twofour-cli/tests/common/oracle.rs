@@ -7,7 +7,7 @@ use std::f64::consts::PI;
 type Rows = Vec<Vec<f64>>;
 
 /// Logits of each token.
-pub fn logits(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32]) -> Rows {
+pub(crate) fn logits(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32]) -> Rows {
     let row = |name: &str, i: usize| -> Vec<f64> {
         let (shape, values) = &weights[name];
         let cols = shape[1];
@@ -44,13 +44,13 @@ pub fn logits(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32]) -
 }
 
 /// Negative log-likelihood of a token by a row of logits.
-pub fn loss(logits: &[f64], target: u32) -> f64 {
+pub(crate) fn loss(logits: &[f64], target: u32) -> f64 {
     let largest = logits.iter().copied().fold(f64::MIN, f64::max);
     largest + logits.iter().map(|x| (x - largest).exp()).sum::<f64>().ln() - logits[target as usize]
 }
 
 /// Perplexity of windows without overlap; of each all tokens but the first are predicted.
-pub fn perplexity(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32], window: usize) -> f64 {
+pub(crate) fn perplexity(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32], window: usize) -> f64 {
     let mut losses = Vec::new();
     for window in tokens.chunks_exact(window) {
         let logits = logits(tiny, weights, window);
@@ -102,7 +102,7 @@ fn rotate(tiny: &Tiny, head: &mut [f64], t: usize) {
 }
 
 /// Radians a token.
-pub fn frequency(tiny: &Tiny, i: usize) -> f64 {
+pub(crate) fn frequency(tiny: &Tiny, i: usize) -> f64 {
     let plain = 1.0 / tiny.theta.powf(2.0 * i as f64 / tiny.head as f64);
     let number = |key: &str| tiny.scaling[key].as_f64().unwrap();
     if tiny.scaling.get("type").is_some() {
