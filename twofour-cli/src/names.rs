@@ -8,16 +8,19 @@
 //!
 //! | | where in the name | |
 //! | --- | --- | --- |
-//! | embeddings | a part, anywhere | `embed` `embeds` `embedding` `embeddings` `embedder` `emb` `embs` `embd` `wte` `wpe` |
+//! | embeddings | a part, anywhere, but in projections | `embed` `embeds` `embedding` `embeddings` `embedder` `emb` `embs` `embd` `wte` `wpe` |
 //! | | the last module | `shared` `token_type` `position` `positions` `codebook` |
 //! | position biases | the last part of the last module | `bias` |
-//! | norms | a part, anywhere | `norm` `norms` `layernorm` `rmsnorm` `groupnorm` `batchnorm` `ln` |
+//! | norms | a part, anywhere, but in projections | `norm` `norms` `layernorm` `rmsnorm` `groupnorm` `batchnorm` `ln` |
 //! | heads | a module, anywhere | `head` `heads` `classifier` `cls` |
-//! | | the last part of a module, anywhere | `head`, as in `lm_head` |
+//! | | the last part of a module, anywhere | `head`, as in `lm_head`; `classifier` |
 //! | | the last module | `output_layer` `score` `qa_outputs` |
 //! | | the last module, in no numbered block | `output` |
 //! | routers | a module, anywhere | `gate` `gating` `router` `routers` |
 //! | | the last parts of the last module | `expert_gate` `experts_gate` `router_gate` `moe_gate` `gate_inp` |
+//!
+//! A projection is a module of several parts of which the last is one of `proj`, `projection`, `linear`, `dense` and
+//! `fc`: `embed_proj` multiplies, `patch_embed.proj` is an embedding.
 
 use std::borrow::Cow;
 
@@ -30,6 +33,7 @@ struct Rule {
 
 /// Where a word must be.
 enum Place {
+    /// But not of a projection.
     Part,
     Module,
     LastModule,
@@ -59,7 +63,7 @@ const RULES: [Rule; 10] = [
         words: &["norm", "norms", "layernorm", "rmsnorm", "groupnorm", "batchnorm", "ln"],
     },
     Rule { what: "a head", place: Place::Module, words: &["head", "heads", "classifier", "cls"] },
-    Rule { what: "a head", place: Place::Ending, words: &["head"] },
+    Rule { what: "a head", place: Place::Ending, words: &["head", "classifier"] },
     Rule { what: "a head", place: Place::LastModule, words: &["output_layer", "score", "qa_outputs"] },
     Rule { what: "a head", place: Place::Outside, words: &["output"] },
     Rule { what: "a router", place: Place::Module, words: &["gate", "gating", "router", "routers"] },
@@ -108,7 +112,10 @@ impl Rule {
         };
         let number = |module: &[&str]| module.iter().all(|part| part.parse::<u64>().is_ok());
         self.words.iter().copied().find(|word| match self.place {
-            Place::Part => modules.iter().flatten().any(|part| part == word),
+            Place::Part => {
+                let named = modules.iter().filter(|module| !is_projection(module));
+                named.flatten().any(|part| part == word)
+            }
             Place::Module => modules.iter().any(|module| is(module, word)),
             Place::LastModule => is(last, word),
             Place::Outside => is(last, word) && !modules.iter().any(|module| number(module)),
@@ -116,6 +123,11 @@ impl Rule {
             Place::LastEnding => ends(last, word),
         })
     }
+}
+
+fn is_projection(module: &[&str]) -> bool {
+    let last = module.last().copied().unwrap_or_default();
+    module.len() > 1 && ["proj", "projection", "linear", "dense", "fc"].contains(&last)
 }
 
 /// Whether a name is one of the patterns'.

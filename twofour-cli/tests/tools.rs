@@ -8,11 +8,17 @@ mod cases;
 mod choice;
 #[path = "tools/compress.rs"]
 mod compress;
+#[path = "tools/make.rs"]
+mod make;
+#[path = "tools/masks.rs"]
+mod masks;
 #[allow(dead_code, reason = "the commands'")]
 #[path = "../src/names.rs"]
 mod names;
 #[path = "tools/prune.rs"]
 mod prune;
+#[path = "tools/rows.rs"]
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

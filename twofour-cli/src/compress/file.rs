@@ -126,6 +126,14 @@ fn is_kept(given: &Given, layer: &Layer, source: &[u8], found: &Weight) -> Resul
         return Ok(false);
     }
     let mask: Vec<bool> = convert::mask_from_codes(Sparsity::of(found.value_type()), layer.shape, found.codes())?;
-    let kept = found.decompress_bytes() == number::masked(source, layer.dtype.bits() / 8, &mask);
+    let kept = {
+        let (dense, size) = (found.decompress_bytes(), layer.dtype.bits() / 8);
+        let elements = dense.chunks_exact(size).zip(source.chunks_exact(size)).zip(mask);
+        let right = |((found, source), kept): ((&[u8], &[u8]), bool)| match kept {
+            true => found == source,
+            false => found.iter().all(|&byte| byte == 0),
+        };
+        dense.len() == source.len() && elements.map(right).fold(true, |all, right| all & right)
+    };
     Ok(kept && found.codes() == given.compress(layer, source)?.codes())
 }

@@ -100,7 +100,8 @@ impl Given {
 }
 
 /// By magnitude. A weight that somebody has pruned, and that would lose values all the same, is not pruned once more
-/// unless that was asked for.
+/// unless that was asked for. Two of five values that are zero are no chance, and some groups of a weight that was to
+/// be 2:4 may keep three.
 fn by_magnitude<T: Element>(layer: &Layer, dense: &[u8], values: &[T], again: bool) -> Result<Compressed<T>, Failure> {
     let Layer { name, shape, .. } = layer;
     let chosen = Compressed::by_magnitude(*shape, values);
@@ -111,14 +112,15 @@ fn by_magnitude<T: Element>(layer: &Layer, dense: &[u8], values: &[T], again: bo
         chosen => chosen.map_err(|e| format!("{name}: {e}"))?,
     };
     let count = number::zeros(dense, size_of::<T>());
-    if again || 2 * count < shape.weights() {
+    if again || 5 * count < 2 * shape.weights() {
         return Ok(compressed);
     }
     let kept = compressed.values().len() - number::zeros(&number::bytes(compressed.values()), size_of::<T>());
     let lost = shape.weights() - count - kept;
     if lost > 0 {
         let all = shape.weights();
-        let found = format!("{count} of its {all} values are zero already, and it is not 2:4");
+        let sparsity = if Sparsity::of(T::DTYPE) == Sparsity::OneTwo { "1:2, as f32 is kept" } else { "2:4" };
+        let found = format!("{count} of its {all} values are zero already, and it is not {sparsity}");
         let found = format!("{found}: {lost} values that are not zero would be dropped");
         return Err(format!("{name}: {found}; prune it with `twofour prune`, or give --masks; {way_out}").into());
     }

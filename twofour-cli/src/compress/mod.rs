@@ -29,7 +29,7 @@ pub struct Args {
     /// Where to write: a file, for shards a folder [default: beside the model, with `twofour` or `dense` in its name]
     #[arg(long, value_name = "PATH", requires = "model")]
     out: Option<PathBuf>,
-    /// Takes masks from this file and not by magnitude: masks of any form, a compressed model, or tensors <name>.codes;
+    /// Takes masks from this file and not by magnitude: masks of any form, a compressed model, or tensors NAME.codes;
     /// layers not in it stay dense
     #[arg(long, visible_alias = "codes", value_name = "FILE", requires = "model", conflicts_with = "decompress")]
     masks: Option<PathBuf>,

@@ -1,8 +1,8 @@
 //! `twofour prune`: one-shot 2:4 masks for a model.
 //!
-//! [`write`] goes over the model's files, and asks a [`Source`] for the mask of each layer: [`method`] chooses it by
-//! the weights and by what is known of the layers' inputs, a layer at a time, in whichever order; [`layerwise`] runs
-//! the model itself over calibration tokens. [`gguf`] writes what comes of a GGUF file.
+//! `write` goes over the model's files, and asks a `Source` for the mask of each layer: `method` chooses it by the
+//! weights and by what is known of the layers' inputs, a layer at a time, in whichever order; `layerwise` runs the model
+//! itself over calibration tokens; `kept` keeps what came of a layer. `gguf` writes what comes of a GGUF file.
 
 mod activations;
 mod gguf;
@@ -37,8 +37,8 @@ pub struct Args {
     /// How masks are chosen
     #[arg(long, value_enum, default_value_t = Method::Magnitude)]
     pub(crate) method: Method,
-    /// What is known of the layers' inputs, a safetensors file: for each layer <name>.squares [K], sums of squares;
-    /// <name>.hessian [K, K]; or <name>, inputs [T, K]
+    /// What is known of the layers' inputs, a safetensors file: for each layer NAME.squares [K], sums of squares;
+    /// NAME.hessian [K, K]; or NAME, inputs [T, K]
     #[arg(long, value_name = "FILE", requires = "model")]
     pub(crate) activations: Option<PathBuf>,
     /// What the model is run over, a block at a time, so that masks are chosen by what its layers read: texts, or token
