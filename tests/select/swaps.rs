@@ -2,7 +2,7 @@
 
 use crate::case::{By, SPECIAL, ScoreCase, all_same, normal, rng};
 use crate::common::{Counts, TestExecutor, everywhere_tests, for_all, given};
-use crate::oracle;
+use crate::oracle::{self, Row};
 use proptest::prelude::any;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -19,9 +19,6 @@ everywhere_tests!(
 );
 
 const COUNTS: Counts = Counts { cpu: 150, emulator: 150, gpu: 150 };
-
-/// The share of its first loss by which a swap must lower a row's.
-const LEAST: f32 = 1.0 / (1 << 20) as f32;
 
 #[derive(Debug, Clone)]
 pub(crate) struct SwapsCase<W> {
@@ -134,107 +131,6 @@ impl<W: Float> SwapsCase<W> {
         let w = self.weight[row * cols..][..cols].iter().map(|w| w.to_f32()).collect();
         let patterns = self.patterns()[row * (cols / 4)..][..cols / 4].to_vec();
         Row { hessian: &self.hessian, w, patterns }
-    }
-}
-
-/// A row and its mask.
-#[derive(Clone)]
-struct Row<'a> {
-    hessian: &'a [f32],
-    w: Vec<f32>,
-    patterns: Vec<Option<Pattern>>,
-}
-
-impl Row<'_> {
-    fn h(&self, i: usize, j: usize) -> f32 {
-        self.hessian[i * self.w.len() + j]
-    }
-
-    fn keeps(&self, j: usize) -> bool {
-        self.patterns[j / 4].is_some_and(|pattern| pattern.keeps(j % 4))
-    }
-
-    /// The two of the pair change places.
-    fn swap(&mut self, [i, j]: [usize; 2]) {
-        let bits = self.patterns[i / 4].unwrap().bits() ^ (1 << (i % 4)) ^ (1 << (j % 4));
-        self.patterns[i / 4] = Some(Pattern::from_bits(bits).unwrap());
-    }
-
-    /// `rᵀHr` in `f64`.
-    fn exact(&self) -> f64 {
-        let r: Vec<f64> =
-            self.w.iter().enumerate().map(|(j, w)| if self.keeps(j) { 0.0 } else { f64::from(*w) }).collect();
-        let dropped: Vec<usize> = (0..r.len()).filter(|&j| r[j] != 0.0).collect();
-        let of = |&i: &usize| dropped.iter().map(|&j| r[j] * f64::from(self.h(i, j))).sum::<f64>() * r[i];
-        dropped.iter().map(of).sum()
-    }
-
-    /// Every pair of a group of which one is kept, in order.
-    fn pairs(&self) -> Vec<[usize; 2]> {
-        let all = (0..self.w.len()).flat_map(|i| (i + 1..(i / 4 + 1) * 4).map(move |j| [i, j]));
-        all.filter(|&[i, j]| self.patterns[i / 4].is_some() && self.keeps(i) != self.keeps(j)).collect()
-    }
-
-    /// The contract's own words: `H r` as it is added up, the best pair, and what it adds.
-    fn products(&self) -> Vec<f32> {
-        let mut c = vec![0.0; self.w.len()];
-        for j in (0..c.len()).filter(|&j| !self.keeps(j)) {
-            let w = if self.patterns[j / 4].is_some() { self.w[j] } else { f32::NAN };
-            c.iter_mut().enumerate().for_each(|(i, c)| *c = w.mul_add(self.h(j, i), *c));
-        }
-        c
-    }
-
-    fn change(&self, c: &[f32], [i, j]: [usize; 2]) -> f32 {
-        let w = &self.w;
-        let alone = |j: usize| {
-            let twice = if self.keeps(j) { 2.0 * w[j] } else { -2.0 * w[j] };
-            twice.mul_add(c[j], w[j] * w[j] * self.h(j, j))
-        };
-        alone(i) + alone(j) + w[i] * w[j] * (-2.0 * self.h(i, j))
-    }
-
-    /// Sums of every 256th group, of which 32 each are added up as a tree, and those in order.
-    fn loss(&self, c: &[f32]) -> f64 {
-        let mut sums = vec![0.0; 256];
-        for j in (0..c.len()).filter(|&j| !self.keeps(j)) {
-            sums[j / 4 % 256] += f64::from(self.w[j]) * f64::from(c[j]);
-        }
-        let tree = |sums: &[f64]| {
-            let mut sums = sums.to_vec();
-            while sums.len() > 1 {
-                let half = sums.len() / 2;
-                sums = (0..half).map(|i| sums[i] + sums[i + half]).collect();
-            }
-            sums[0]
-        };
-        sums.chunks(32).map(tree).fold(0.0, |sum, of| sum + of)
-    }
-
-    /// Losses and the number of swaps; each swap is also checked against losses in `f64`.
-    fn run(&mut self, limit: u32) -> (f64, f64, u32) {
-        let mut c = self.products();
-        let before = self.loss(&c);
-        let enough = -LEAST * before.abs() as f32;
-        for count in 0..limit {
-            let mut best = (enough, None);
-            for pair in self.pairs() {
-                let change = self.change(&c, pair);
-                if change < best.0 {
-                    best = (change, Some(pair));
-                }
-            }
-            let (change, Some([i, j])) = best else { return (0.5 * before, 0.5 * self.loss(&c), count) };
-            let (p, u) = if self.keeps(i) { (i, j) } else { (j, i) };
-            let exact = self.exact();
-            self.swap([i, j]);
-            let off = (self.exact() - exact - f64::from(change)).abs();
-            assert!(off <= 1e-5 * before.abs() || !off.is_finite(), "{change} for {}", self.exact() - exact);
-            for (i, c) in c.iter_mut().enumerate() {
-                *c = (-self.w[u]).mul_add(self.h(u, i), self.w[p].mul_add(self.h(p, i), *c));
-            }
-        }
-        (0.5 * before, 0.5 * self.loss(&c), limit)
     }
 }
 

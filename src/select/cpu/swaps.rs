@@ -161,10 +161,8 @@ impl Hessian<'_> {
             swap = Some([(w[4 * group + dropped], row(dropped)), (-w[4 * group + kept_now], row(kept_now))]);
             count += 1;
         }
-        if count == limit
-            && let Some(swap) = swap
-        {
-            apply(c, swap);
+        if count > 0 && count == limit {
+            advance(c, groups, swap, enough);
         }
         let after = if count == 0 { before } else { twice_the_loss(w, patterns, c) };
         Swapped { before: 0.5 * before, after: 0.5 * after, count }
