@@ -83,8 +83,9 @@ TWOFOUR_DEVICE void swap_groups_kernel(const SelectSwapsArgs& args) {
 // Copies kDepth columns of what kTile rows drop, transposed; NaN where there is no mask.
 template <typename W>
 TWOFOUR_DEVICE void load_dropped(const SelectSwapsArgs& args, u64 row, u64 depth, float* dropped) {
-  for (u32 i = thread_index(); i < kTile * kDepth / 4; i += kThreads) {
-    const u32 r = i / (kDepth / 4), d = i % (kDepth / 4) * 4;
+  TWOFOUR_UNROLL
+  for (u32 part = 0; part < kParts; ++part) {
+    const u32 i = part * kThreads + thread_index(), r = i / (kDepth / 4), d = i % (kDepth / 4) * 4;
     float w[4] = {};
     if (row + r < args.rows && depth + d < args.cols) {
       const u64 at = (row + r) * args.cols + depth + d, group = at / 4;

@@ -132,8 +132,9 @@ TWOFOUR_DEVICE void sweep_kernel(const SelectSweepArgs& args) {
 
 // Copies kDepth of the block's errors of kTile rows, transposed and negated.
 TWOFOUR_DEVICE void load_errors(const SelectSweepArgs& args, u64 row, u32 depth, float* errors) {
-  for (u32 i = thread_index(); i < kTile * kDepth / 4; i += kThreads) {
-    const u32 r = i / (kDepth / 4), d = i % (kDepth / 4) * 4;
+  TWOFOUR_UNROLL
+  for (u32 part = 0; part < kParts; ++part) {
+    const u32 i = part * kThreads + thread_index(), r = i / (kDepth / 4), d = i % (kDepth / 4) * 4;
     float e[4] = {};
     if (row + r < args.rows) load_run(args.errors + (row + r) * kBlock + depth + d, e);
     TWOFOUR_UNROLL

@@ -15,6 +15,8 @@ constexpr u32 kTile = 128;
 // Steps of the depth that are in shared memory at a time.
 constexpr u32 kDepth = 16;
 constexpr u32 kPitch = kTile + 4;
+// Runs of four that a thread copies of them.
+constexpr u32 kParts = kTile * kDepth / 4 / kThreads;
 // By row and by half of the tile's columns.
 using Sums = float[8][2][4];
 
@@ -83,8 +85,9 @@ struct OwnTile {
 
 // Copies the columns of a tile from kDepth rows of a matrix, from `row` on; zeros from row `end` on.
 TWOFOUR_DEVICE void load_rows(const float* from, u64 row, u64 end, const OwnTile& tile, float* to) {
-  for (u32 i = thread_index(); i < kTile * kDepth / 4; i += kThreads) {
-    const u32 d = i / (kTile / 4), c = i % (kTile / 4) * 4;
+  TWOFOUR_UNROLL
+  for (u32 part = 0; part < kParts; ++part) {
+    const u32 i = part * kThreads + thread_index(), d = i / (kTile / 4), c = i % (kTile / 4) * 4;
     float x[4] = {};
     if (row + d < end && tile.column + c < tile.cols) load_run(from + (row + d) * tile.cols + tile.column + c, x);
     store_shared(to + d * kPitch + c, x);
