@@ -230,8 +230,8 @@ fn is_text(name: &str) -> bool {
     matches!(name.as_bytes(), [b'c', b'a'..=b'r', b'0'..=b'9', b'0'..=b'9'])
 }
 
-/// The prose of words with tags, `The/at jury/nn said/vbd ,/,`: quotes and punctuation stand where they are printed, and
-/// lines are not kept.
+/// The prose of words with tags, `The/at jury/nn said/vbd ,/,`: quotes and punctuation stand where they are printed,
+/// and lines are not kept.
 fn plain(tagged: &str) -> String {
     let words = tagged.split_whitespace().map(|word| word.rsplit_once('/').map_or(word, |(word, _)| word));
     let text = words.collect::<Vec<_>>().join(" ").replace("`` ", "\"").replace(" ''", "\"");

@@ -1,5 +1,5 @@
-//! What candle does in several passes, most of them on one thread, in one on all threads. On the CPU; elsewhere candle's
-//! passes do.
+//! What candle does in several passes, most of them on one thread, in one on all threads. On the CPU; elsewhere
+//! candle's passes do.
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;

@@ -18,9 +18,9 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 /// How digits are split in the two that are alike but for that, of `tokenizer.json` of Llama 3 and of Qwen2.
 fn words(digits: &str) -> String {
-    format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
+    let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+";
+    let rest = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    format!("{words}|{digits}|{rest}")
 }
 
 /// What a token is, as llama.cpp counts: `LLAMA_TOKEN_TYPE_*`.
