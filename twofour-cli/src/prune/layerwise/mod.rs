@@ -17,7 +17,6 @@ use crate::{Failure, number, table};
 use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
 use inputs::Inputs;
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use twofour::select::Swaps;
@@ -107,19 +106,23 @@ impl<'a> Walk<'a> {
         layers: &Layers,
         progress: &ProgressBar,
     ) -> Result<Vec<(String, Made)>, Failure> {
-        let mut seen: BTreeMap<Vec<String>, Inputs> = BTreeMap::new();
+        // In the order of the walk, so that what is wrong is told where it begins.
+        let mut seen: Vec<(Vec<String>, Inputs)> = Vec::new();
         for state in states {
             block.forward(state, &mut |names, x| {
                 if !names.iter().any(|name| layers.contains_key(*name)) {
                     return Ok(());
                 }
-                let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
                 let of = |e: Failure| format!("what `{}` reads: {e}", names[0]);
-                if !seen.contains_key(&names) {
-                    seen.insert(names.clone(), Inputs::new(x).map_err(of)?);
-                }
-                let Some(inputs) = seen.get_mut(&names) else { return Ok(()) };
-                inputs.add(x).map_err(of)?;
+                let place = seen.iter().position(|(of, _)| of == names);
+                let place = place.map_or_else(
+                    || {
+                        seen.push((names.iter().map(|&name| name.to_owned()).collect(), Inputs::new(x)?));
+                        Ok(seen.len() - 1)
+                    },
+                    Ok,
+                );
+                seen[place.map_err(of)?].1.add(x).map_err(of)?;
                 Ok(())
             })?;
         }
