@@ -210,7 +210,7 @@ fn by_wanda() {
             assert_eq!(written.elements::<f32>("embed.weight").unwrap(), numbers(64, 1));
         }
     }
-    is_refused(&[name, "--method", "wanda"], &["give --activations"]);
+    is_refused(&[name, "--method", "wanda"], &["--calibration FILE, or --activations FILE"]);
     is_refused(&[name, "--activations", name], &["magnitude does not look at activations"]);
     save(&files[0], &tensors[..1]);
     let missing = ["squares.safetensors: nothing is known of the inputs of `layers.0.up.weight`", "--exclude"];
