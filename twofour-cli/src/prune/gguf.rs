@@ -75,13 +75,12 @@ fn layers(args: &Args, model: &Model) -> Result<Layers, Failure> {
     };
     let layers: Layers = all.into_iter().filter(|(name, _)| wanted(name)).map(layer).collect();
     if let Some(layer) = layers.values().find(|layer| !layer.shape.cols.is_multiple_of(4)) {
-        let cols = layer.shape.cols;
-        return Err(
-            format!("`{}` has rows of {cols}, which is no multiple of 4: --exclude leaves it out", layer.name).into()
-        );
+        let (name, cols) = (&layer.name, layer.shape.cols);
+        return Err(format!("`{name}` has rows of {cols}, which is no multiple of 4: --exclude leaves it out").into());
     }
     if layers.is_empty() {
-        return Err("--include and --exclude leave no linear layer of a block: names are as `model.layers.0.mlp.up_proj.weight`".into());
+        let names = "names are as `model.layers.0.mlp.up_proj.weight`";
+        return Err(format!("--include and --exclude leave no linear layer of a block: {names}").into());
     }
     Ok(layers)
 }

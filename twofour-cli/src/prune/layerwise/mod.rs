@@ -157,7 +157,10 @@ impl Source for Walk<'_> {
                 folder.into()
             }
         };
-        let kept = Kept::open(&folder, self.by()?)?;
+        // What a layer reads depends on which layers before it are pruned.
+        let mut names = DefaultHasher::new();
+        layers.keys().for_each(|name| name.hash(&mut names));
+        let kept = Kept::open(&folder, format!("{} layers {:016x}", self.by()?, names.finish()))?;
         let progress = table::progress_of_blocks(self.last(layers) + 1);
         let walked = self.walk(&kept, layers, &progress);
         walked.map_err(|e| kept.left_after(&e))?;
@@ -205,9 +208,8 @@ fn tokens(args: &Args, model: &Model) -> Result<Vec<u32>, Failure> {
         return tokens::of_texts(model, &args.calibration);
     }
     if let Some(text) = args.calibration.iter().find(|file| !is_ids(file)) {
-        return Err(
-            format!("--calibration is of texts, or of token ids, and {} is no .u16 or .u32", text.display()).into()
-        );
+        let text = text.display();
+        return Err(format!("--calibration is of texts, or of token ids, and {text} is no .u16 or .u32").into());
     }
     let all = args.calibration.iter().map(|file| tokens::of_file(file)).collect::<Result<Vec<_>, _>>()?;
     Ok(all.concat())
