@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
+use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
+use common::{Tiny, gguf};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,6 +15,7 @@ use tempfile::TempDir;
 use twofour_cli::demo::Demo;
 use twofour_cli::eval::tokens;
 use twofour_cli::model::{Block, Model};
+use twofour_formats::TensorType;
 use twofour_formats::masks::Masks;
 
 /// Tokens of a window.
@@ -63,11 +68,12 @@ impl Case {
 
     fn perplexity(&self, model: &Path, more: &[(&str, &Path)]) -> f64 {
         let text = self.demo.text();
-        let paths = [&[("--model", model), ("--text", &*text)], more].concat();
-        let said = is_well(twofour(&["eval", "--window", "64"], &paths));
-        let line = said.lines().find(|line| line.starts_with("perplexity")).unwrap().to_owned();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        perplexity(&[&[("--model", model), ("--text", &*text)], more].concat())
     }
+}
+
+fn perplexity(paths: &[(&str, &Path)]) -> f64 {
+    common::perplexity(&is_well(twofour(&["eval", "--window", "64"], paths)))
 }
 
 /// Masks of a file, as flags.
@@ -183,6 +189,38 @@ fn a_pruned_model_is_the_model_under_its_masks() {
         assert_eq!(own == under, method != "sparsegpt", "{method}: {own} {under}");
         assert_ne!(own, dense);
     }
+}
+
+/// The same weights in a GGUF file and in shards have the same masks, and what is written of either is a model.
+#[test]
+fn formats_of_models_do_not_matter() {
+    let folder = TempDir::new().unwrap();
+    let to = |name: &str| folder.path().join(name);
+    let (tiny, tokens) = (Tiny::llama(), to("tokens.u16"));
+    common::write_tokens(&tokens, &tiny.tokens(1024, 3));
+    let (file, shards) = (to("tiny.gguf"), to("shards"));
+    let weights = gguf::save(&tiny, &file, &tiny.weights(7), GgmlDType::F32);
+    tiny.write(&shards, &weights, TensorType::F32, 2);
+    for (method, swaps) in [("magnitude", false), ("wanda", true), ("sparsegpt", false)] {
+        let arguments = [&["prune", "--window", "64", "--method", method][..], if swaps { &["--swaps"] } else { &[] }];
+        let mut all = Vec::new();
+        for model in [&file, &shards] {
+            let (masks, new) = (to("masks.npz"), to("new"));
+            let paths = [("--calibration", &*tokens), ("--out", &*masks), ("--weights", &*new), ("", model)];
+            is_well(twofour(&arguments.concat(), &paths));
+            let own = perplexity(&[("--model", &new), ("--tokens", &tokens)]);
+            let under = perplexity(&[("--model", model), ("--masks", &masks), ("--tokens", &tokens)]);
+            assert_eq!(own == under, method != "sparsegpt", "{method}: {own} {under}");
+            all.push((flags(&masks), own.to_bits()));
+            fs::remove_dir_all(new).unwrap();
+        }
+        assert_eq!(all[0], all[1], "{method}");
+        assert_eq!(all[0].0.len(), 14);
+    }
+    // By weights alone, too.
+    is_well(twofour(&["prune"], &[("--out", &to("plain.safetensors")), ("", &file)]));
+    is_well(twofour(&["prune"], &[("--out", &to("shards.safetensors")), ("", &shards)]));
+    assert_eq!(flags(&to("plain.safetensors")), flags(&to("shards.safetensors")));
 }
 
 #[test]
