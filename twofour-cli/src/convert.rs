@@ -1,8 +1,9 @@
 //! `twofour convert`: from one form of masks to another.
 
 use crate::choose::{self, Which};
+use crate::demo::Demo;
 use crate::prune::report::{self, Layer};
-use crate::{Failure, made_up, output, table};
+use crate::{Failure, output, table};
 use clap::Parser;
 use std::path::{Path, PathBuf};
 use twofour_formats::Model;
@@ -99,9 +100,8 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
 
 /// Masks of a small model that is made up, as MaskLLM has them, and from there.
 fn demo(args: &Args) -> Result<bool, Failure> {
-    let folder = tempfile::tempdir()?;
-    let model = made_up::make(folder.path())?.model;
-    let masks = folder.path().join("mask_compressed.npz");
+    let demo = Demo::new()?;
+    let (model, masks) = (demo.model().to_owned(), demo.folder().join("mask_compressed.npz"));
     println!("Masks of a small model, made up, as MaskLLM has them:\n");
     let (form, out) = (["--form", "maskllm", "--out"].map(Into::into), masks.clone().into_os_string());
     let arguments = [&["prune".into(), model.clone().into_os_string()][..], &form, &[out]].concat();

@@ -12,7 +12,6 @@ pub mod demo;
 pub mod eval;
 pub mod fetch;
 mod layer;
-mod made_up;
 pub mod model;
 mod names;
 mod number;

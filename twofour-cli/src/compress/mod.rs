@@ -5,9 +5,10 @@ mod given;
 mod report;
 
 use crate::choose::{self, Can, Chosen, Which, is_float};
+use crate::demo::Demo;
 use crate::layer::Layer;
 use crate::output::{self, Place};
-use crate::{Failure, made_up, table};
+use crate::{Failure, table};
 use clap::Parser;
 use given::Given;
 use report::Report;
@@ -146,11 +147,10 @@ fn possible(layer: &Layer) -> Result<(), String> {
 
 /// A small model that is made up, compressed and made dense again.
 fn demo(args: &Args) -> Result<bool, Failure> {
-    let folder = tempfile::tempdir()?;
-    let model = made_up::make(folder.path())?.model;
-    println!("A small model, made up. For one of yours: twofour compress model.safetensors\n");
-    let compressed = with(args, &model)?;
+    let demo = Demo::new()?;
+    println!("A small model, made up. For one of yours: twofour compress FOLDER\n");
+    let compressed = with(args, demo.model())?;
     println!("\nAnd dense again:\n");
     let back = Args { decompress: true, ..Args::default() };
-    Ok(with(&back, &folder.path().join("model.twofour.safetensors"))? && compressed)
+    Ok(with(&back, &demo.folder().join("model.twofour.safetensors"))? && compressed)
 }

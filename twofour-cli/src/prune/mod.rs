@@ -13,9 +13,10 @@ pub(crate) mod report;
 mod write;
 
 use crate::choose::{Layers, Which};
+use crate::demo::Demo;
 use crate::layer::Layer;
 use crate::model::Model;
-use crate::{Failure, made_up, number};
+use crate::{Failure, number};
 use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
@@ -166,15 +167,14 @@ fn read_beside(args: &Args) -> impl Iterator<Item = PathBuf> {
 
 /// A small model that is made up, by magnitude and by Wanda, in two forms.
 fn demo(args: &Args) -> Result<bool, Failure> {
-    let folder = tempfile::tempdir()?;
-    let files = made_up::make(folder.path())?;
-    println!("A small model, made up. For one of yours: twofour prune model.safetensors\n\nBy magnitude:\n");
+    let demo = Demo::new()?;
+    println!("A small model, made up. For one of yours: twofour prune FOLDER\n\nBy magnitude:\n");
     let of = |path: &std::path::Path| path.as_os_str().to_owned();
     let parsed =
-        |more: &[std::ffi::OsString]| Args::try_parse_from([&["prune".into(), of(&files.model)], more].concat());
+        |more: &[std::ffi::OsString]| Args::try_parse_from([&["prune".into(), of(demo.model())], more].concat());
     let by_magnitude = run(&parsed(&[])?)?;
-    println!("\nBy Wanda, as PATCH has masks:\n");
-    let [method, wanda, from, to] = ["--method", "wanda", "--activations", "--out"].map(Into::into);
-    let masks = args.out.clone().unwrap_or_else(|| folder.path().join("mask.npz"));
-    Ok(run(&parsed(&[method, wanda, from, of(&files.activations), to, of(&masks)])?)? && by_magnitude)
+    println!("\nBy Wanda on a text, with swaps, as PATCH has masks:\n");
+    let [method, wanda, swaps, from, to] = ["--method", "wanda", "--swaps", "--calibration", "--out"].map(Into::into);
+    let masks = args.out.clone().unwrap_or_else(|| demo.folder().join("mask.npz"));
+    Ok(run(&parsed(&[method, wanda, swaps, from, of(&demo.text()), to, of(&masks)])?)? && by_magnitude)
 }

@@ -90,10 +90,10 @@ fn is_compressed<T: Element + PartialEq>(old: &Reader<'_>, new: &Reader<'_>, nam
 #[test]
 fn a_model_is_made_up() {
     let printed = succeeds(&[]);
-    assert_eq!(printed.matches("4 layers; the model: ").count(), 2);
+    assert_eq!(printed.matches("14 layers; the model: ").count(), 2);
     assert_eq!(printed.matches("model.layers.0.mlp.up_proj.weight").count(), 2);
     assert!(
-        printed.contains("352.00 KiB  198.00 KiB  86.") && printed.contains("left dense: model.embed_tokens"),
+        printed.contains("24.00 KiB  13.50 KiB  8") && printed.contains("left dense: model.embed_tokens"),
         "{printed}"
     );
 }

@@ -99,11 +99,11 @@ fn by_score(name: &str, shape: Shape, scale: Option<&[f32]>) -> Mask {
 fn a_model_is_made_up() {
     let printed = succeeds(&[]);
     assert_eq!(printed.matches("model.layers.0.mlp.up_proj.weight").count(), 2);
-    assert!(printed.contains("4 masks, base6: ") && printed.contains("4 masks, patch: "), "{printed}");
+    assert!(printed.contains("14 masks, base6: ") && printed.contains("14 masks, patch: "), "{printed}");
     assert_eq!(printed.lines().filter(|line| line.contains("embed")).count(), 2);
-    assert_eq!(printed.matches("left dense: model.embed_tokens.weight [512 x 256] BF16: an embedding").count(), 2);
+    assert_eq!(printed.matches("left dense: model.embed_tokens.weight [256 x 64] BF16: an embedding").count(), 2);
     let printed = succeeds(&["convert"]);
-    assert!(printed.contains("4 masks, maskllm: ") && printed.contains("4 masks, base6: "), "{printed}");
+    assert!(printed.contains("14 masks, maskllm: ") && printed.contains("14 masks, base6: "), "{printed}");
 }
 
 #[test]
