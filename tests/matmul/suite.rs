@@ -28,16 +28,17 @@ fn check<L: Logit, W: Float, E: Adds>(on: &mut E, spec: Spec) {
 
 /// Problems smaller than a tile, with every route and everything that can be kept.
 pub(crate) fn specs() -> impl Strategy<Value = Spec> {
-    let sizes = (0..40usize, 0..24usize, 0..20usize);
-    let kind = prop_oneof![Just(Kind::Soft), Just(Kind::Hard), Just(Kind::Argmax)];
-    let kappa = prop_oneof![Just(0.0f32), Just(1.0), Just(20.0), Just(500.0)];
-    let tau = prop_oneof![Just(0.05f32), Just(1.0), Just(4.0)];
-    let lambda = prop_oneof![Just(0.0f32), Just(0.01), Just(-3.0)];
+    // Boxed, as what they are made of is too large for the stack of a test.
+    let sizes = (0..40usize, 0..24usize, 0..20usize).boxed();
+    let kind = prop_oneof![Just(Kind::Soft), Just(Kind::Hard), Just(Kind::Argmax)].boxed();
+    let kappa = prop_oneof![Just(0.0f32), Just(1.0), Just(20.0), Just(500.0)].boxed();
+    let tau = prop_oneof![Just(0.05f32), Just(1.0), Just(4.0)].boxed();
+    let lambda = prop_oneof![Just(0.0f32), Just(0.01), Just(-3.0)].boxed();
     let sampling = (any::<u64>(), any::<u64>(), kappa, tau);
-    let sampling = sampling.prop_map(|(seed, draw, kappa, tau)| Sampling { seed, draw, kappa, tau });
-    let keep = prop_oneof![Just(Keep::Nothing), Just(Keep::Masked), Just(Keep::Codes)];
+    let sampling = sampling.prop_map(|(seed, draw, kappa, tau)| Sampling { seed, draw, kappa, tau }).boxed();
+    let keep = prop_oneof![Just(Keep::Nothing), Just(Keep::Masked), Just(Keep::Codes)].boxed();
     let frozen = prop::bool::weighted(0.2);
-    (sizes, kind, sampling, lambda, any::<bool>(), (keep, frozen, routes()), any::<u64>()).prop_map(
+    (sizes, kind, sampling, lambda, any::<bool>(), (keep, frozen, routes().boxed()).boxed(), any::<u64>()).prop_map(
         |((tokens, rows, groups), kind, sampling, regulariser, accumulate, (keep, frozen, routes), seed)| Spec {
             tokens,
             shape: Shape::new(rows, 4 * groups),
