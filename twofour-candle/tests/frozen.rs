@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
 use candle_nn::{AdamW, Linear, Optimizer, ParamsAdamW, SGD, VarBuilder, VarMap};
-use common::{distance, f64s, far, largest, normal, randn, terms};
+use common::{distance, f64s, far, largest, normal, randn, terms, tolerance};
 use proptest::prelude::*;
 use twofour::compress::Compressed;
 use twofour::learn::Recipe;
@@ -39,14 +39,6 @@ fn layer(seed: u64, mask: Mask, dtype: DType, bias: bool) -> (FrozenMaskLinear, 
     let (weight, bias) = (var(seed ^ 1, 0.5, &[rows, cols]), bias.then(|| var(seed ^ 2, 1.0, &[rows])));
     let linear = Linear::new(weight.as_tensor().clone(), bias.as_ref().map(|bias| bias.as_tensor().clone()));
     (FrozenMaskLinear::new(&linear, mask, &Engine::default()).unwrap(), weight, bias)
-}
-
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 2e-6,
-        DType::F16 => 2e-3,
-        _ => 1.2e-2,
-    }
 }
 
 proptest! {

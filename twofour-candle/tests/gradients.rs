@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
-use common::{distance, f64s, far, gumbels, mask, randn, terms};
+use common::{distance, f64s, far, gumbels, mask, randn, terms, tolerance};
 use proptest::prelude::*;
 use twofour::mask::{Kind, Sampling};
 use twofour::{Shape, Shard, noise};
@@ -70,15 +70,6 @@ impl Case {
         let groups = of_weight.reshape((self.shape.groups(), 4)).unwrap().sum(1).unwrap();
         let slope = f64::from(self.sampling.kappa / self.sampling.tau);
         [terms(&x, &weight.t().unwrap()), terms(&dy, &weight), slope * common::largest(&groups)]
-    }
-}
-
-/// Of an output, and of gradients that went through 16 bits.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 2e-6,
-        DType::F16 => 2e-3,
-        _ => 1.2e-2,
     }
 }
 

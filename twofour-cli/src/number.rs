@@ -32,15 +32,19 @@ pub(crate) fn bytes<T: Element>(values: &[T]) -> Vec<u8> {
 
 /// The values of a tensor of floats, of any type up to `f32`, which holds them all as they are.
 pub(crate) fn widened(dtype: TensorType, bytes: &[u8]) -> Result<Vec<f32>, Failure> {
-    fn all<T: Element>(bytes: &[u8], wide: impl Fn(T) -> f32) -> Vec<f32> {
-        values::<T>(bytes).iter().copied().map(wide).collect()
+    fn all<T: Element>(bytes: &[u8], wide: impl Fn(T) -> f32) -> Result<Vec<f32>, Failure> {
+        let (values, mut all) = (values::<T>(bytes), Vec::new());
+        let count = values.len();
+        all.try_reserve_exact(count).map_err(|_| format!("{count} values in f32 do not fit the memory"))?;
+        all.extend(values.iter().copied().map(wide));
+        Ok(all)
     }
     match dtype {
-        TensorType::F32 => Ok(values(bytes).into_owned()),
-        TensorType::F16 => Ok(all(bytes, f16::to_f32)),
-        TensorType::Bf16 => Ok(all(bytes, bf16::to_f32)),
-        TensorType::F8E4m3 => Ok(all(bytes, E4m3::to_f32)),
-        TensorType::F8E5m2 => Ok(all(bytes, E5m2::to_f32)),
+        TensorType::F32 => all(bytes, |value: f32| value),
+        TensorType::F16 => all(bytes, f16::to_f32),
+        TensorType::Bf16 => all(bytes, bf16::to_f32),
+        TensorType::F8E4m3 => all(bytes, E4m3::to_f32),
+        TensorType::F8E5m2 => all(bytes, E5m2::to_f32),
         other => Err(format!("tensors of {other} are neither f32 nor f16 nor bf16 nor fp8").into()),
     }
 }

@@ -21,13 +21,32 @@ mod prune;
 mod rows;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// A command of the application.
 fn command(name: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twofour"));
     command.arg(name);
     command
+}
+
+/// What a command printed that ends well, and says so.
+#[track_caller]
+fn printed(output: &Output, said: &str) -> String {
+    let [printed, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8(bytes.clone()).unwrap());
+    assert!(output.status.success() && errors.is_empty() && printed.contains(said), "{printed}{errors}");
+    printed
+}
+
+/// Expects a sentence with these words, and exit code 2.
+#[track_caller]
+fn is_refusal(output: &Output, words: &[&str]) {
+    let [printed, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8(bytes.clone()).unwrap());
+    assert_eq!(output.status.code(), Some(2), "{printed}{errors}");
+    assert!(printed.is_empty() && errors.starts_with("error: "), "{printed}{errors}");
+    for word in words {
+        assert!(errors.contains(word), "no `{word}` in: {errors}");
+    }
 }
 
 /// What it says, by trying every place for every `*`.

@@ -92,3 +92,12 @@ pub(crate) fn terms(a: &Tensor, b: &Tensor) -> f64 {
 pub(crate) fn f64s(tensor: &Tensor) -> Tensor {
     tensor.to_dtype(DType::F64).unwrap()
 }
+
+/// Of an output, and of gradients that went through 16 bits.
+pub(crate) fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2e-6,
+        DType::F16 => 2e-3,
+        _ => 1.2e-2,
+    }
+}

@@ -9,11 +9,10 @@ pub use change::Change;
 pub use perplexity::losses;
 pub use windows::{Window, apart, sliding};
 
-use crate::Failure;
 use crate::demo::Demo;
 use crate::model::Model;
+use crate::{Failure, table};
 use candle_core::Device;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -84,8 +83,7 @@ fn evaluate(args: &Args, path: &Path, texts: &[PathBuf]) -> Result<bool, Failure
         println!("            windows are longer than the {} tokens it was made for", config.positions);
     }
 
-    let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} blocks, {eta} left")?);
+    let bar = table::progress_of_blocks(0);
     let start = Instant::now();
     let losses = losses(&model, &tokens, &windows, &mut |block| change.apply(block), &mut |step, of| {
         bar.set_length(of as u64);

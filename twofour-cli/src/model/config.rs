@@ -120,8 +120,6 @@ pub struct Config {
 /// `config.json`, as far as it counts. Defaults are those of `transformers`.
 #[derive(Deserialize)]
 struct Stored {
-    model_type: Option<String>,
-    architectures: Option<Vec<String>>,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -292,8 +290,6 @@ fn kind(json: &Value) -> Result<Kind, String> {
 impl Stored {
     /// What is said and not done here.
     fn refuse(&self) -> Result<(), String> {
-        // `kind` has read them.
-        let _ = (&self.model_type, &self.architectures);
         match self.hidden_act.as_deref() {
             None | Some("silu" | "swish") => {}
             Some(other) => return Err(format!("the activation `{other}` is not known here, silu alone is")),

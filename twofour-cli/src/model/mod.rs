@@ -43,7 +43,7 @@ pub use config::{Config, Kind, Scaling};
 pub use head::Head;
 pub use save::Saved;
 pub(crate) use save::copy_beside;
-pub(crate) use source::dense;
+pub(crate) use source::{dense, is_gguf};
 
 use crate::Failure;
 use attention::Positions;

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::gguf::Gguf;
-use crate::Failure;
+use crate::{Failure, number};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::io::Read;
@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path) -> Result<(Config, Source), Failure> {
         let config = Config::of_json(&path.join("config.json"))?;
         return Ok((config, Source::Folder(Folder::open(path)?)));
     }
-    if !begins_with(path, b"GGUF")? {
+    if !is_gguf(path)? {
         let found = path.display();
         return Err(format!("{found}: is neither a folder with config.json and safetensors nor a GGUF file").into());
     }
@@ -39,14 +39,15 @@ pub(super) fn open(path: &Path) -> Result<(Config, Source), Failure> {
     Ok((config, Source::Gguf(gguf)))
 }
 
-fn begins_with(path: &Path, magic: &[u8; 4]) -> Result<bool, Failure> {
+/// Whether a file is a GGUF file, by its first bytes.
+pub(crate) fn is_gguf(path: &Path) -> Result<bool, Failure> {
     let unreadable = |e| format!("{}: cannot be read: {e}", path.display());
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(format!("{}: is neither a folder nor a file", path.display()).into());
     }
     let mut start = Vec::new();
     std::fs::File::open(path).and_then(|file| file.take(4).read_to_end(&mut start)).map_err(unreadable)?;
-    Ok(start == magic)
+    Ok(start == b"GGUF")
 }
 
 impl Source {
@@ -136,7 +137,7 @@ impl Folder {
         let Some(info) = reader.tensor_info(name) else {
             return Err(format!("{}: has no weight `{name}`", self.label).into());
         };
-        Ok(Tensor::from_vec(to_f32(info.dtype(), &reader.tensor(name)?)?, info.shape(), &Device::Cpu)?)
+        Ok(Tensor::from_vec(number::widened(info.dtype(), &reader.tensor(name)?)?, info.shape(), &Device::Cpu)?)
     }
 }
 
@@ -144,30 +145,6 @@ impl Folder {
 pub(crate) fn dense(weight: &twofour_formats::Weight) -> Result<Tensor, Failure> {
     let dtype = TensorType::of_values(weight.value_type()).ok_or("a weight of a type that is not read")?;
     let shape = weight.shape();
-    let values = to_f32(dtype, &weight.decompress_bytes())?;
+    let values = number::widened(dtype, &weight.decompress_bytes())?;
     Ok(Tensor::from_vec(values, (shape.rows, shape.cols), &Device::Cpu)?)
-}
-
-/// Little-endian numbers.
-fn to_f32(dtype: TensorType, bytes: &[u8]) -> Result<Vec<f32>, Failure> {
-    use half::slice::HalfFloatSliceExt;
-    fn two(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
-        bytes.chunks_exact(2).map(|two| [two[0], two[1]])
-    }
-    let mut values = Vec::new();
-    let count = bytes.len() * 8 / dtype.bits();
-    values.try_reserve_exact(count).map_err(|_| format!("{count} values in f32 do not fit the memory"))?;
-    match dtype {
-        TensorType::F32 => {
-            values.extend(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])));
-        }
-        TensorType::F16 => {
-            values.resize(count, 0.0);
-            let halves: Vec<half::f16> = two(bytes).map(half::f16::from_le_bytes).collect();
-            halves.convert_to_f32_slice(&mut values);
-        }
-        TensorType::Bf16 => values.extend(two(bytes).map(|two| half::bf16::from_le_bytes(two).to_f32())),
-        other => return Err(format!("values of type {other} are not read").into()),
-    }
-    Ok(values)
 }

@@ -7,19 +7,8 @@ use crate::model::{Model, Saved};
 use crate::names::{any, plain};
 use crate::{Failure, number, output, table};
 use candle_core::{Device, Tensor};
-use std::path::Path;
 use twofour_formats::TensorType;
 use twofour_formats::masks::Manifest;
-
-/// Whether this is a GGUF file, by its first bytes.
-pub(super) fn is_one(path: &Path) -> bool {
-    use std::io::Read;
-    let mut magic = [0; 4];
-    // What is no regular file may not be read twice.
-    path.is_file()
-        && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
-        && &magic == b"GGUF"
-}
 
 /// Makes the masks, writes them, and reads them back. Whether all is well.
 pub(super) fn run(args: &Args, model: &Model, source: &mut dyn Source) -> Result<bool, Failure> {

@@ -15,7 +15,7 @@ mod write;
 use crate::choose::{Layers, Which};
 use crate::demo::Demo;
 use crate::layer::Layer;
-use crate::model::Model;
+use crate::model::{Model, is_gguf};
 use crate::{Failure, number};
 use candle_core::Device;
 use clap::{Parser, ValueEnum};
@@ -144,7 +144,7 @@ pub(crate) trait Source {
 pub fn run(args: &Args) -> Result<bool, Failure> {
     let Some(path) = &args.model else { return demo(args) };
     method::check(args)?;
-    let is_gguf = gguf::is_one(path);
+    let is_gguf = path.is_file() && is_gguf(path)?;
     if args.calibration.is_empty() {
         let mut chooser = method::Chooser::new(args)?;
         return match is_gguf {

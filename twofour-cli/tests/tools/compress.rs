@@ -1,6 +1,6 @@
 //! `compress` over models of one file and of shards.
 
-use super::{command, file};
+use super::{command, file, is_refusal, printed};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -15,22 +15,12 @@ fn run(arguments: &[&str]) -> Output {
 /// Runs it and returns what it printed.
 #[track_caller]
 fn succeeds(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty() && printed.contains("are as they should be, bit for bit"), "{printed}");
-    printed
+    printed(&run(arguments), "are as they should be, bit for bit")
 }
 
 #[track_caller]
 fn is_refused(arguments: &[&str], words: &[&str]) {
-    let output = run(arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(output.stdout.is_empty() && message.starts_with("error: "), "{message}");
-    for word in words {
-        assert!(message.contains(word), "no `{word}` in: {message}");
-    }
+    is_refusal(&run(arguments), words);
 }
 
 /// Tensors of a model, of several types; some cannot be compressed, some are better not.

@@ -1,6 +1,6 @@
 //! `prune` over models of one file and of shards, with and without activations, and `convert`.
 
-use super::{command, file};
+use super::{command, file, is_refusal, printed};
 use safetensors::tensor::{Dtype, TensorView};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,22 +21,12 @@ fn run(arguments: &[&str]) -> Output {
 /// Runs it and returns what it printed.
 #[track_caller]
 fn succeeds(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty() && printed.contains("masks are as they should be"), "{printed}");
-    printed
+    printed(&run(arguments), "masks are as they should be")
 }
 
 #[track_caller]
 fn is_refused(arguments: &[&str], words: &[&str]) {
-    let output = run(arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(output.stdout.is_empty() && message.starts_with("error: "), "{message}");
-    for word in words {
-        assert!(message.contains(word), "no `{word}` in: {message}");
-    }
+    is_refusal(&run(arguments), words);
 }
 
 const UP: Shape = Shape::new(12, 20);

@@ -66,19 +66,17 @@ impl<'a> Walk<'a> {
         let (last, mut anew) = (self.last(layers), false);
         for i in 0..=last {
             let mut block = self.model.block(i)?;
-            let all = weights(&block, layers)?;
-            anew = anew || all.iter().any(|(layer, dense)| kept.get(layer, dense).is_none());
-            if anew {
-                for (name, made) in self.block(&block, &states, layers, progress)? {
-                    let of = all.iter().find(|(layer, _)| layer.name == name);
-                    of.map_or(Ok(()), |(layer, dense)| kept.put(layer, dense, &made))?;
-                }
-            }
+            let wanted = wanted(&block, layers)?;
+            let found = wanted.iter().map(|(layer, dense)| kept.get(layer, dense)).collect::<Option<Vec<_>>>();
+            anew = anew || found.is_none();
+            let made = match found {
+                Some(found) if !anew => found,
+                _ => self.make(kept, &block, &states, &wanted, progress)?,
+            };
             progress.set_position(i as u64 + 1);
             if i < last {
-                for (layer, dense) in all {
-                    let made = kept.get(layer, &dense).ok_or_else(|| lost(kept, layer))?;
-                    let pruned = number::widened(layer.dtype, &made.weight(layer, &dense)?)?;
+                for ((layer, dense), made) in wanted.iter().zip(made) {
+                    let pruned = number::widened(layer.dtype, &made.weight(layer, dense)?)?;
                     let shape = (layer.shape.rows, layer.shape.cols);
                     block.set(&layer.name, &Tensor::from_vec(pruned, shape, &Device::Cpu)?)?;
                 }
@@ -98,46 +96,55 @@ impl<'a> Walk<'a> {
         self.model.config().linears(block).into_iter().map(|(name, _)| name).collect()
     }
 
-    /// The masks of a block's layers. Layers that read the same share what is known of it.
-    fn block(
+    /// Makes and keeps the masks of a block's wanted layers, in their order, which is that of the walk through the
+    /// block. Layers that read the same share what is known of it.
+    fn make(
         &self,
+        kept: &Kept,
         block: &Block,
         states: &[Tensor],
-        layers: &Layers,
+        wanted: &[Wanted<'_>],
         progress: &ProgressBar,
-    ) -> Result<Vec<(String, Made)>, Failure> {
-        // In the order of the walk, so that what is wrong is told where it begins.
+    ) -> Result<Vec<Made>, Failure> {
         let mut seen: Vec<(Vec<String>, Inputs)> = Vec::new();
+        let mut look = |names: &[&str], x: &Tensor| {
+            if !wanted.iter().any(|(layer, _)| names.contains(&layer.name.as_str())) {
+                return Ok(());
+            }
+            if seen.iter().all(|(of, _)| of != names) {
+                seen.push((names.iter().map(|&name| name.to_owned()).collect(), Inputs::new(x)?));
+            }
+            seen.iter_mut().filter(|(of, _)| of == names).try_for_each(|(_, inputs)| inputs.add(x))
+        };
         for state in states {
-            block.forward(state, &mut |names, x| {
-                if !names.iter().any(|name| layers.contains_key(*name)) {
-                    return Ok(());
-                }
-                let of = |e: Failure| format!("what `{}` reads: {e}", names[0]);
-                let place = seen.iter().position(|(of, _)| of == names);
-                let place = place.map_or_else(
-                    || {
-                        seen.push((names.iter().map(|&name| name.to_owned()).collect(), Inputs::new(x)?));
-                        Ok(seen.len() - 1)
-                    },
-                    Ok,
-                );
-                seen[place.map_err(of)?].1.add(x).map_err(of)?;
-                Ok(())
-            })?;
+            block.forward(state, &mut |names, x| look(names, x).map_err(|e| reads(names[0], &e)))?;
         }
-        let mut made = Vec::new();
+        let mut all = Vec::new();
         for (names, inputs) in seen {
-            let of = inputs.known(self.args).map_err(|e| format!("what `{}` reads: {e}", names[0]))?;
-            for layer in names.iter().filter_map(|name| layers.get(name)) {
+            let of = inputs.known(self.args).map_err(|e| reads(&names[0], &e))?;
+            for (layer, dense) in wanted.iter().filter(|(layer, _)| names.contains(&layer.name)) {
                 table::at(progress, &layer.name);
-                let linear = block.linears().iter().find(|linear| linear.name() == layer.name);
-                let linear = linear.ok_or_else(|| format!("block {} has no `{}`", block.index(), layer.name))?;
-                made.push((layer.name.clone(), choose(self.args, layer, linear.weight(), &of)?));
+                let made = choose(self.args, layer, dense, &of)?;
+                kept.put(layer, dense, &made)?;
+                all.push(made);
             }
         }
-        Ok(made)
+        Ok(all)
     }
+}
+
+/// A layer that is wanted, and its weight as it is in the file.
+type Wanted<'l> = (&'l Layer, Vec<u8>);
+
+/// Those of a block, in its order.
+fn wanted<'l>(block: &Block, layers: &'l Layers) -> Result<Vec<Wanted<'l>>, Failure> {
+    let wanted = block.linears().iter().filter_map(|linear| Some((layers.get(linear.name())?, linear.weight())));
+    wanted.map(|(layer, weight)| Ok((layer, narrowed(layer, weight)?))).collect()
+}
+
+/// What is wrong with the input of a layer.
+fn reads(layer: &str, problem: &Failure) -> Failure {
+    format!("what `{layer}` reads: {problem}").into()
 }
 
 impl Source for Walk<'_> {
@@ -183,22 +190,13 @@ impl Source for Walk<'_> {
 
     fn layer(&mut self, layer: &Layer, dense: &[u8]) -> Result<Made, Failure> {
         let kept = self.kept.as_ref().ok_or_else(|| format!("`{}` was not pruned yet", layer.name))?;
-        kept.get(layer, dense).ok_or_else(|| lost(kept, layer))
+        let folder = kept.folder().display();
+        kept.get(layer, dense).ok_or_else(|| format!("{folder}: what was kept of `{}` is gone", layer.name).into())
     }
 
     fn forget(&self, layers: &Layers) {
         self.kept.iter().for_each(|kept| kept.remove(layers.values()));
     }
-}
-
-fn lost(kept: &Kept, layer: &Layer) -> Failure {
-    format!("{}: what was kept of `{}` is gone", kept.folder().display(), layer.name).into()
-}
-
-/// The wanted layers of a block, and their weights as they are in the file.
-fn weights<'l>(block: &Block, layers: &'l Layers) -> Result<Vec<(&'l Layer, Vec<u8>)>, Failure> {
-    let wanted = block.linears().iter().filter_map(|linear| Some((layers.get(linear.name())?, linear.weight())));
-    wanted.map(|(layer, weight)| Ok((layer, narrowed(layer, weight)?))).collect()
 }
 
 /// Of texts, or of files of token ids.
@@ -238,21 +236,20 @@ fn narrowed(layer: &Layer, weight: &Tensor) -> Result<Vec<u8>, Failure> {
 }
 
 /// The mask of a layer, and what it costs.
-fn choose(args: &Args, layer: &Layer, weight: &Tensor, of: &inputs::Known) -> Result<Made, Failure> {
-    let dense = narrowed(layer, weight)?;
+fn choose(args: &Args, layer: &Layer, dense: &[u8], of: &inputs::Known) -> Result<Made, Failure> {
     let mut made = match (args.method, &of.factor, &of.norms) {
-        (Method::Magnitude, _, _) => method::by_score(layer, &dense, None)?,
+        (Method::Magnitude, _, _) => method::by_score(layer, dense, None)?,
         (Method::Wanda, _, Some(norms)) => {
-            Made { empty: norms.empty(), ..method::by_score(layer, &dense, Some(norms.scale()))? }
+            Made { empty: norms.empty(), ..method::by_score(layer, dense, Some(norms.scale()))? }
         }
-        (Method::Sparsegpt, Some(factor), _) => method::sparsegpt(args, layer, &dense, factor)?,
+        (Method::Sparsegpt, Some(factor), _) => method::sparsegpt(args, layer, dense, factor)?,
         _ => return Err("Wanda needs norms, and SparseGPT a factor".into()),
     };
-    let wide = number::widened(layer.dtype, &dense)?;
+    let wide = number::widened(layer.dtype, dense)?;
     if args.swaps {
         swap(layer, &wide, of, &mut made)?;
     }
-    let pruned = number::widened(layer.dtype, &made.weight(layer, &dense)?)?;
+    let pruned = number::widened(layer.dtype, &made.weight(layer, dense)?)?;
     made.error = Some(of.error(layer.shape, &wide, &pruned)?);
     Ok(made)
 }
