@@ -67,10 +67,9 @@
 //! what it was at first, or there have been as many as were wanted; of equal ones the one of the lowest group is taken,
 //! and in it the pair of positions that comes first: (0,1) (0,2) (0,3) (1,2) (1,3) (2,3). Rows know nothing of each
 //! other. Weights stay as they are: what is bettered is a mask of the weight without an update. H can be any multiple
-//! of `XᵀX`, damped or not. On random weights and activations, Wanda's masks were left with 0.64 to 0.79 of their loss
-//! where columns are loosely correlated, and 0.12 to 0.24 where a few directions rule, by one swap to 10 to 20 weights.
-//! (Going through the groups in order and making each one's best swap took two to three times as many, and left up to a
-//! fifth more loss.)
+//! of `XᵀX`, damped or not. In a language model's 210 layers Wanda's masks lose 5.53 % of the output in the mean before
+//! swaps, and 2.96 % after (`twofour prune --method wanda --swaps`; `twofour-cli/results/smollm2.md`). To go through the
+//! groups in order, and make each one's best swap, takes more swaps and may end higher.
 //!
 //! c, and what is compared, are in `f32`: c is added up over the dropped columns in order, then w_p H_p and −w_u H_u,
 //! by fused multiply-adds; the change is `(a_i + a_j) + (w_i w_j)(−2 H_ij)` with i before j, `H_ij` right of the
