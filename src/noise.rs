@@ -87,7 +87,7 @@ pub const fn uniform(k: u32) -> f32 {
 }
 
 /// `t.to_bits() >> 17` of the smallest `t`, 2⁻²².
-const FIRST_SEGMENT: u32 = 105 << 6;
+pub(crate) const FIRST_SEGMENT: u32 = 105 << 6;
 
 /// Bytes of the table as it is, in a block's shared memory.
 pub(crate) const TABLE_BYTES: u32 = size_of_val(&table::LINES) as u32;

@@ -7,18 +7,22 @@
     python benches/peers/peers.py --linear        # the masked linear layer instead of masks alone; on a GPU too
     python benches/peers/peers.py --sparse        # the product of a compressed weight; on a GPU too
     python benches/peers/peers.py --pack          # compressing a weight that is 2:4; on a GPU too
+    python benches/peers/peers.py --all --markdown report.md   # all of these, in one report
     python benches/peers/peers.py --quick         # a few minutes less, and noisier
 
 Needs PyTorch, and cargo unless --ours names a built `peer` bench. A ratio is the median over rounds of theirs / ours
 within a round, with its 20th and 80th percentile: both sides of a ratio saw the same machine. Operands are
-normal-distributed.
+normal-distributed. `of copy` is the share of a copy's bytes a second that our side reaches with operands read and written
+once each; more than all of it means that they stay in caches.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import math
 import os
 import platform
 import random
@@ -53,10 +57,12 @@ def main() -> None:
     print(describe(report["environment"]), flush=True)
     print(HEADER, flush=True)
     for device in ["cuda-cold", "cuda-hot"] if args.device == "cuda" else ["cpu"]:
-        for case in cases(args):
-            for result in measure(ours, case, device, args):
+        for case, peers in cases(args):
+            for result in measure(ours, case, peers, device, args):
+                result["of_copy"] = result["bytes_per_ns"] / report["environment"]["copy, bytes/ns"]
                 report["results"].append(result)
                 print(row(result), flush=True)
+                save(report, args)
     report["environment"]["load at the end"] = os.getloadavg()
     save(report, args)
 
@@ -69,6 +75,7 @@ def arguments() -> argparse.Namespace:
     family.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
     family.add_argument("--sparse", action="store_true", help="the product of a 2:4 weight, and a dense one beside it")
     family.add_argument("--pack", action="store_true", help="a 2:4 weight to values and metadata")
+    family.add_argument("--all", action="store_true", help="every family, each with its own defaults")
     parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the table to OUT")
@@ -85,72 +92,65 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", help="default all")
     args = parser.parse_args()
     args.rounds = args.rounds or (5 if args.quick else 30)
-    for name, value in defaults(args).items():
-        setattr(args, name, getattr(args, name) or value)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("this PyTorch sees no CUDA device")
     return args
 
 
-def defaults(args: argparse.Namespace) -> dict[str, str]:
+FAMILIES = ["masks", "learn", "linear", "sparse", "pack"]
+
+
+def families(args: argparse.Namespace) -> list[str]:
+    return FAMILIES if args.all else [name for name in FAMILIES[1:] if getattr(args, name)] or ["masks"]
+
+
+def defaults(family: str, args: argparse.Namespace) -> list[dict[str, str]]:
+    """What is measured where the command line says nothing: lists of cases, each all that its words combine to."""
     cpu = args.device == "cpu"
     # A PyTorch can be built without it.
     cusparselt = not cpu and torch.backends.cusparselt.is_available()
-    if args.learn:
-        return {
-            "shapes": "1024x1024" if cpu else "4096x4096,4096x14336",
-            "tokens": "0",
-            "ops": "update,train",
-            "types": "f32:f32" if cpu else "f32:f32,f32:bf16",
-            "peers": ",".join(torch_learn.FORMS),
-        }
-    if args.linear:
-        return {
-            "shapes": "1024x1024" if cpu else "4096x4096,14336x4096",
-            "tokens": "128" if cpu else "16,512,4096,16384",
-            "ops": "forward,step",
-            "types": "f32:f32" if cpu else "f32:bf16,bf16:bf16",
-            "peers": ",".join(torch_matmul.FORMS),
-        }
-    if args.sparse:
-        return {
-            "shapes": "1024x1024" if cpu else "4096x4096,14336x4096,28672x8192",
-            "tokens": "16" if cpu else "1,16,128,4096",
-            "ops": "product",
-            "types": "f32:f32" if cpu else "f32:bf16",
-            # Only Ampere and Ada have PyTorch's CUTLASS kernels.
-            "peers": "semi-structured-cusparselt,dense" if cusparselt else "dense",
-        }
-    if args.pack:
-        return {
-            "shapes": "1024x1024" if cpu else "4096x4096,14336x4096",
-            "tokens": "0",
-            "ops": "sparse",
-            "types": "bf16:bf16",
-            "peers": "cslt-compress,from-dense-cutlass" if cusparselt else "from-dense-cutlass",
-        }
+    if family == "learn":
+        common = {"tokens": "0", "ops": "update,train", "peers": ",".join(torch_learn.FORMS)}
+        if cpu:
+            return [common | {"shapes": "1024x1024,4096x4096", "types": "f32:f32"}]
+        return [common | {"shapes": "4096x4096,4096x14336", "types": "f32:f32,f32:bf16"}]
+    if family == "linear":
+        common = {"ops": "forward,step", "peers": ",".join(torch_matmul.FORMS)}
+        if cpu:
+            return [common | {"shapes": "2048x2048", "tokens": "256,2048", "types": "f32:f32"}]
+        shapes = {"shapes": "4096x4096,14336x4096", "tokens": "16,512,4096,16384"}
+        return [common | shapes | {"types": "f32:bf16,bf16:bf16"}]
+    if family == "sparse":
+        if cpu:
+            common = {"ops": "product", "peers": "dense"}
+            large = {"shapes": "8192x8192", "tokens": "1", "types": "f32:f32,f32:bf16,f32:i8"}
+            return [common | {"shapes": "1024x1024", "tokens": "1,16,256", "types": "f32:f32"}, common | large]
+        # Only Ampere and Ada have PyTorch's CUTLASS kernels.
+        peers = "semi-structured-cusparselt,dense" if cusparselt else "dense"
+        shapes = {"shapes": "4096x4096,14336x4096,28672x8192", "tokens": "1,16,128,4096"}
+        return [shapes | {"ops": "product", "types": "f32:bf16", "peers": peers}]
+    if family == "pack":
+        peers = "cslt-compress,from-dense-cutlass" if cusparselt else "from-dense-cutlass"
+        shapes = {"shapes": "4096x4096" if cpu else "4096x4096,14336x4096", "tokens": "0"}
+        return [shapes | {"ops": "sparse", "types": "bf16:bf16", "peers": peers}]
     small = "512x1024" if args.quick else "2048x4096"
-    return {
-        "shapes": small if cpu else "4096x4096,4096x14336",
-        "tokens": "0",
-        "ops": "forward,train",
-        "types": "f32:f32,f32:bf16,bf16:bf16",
-        "peers": ",".join(torch_mask.FORMS),
-    }
+    common = {"tokens": "0", "ops": "forward,train", "peers": ",".join(torch_mask.FORMS)}
+    return [common | {"shapes": small if cpu else "4096x4096,4096x14336", "types": "f32:f32,f32:bf16,bf16:bf16"}]
 
 
-def cases(args: argparse.Namespace) -> list[Case]:
+def cases(args: argparse.Namespace) -> list[tuple[Case, list[str]]]:
+    """Each with the names of its peers."""
     found = []
-    family = "learn-" if args.learn else "linear-" if args.linear else "sparse-" if args.sparse else "pack-" if args.pack else ""
-    ops = [family + op for op in args.ops.split(",")]
-    for shape in args.shapes.split(","):
-        rows, cols = (int(side) for side in shape.split("x"))
-        for types in args.types.split(","):
-            logits, weights = types.split(":")
-            for kind in args.kinds.split(","):
-                for tokens in map(int, args.tokens.split(",")):
-                    for op in ops:
-                        found.append(Case(op, kind, logits, weights, rows, cols, tokens, args.metrics))
+    for family in families(args):
+        prefix = "" if family == "masks" else f"{family}-"
+        for settings in defaults(family, args):
+            words = {name: (getattr(args, name) or value).split(",") for name, value in settings.items()}
+            for shape, types, kind in itertools.product(words["shapes"], words["types"], args.kinds.split(",")):
+                rows, cols = (int(side) for side in shape.split("x"))
+                logits, weights = types.split(":")
+                for tokens, op in itertools.product(map(int, words["tokens"]), words["ops"]):
+                    case = Case(prefix + op, kind, logits, weights, rows, cols, tokens, args.metrics)
+                    found.append((case, words["peers"]))
     return found
 
 
@@ -185,9 +185,9 @@ class Ours:
         return float(answer)
 
 
-def measure(ours: Ours, case: Case, device: str, args: argparse.Namespace) -> list[Result]:
+def measure(ours: Ours, case: Case, names: list[str], device: str, args: argparse.Namespace) -> list[Result]:
     """All sides in turn, in another order each round; a result for each peer."""
-    peers = {name: Peer(name, case, device) for name in args.peers.split(",")}
+    peers = {name: Peer(name, case, device) for name in names}
     sides = {OURS: lambda iterations: ours.time(case, device, iterations)}
     sides |= {name: peer.time for name, peer in peers.items()}
     turn = 0.02 if args.quick else 0.1  # seconds
@@ -212,6 +212,7 @@ def result(case: Case, device: str, peer: str, samples: Samples, clocks: list[st
         "peer": peer,
         "has_mask": case.has_mask,
         "ours_ns_per_weight": statistics.median(samples[OURS]) / case.weight_count,
+        "bytes_per_ns": case.least_bytes() / statistics.median(samples[OURS]),
         "theirs_ns_per_weight": statistics.median(samples[peer]) / case.weight_count,
         "ratio": statistics.median(theirs / ours for ours, theirs in pairs),
         "ratio_p20": low,
@@ -223,8 +224,8 @@ def result(case: Case, device: str, peer: str, samples: Samples, clocks: list[st
 
 
 HEADER = """\
-| device | shape | op | logits, weights | peer | ours ns/weight | theirs ns/weight | ratio | p20 to p80 | rounds |
-| --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | ---: |"""
+| device | shape | op | logits, weights | peer | ours ns/weight | theirs ns/weight | ratio | p20 to p80 | of copy | rounds |
+| --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | ---: | ---: |"""
 
 
 def row(result: Result) -> str:
@@ -239,6 +240,7 @@ def row(result: Result) -> str:
         f"{r['theirs_ns_per_weight']:.4g}",
         f"{r['ratio']:.2f}x",
         f"{r['ratio_p20']:.2f} to {r['ratio_p80']:.2f}",
+        f"{r['of_copy']:.0%}",
         str(len(r["ours_ns"])),
     ]
     return f"| {' | '.join(cells)} |"
@@ -250,6 +252,7 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
         "threads": args.threads,
         "processor": processor(),
         "gpu": gpu_state(args.device),
+        "copy, bytes/ns": copy_speed(args.device),
         "load at the start": os.getloadavg(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
@@ -257,11 +260,26 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(facts: dict[str, Any]) -> str:
     load = facts["load at the start"][0]
-    sides = f"{facts['threads']} threads a side, load {load:.1f} before"
-    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {sides}"]
+    sides = f"{facts['threads']} threads a side, load {load:.1f} before, {facts['date']}"
+    copy = f"a copy reads and writes {facts['copy, bytes/ns']:.1f} GB/s"
+    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {sides}; {copy}"]
     if facts["gpu"]:
         lines.append(facts["gpu"])
     return "\n".join(lines) + "\n"
+
+
+def copy_speed(device: str) -> float:
+    """Bytes a nanosecond, read and written, of the fastest of some copies that no cache holds."""
+    source = torch.ones(256 << 18, device=device)
+    target = torch.empty_like(source)
+    best = math.inf
+    for _ in range(10):
+        begun = time.perf_counter()
+        target.copy_(source)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * source.nbytes / best / 1e9
 
 
 def processor() -> str:

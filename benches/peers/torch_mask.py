@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 # The six ways to keep two of four.
 PATTERNS = [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
-TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8}
 # The script's settings at the start of training (benches/common/mask.rs has the same), and its regulariser.
 KAPPA, TAU, LAMBDA = 100.0, 4.0, 1e-5
 

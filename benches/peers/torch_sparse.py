@@ -24,24 +24,32 @@ class Operands:
 
     @staticmethod
     def make(case: Case, device: str) -> Operands:
-        x = torch.randn((case.tokens, case.cols), device=device).to(TYPES[case.weights])
+        x = normal((case.tokens, case.cols), 1.0, case, device)
         return Operands(x, sparse_weight(case, device), None)
 
 
 def sparse_weight(case: Case, device: str) -> torch.Tensor:
     """Dense, and zero where a group does not keep its largest. Tensor cores take f32 as 1:2 alone."""
     group = 2 if case.weights == "f32" else 4
-    weight = (torch.randn((case.rows, case.cols), device=device) * 0.02).to(TYPES[case.weights])
-    groups = weight.view(-1, group)
+    groups = normal((case.rows, case.cols), 0.02, case, device).view(-1, group)
     largest = groups.abs().topk(group // 2, dim=1).indices
     mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, largest, True)
-    return torch.where(mask, groups, 0.0).view(case.rows, case.cols)
+    return torch.where(mask, groups, torch.zeros_like(groups)).view(case.rows, case.cols)
+
+
+def normal(shape: tuple[int, int], deviation: float, case: Case, device: str) -> torch.Tensor:
+    values = torch.randn(shape, device=device)
+    if case.weights == "i8":  # to scale
+        return (values * 32).clamp(-127, 127).to(torch.int8)
+    return (values * deviation).to(TYPES[case.weights])
 
 
 Form = Callable[[Operands, Case], torch.Tensor]
 
 
 def dense(x: Operands, _: Case) -> torch.Tensor:
+    if x.dense.dtype == torch.int8:
+        return torch._int_mm(x.x, x.dense.t())
     return F.linear(x.x, x.dense)
 
 

@@ -1,17 +1,14 @@
-//! The CPU executor of `mask`: sixteen groups at a time in arrays of lanes, which compilers turn into vector code, over
-//! pieces that rayon spreads on threads. Choices and noise are the same bits as on a device.
-//!
-//! The lane code is compiled a second time for processors with AVX2 and FMA and chosen at run time: without a fused
-//! multiply-add instruction the noise is right but slow.
+//! The CPU executor of `mask`: sixteen groups at a time in the lanes of `crate::sample`, over pieces that rayon spreads
+//! on threads. Choices and noise are the same bits as on a device.
 
 use super::{Backward, Forward, Statistics};
 use crate::element::{Float, Logit};
 use crate::pattern::Pattern;
 use crate::sample::cpu::{Context, PIECE, Rule, piece, pieces_mut};
-use crate::sample::lanes::{self, Block, LANES};
+use crate::sample::lanes::{self, Block, Choice, Soft};
+use crate::sample::vector::{LANES, Vector, by_processor};
 use crate::sample::{GradientOf, Kind, Source};
 use crate::space::HostSpace;
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Samples masks, or takes those of codes, and writes what was asked for.
@@ -117,28 +114,27 @@ impl<L, W> ForwardPiece<'_, L, W> {
     }
 }
 
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn forward_piece<L: Logit, W: Float>(context: &Context, mut piece: ForwardPiece<'_, L, W>) -> Statistics {
-    let mut share = Statistics::default();
+by_processor! {
+fn forward_piece<V, L: Logit, W: Float>(context: &Context, piece: ForwardPiece<'_, L, W>) -> Statistics {
+    let (mut share, mut piece) = (Statistics::default(), piece);
     let groups = piece.logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
         let range = |each: usize| start * each..(start + count) * each;
-        let z = context.scores(piece.first + start, Block::read(&piece.logits[range(6)]));
+        let z = context.scores::<V>(piece.first + start, Block::read(&piece.logits[range(6)]));
         let top = z.largest();
-        let chosen = piece.wants_choice(context.kind).then(|| z.choose(&top));
-        let soft = piece.wants_soft(context.kind).then(|| z.soft_mask(&top, context.exponent_scale()));
-        let apply = |block: Block<4>| match (context.kind, &soft, &chosen) {
-            (Kind::Soft, Some(soft), _) => block.times(&soft.mask),
-            (_, _, Some(chosen)) => block.keep(chosen),
-            _ => block,
-        };
-        let masked = piece.weight.map(|weight| apply(Block::read(&weight[range(4)])));
-        if let (Some(out), Some(masked)) = (&mut piece.masked, &masked) {
+        let chosen = if piece.wants_choice(context.kind) { Some(z.choose(top)) } else { None };
+        let soft =
+            if piece.wants_soft(context.kind) { Some(z.soft_mask(top, context.exponent_scale())) } else { None };
+        let mut masked = Block::splat(0.0);
+        if let Some(weight) = piece.weight {
+            masked = apply(context.kind, &soft, &chosen, Block::read(&weight[range(4)]));
+        }
+        if let Some(out) = &mut piece.masked {
             masked.write(&mut out[range(4)]);
         }
         if let Some(out) = &mut piece.mask {
-            apply(Block::ones()).write(&mut out[range(4)]);
+            apply(context.kind, &soft, &chosen, Block::splat(1.0)).write(&mut out[range(4)]);
         }
         let bytes = start / 2..(start + count).div_ceil(2);
         if let (Some(out), Some(chosen)) = (&mut piece.patterns, &chosen) {
@@ -150,11 +146,26 @@ fn forward_piece<L: Logit, W: Float>(context: &Context, mut piece: ForwardPiece<
         if let (true, Some(chosen), Some(soft)) = (piece.counts, &chosen, &soft) {
             share.groups += count as u64;
             share.moved += piece.previous_codes.map_or(0, |codes| chosen.moved(count, &codes[bytes]));
-            share.confidence += lanes::sum(&soft.confidence[..count]);
-            share.kept_energy += masked.map_or(0.0, |masked| lanes::sum(&masked.squares()[..count]));
+            share.confidence += lanes::sum(&soft.confidence.to_array()[..count]);
+            share.kept_energy += lanes::sum(&masked.squares().to_array()[..count]);
         }
     }
     share
+}
+}
+
+#[inline(always)]
+fn apply<V: Vector>(
+    kind: Kind,
+    soft: &Option<Soft<V>>,
+    chosen: &Option<Choice<V>>,
+    block: Block<V, 4>,
+) -> Block<V, 4> {
+    match (kind, soft, chosen) {
+        (Kind::Soft, Some(soft), _) => block.times(&soft.mask),
+        (_, _, Some(chosen)) => block.keep(chosen),
+        _ => block,
+    }
 }
 
 /// Adds shares in order, so that threads do not change the result.
@@ -182,23 +193,29 @@ struct BackwardPiece<'a, L, W, G> {
     accumulate: bool,
 }
 
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn backward_piece<L: Logit, W: Float, G: Float>(context: &Context, rule: &Rule, mut piece: BackwardPiece<'_, L, W, G>) {
+by_processor! {
+fn backward_piece<V, L: Logit, W: Float, G: Float>(
+    context: &Context,
+    rule: &Rule,
+    piece: BackwardPiece<'_, L, W, G>,
+) {
+    let mut piece = piece;
     let groups = piece.logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
         let range = |each: usize| start * each..(start + count) * each;
-        let sampled = context.sample(piece.first + start, Block::read(&piece.logits[range(6)]));
-        let gradient = Block::<4>::read(&piece.gradient[range(4)]);
+        let sampled = context.sample::<V>(piece.first + start, Block::read(&piece.logits[range(6)]));
+        let gradient = Block::<V, 4>::read(&piece.gradient[range(4)]);
         if let Some(out) = &mut piece.weight_gradient {
             sampled.apply(gradient).write(&mut out[range(4)]);
         }
         let Some(out) = &mut piece.logit_gradient else { continue };
-        let weight = Block::<4>::read(&piece.weight[range(4)]);
+        let weight = Block::<V, 4>::read(&piece.weight[range(4)]);
         let mut of_logits = sampled.logit_gradient(rule, &weight, &gradient);
         if piece.accumulate {
             of_logits.add(&Block::read(&out[range(6)]));
         }
         of_logits.write(&mut out[range(6)]);
     }
+}
 }

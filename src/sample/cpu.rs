@@ -1,6 +1,7 @@
 //! Sampling on the CPU: what is the same for all pieces of a pass, and what of it a block of lanes needs.
 
-use super::lanes::{self, Block, Choice, LANES, Soft};
+use super::lanes::{self, Block, Choice, Soft};
+use super::vector::{LANES, Vector};
 use super::{Kind, Sampling};
 use crate::shape::{Shape, Shard};
 
@@ -62,7 +63,7 @@ impl Context {
 
     /// Scores of the patterns: noisy, or the logits themselves for `Argmax`.
     #[inline(always)]
-    pub(crate) fn scores(&self, first: usize, logits: Block<6>) -> Block<6> {
+    pub(crate) fn scores<V: Vector>(&self, first: usize, logits: Block<V, 6>) -> Block<V, 6> {
         let mut z = logits;
         if self.kind != Kind::Argmax {
             let noise = lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first));
@@ -79,25 +80,25 @@ impl Context {
 
     /// The masks of the groups from `first` on, as a backward pass needs them.
     #[inline(always)]
-    pub(crate) fn sample(&self, first: usize, logits: Block<6>) -> Sampled {
+    pub(crate) fn sample<V: Vector>(&self, first: usize, logits: Block<V, 6>) -> Sampled<V> {
         let z = self.scores(first, logits);
         let top = z.largest();
-        let soft = z.soft_mask(&top, self.scale);
-        Sampled { soft, chosen: (self.kind != Kind::Soft).then(|| z.choose(&top)) }
+        let chosen = if self.kind == Kind::Soft { None } else { Some(z.choose(top)) };
+        Sampled { soft: z.soft_mask(top, self.scale), chosen }
     }
 }
 
 /// Masks with what their gradient needs.
-pub(crate) struct Sampled {
-    pub(crate) soft: Soft,
+pub(crate) struct Sampled<V: Vector> {
+    pub(crate) soft: Soft<V>,
     /// The patterns of a hard mask.
-    chosen: Option<Choice>,
+    chosen: Option<Choice<V>>,
 }
 
-impl Sampled {
+impl<V: Vector> Sampled<V> {
     /// Masks a block by the mask that was used: product if soft, selection if hard.
     #[inline(always)]
-    pub(crate) fn apply(&self, block: Block<4>) -> Block<4> {
+    pub(crate) fn apply(&self, block: Block<V, 4>) -> Block<V, 4> {
         match &self.chosen {
             Some(chosen) => block.keep(chosen),
             None => block.times(&self.soft.mask),
@@ -106,8 +107,8 @@ impl Sampled {
 
     /// The gradient of the logits, given that of the masked weight.
     #[inline(always)]
-    pub(crate) fn logit_gradient(&self, rule: &Rule, weight: &Block<4>, gradient: &Block<4>) -> Block<6> {
-        let of_mask = weight.mask_gradient(gradient, &self.apply(Block::ones()), rule.minus_2_lambda);
+    pub(crate) fn logit_gradient(&self, rule: &Rule, weight: &Block<V, 4>, gradient: &Block<V, 4>) -> Block<V, 6> {
+        let of_mask = weight.mask_gradient(gradient, &self.apply(Block::splat(1.0)), rule.minus_2_lambda);
         self.soft.logit_gradient(&of_mask, rule.logit_scale)
     }
 }

@@ -1,30 +1,23 @@
-//! Sixteen groups side by side. Every function is a loop over lanes without branches, inlined into a caller that was
-//! compiled for the processor at hand; what a line means is in [`crate::mask`] and [`crate::noise`].
+//! Sixteen groups side by side. What a line means is in [`crate::mask`] and [`crate::noise`]; nothing here branches, and
+//! everything is inlined into a caller that [`by_processor!`](super::vector::by_processor) compiled for the processor.
 
-// A lane's number indexes several arrays at once; iterators over all of them would hide what is done.
-#![allow(clippy::needless_range_loop)]
-
-use crate::element::Float;
+use super::vector::{LANES, Vector, Words};
+use crate::element::{DType, Float};
 use crate::noise;
 use crate::pattern::Pattern;
 
-/// Groups worked on at once.
-pub(crate) const LANES: usize = 16;
-
-pub(crate) type Lane = [f32; LANES];
-
-/// `PER` values of each of sixteen groups: `self.0[i][lane]`.
+/// `PER` values of each of sixteen groups.
 #[derive(Clone, Copy)]
-pub(crate) struct Block<const PER: usize>(pub(crate) [Lane; PER]);
+pub(crate) struct Block<V, const PER: usize>(pub(crate) [V; PER]);
 
 /// The pattern of each lane.
-pub(crate) struct Choice {
+pub(crate) struct Choice<V: Vector> {
     /// Its index; [`NO_PATTERN`] where the scores have no finite maximum.
-    index: [u32; LANES],
+    index: V::Words,
     /// A bit for each position kept.
-    kept: [u32; LANES],
+    kept: V::Words,
     /// The bits of a NaN where there is no pattern, else 0.
-    poison: [u32; LANES],
+    poison: V::Words,
 }
 
 const NO_PATTERN: u32 = 6;
@@ -34,59 +27,74 @@ const BITS: u32 = 0x0ca6953;
 const CODES: u32 = 0x0ed9c84;
 
 /// A soft mask and what its gradient needs.
-pub(crate) struct Soft {
+pub(crate) struct Soft<V> {
     /// `exp((z − max)/τ)`.
-    exponentials: Block<6>,
-    pub(crate) mask: Block<4>,
+    exponentials: Block<V, 6>,
+    pub(crate) mask: Block<V, 4>,
     /// The largest `y`, which is 1 over the sum of the exponentials.
-    pub(crate) confidence: Lane,
+    pub(crate) confidence: V,
 }
 
-impl<const PER: usize> Block<PER> {
+impl<V: Vector, const PER: usize> Block<V, PER> {
+    #[inline(always)]
+    pub(crate) fn splat(value: f32) -> Self {
+        Self([V::splat(value); PER])
+    }
+
     /// Reads up to sixteen groups; missing ones are zero.
     #[inline(always)]
     pub(crate) fn read<T: Float>(from: &[T]) -> Self {
-        let mut flat = [[0.0; PER]; LANES];
-        T::widen(from, flat.as_flattened_mut());
-        let mut block = Self([[0.0; LANES]; PER]);
-        for lane in 0..LANES {
-            for i in 0..PER {
-                block.0[i][lane] = flat[lane][i];
-            }
+        // All sixteen are read where they lie if they can be.
+        if T::DTYPE == DType::F32
+            && let Some(groups) = bytemuck::cast_slice(from).as_chunks().0.first_chunk()
+        {
+            return Self(V::turn(groups));
         }
-        block
+        let mut groups = [[0.0; PER]; LANES];
+        let flat = groups.as_flattened_mut();
+        match from.get(..PER * LANES) {
+            // A length that the compiler knows.
+            Some(all) => T::widen(all, flat),
+            None => T::widen(from, flat),
+        }
+        Self(V::turn(&groups))
     }
 
     /// Writes as many groups as there is room for.
     #[inline(always)]
     pub(crate) fn write<T: Float>(&self, to: &mut [T]) {
-        let mut flat = [[0.0; PER]; LANES];
-        for lane in 0..LANES {
-            for i in 0..PER {
-                flat[lane][i] = self.0[i][lane];
-            }
+        let mut groups = [[0.0; PER]; LANES];
+        V::turn_back(&self.0, &mut groups);
+        let flat = groups.as_flattened();
+        match to.get_mut(..PER * LANES) {
+            Some(all) => T::narrow(flat, all),
+            None => T::narrow(flat, to),
         }
-        T::narrow(flat.as_flattened(), to);
     }
 
-    /// `self = κ·self + noise`, with one rounding.
+    /// `self = factor·self + addend`, with one rounding.
     #[inline(always)]
     pub(crate) fn mul_add(&mut self, factor: f32, addend: &Self) {
-        for (values, addends) in self.0.iter_mut().zip(&addend.0) {
-            for lane in 0..LANES {
-                values[lane] = factor.mul_add(values[lane], addends[lane]);
-            }
+        for (values, addend) in self.0.iter_mut().zip(&addend.0) {
+            *values = values.mul_add(V::splat(factor), *addend);
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn to_arrays(self) -> [[f32; LANES]; PER] {
+        let mut arrays = [[0.0; LANES]; PER];
+        for (array, values) in arrays.iter_mut().zip(self.0) {
+            *array = values.to_array();
+        }
+        arrays
     }
 
     /// The sum of each group's squares.
     #[inline(always)]
-    pub(crate) fn squares(&self) -> Lane {
-        let mut squares = [0.0; LANES];
-        for values in &self.0 {
-            for lane in 0..LANES {
-                squares[lane] = values[lane].mul_add(values[lane], squares[lane]);
-            }
+    pub(crate) fn squares(&self) -> V {
+        let mut squares = V::splat(0.0);
+        for values in self.0 {
+            squares = values.mul_add(values, squares);
         }
         squares
     }
@@ -94,98 +102,69 @@ impl<const PER: usize> Block<PER> {
     #[inline(always)]
     pub(crate) fn add(&mut self, other: &Self) {
         for (values, others) in self.0.iter_mut().zip(&other.0) {
-            for lane in 0..LANES {
-                values[lane] += others[lane];
-            }
+            *values = *values + *others;
         }
     }
 }
 
-impl Block<6> {
+impl<V: Vector> Block<V, 6> {
     /// The largest score, NaN if any is.
     #[inline(always)]
-    pub(crate) fn largest(&self) -> Lane {
-        let mut top = self.0[0];
-        for z in &self.0[1..] {
-            for lane in 0..LANES {
-                let greater = z[lane] > top[lane] || z[lane].is_nan();
-                top[lane] = if greater { z[lane] } else { top[lane] };
-            }
-        }
-        top
+    pub(crate) fn largest(&self) -> V {
+        let [a, b, c, d, e, f] = self.0;
+        let top = a.max(b).max(c.max(d)).max(e.max(f));
+        let lost = a.is_unordered(b) | c.is_unordered(d) | e.is_unordered(f);
+        V::select(lost, V::splat(f32::NAN), top)
     }
 
     /// The lowest index whose score is the largest.
     #[inline(always)]
-    pub(crate) fn choose(&self, top: &Lane) -> Choice {
-        let mut choice = Choice { index: [NO_PATTERN; LANES], kept: [0; LANES], poison: [0; LANES] };
-        for (index, z) in self.0.iter().enumerate().rev() {
-            for lane in 0..LANES {
-                choice.index[lane] = if z[lane] == top[lane] { index as u32 } else { choice.index[lane] };
-            }
+    pub(crate) fn choose(&self, top: V) -> Choice<V> {
+        let word = V::Words::splat;
+        let mut index = word(NO_PATTERN);
+        for (i, z) in self.0.into_iter().enumerate().rev() {
+            index = V::Words::select(z.equals(top), word(i as u32), index);
         }
-        for lane in 0..LANES {
-            let finite = top[lane].is_finite();
-            choice.index[lane] = if finite { choice.index[lane] } else { NO_PATTERN };
-            choice.poison[lane] = if finite { 0 } else { f32::NAN.to_bits() };
-            choice.kept[lane] = BITS >> (4 * choice.index[lane]);
-        }
-        choice
+        let finite = top.is_finite();
+        let index = V::Words::select(finite, index, word(NO_PATTERN));
+        let poison = V::Words::select(finite, word(0), word(f32::NAN.to_bits()));
+        Choice { index, kept: word(BITS).shr_each(index.shl::<2>()), poison }
     }
 
     #[inline(always)]
-    pub(crate) fn soft_mask(&self, top: &Lane, scale: f32) -> Soft {
-        let mut e = *self;
-        for values in &mut e.0 {
-            for lane in 0..LANES {
-                values[lane] = exp2((values[lane] - top[lane]) * scale);
-            }
+    pub(crate) fn soft_mask(&self, top: V, scale: f32) -> Soft<V> {
+        let mut exponentials = *self;
+        for values in &mut exponentials.0 {
+            *values = exp2((*values - top) * V::splat(scale));
         }
-        let mut mask = [[0.0; LANES]; 4];
-        let mut confidence = [0.0; LANES];
-        let [e0, e1, e2, e3, e4, e5] = &e.0;
-        for lane in 0..LANES {
-            let (e0, e1, e2) = (e0[lane], e1[lane], e2[lane]);
-            let (e3, e4, e5) = (e3[lane], e4[lane], e5[lane]);
-            let inverse = 1.0 / ((e0 + e1) + (e2 + e3) + (e4 + e5));
-            confidence[lane] = inverse;
-            mask[0][lane] = (e0 + e1 + e2) * inverse;
-            mask[1][lane] = (e0 + e3 + e4) * inverse;
-            mask[2][lane] = (e1 + e3 + e5) * inverse;
-            mask[3][lane] = (e4 + e5 + e2) * inverse;
-        }
-        Soft { exponentials: e, mask: Block(mask), confidence }
+        let [a, b, c, d, e, f] = exponentials.0;
+        let inverse = V::splat(1.0) / ((a + b) + (c + d) + (e + f));
+        let inverse = V::select(top.is_finite(), inverse, V::splat(f32::NAN));
+        let mask = [(a + b + c) * inverse, (a + d + e) * inverse, (b + d + f) * inverse, (e + f + c) * inverse];
+        Soft { exponentials, mask: Block(mask), confidence: inverse }
     }
 }
 
-impl Block<4> {
-    #[inline(always)]
-    pub(crate) fn ones() -> Self {
-        Self([[1.0; LANES]; 4])
-    }
-
+impl<V: Vector> Block<V, 4> {
     #[inline(always)]
     pub(crate) fn times(&self, mask: &Self) -> Self {
         let mut product = *self;
         for (values, factors) in product.0.iter_mut().zip(&mask.0) {
-            for lane in 0..LANES {
-                values[lane] *= factors[lane];
-            }
+            *values = *values * *factors;
         }
         product
     }
 
     /// The values at kept positions, +0 elsewhere, NaN where there is no pattern.
     #[inline(always)]
-    pub(crate) fn keep(&self, choice: &Choice) -> Self {
-        let mut kept = *self;
-        for (j, values) in kept.0.iter_mut().enumerate() {
-            for lane in 0..LANES {
-                let keeps = 0_u32.wrapping_sub((choice.kept[lane] >> j) & 1);
-                values[lane] = f32::from_bits(values[lane].to_bits() & keeps | choice.poison[lane]);
-            }
+    pub(crate) fn keep(&self, choice: &Choice<V>) -> Self {
+        let (mut values, mut kept) = (*self, choice.kept);
+        for value in &mut values.0 {
+            let keeps = V::Words::splat(0) - (kept & V::Words::splat(1));
+            *value = V::from_bits(value.to_bits() & keeps | choice.poison);
+            kept = kept.shr::<1>();
         }
-        kept
+        values
     }
 
     /// `dm_j = W_j (G_j − 2λ W_j m_j)`.
@@ -193,43 +172,34 @@ impl Block<4> {
     pub(crate) fn mask_gradient(&self, gradient: &Self, used: &Self, minus_2_lambda: f32) -> Self {
         let mut d = *self;
         for (j, values) in d.0.iter_mut().enumerate() {
-            for lane in 0..LANES {
-                let w = values[lane];
-                values[lane] = w * (minus_2_lambda * w).mul_add(used.0[j][lane], gradient.0[j][lane]);
-            }
+            let w = *values;
+            *values = w * (V::splat(minus_2_lambda) * w).mul_add(used.0[j], gradient.0[j]);
         }
         d
     }
 }
 
-impl Soft {
+impl<V: Vector> Soft<V> {
     /// `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`.
     #[inline(always)]
-    pub(crate) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
+    pub(crate) fn logit_gradient(&self, of_mask: &Block<V, 4>, logit_scale: f32) -> Block<V, 6> {
         let (d, m) = (&of_mask.0, &self.mask.0);
-        let (mut mean, mut factor) = ([0.0; LANES], [0.0; LANES]);
-        for lane in 0..LANES {
-            let low = d[0][lane].mul_add(m[0][lane], d[1][lane] * m[1][lane]);
-            let high = d[2][lane].mul_add(m[2][lane], d[3][lane] * m[3][lane]);
-            mean[lane] = low + high;
-            factor[lane] = logit_scale * self.confidence[lane];
-        }
+        let mean = d[0].mul_add(m[0], d[1] * m[1]) + d[2].mul_add(m[2], d[3] * m[3]);
+        let factor = V::splat(logit_scale) * self.confidence;
         let mut gradient = self.exponentials;
         for (index, values) in gradient.0.iter_mut().enumerate() {
             let [first, second] = Pattern::ALL[index].kept();
-            for lane in 0..LANES {
-                let pair = d[first as usize][lane] + d[second as usize][lane];
-                values[lane] = values[lane] * factor[lane] * (pair - mean[lane]);
-            }
+            let pair = d[first as usize] + d[second as usize];
+            *values = *values * factor * (pair - mean);
         }
         gradient
     }
 }
 
-impl Choice {
+impl<V: Vector> Choice<V> {
     #[inline(always)]
     pub(crate) fn write_indices(&self, to: &mut [u8]) {
-        for (out, &index) in to.iter_mut().zip(&self.index) {
+        for (out, index) in to.iter_mut().zip(self.index.to_array()) {
             *out = if index == NO_PATTERN { Pattern::POISON } else { index as u8 };
         }
     }
@@ -237,9 +207,13 @@ impl Choice {
     /// Two codes a byte; the high nibble of a last odd group's byte is zero.
     #[inline(always)]
     fn packed(&self, count: usize) -> [u8; LANES / 2] {
+        let codes = V::Words::splat(CODES).shr_each(self.index.shl::<2>()) & V::Words::splat(15);
         let mut packed = [0; LANES / 2];
-        for lane in 0..count {
-            packed[lane / 2] |= (((CODES >> (4 * self.index[lane])) & 15) << (4 * (lane % 2))) as u8;
+        for (packed, [low, high]) in packed.iter_mut().zip(codes.to_array().as_chunks().0) {
+            *packed = (low | high << 4) as u8;
+        }
+        if !count.is_multiple_of(2) {
+            packed[count / 2] &= 15;
         }
         packed
     }
@@ -252,7 +226,8 @@ impl Choice {
     /// How many of the first `count` groups have another pattern.
     #[inline(always)]
     pub(crate) fn differing(&self, other: &Self, count: usize) -> u64 {
-        (0..count).filter(|&lane| self.index[lane] != other.index[lane]).count() as u64
+        let pairs = self.index.to_array().into_iter().zip(other.index.to_array());
+        pairs.take(count).filter(|(index, other)| index != other).count() as u64
     }
 
     /// How many of the first `count` groups have another code.
@@ -266,95 +241,43 @@ impl Choice {
 
 /// The Gumbel noise of sixteen groups.
 #[inline(always)]
-pub(crate) fn gumbels(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<6> {
-    let x = words(round_keys, draw, groups);
-    let mut fields = [[0; LANES]; 6];
-    for i in 0..6 {
-        // One field at a time, so that each is vector code; what `split` makes of the others is left out.
-        for lane in 0..LANES {
-            fields[i][lane] = noise::split([x[0][lane], x[1][lane], x[2][lane], x[3][lane]])[i];
-        }
-    }
-    let mut noise = Block([[0.0; LANES]; 6]);
-    for i in 0..6 {
-        noise.0[i] = gumbel(&fields[i]);
-    }
-    noise
+pub(crate) fn gumbels<V: Vector>(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> Block<V, 6> {
+    let [a, b, c, d] = V::Words::philox(round_keys, draw, groups);
+    let ([k0, k1, k2], [k3, k4, k5]) = (split(a, b), split(c, d));
+    Block([gumbel(k0), gumbel(k1), gumbel(k2), gumbel(k3), gumbel(k4), gumbel(k5)])
 }
 
-/// The four words of Philox of sixteen groups.
+/// Three fields of two words, as [`noise::split`] cuts them, with bits above each that do not count.
 #[inline(always)]
-pub(crate) fn words(round_keys: &[u32; 20], draw: u64, groups: &[u64; LANES]) -> [[u32; LANES]; 4] {
-    let mut x = [[0; LANES]; 4];
-    for first in (0..LANES).step_by(REGISTERS) {
-        let wide = philox(round_keys, draw, &groups[first..first + REGISTERS]);
-        for word in 0..4 {
-            for lane in 0..REGISTERS {
-                x[word][first + lane] = wide[word][lane] as u32;
-            }
-        }
-    }
-    x
+fn split<W: Words>(low: W, high: W) -> [W; 3] {
+    [low.shr::<2>(), low.shr::<23>() | high.shl::<9>(), high.shr::<12>() | low.shl::<20>()]
 }
 
-/// Lanes whose four words of Philox fit the processor's registers.
-const REGISTERS: usize = 8;
-
-/// [`noise::philox`] of some groups, a word of 32 bits in 64, as the processor multiplies them; what gathers in the
-/// upper half is never looked at.
+/// [`noise::gumbel`]. Only the low 21 bits of `k` count.
 #[inline(always)]
-fn philox(round_keys: &[u32; 20], draw: u64, groups: &[u64]) -> [[u64; REGISTERS]; 4] {
-    const LOW: u64 = 0xffff_ffff;
-    let (mut x0, mut x1) = ([0; REGISTERS], [0; REGISTERS]);
-    let (mut x2, mut x3) = ([draw & LOW; REGISTERS], [draw >> 32; REGISTERS]);
-    for lane in 0..REGISTERS {
-        x0[lane] = groups[lane];
-        x1[lane] = groups[lane] >> 32;
-    }
-    for keys in round_keys.chunks_exact(2) {
-        for lane in 0..REGISTERS {
-            let a = (x0[lane] & LOW) * u64::from(noise::MULTIPLIERS[0]);
-            let b = (x2[lane] & LOW) * u64::from(noise::MULTIPLIERS[1]);
-            x0[lane] = (b >> 32) ^ x1[lane] ^ u64::from(keys[0]);
-            x1[lane] = b;
-            x2[lane] = (a >> 32) ^ x3[lane] ^ u64::from(keys[1]);
-            x3[lane] = a;
-        }
-    }
-    [x0, x1, x2, x3]
+fn gumbel<V: Vector>(k: V::Words) -> V {
+    let (word, half) = (V::Words::splat, V::splat(0.5));
+    let field = (k & word(0x1f_ffff)).shl::<2>();
+    let from_half = V::from_bits(word(0x3f80_0002) | field) - V::splat(1.0) - half;
+    let t = half - from_half.abs();
+    let segment = t.to_bits().shr::<17>() - word(noise::FIRST_SEGMENT);
+    V::on_line(t, segment.shl::<1>() | from_half.to_bits().shr::<31>())
 }
 
-/// [`noise::gumbel`] in three loops, of which only the look-up in the middle goes lane by lane.
+/// `2^x` for `x ≤ 0`, to 2e-7 of the value; 0 below 2⁻¹²⁶, anything for NaN.
 #[inline(always)]
-fn gumbel(k: &[u32; LANES]) -> Lane {
-    let (mut t, mut number, mut line) = ([0.0; LANES], [0; LANES], [[0; 2]; LANES]);
-    for lane in 0..LANES {
-        (t[lane], number[lane]) = noise::place(k[lane]);
-    }
-    for lane in 0..LANES {
-        line[lane] = noise::LINES[(number[lane] & 4095) as usize];
-    }
-    for lane in 0..LANES {
-        t[lane] = f32::from_bits(line[lane][0]).mul_add(t[lane], f32::from_bits(line[lane][1]));
-    }
-    t
-}
-
-/// `2^x` for `x ≤ 0`, to 2e-7 of the value; 0 below 2⁻¹²⁶, NaN for NaN.
-#[inline(always)]
-fn exp2(x: f32) -> f32 {
+fn exp2<V: Vector>(x: V) -> V {
     // Adding 1.5·2²³ rounds to an integer, which then stands in the low mantissa bits.
-    const ROUNDER: f32 = 12_582_912.0;
-    let shifted = x + ROUNDER;
-    let f = x - (shifted - ROUNDER);
+    let rounder = V::splat(12_582_912.0);
+    let shifted = x + rounder;
+    let f = x - (shifted - rounder);
     // Taylor's coefficients ln(2)^i / i!, on [-1/2, 1/2].
-    let mut p = 1.540_353e-4_f32;
+    let mut p = V::splat(1.540_353e-4);
     for c in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, std::f32::consts::LN_2, 1.0] {
-        p = p.mul_add(f, c);
+        p = p.mul_add(f, V::splat(c));
     }
-    let power = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
-    let flushed = if x < -126.0 { 0.0 } else { power };
-    if x.is_nan() { x } else { flushed }
+    let power = V::from_bits(p.to_bits() + shifted.to_bits().shl::<23>());
+    V::select(x.is_below(V::splat(-126.0)), V::splat(0.0), power)
 }
 
 #[inline(always)]

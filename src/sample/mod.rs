@@ -18,6 +18,7 @@ use crate::space::Space;
 pub(crate) mod cpu;
 pub(crate) mod lanes;
 pub(crate) mod statistics;
+pub(crate) mod vector;
 
 // Arguments of kernels as plain data: for this repository's emulator, not a stable API.
 #[doc(hidden)]

@@ -11,10 +11,10 @@ use crate::learn::{INITIAL, Initial, Prior};
 use crate::noise;
 use crate::pattern::Pattern;
 use crate::sample::cpu::{Numbering, PIECE};
-use crate::sample::lanes::{self, Block, LANES};
+use crate::sample::lanes::Block;
+use crate::sample::vector::{LANES, Vector, Words, by_processor, to_arrays};
 use crate::shape::Shape;
 use crate::space::HostSpace;
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Writes logits at the start.
@@ -64,52 +64,55 @@ struct Push<'a> {
     shift: f32,
 }
 
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn initial_piece<L: Logit>(normal: &Normal, push: Option<&Push<'_>>, first: usize, logits: &mut [L]) {
+by_processor! {
+fn initial_piece<V, L: Logit>(normal: &Normal, push: Option<&Push<'_>>, first: usize, logits: &mut [L]) {
     let groups = logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
-        let mut values = push.map_or(Block([[0.0; LANES]; 6]), |push| push.of(start, count));
+        let mut values = push.map_or(Block::splat(0.0), |push| push.of::<V>(start, count));
         let globals = normal.numbering.globals(first + start);
-        for i in 0..6 {
-            let words = lanes::words(&normal.keys, i as u64, &globals);
+        for (i, values) in values.0.iter_mut().enumerate() {
+            let words = to_arrays(V::Words::philox(&normal.keys, i as u64, &globals));
+            let mut centred = [0.0; LANES];
             for lane in 0..LANES {
                 let mut sum = 0;
-                for word in 0..4 {
-                    sum += (words[word][lane] & 0xffff) + (words[word][lane] >> 16);
+                for word in words {
+                    sum += (word[lane] & 0xffff) + (word[lane] >> 16);
                 }
-                let centred = (sum as i32 - CENTRE) as f32;
-                values.0[i][lane] = normal.spread.mul_add(centred, values.0[i][lane]);
+                centred[lane] = (sum as i32 - CENTRE) as f32;
             }
+            *values = V::splat(normal.spread).mul_add(V::from_array(centred), *values);
         }
         values.write(&mut logits[6 * start..6 * (start + count)]);
     }
 }
+}
 
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn prior_piece<L: Logit>(push: &Push<'_>, logits: &mut [L]) {
+by_processor! {
+fn prior_piece<V, L: Logit>(push: &Push<'_>, logits: &mut [L]) {
     let groups = logits.len() / 6;
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
         let range = 6 * start..6 * (start + count);
-        let mut values = Block::<6>::read(&logits[range.clone()]);
+        let mut values = Block::<V, 6>::read(&logits[range.clone()]);
         values.add(&push.of(start, count));
         values.write(&mut logits[range]);
     }
+}
 }
 
 impl Push<'_> {
     /// `shift·(sim − 1)` of some groups.
     #[inline(always)]
-    fn of(&self, start: usize, count: usize) -> Block<6> {
-        let mut values = Block([[0.0; LANES]; 6]);
-        for lane in 0..count {
+    fn of<V: Vector>(&self, start: usize, count: usize) -> Block<V, 6> {
+        let mut values = [[0.0; 6]; LANES];
+        for (lane, values) in values.iter_mut().take(count).enumerate() {
             let code = self.codes[(start + lane) / 2] >> (4 * ((start + lane) % 2)) & 15;
-            for (value, similar) in values.0.iter_mut().zip(SIMILAR[usize::from(code)]) {
-                value[lane] = self.shift * similar;
+            for (value, similar) in values.iter_mut().zip(SIMILAR[usize::from(code)]) {
+                *value = self.shift * similar;
             }
         }
-        values
+        Block(V::turn(&values))
     }
 }
 

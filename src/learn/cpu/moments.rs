@@ -7,26 +7,36 @@
 use super::stepping::Stepping;
 use crate::learn::Moments;
 use crate::learn::eight::{LEAST, OfM, OfV, SIGN, inverse};
-use crate::sample::lanes::{self, Block, LANES};
+use crate::sample::lanes::Block;
+use crate::sample::vector::{LANES, Vector, Words, to_arrays};
 use std::ops::Range;
 
 /// Both moments of sixteen groups.
 #[derive(Clone, Copy)]
-pub(super) struct Pair {
-    pub(super) m: Block<6>,
-    pub(super) v: Block<6>,
+pub(super) struct Pair<V> {
+    pub(super) m: Block<V, 6>,
+    pub(super) v: Block<V, 6>,
 }
 
 /// A piece's moments, gone through in order, each block of sixteen groups read and then written.
 pub(super) trait PieceMoments: Send {
     /// What is kept until a block of [`Moments::BLOCK_GROUPS`] is finished.
-    type Kept: Default;
-    fn read(&self, start: usize, count: usize) -> Pair;
+    type Kept<V: Vector>: Default;
+    /// Those of sixteen groups where they lie, if they are `f32`; such a block need not be read and written.
+    fn in_order(&mut self, start: usize, count: usize) -> Option<[&mut [f32]; 2]>;
+    fn read<V: Vector>(&self, start: usize, count: usize) -> Pair<V>;
     /// `root` is the square root of `v`; `any` says whether one of the groups made a step.
-    fn write(&mut self, kept: &mut Self::Kept, range: Range<usize>, pair: &Pair, root: &Block<6>, any: bool);
+    fn write<V: Vector>(
+        &mut self,
+        kept: &mut Self::Kept<V>,
+        range: Range<usize>,
+        pair: &Pair<V>,
+        root: &Block<V, 6>,
+        any: bool,
+    );
     /// Called after the last write of a block, the piece's groups of `range`; the first has the number `first` in the
     /// shard.
-    fn finish(&mut self, kept: Self::Kept, stepping: &Stepping, first: usize, range: Range<usize>);
+    fn finish<V: Vector>(&mut self, kept: Self::Kept<V>, stepping: &Stepping, first: usize, range: Range<usize>);
 }
 
 pub(super) struct Full<'a> {
@@ -35,23 +45,36 @@ pub(super) struct Full<'a> {
 }
 
 impl PieceMoments for Full<'_> {
-    type Kept = ();
+    type Kept<V: Vector> = ();
 
     #[inline(always)]
-    fn read(&self, start: usize, count: usize) -> Pair {
+    fn in_order(&mut self, start: usize, count: usize) -> Option<[&mut [f32]; 2]> {
+        let range = 6 * start..6 * (start + count);
+        (count == LANES).then(|| [&mut self.m[range.clone()], &mut self.v[range]])
+    }
+
+    #[inline(always)]
+    fn read<V: Vector>(&self, start: usize, count: usize) -> Pair<V> {
         let range = 6 * start..6 * (start + count);
         Pair { m: Block::read(&self.m[range.clone()]), v: Block::read(&self.v[range]) }
     }
 
     #[inline(always)]
-    fn write(&mut self, _kept: &mut (), range: Range<usize>, pair: &Pair, _root: &Block<6>, _any: bool) {
+    fn write<V: Vector>(
+        &mut self,
+        _kept: &mut (),
+        range: Range<usize>,
+        pair: &Pair<V>,
+        _root: &Block<V, 6>,
+        _any: bool,
+    ) {
         let range = 6 * range.start..6 * range.end;
         pair.m.write(&mut self.m[range.clone()]);
         pair.v.write(&mut self.v[range]);
     }
 
     #[inline(always)]
-    fn finish(&mut self, _kept: (), _stepping: &Stepping, _first: usize, _range: Range<usize>) {}
+    fn finish<V: Vector>(&mut self, _kept: (), _stepping: &Stepping, _first: usize, _range: Range<usize>) {}
 }
 
 /// Lanes' blocks in a block of moments.
@@ -64,25 +87,30 @@ pub(super) struct Eight<'a> {
 }
 
 /// A block's new moments.
-pub(super) struct New {
+pub(super) struct New<V> {
     /// `m`, and `√v`.
-    parts: [[Block<6>; 2]; PARTS],
+    parts: [[Block<V, 6>; 2]; PARTS],
     /// Whether any of its groups made a step.
     any: bool,
 }
 
-impl Default for New {
+impl<V: Vector> Default for New<V> {
     #[inline(always)]
     fn default() -> Self {
-        Self { parts: [[Block([[0.0; LANES]; 6]); 2]; PARTS], any: false }
+        Self { parts: [[Block::splat(0.0); 2]; PARTS], any: false }
     }
 }
 
 impl PieceMoments for Eight<'_> {
-    type Kept = New;
+    type Kept<V: Vector> = New<V>;
 
     #[inline(always)]
-    fn read(&self, start: usize, count: usize) -> Pair {
+    fn in_order(&mut self, _start: usize, _count: usize) -> Option<[&mut [f32]; 2]> {
+        None
+    }
+
+    #[inline(always)]
+    fn read<V: Vector>(&self, start: usize, count: usize) -> Pair<V> {
         let range = 6 * start..6 * (start + count);
         let block = start / Moments::BLOCK_GROUPS;
         let unit_m = self.scales[2 * block] / OfM::TOP;
@@ -96,39 +124,50 @@ impl PieceMoments for Eight<'_> {
             let root = OfV::decode(code) * unit_v;
             *value = root * root;
         }
-        Pair { m: Block::read(m.as_flattened()), v: Block::read(v.as_flattened()) }
+        Pair { m: Block(V::turn(&m)), v: Block(V::turn(&v)) }
     }
 
     #[inline(always)]
-    fn write(&mut self, kept: &mut New, range: Range<usize>, pair: &Pair, root: &Block<6>, any: bool) {
+    fn write<V: Vector>(
+        &mut self,
+        kept: &mut New<V>,
+        range: Range<usize>,
+        pair: &Pair<V>,
+        root: &Block<V, 6>,
+        any: bool,
+    ) {
         kept.any |= any;
         kept.parts[range.start / LANES % PARTS] = [pair.m, *root];
     }
 
     #[inline(always)]
-    fn finish(&mut self, kept: New, stepping: &Stepping, first: usize, range: Range<usize>) {
+    fn finish<V: Vector>(&mut self, kept: New<V>, stepping: &Stepping, first: usize, range: Range<usize>) {
         if !kept.any {
             return;
         }
         let Range { start, .. } = range;
         let parts = &kept.parts[..range.len().div_ceil(LANES)];
-        let [top_m, top_v] =
-            [0, 1].map(|which| f32::from_bits(parts.iter().fold(0, |top, part| largest(&part[which], top))));
+        let [mut top_m, mut top_v] = [0; 2];
+        for [m, v] in parts {
+            (top_m, top_v) = (largest(m, top_m), largest(v, top_v));
+        }
+        let [top_m, top_v] = [f32::from_bits(top_m), f32::from_bits(top_v)];
         let [inverse_m, inverse_v] = [inverse(OfM::TOP, top_m), inverse(OfV::TOP, top_v)];
         let block = start / Moments::BLOCK_GROUPS;
         self.scales[2 * block] = if top_m < LEAST { 0.0 } else { top_m };
         self.scales[2 * block + 1] = if top_v < LEAST { 0.0 } else { top_v };
         for (part, [m, v]) in parts.iter().enumerate() {
             let start = start + part * LANES;
-            let random = stepping.of_moments(first + part * LANES);
+            let random = stepping.of_moments::<V>(first + part * LANES);
+            let [m, v] = [m.to_arrays(), v.to_arrays()];
             let (mut codes_m, mut codes_v) = ([[0; 6]; LANES], [[0; 6]; LANES]);
             for i in 0..6 {
                 for lane in 0..LANES {
-                    let (value, random) = (m.0[i][lane], random[i / 3][lane] >> (2 + 10 * (i % 3)) & 1023);
+                    let (value, random) = (m[i][lane], random[i / 3][lane] >> (2 + 10 * (i % 3)) & 1023);
                     codes_m[lane][i] = code_of_m(value, inverse_m, random);
                 }
                 for lane in 0..LANES {
-                    let (value, random) = (v.0[i][lane], random[2 + i / 3][lane] >> (2 + 10 * (i % 3)) & 1023);
+                    let (value, random) = (v[i][lane], random[2 + i / 3][lane] >> (2 + 10 * (i % 3)) & 1023);
                     codes_v[lane][i] = code_of_v(value, inverse_v, random);
                 }
             }
@@ -155,9 +194,9 @@ fn code_of_v(root: f32, inverse: f32, random: u32) -> u8 {
 
 /// The largest magnitude, by bits, as which a NaN is above all numbers: it is kept, as on a device.
 #[inline(always)]
-fn largest(block: &Block<6>, top: u32) -> u32 {
+fn largest<V: Vector>(block: &Block<V, 6>, top: u32) -> u32 {
     let mut tops = [top; LANES];
-    for values in &block.0 {
+    for values in block.to_arrays() {
         for lane in 0..LANES {
             tops[lane] = tops[lane].max(values[lane].abs().to_bits());
         }
@@ -168,7 +207,7 @@ fn largest(block: &Block<6>, top: u32) -> u32 {
 /// The random words of sixteen groups' moments.
 impl Stepping {
     #[inline(always)]
-    fn of_moments(&self, first: usize) -> [[u32; LANES]; 4] {
-        lanes::words(&self.moment_keys, self.draw, &self.numbering.globals(first))
+    fn of_moments<V: Vector>(&self, first: usize) -> [[u32; LANES]; 4] {
+        to_arrays(V::Words::philox(&self.moment_keys, self.draw, &self.numbering.globals(first)))
     }
 }

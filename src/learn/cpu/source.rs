@@ -1,24 +1,32 @@
 //! Where a step's gradient comes from: memory, or the mask's backward pass.
 
-use crate::element::Float;
+use crate::element::{Float, Logit};
 use crate::sample::cpu::{Context, Rule};
-use crate::sample::lanes::{Block, LANES, Lane};
-use multiversion::multiversion;
+use crate::sample::lanes::Block;
+use crate::sample::vector::{LANES, Vector, by_processor};
 use std::ops::Range;
 
 /// The gradient of sixteen groups, and what is counted beside it.
 pub(super) struct Made {
-    pub(super) gradient: Block<6>,
+    pub(super) gradient: [[f32; 6]; LANES],
+    /// Sums of each group's.
+    pub(super) squares: [f32; LANES],
     /// The largest `y`.
-    pub(super) confidence: Lane,
+    pub(super) confidence: [f32; LANES],
     /// Σ (W∘M)².
-    pub(super) energy: Lane,
+    pub(super) energy: [f32; LANES],
+}
+
+impl Made {
+    const NOTHING: Self =
+        Self { gradient: [[0.0; 6]; LANES], squares: [0.0; LANES], confidence: [0.0; LANES], energy: [0.0; LANES] };
 }
 
 /// A piece's gradient.
 pub(super) trait Source: Send {
-    /// That of `count` groups from `start` of the piece on; `first` is the number of the first of them in the shard.
-    fn make(&mut self, first: usize, start: usize, count: usize, logits: &Block<6>) -> Made;
+    /// Makes that of `count` groups from `start` of the piece on; `first` is the number of the first of them in the
+    /// shard. Groups beyond are zero.
+    fn make<V: Vector, L: Logit>(&mut self, first: usize, start: usize, count: usize, logits: &[L]) -> Made;
 }
 
 pub(super) enum Memory<'a> {
@@ -33,22 +41,25 @@ pub(super) struct OfMemory<'a> {
 
 impl Source for OfMemory<'_> {
     #[inline(always)]
-    fn make(&mut self, _first: usize, start: usize, count: usize, _logits: &Block<6>) -> Made {
+    fn make<V: Vector, L: Logit>(&mut self, _first: usize, start: usize, count: usize, _logits: &[L]) -> Made {
         let range = 6 * start..6 * (start + count);
-        let mut gradient = match &mut self.gradient {
-            Memory::Read(gradient) => Block::read(&gradient[range]),
-            Memory::Zero(gradient) => {
-                let read = Block::read(&gradient[range.clone()]);
-                gradient[range].fill(0.0);
-                read
-            }
+        let mut made = Made::NOTHING;
+        let gradient = match &self.gradient {
+            Memory::Read(gradient) => &gradient[range.clone()],
+            Memory::Zero(gradient) => &gradient[range.clone()],
         };
-        for values in &mut gradient.0 {
-            for value in values {
-                *value *= self.scale;
-            }
+        let scaled = |(to, from): (&mut f32, &f32)| *to = from * self.scale;
+        let flat = made.gradient.as_flattened_mut();
+        match gradient.first_chunk::<{ 6 * LANES }>() {
+            // A length that the compiler knows.
+            Some(all) => flat.iter_mut().zip(all).for_each(scaled),
+            None => flat.iter_mut().zip(gradient).for_each(scaled),
         }
-        Made { gradient, confidence: [0.0; LANES], energy: [0.0; LANES] }
+        if let Memory::Zero(gradient) = &mut self.gradient {
+            gradient[range].fill(0.0);
+        }
+        made.squares = Block::<V, 6>(V::turn(&made.gradient)).squares().to_array();
+        made
     }
 }
 
@@ -63,22 +74,29 @@ pub(super) struct OfMask<'a, W, G> {
 
 impl<W: Float, G: Float> Source for OfMask<'_, W, G> {
     #[inline(always)]
-    fn make(&mut self, first: usize, start: usize, count: usize, logits: &Block<6>) -> Made {
+    fn make<V: Vector, L: Logit>(&mut self, first: usize, start: usize, count: usize, logits: &[L]) -> Made {
         make_of_mask(self, first, 4 * start..4 * (start + count), logits)
     }
 }
 
-/// A function of its own, compiled for the processor at hand as the step is: both inlined into one are long to compile.
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-fn make_of_mask<W: Float, G: Float>(
+by_processor! {
+/// A function of its own: inlined into the step, both are long to compile.
+fn make_of_mask<V, L: Logit, W: Float, G: Float>(
     of: &OfMask<'_, W, G>,
     first: usize,
     weights: Range<usize>,
-    logits: &Block<6>,
+    logits: &[L],
 ) -> Made {
-    let sampled = of.context.sample(first, *logits);
-    let weight = Block::<4>::read(&of.weight[weights.clone()]);
+    let sampled = of.context.sample::<V>(first, Block::read(logits));
+    let weight = Block::<V, 4>::read(&of.weight[weights.clone()]);
     let gradient = sampled.logit_gradient(of.rule, &weight, &Block::read(&of.gradient[weights]));
-    let energy = if of.counts { sampled.apply(weight).squares() } else { [0.0; LANES] };
-    Made { gradient, confidence: sampled.soft.confidence, energy }
+    let mut made = Made::NOTHING;
+    V::turn_back(&gradient.0, &mut made.gradient);
+    made.squares = gradient.squares().to_array();
+    if of.counts {
+        made.confidence = sampled.soft.confidence.to_array();
+        made.energy = sampled.apply(weight).squares().to_array();
+    }
+    made
+}
 }

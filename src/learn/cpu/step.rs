@@ -1,16 +1,13 @@
 //! A step of a piece: gradient, moments, logits, sums.
 
-// A lane's number indexes several arrays at once.
-#![allow(clippy::needless_range_loop)]
-
-use super::moments::{Pair, PieceMoments};
-use super::source::Source;
+use super::moments::PieceMoments;
+use super::source::{Made, Source};
 use super::stepping::Stepping;
 use crate::element::{DType, Logit};
 use crate::learn::adamw::Scalars;
 use crate::learn::{Moments, Statistics, TOO_LARGE};
-use crate::sample::lanes::{self, Block, LANES, Lane};
-use multiversion::multiversion;
+use crate::sample::lanes::Block;
+use crate::sample::vector::{LANES, Mask, Vector, Words, by_processor};
 
 pub(super) struct Piece<'a, L, S, M> {
     /// The number of the first group in the shard.
@@ -20,112 +17,140 @@ pub(super) struct Piece<'a, L, S, M> {
     pub(super) moments: M,
 }
 
+by_processor! {
 /// Steps a piece; gives its sums.
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-pub(super) fn step_piece<L: Logit, S: Source, M: PieceMoments>(
+pub(super) fn step_piece<V, L: Logit, S: Source, M: PieceMoments>(
     stepping: &Stepping,
-    mut piece: Piece<'_, L, S, M>,
+    piece: Piece<'_, L, S, M>,
 ) -> Statistics {
-    let mut share = Statistics::default();
+    let (mut share, mut piece) = (Statistics::default(), piece);
     let groups = piece.logits.len() / 6;
-    // Also false for a NaN.
-    let usable = (0.0..=1.0).contains(&stepping.factor);
     for block in (0..groups).step_by(Moments::BLOCK_GROUPS) {
         let end = groups.min(block + Moments::BLOCK_GROUPS);
-        let mut kept = M::Kept::default();
+        let mut kept = M::Kept::<V>::default();
         for start in (block..end).step_by(LANES) {
             let count = LANES.min(end - start);
-            let range = 6 * start..6 * (start + count);
-            let before = Block::<6>::read(&piece.logits[range.clone()]);
-            let made = piece.source.make(piece.first + start, start, count, &before);
-            let squares = made.gradient.squares();
-            let stepped = squares.map(|square| square < TOO_LARGE && usable);
-            let (mut logits, mut pair) = (before, piece.moments.read(start, count));
-            let root = adamw(&stepping.by, stepping.factor, &made.gradient, &stepped, &mut logits, &mut pair);
-            let any = stepped[..count].contains(&true);
-            piece.moments.write(&mut kept, start..start + count, &pair, &root, any);
-            if L::DTYPE != DType::F32 {
-                round(stepping, piece.first + start, &mut logits);
-            }
-            write(&logits, &mut piece.logits[range]);
-            add_squares(&mut share, &squares, count);
-            if stepping.counts {
-                add_counts(&mut share, &stepped[..count], [&made.confidence, &made.energy], [&before, &logits]);
+            let logits = &mut piece.logits[6 * start..6 * (start + count)];
+            let made = piece.source.make::<V, L>(piece.first + start, start, count, logits);
+            add_squares(&mut share, &made.squares, count);
+            let in_order = piece.moments.in_order(start, count);
+            if !(in_order.is_some_and(|moments| step_in_order::<V, L>(stepping, &made, logits, moments))) {
+                let first = piece.first + start;
+                step_in_lanes(stepping, first, start, &made, logits, &mut piece.moments, &mut kept, &mut share);
             }
         }
         piece.moments.finish(kept, stepping, piece.first + block, block..end);
     }
     share
 }
+}
 
+by_processor! {
 /// Adds up the squares of a piece of `groups` groups. There are no logits where the gradient is in memory.
-#[multiversion(targets("x86_64+avx2+fma+f16c"))]
-pub(super) fn measure_piece<L: Logit, S: Source>(first: usize, groups: usize, logits: &[L], mut source: S) -> f64 {
-    let mut share = Statistics::default();
+pub(super) fn measure_piece<V, L: Logit, S: Source>(first: usize, groups: usize, logits: &[L], source: S) -> f64 {
+    let (mut share, mut source) = (Statistics::default(), source);
     for start in (0..groups).step_by(LANES) {
         let count = LANES.min(groups - start);
-        let logits = Block::<6>::read(logits.get(6 * start..6 * (start + count)).unwrap_or_default());
-        let made = source.make(first + start, start, count, &logits);
-        add_squares(&mut share, &made.gradient.squares(), count);
+        let logits = logits.get(6 * start..6 * (start + count)).unwrap_or_default();
+        let made = source.make::<V, L>(first + start, start, count, logits);
+        add_squares(&mut share, &made.squares, count);
     }
     share.gradient_squares
 }
+}
 
-/// Moves the groups that are to make a step; gives the square roots of all second moments.
+/// A step of sixteen groups as they lie in memory, if each is to make one, and all is `f32` and none counted. A step is
+/// the same for every logit, so nothing need be turned.
 #[inline(always)]
-fn adamw(
-    by: &Scalars,
-    factor: f32,
-    gradient: &Block<6>,
-    stepped: &[bool; LANES],
-    logits: &mut Block<6>,
-    pair: &mut Pair,
-) -> Block<6> {
-    let mut root = Block([[0.0; LANES]; 6]);
-    for i in 0..6 {
-        let (p, m, v, root) = (&mut logits.0[i], &mut pair.m.0[i], &mut pair.v.0[i], &mut root.0[i]);
-        for lane in 0..LANES {
-            let g = factor * gradient.0[i][lane];
-            let new_m = by.beta1.mul_add(m[lane], by.one_minus_beta1 * g);
-            let new_v = by.beta2.mul_add(v[lane], (by.one_minus_beta2 * g) * g);
-            m[lane] = if stepped[lane] { new_m } else { m[lane] };
-            v[lane] = if stepped[lane] { new_v } else { v[lane] };
-            root[lane] = v[lane].sqrt();
-            let change = (by.rate * m[lane]) / root[lane].mul_add(by.root, by.epsilon);
-            let new_p = by.keep.mul_add(p[lane], -change);
-            p[lane] = if stepped[lane] { new_p } else { p[lane] };
-        }
+fn step_in_order<V: Vector, L: Logit>(
+    stepping: &Stepping,
+    made: &Made,
+    logits: &mut [L],
+    [m, v]: [&mut [f32]; 2],
+) -> bool {
+    let all = stepping.steps::<V>(made).to_bits() == u16::MAX;
+    if L::DTYPE != DType::F32 || stepping.counts || !all {
+        return false;
     }
-    root
+    let lanes = made.gradient.as_flattened().as_chunks::<LANES>().0.iter();
+    let moments = m.as_chunks_mut::<LANES>().0.iter_mut().zip(v.as_chunks_mut::<LANES>().0);
+    let logits = bytemuck::cast_slice_mut(logits).as_chunks_mut::<LANES>().0;
+    for (((m, v), p), g) in moments.zip(logits).zip(lanes) {
+        let (before, g) = ([V::from_array(*p), V::from_array(*m), V::from_array(*v)], V::from_array(*g));
+        let ([new_p, new_m, new_v], _) = adamw(&stepping.by, V::splat(stepping.factor) * g, before);
+        (*p, *m, *v) = (new_p.to_array(), new_m.to_array(), new_v.to_array());
+    }
+    true
+}
+
+/// A step of up to sixteen groups, whatever their types.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn step_in_lanes<V: Vector, L: Logit, M: PieceMoments>(
+    stepping: &Stepping,
+    first: usize,
+    start: usize,
+    made: &Made,
+    to: &mut [L],
+    moments: &mut M,
+    kept: &mut M::Kept<V>,
+    share: &mut Statistics,
+) {
+    let count = to.len() / 6;
+    let before = Block::<V, 6>::read(to);
+    let (mut logits, mut pair) = (before, moments.read(start, count));
+    let (gradient, stepped) = (V::turn(&made.gradient), stepping.steps::<V>(made));
+    let mut root = Block::splat(0.0);
+    for (i, gradient) in gradient.into_iter().enumerate() {
+        let old = [logits.0[i], pair.m.0[i], pair.v.0[i]];
+        let (new, new_root) = adamw(&stepping.by, V::splat(stepping.factor) * gradient, old);
+        logits.0[i] = V::select(stepped, new[0], old[0]);
+        pair.m.0[i] = V::select(stepped, new[1], old[1]);
+        pair.v.0[i] = V::select(stepped, new[2], old[2]);
+        root.0[i] = V::select(stepped, new_root, old[2].sqrt());
+    }
+    let stepped = stepped.to_bits();
+    moments.write(kept, start..start + count, &pair, &root, stepped & first_bits(count) != 0);
+    if L::DTYPE != DType::F32 {
+        round(stepping, first, &mut logits);
+    }
+    write(&logits, to);
+    if stepping.counts {
+        add_counts(share, stepped, count, made, [&before, &logits]);
+    }
+}
+
+/// A step of a logit, its moments given and taken after it; also the root of the new second one.
+#[inline(always)]
+fn adamw<V: Vector>(by: &Scalars, g: V, [p, m, v]: [V; 3]) -> ([V; 3], V) {
+    let splat = V::splat;
+    let m = m.mul_add(splat(by.beta1), splat(by.one_minus_beta1) * g);
+    let v = v.mul_add(splat(by.beta2), splat(by.one_minus_beta2) * g * g);
+    let root = v.sqrt();
+    let change = splat(by.rate) * m / root.mul_add(splat(by.root), splat(by.epsilon));
+    ([p.mul_add(splat(by.keep), splat(-0.0) - change), m, v], root)
 }
 
 /// Rounds logits to `bf16` stochastically: random bits below its last, and a cut. What is not finite is only cut.
 #[inline(always)]
-fn round(stepping: &Stepping, first: usize, logits: &mut Block<6>) {
-    const EXPONENT: u32 = 0x7f80_0000;
-    let random = lanes::words(&stepping.logit_keys, stepping.draw, &stepping.numbering.globals(first));
+fn round<V: Vector>(stepping: &Stepping, first: usize, logits: &mut Block<V, 6>) {
+    let globals = stepping.numbering.globals(first);
+    let random = V::Words::philox(&stepping.logit_keys, stepping.draw, &globals);
     for (i, values) in logits.0.iter_mut().enumerate() {
-        for lane in 0..LANES {
-            let bits = values[lane].to_bits();
-            let random = random[i / 2][lane] >> (16 * (i % 2)) & 0xffff;
-            let added = if bits & EXPONENT == EXPONENT { bits } else { bits + random };
-            values[lane] = f32::from_bits(added & 0xffff_0000);
-        }
+        let random = if i % 2 == 0 { random[i / 2] & V::Words::splat(0xffff) } else { random[i / 2].shr::<16>() };
+        let added = V::Words::select(values.is_finite(), values.to_bits() + random, values.to_bits());
+        *values = V::from_bits(added & V::Words::splat(0xffff_0000));
     }
 }
 
 /// Writes logits that their type can hold, NaN's bits too.
 #[inline(always)]
-fn write<L: Logit>(logits: &Block<6>, to: &mut [L]) {
+fn write<V: Vector, L: Logit>(logits: &Block<V, 6>, to: &mut [L]) {
     match bytemuck::try_cast_slice_mut::<L, u16>(to) {
         Ok(to) if L::DTYPE == DType::Bf16 => {
-            let mut flat = [[0.0; 6]; LANES];
-            for lane in 0..LANES {
-                for i in 0..6 {
-                    flat[lane][i] = logits.0[i][lane];
-                }
-            }
-            for (to, value) in to.iter_mut().zip(flat.as_flattened()) {
+            let mut groups = [[0.0_f32; 6]; LANES];
+            V::turn_back(&logits.0, &mut groups);
+            for (to, value) in to.iter_mut().zip(groups.as_flattened()) {
                 *to = (value.to_bits() >> 16) as u16;
             }
         }
@@ -134,24 +159,43 @@ fn write<L: Logit>(logits: &Block<6>, to: &mut [L]) {
 }
 
 #[inline(always)]
-fn add_squares(share: &mut Statistics, squares: &Lane, count: usize) {
-    let counted = squares.map(|square| if square < TOO_LARGE { square } else { 0.0 });
-    share.gradient_squares += lanes::sum(&counted[..count]);
+fn add_squares(share: &mut Statistics, squares: &[f32; LANES], count: usize) {
+    for square in &squares[..count] {
+        share.gradient_squares += if *square < TOO_LARGE { f64::from(*square) } else { 0.0 };
+    }
 }
 
 #[inline(always)]
-fn add_counts(
+fn add_counts<V: Vector>(
     share: &mut Statistics,
-    stepped: &[bool],
-    [confidence, energy]: [&Lane; 2],
-    [before, after]: [&Block<6>; 2],
+    stepped: u16,
+    count: usize,
+    made: &Made,
+    [before, after]: [&Block<V, 6>; 2],
 ) {
-    for (lane, &stepped) in stepped.iter().enumerate() {
-        share.skipped += u64::from(!stepped);
-        share.confidence += if stepped { f64::from(confidence[lane]) } else { 0.0 };
-        share.kept_energy += if stepped { f64::from(energy[lane]) } else { 0.0 };
+    for lane in 0..count {
+        if stepped >> lane & 1 == 1 {
+            share.confidence += f64::from(made.confidence[lane]);
+            share.kept_energy += f64::from(made.energy[lane]);
+        } else {
+            share.skipped += 1;
+        }
     }
-    share.groups += stepped.len() as u64;
-    let [before, after] = [before, after].map(|logits| logits.choose(&logits.largest()));
-    share.moved += before.differing(&after, stepped.len());
+    share.groups += count as u64;
+    let (old, new) = (before.choose(before.largest()), after.choose(after.largest()));
+    share.moved += old.differing(&new, count);
+}
+
+fn first_bits(count: usize) -> u16 {
+    u16::MAX >> (LANES - count)
+}
+
+impl Stepping {
+    /// The groups that make a step.
+    #[inline(always)]
+    fn steps<V: Vector>(&self, made: &Made) -> V::Mask {
+        // Also false for a NaN.
+        let usable = (0.0..=1.0).contains(&self.factor);
+        V::from_array(made.squares).is_below(V::splat(if usable { TOO_LARGE } else { 0.0 }))
+    }
 }
