@@ -14,8 +14,9 @@
 //! | `Argmax` | the pattern of the largest logit, no noise, ties to the lowest index: evaluation and export |
 //!
 //! The gradient, with the weight regulariser `−λ Σ (W∘M)²` of the paper folded in:
-//! `dm_j = G_j W_j − 2λ W_j² m_j`, `u_i = Σ_j P_ij dm_j`, `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`; the `m` of the
-//! sum is the soft mask, the `m` of the regulariser the mask that was used.
+//! `dm_j = G_j W_j − 2λ W_j² m_j`, `u_i = Σ_j P_ij dm_j`, `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)` with
+//! `v_i = u_i − u_top`, top being a pattern of the largest `z`; the `m` of the regulariser is the mask that was used.
+//! (`u_i − Σ_j m_j dm_j`, the same in exact arithmetic, would cancel where `y_top` is nearly 1.)
 //!
 //! # Numerics
 //!

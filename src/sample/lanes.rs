@@ -203,26 +203,34 @@ impl Block<4> {
 }
 
 impl Soft {
-    /// `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`.
+    /// `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)`, with `v_i = u_i − u_top`: `u_i − Σ_j m_j dm_j` would cancel where
+    /// `y_top` is nearly 1. Any pattern whose exponential is 1 is a top.
     #[inline(always)]
     pub(crate) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
-        let (d, m) = (&of_mask.0, &self.mask.0);
-        let (mut mean, mut factor) = ([0.0; LANES], [0.0; LANES]);
-        for lane in 0..LANES {
-            let low = d[0][lane].mul_add(m[0][lane], d[1][lane] * m[1][lane]);
-            let high = d[2][lane].mul_add(m[2][lane], d[3][lane] * m[3][lane]);
-            mean[lane] = low + high;
-            factor[lane] = logit_scale * self.confidence[lane];
-        }
-        let mut gradient = self.exponentials;
-        for (index, values) in gradient.0.iter_mut().enumerate() {
-            let [first, second] = Pattern::ALL[index].kept();
+        let (d, e) = (&of_mask.0, &self.exponentials.0);
+        let mut v: [Lane; 6] = Pattern::ALL.map(|pattern| {
+            let [first, second] = pattern.kept();
+            std::array::from_fn(|lane| d[first as usize][lane] + d[second as usize][lane])
+        });
+        let (mut top, mut mean) = (v[5], [0.0; LANES]);
+        for (u, e) in v[..5].iter().zip(e).rev() {
             for lane in 0..LANES {
-                let pair = d[first as usize][lane] + d[second as usize][lane];
-                values[lane] = values[lane] * factor[lane] * (pair - mean[lane]);
+                top[lane] = if e[lane] == 1.0 { u[lane] } else { top[lane] };
             }
         }
-        gradient
+        for (v, e) in v.iter_mut().zip(e) {
+            for lane in 0..LANES {
+                v[lane] -= top[lane];
+                mean[lane] = e[lane].mul_add(v[lane], mean[lane]);
+            }
+        }
+        for (v, e) in v.iter_mut().zip(e) {
+            for lane in 0..LANES {
+                let y = e[lane] * (logit_scale * self.confidence[lane]);
+                v[lane] = y * (v[lane] - mean[lane] * self.confidence[lane]);
+            }
+        }
+        Block(v)
     }
 }
 
