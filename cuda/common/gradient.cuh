@@ -26,12 +26,15 @@ struct Masks {
 // `group` is the global number.
 TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 group, const float* logits) {
   Masks masks;
-  float z[6];
-  noisy_scores(sampling, lines, group, logits, z);
-  const float top = largest(z);
-  exponentials(z, top, sampling.scale, masks.e);
+  float l[6], noise[6], z[6], r[6];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) l[i] = logits[i];
+  gumbels(sampling.noise, lines, group, noise);
+  scores(sampling.kappa, l, noise, z);
+  masks.index = choose(z, largest(z));
+  const float top = relative_scores(sampling.kappa, l, noise, r);
+  exponentials(r, top, sampling.scale, masks.e);
   masks.inverse = soft_mask(masks.e, masks.soft);
-  masks.index = choose(z, top);
   return masks;
 }
 

@@ -65,10 +65,14 @@ impl Context {
     pub(crate) fn scores(&self, first: usize, logits: Block<6>) -> Block<6> {
         let mut z = logits;
         if self.kind != Kind::Argmax {
-            let noise = lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first));
-            z.mul_add(self.kappa, &noise);
+            z.mul_add(self.kappa, &self.noise(first));
         }
         z
+    }
+
+    #[inline(always)]
+    fn noise(&self, first: usize) -> Block<6> {
+        lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first))
     }
 
     /// What turns a difference of scores into an exponent of two.
@@ -80,10 +84,14 @@ impl Context {
     /// The masks of the groups from `first` on, as a backward pass needs them.
     #[inline(always)]
     pub(crate) fn sample(&self, first: usize, logits: Block<6>) -> Sampled {
-        let z = self.scores(first, logits);
-        let top = z.largest();
-        let soft = z.soft_mask(&top, self.scale);
-        Sampled { soft, chosen: (self.kind != Kind::Soft).then(|| z.choose(&top)) }
+        let noise = self.noise(first);
+        let (scores, top) = logits.relative_scores(self.kappa, &noise);
+        let choose = || {
+            let mut z = logits;
+            z.mul_add(self.kappa, &noise);
+            z.choose(&z.largest())
+        };
+        Sampled { soft: scores.soft_mask(&top, self.scale), chosen: (self.kind != Kind::Soft).then(choose) }
     }
 }
 

@@ -115,6 +115,24 @@ impl Block<6> {
         top
     }
 
+    /// Logits to [`crate::mask`]'s `r = fma(κ, logit − the largest logit, noise)` and the largest `r`, which is NaN where
+    /// the largest score is not finite.
+    #[inline(always)]
+    pub(crate) fn relative_scores(&self, kappa: f32, noise: &Self) -> (Self, Lane) {
+        let (mut scores, largest) = (*self, self.largest());
+        for values in &mut scores.0 {
+            for lane in 0..LANES {
+                values[lane] -= largest[lane];
+            }
+        }
+        scores.mul_add(kappa, noise);
+        let mut top = scores.largest();
+        for lane in 0..LANES {
+            top[lane] = (kappa * largest[lane]).mul_add(0.0, top[lane]);
+        }
+        (scores, top)
+    }
+
     /// The lowest index whose score is the largest.
     #[inline(always)]
     pub(crate) fn choose(&self, top: &Lane) -> Choice {
