@@ -18,5 +18,7 @@ mod launches;
 mod many;
 #[path = "mask/oracle.rs"]
 mod oracle;
+#[path = "mask/saturated.rs"]
+mod saturated;
 #[path = "mask/suite.rs"]
 mod suite;

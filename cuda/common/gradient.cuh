@@ -26,28 +26,36 @@ struct Masks {
 // `group` is the global number.
 TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 group, const float* logits) {
   Masks masks;
-  float z[6];
-  noisy_scores(sampling, lines, group, logits, z);
-  const float top = largest(z);
-  exponentials(z, top, sampling.scale, masks.e);
+  float l[6], noise[6], z[6], r[6];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) l[i] = logits[i];
+  gumbels(sampling.noise, lines, group, noise);
+  scores(sampling.kappa, l, noise, z);
+  masks.index = choose(z, largest(z));
+  const float top = relative_scores(sampling.kappa, l, noise, r);
+  exponentials(r, top, sampling.scale, masks.e);
   masks.inverse = soft_mask(masks.e, masks.soft);
-  masks.index = choose(z, top);
   return masks;
 }
 
 // `g` is the gradient of the masked weights, `used` the mask that they were masked with: the regulariser sees it.
-// Straight-through: otherwise the gradient of a hard mask is the soft mask's.
+// Straight-through: otherwise the gradient of a hard mask is the soft mask's. Patterns' sums are taken less that of a top
+// pattern, one whose e is 1: less their mean alone they cancel where that one's y is nearly 1.
 TWOFOUR_DEVICE void logit_gradients(const Differentiation& by, const Masks& masks, const float (&used)[4],
                                     const float* w, const float* g, float* logit_gradient) {
-  const float(&soft)[4] = masks.soft;
-  float d[4], u[6];
+  float d[4], v[6];
   TWOFOUR_UNROLL
   for (int j = 0; j < 4; ++j) d[j] = w[j] * fma(by.minus_2_lambda * w[j], used[j], g[j]);
-  pair_sums(d, u);
-  const float mean = fma(d[0], soft[0], d[1] * soft[1]) + fma(d[2], soft[2], d[3] * soft[3]);
+  pair_sums(d, v);
+  float top = v[5], mean = 0;
+  TWOFOUR_UNROLL
+  for (int i = 4; i >= 0; --i) top = masks.e[i] == 1 ? v[i] : top;
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) v[i] -= top, mean = fma(masks.e[i], v[i], mean);
+  mean *= masks.inverse;
   const float scale = by.logit_scale * masks.inverse;
   TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) logit_gradient[i] = (masks.e[i] * scale) * (u[i] - mean);
+  for (int i = 0; i < 6; ++i) logit_gradient[i] = (masks.e[i] * scale) * (v[i] - mean);
 }
 
 // Both gradients; `weight_gradient` is g times the mask that was used.

@@ -15,17 +15,31 @@ struct Sampling {
 };
 static_assert(sizeof(Sampling) == 104, "Sampling in src/mask/launch.rs");
 
+TWOFOUR_DEVICE void scores(float kappa, const float* logits, const float (&noise)[6], float (&z)[6]) {
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) z[i] = fma(kappa, logits[i], noise[i]);
+}
+
 // Noisy scores of global group `group`. The same bits on every executor.
 TWOFOUR_DEVICE void noisy_scores(const Sampling& s, const u32x2* lines, u64 group, const float* logits, float (&z)[6]) {
-  float g[6];
-  gumbels(s.noise, lines, group, g);
-  TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) z[i] = fma(s.kappa, logits[i], g[i]);
+  float noise[6];
+  gumbels(s.noise, lines, group, noise);
+  scores(s.kappa, logits, noise, z);
 }
 
 // NaN if any score is.
 TWOFOUR_DEVICE float largest(const float (&z)[6]) {
   return max_nan(max_nan(max_nan(z[0], z[1]), max_nan(z[2], z[3])), max_nan(z[4], z[5]));
+}
+
+// The r of src/mask/mod.rs: scores by which much smaller numbers are rounded than z, the same bits on every executor.
+// Gives the largest, NaN where the largest z is not finite.
+TWOFOUR_DEVICE float relative_scores(float kappa, const float (&logits)[6], const float (&noise)[6], float (&r)[6]) {
+  const float top = largest(logits);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < 6; ++i) r[i] = logits[i] - top;
+  scores(kappa, r, noise, r);
+  return fma(kappa * top, 0.0f, largest(r));
 }
 
 // What `of` makes of the lowest pattern index whose score is the largest; of kNoPattern unless that is finite.

@@ -66,10 +66,14 @@ impl Context {
     pub(crate) fn scores<V: Vector>(&self, first: usize, logits: Block<V, 6>) -> Block<V, 6> {
         let mut z = logits;
         if self.kind != Kind::Argmax {
-            let noise = lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first));
-            z.mul_add(self.kappa, &noise);
+            z.mul_add(self.kappa, &self.noise(first));
         }
         z
+    }
+
+    #[inline(always)]
+    fn noise<V: Vector>(&self, first: usize) -> Block<V, 6> {
+        lanes::gumbels(&self.round_keys, self.draw, &self.numbering.globals(first))
     }
 
     /// What turns a difference of scores into an exponent of two.
@@ -81,10 +85,16 @@ impl Context {
     /// The masks of the groups from `first` on, as a backward pass needs them.
     #[inline(always)]
     pub(crate) fn sample<V: Vector>(&self, first: usize, logits: Block<V, 6>) -> Sampled<V> {
-        let z = self.scores(first, logits);
-        let top = z.largest();
-        let chosen = if self.kind == Kind::Soft { None } else { Some(z.choose(top)) };
-        Sampled { soft: z.soft_mask(top, self.scale), chosen }
+        let noise = self.noise(first);
+        let (scores, top) = logits.relative_scores(self.kappa, &noise);
+        let soft = scores.soft_mask(top, self.scale);
+        let mut chosen = None;
+        if self.kind != Kind::Soft {
+            let mut z = logits;
+            z.mul_add(self.kappa, &noise);
+            chosen = Some(z.choose(z.largest()));
+        }
+        Sampled { soft, chosen }
     }
 }
 

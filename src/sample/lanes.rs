@@ -117,6 +117,19 @@ impl<V: Vector> Block<V, 6> {
         V::select(lost, V::splat(f32::NAN), top)
     }
 
+    /// Logits to [`crate::mask`]'s `r = fma(κ, logit − the largest logit, noise)` and the largest `r`, which is NaN where
+    /// the largest score is not finite.
+    #[inline(always)]
+    pub(crate) fn relative_scores(&self, kappa: f32, noise: &Self) -> (Self, V) {
+        let (mut scores, largest) = (*self, self.largest());
+        for values in &mut scores.0 {
+            *values = *values - largest;
+        }
+        scores.mul_add(kappa, noise);
+        let top = scores.largest();
+        (scores, (V::splat(kappa) * largest).mul_add(V::splat(0.0), top))
+    }
+
     /// The lowest index whose score is the largest.
     #[inline(always)]
     pub(crate) fn choose(&self, top: V) -> Choice<V> {
@@ -180,19 +193,25 @@ impl<V: Vector> Block<V, 4> {
 }
 
 impl<V: Vector> Soft<V> {
-    /// `dlogit_i = (κ/τ) y_i (u_i − Σ_j m_j dm_j)`.
+    /// `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)`, with `v_i = u_i − u_top`: `u_i − Σ_j m_j dm_j` would cancel where
+    /// `y_top` is nearly 1. Any pattern whose exponential is 1 is a top.
     #[inline(always)]
     pub(crate) fn logit_gradient(&self, of_mask: &Block<V, 4>, logit_scale: f32) -> Block<V, 6> {
-        let (d, m) = (&of_mask.0, &self.mask.0);
-        let mean = d[0].mul_add(m[0], d[1] * m[1]) + d[2].mul_add(m[2], d[3] * m[3]);
-        let factor = V::splat(logit_scale) * self.confidence;
-        let mut gradient = self.exponentials;
-        for (index, values) in gradient.0.iter_mut().enumerate() {
-            let [first, second] = Pattern::ALL[index].kept();
-            let pair = d[first as usize] + d[second as usize];
-            *values = *values * factor * (pair - mean);
+        let ([a, b, c, d], e) = (of_mask.0, &self.exponentials.0);
+        let mut v = [a + b, a + c, a + d, b + c, b + d, c + d];
+        let (mut top, mut mean) = (v[5], V::splat(0.0));
+        for (u, e) in v[..5].iter().zip(e).rev() {
+            top = V::select(e.equals(V::splat(1.0)), *u, top);
         }
-        gradient
+        for (v, e) in v.iter_mut().zip(e) {
+            *v = *v - top;
+            mean = e.mul_add(*v, mean);
+        }
+        let (mean, factor) = (mean * self.confidence, V::splat(logit_scale) * self.confidence);
+        for (v, e) in v.iter_mut().zip(e) {
+            *v = *e * factor * (*v - mean);
+        }
+        Block(v)
     }
 }
 

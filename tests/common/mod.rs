@@ -36,7 +36,7 @@ pub mod runs;
 pub use data::normal;
 pub use emulator::{Emulator, SMALL};
 pub use executor::{Counts, TestExecutor, gpu};
-pub use number::{convert, rounding, same};
+pub use number::{convert, relative, rounding, same};
 pub use runs::run;
 
 /// Runs a property, `fn(on: &mut impl TestExecutor, ...)`, on every executor: the CPU, the emulator on several

@@ -7,6 +7,12 @@ pub fn convert<T: Float>(values: &[f32]) -> Vec<T> {
     values.iter().map(|&value| T::from_f32(value)).collect()
 }
 
+/// A group's logits less the largest of them: the soft mask that gradients go through is that of their scores.
+pub fn relative<T: Float>(logits: &[T]) -> [f32; 6] {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, logit| largest.max(logit.to_f32()));
+    std::array::from_fn(|i| logits[i].to_f32() - largest)
+}
+
 /// Equal bits, or both NaN.
 pub fn same<T: Float>(a: T, b: T) -> bool {
     let (a, b) = (a.to_f32(), b.to_f32());

@@ -2,6 +2,7 @@
 //! codes are looked for in a list of their values.
 
 use crate::case::{FusedCase, InitialCase, Moments, PriorCase, Stepped, UpdateCase};
+use crate::common::relative;
 use std::sync::LazyLock;
 use twofour::learn::{AdamW, Statistics};
 use twofour::mask::{GradientOf, Kind, Sampling};
@@ -203,11 +204,13 @@ pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W,
         }
         let Sampling { seed, draw, kappa, tau } = case.sampling;
         let noise = noise::gumbels(seed, draw, number(case.shape, &case.shard, group));
-        let z: [f32; 6] = std::array::from_fn(|i| kappa.mul_add(case.logits[6 * group + i].to_f32(), noise[i]));
-        let top = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let e = z.map(|z| ((f64::from(z) - f64::from(top)) / f64::from(tau)).exp());
+        let logits = &case.logits[6 * group..][..6];
+        let [z, soft] = [std::array::from_fn(|i| logits[i].to_f32()), relative(logits)]
+            .map(|logits| std::array::from_fn::<f32, 6, _>(|i| kappa.mul_add(logits[i], noise[i])));
+        let top = |scores: &[f32; 6]| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let e = soft.map(|score| ((f64::from(score) - f64::from(top(&soft))) / f64::from(tau)).exp());
         let sum: f64 = e.iter().sum();
-        let chosen = z.iter().position(|&z| z == top).unwrap();
+        let chosen = z.iter().position(|&score| score == top(&z)).unwrap();
         let mask = |j: usize| match case.kind {
             Kind::Soft => (0..6).filter(|&i| Pattern::ALL[i].keeps(j)).map(|i| e[i] / sum).sum(),
             _ => f64::from(u8::from(Pattern::ALL[chosen].keeps(j))),

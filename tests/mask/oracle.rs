@@ -2,6 +2,7 @@
 //! the bit, as one fma of `f32`.
 
 use crate::case::{BackwardCase, ForwardCase};
+use crate::common::relative;
 use twofour::mask::{GradientOf, Kind, Sampling};
 use twofour::{Float, Logit, noise};
 
@@ -25,17 +26,26 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn new(kind: Kind, sampling: &Sampling, number: u64, logits: [f32; 6]) -> Self {
-        let noise = noise::gumbels(sampling.seed, sampling.draw, number);
-        let mut z = logits;
-        let mut factor = f64::from(sampling.kappa);
-        if kind != Kind::Argmax {
-            z = std::array::from_fn(|i| sampling.kappa.mul_add(logits[i], noise[i]));
-            factor = 1.0;
-        }
+        let (z, factor) = match kind {
+            Kind::Argmax => (logits, sampling.kappa),
+            _ => (scores(sampling, number, logits), 1.0),
+        };
+        Self::of(z, z, f64::from(factor) / f64::from(sampling.tau))
+    }
+
+    /// As gradients have it: the soft mask is that of scores relative to the largest logit.
+    pub(crate) fn backward(_: Kind, sampling: &Sampling, number: u64, logits: [f32; 6]) -> Self {
+        let [z, soft_scores] = [logits, relative(&logits)].map(|logits| scores(sampling, number, logits));
+        Self::of(z, soft_scores, 1.0 / f64::from(sampling.tau))
+    }
+
+    /// The choice that `z` makes and the softmax of `factor` times these scores.
+    fn of(z: [f32; 6], soft_scores: [f32; 6], factor: f64) -> Self {
         let nan = z.iter().any(|z| z.is_nan());
         let top = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let valid = !nan && top.is_finite();
-        let exponents = z.map(|z| (f64::from(z) - f64::from(top)) * factor / f64::from(sampling.tau));
+        let soft_top = soft_scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exponents = soft_scores.map(|z| (f64::from(z) - f64::from(soft_top)) * factor);
         let e = exponents.map(f64::exp);
         let sum: f64 = e.iter().sum();
         let y = if valid { e.map(|e| e / sum) } else { [f64::NAN; 6] };
@@ -76,16 +86,30 @@ impl Group {
     }
 }
 
+/// The scores of a group, to the bit.
+fn scores(sampling: &Sampling, number: u64, logits: [f32; 6]) -> [f32; 6] {
+    let noise = noise::gumbels(sampling.seed, sampling.draw, number);
+    std::array::from_fn(|i| sampling.kappa.mul_add(logits[i], noise[i]))
+}
+
 /// The groups of a forward case, in order.
 pub(crate) fn groups<L: Logit, W: Float>(case: &ForwardCase<L, W>) -> Vec<Group> {
-    number(case.shape.rows, case.shape.cols, &case.shard)
+    groups_by(case, Group::new)
+}
+
+/// The groups of a forward case by another definition.
+pub(crate) fn groups_by<L: Logit, W: Float>(
+    case: &ForwardCase<L, W>,
+    group: impl Fn(Kind, &Sampling, u64, [f32; 6]) -> Group,
+) -> Vec<Group> {
+    numbers(case.shape.rows, case.shape.cols, &case.shard)
         .zip(case.logits.chunks_exact(6))
-        .map(|(n, l)| Group::new(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32())))
+        .map(|(n, l)| group(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32())))
         .collect()
 }
 
 /// Global group numbers of a shard, row by row.
-fn number(rows: usize, cols: usize, shard: &twofour::Shard) -> impl Iterator<Item = u64> {
+pub(crate) fn numbers(rows: usize, cols: usize, shard: &twofour::Shard) -> impl Iterator<Item = u64> {
     let shard = *shard;
     (0..rows as u64).flat_map(move |row| {
         (0..cols as u64 / 4)
@@ -107,10 +131,10 @@ pub(crate) fn logit_gradients<L: Logit, W: Float, G: GradientOf<W>>(
     let lambda = f64::from(case.regulariser);
     let factor = f64::from(case.sampling.kappa) / f64::from(case.sampling.tau);
     let operands = case.logits.chunks_exact(6).zip(case.weight.chunks_exact(4)).zip(case.gradient.chunks_exact(4));
-    number(case.shape.rows, case.shape.cols, &case.shard)
+    numbers(case.shape.rows, case.shape.cols, &case.shard)
         .zip(operands)
         .map(|(n, ((l, w), g))| {
-            let group = Group::new(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32()));
+            let group = Group::backward(case.kind, &case.sampling, n, std::array::from_fn(|i| l[i].to_f32()));
             let used = group.mask(case.kind);
             let (w, g) =
                 ([0, 1, 2, 3].map(|j| f64::from(w[j].to_f32())), [0, 1, 2, 3].map(|j| f64::from(g[j].to_f32())));

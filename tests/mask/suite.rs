@@ -4,7 +4,7 @@ use crate::case::{BackwardCase, ForwardCase, Forwarded, Wants, frozen};
 use crate::common::data::{Pass, normal, passes};
 use crate::common::runs::each_kernel_has_met_many;
 use crate::common::{Counts, TestExecutor, convert, for_all, rounding, same};
-use crate::oracle::{self, CODE, KEPT};
+use crate::oracle::{self, CODE, Group, KEPT};
 use proptest::strategy::Strategy;
 use rand::Rng;
 use twofour::mask::{GradientOf, Kind};
@@ -177,7 +177,7 @@ fn check_backward<L: Logit, W: Float, G: GradientOf<W>>(on: &mut impl TestExecut
         previous_codes: None,
         wants: Wants::MASKED,
     };
-    for (g, group) in oracle::groups(&masked).iter().enumerate() {
+    for (g, group) in oracle::groups_by(&masked, Group::backward).iter().enumerate() {
         for j in 0..4 {
             let (got, of_masked) = (got.weight_gradient[4 * g + j], case.gradient[4 * g + j]);
             let expected = group.masked(case.kind, j, f64::from(of_masked.to_f32()));

@@ -2,7 +2,7 @@
 //! scores are not `f64`: they are defined to the bit, as one fma of `f32`.
 
 use crate::case::{Case, Outputs, roundoff};
-use crate::common::same;
+use crate::common::{relative, same};
 use twofour::mask::{Kind, Sampling};
 use twofour::{Float, Logit, noise};
 
@@ -43,20 +43,24 @@ impl Group {
     }
 }
 
-/// The groups of a case, in order.
-pub(crate) fn groups<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<Group> {
+/// The groups of a case, in order: the masks that were used, and those that gradients go through.
+pub(crate) fn groups<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<[Group; 2]> {
     let Sampling { seed, draw, kappa, tau } = case.spec.sampling;
     let in_row = case.spec.shape.cols / 4;
     let group = |(number, logits): (usize, &[L])| {
         let (row, group) = ((number / in_row) as u64, (number % in_row) as u64);
         let global = (case.shard.row_offset + row) * (case.shard.global_cols / 4) + case.shard.col_offset / 4 + group;
         let noise = noise::gumbels(seed, draw, global);
-        let z = std::array::from_fn(|i| match case.spec.kind {
-            Kind::Argmax => f64::from(logits[i].to_f32()),
-            _ => f64::from(kappa.mul_add(logits[i].to_f32(), noise[i])),
-        });
+        let scores = |logits: [f32; 6]| std::array::from_fn(|i| f64::from(kappa.mul_add(logits[i], noise[i])));
+        let z = match case.spec.kind {
+            Kind::Argmax => std::array::from_fn(|i| f64::from(logits[i].to_f32())),
+            _ => scores(std::array::from_fn(|i| logits[i].to_f32())),
+        };
         let kind = if case.spec.frozen && case.spec.kind == Kind::Soft { Kind::Hard } else { case.spec.kind };
-        Group::new(kind, z, f64::from(tau))
+        let forward = Group::new(kind, z, f64::from(tau));
+        let soft = Group::new(Kind::Soft, scores(relative(logits)), f64::from(tau));
+        let used = if kind == Kind::Soft { soft.soft } else { forward.used };
+        [forward, Group { used, ..soft }]
     };
     case.logits.chunks_exact(6).enumerate().map(group).collect()
 }
@@ -119,11 +123,11 @@ impl<T: Float> Matrix<'_, T> {
     }
 }
 
-fn compare_masked<L: Logit, W: Float>(case: &Case<L, W>, groups: &[Group], masked: &[W]) {
+fn compare_masked<L: Logit, W: Float>(case: &Case<L, W>, groups: &[[Group; 2]], masked: &[W]) {
     let (u, tiny) = roundoff::<W>();
     for (i, (got, weight)) in masked.iter().zip(&case.weight).enumerate() {
         let (got, w) = (f64::from(got.to_f32()), f64::from(weight.to_f32()));
-        let expected = w * groups[i / 4].used[i % 4];
+        let expected = w * groups[i / 4][0].used[i % 4];
         let bound = match case.spec.kind {
             Kind::Soft if !case.spec.frozen => (1.0 + u) * SOFT * U * w.abs() + u * expected.abs() + tiny,
             _ => 0.0,
@@ -164,7 +168,7 @@ fn gamma(depth: usize, unit: f64) -> f64 {
 pub(crate) fn logit_gradient<L: Logit, W: Float>(case: &Case<L, W>, gradient: &[f64]) -> Vec<f64> {
     let lambda = f64::from(case.spec.regulariser);
     let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
-    let of_group = |(g, group): (usize, &Group)| {
+    let of_group = |(g, [_, group]): (usize, &[Group; 2])| {
         let weight = std::array::from_fn(|j| f64::from(case.weight[4 * g + j].to_f32()));
         group.logit_gradient(factor, lambda, std::array::from_fn(|j| gradient[4 * g + j]), weight)
     };
@@ -172,15 +176,15 @@ pub(crate) fn logit_gradient<L: Logit, W: Float>(case: &Case<L, W>, gradient: &[
 }
 
 /// With `d_j = G_j W_j − 2λ W_j² m_j` and `D = Σ_j |G_j W_j| + 2|λ| W_j² m_j`, each `d_j` has three roundings of `D_j`
-/// and the mask's error times `2|λ| W_j²`; so the pair's sum and the mean of the `d` by the soft mask have at most 34
-/// roundings of `D` and 88 of `|λ| Σ W²`. The error of `y` brings `SOFT` of `|u − mean| ≤ 2 D`, and four products are
+/// and the mask's error times `2|λ| W_j²`; so the pair's sum less the top's and the mean of those by `y` have at most 34
+/// roundings of `D` and 88 of `|λ| Σ W²`. The error of `y` brings `SOFT` of `|v − mean| ≤ 2 D`, and four products are
 /// left. That is below 90 of `Σ |G W| + 3 |λ| Σ W²`. And the error of `G` moves each `d_j` by that times `|W_j|`: the
 /// pair's sum by two of them, the mean by a mix of four.
-fn compare_logit_gradient<L: Logit, W: Float>(case: &Case<L, W>, groups: &[Group], out: &Outputs<W>, unit: f64) {
+fn compare_logit_gradient<L: Logit, W: Float>(case: &Case<L, W>, groups: &[[Group; 2]], out: &Outputs<W>, unit: f64) {
     let lambda = f64::from(case.spec.regulariser);
     let factor = f64::from(case.spec.sampling.kappa) / f64::from(case.spec.sampling.tau);
     let gradient = gradient(case, unit);
-    for (g, group) in groups.iter().enumerate() {
+    for (g, [_, group]) in groups.iter().enumerate() {
         let weight: [f64; 4] = std::array::from_fn(|j| f64::from(case.weight[4 * g + j].to_f32()));
         let of_group: [(f64, f64); 4] = std::array::from_fn(|j| gradient[4 * g + j]);
         let expected = group.logit_gradient(factor, lambda, of_group.map(|(g, _)| g), weight);
