@@ -48,7 +48,7 @@
 //!   in it becomes the next version. That holds for compressed weights, for the packed form of masks and for states.
 //! - **[SemVer](https://semver.org)**, as Cargo reads it: before 1.0 a breaking release raises the minor number. What
 //!   is hidden from these pages is not part of it.
-//! - **The oldest Rust** is 1.88. Raising it raises the minor number, too.
+//! - **The oldest Rust** is 1.89. Raising it raises the minor number, too.
 //! - **Public dependencies.** [`cudarc`] 0.19 and [`half`](https://docs.rs/half) 2 are part of the interface, as candle
 //!   0.11 is of `twofour-candle`'s: a breaking release of theirs that we take is a breaking release of ours.
 //!

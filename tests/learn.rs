@@ -32,6 +32,8 @@ mod many;
 mod nan_scales;
 #[path = "learn/oracle.rs"]
 mod oracle;
+#[path = "learn/paths.rs"]
+mod paths;
 #[path = "learn/random.rs"]
 mod random;
 #[path = "learn/recipe.rs"]

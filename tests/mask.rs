@@ -18,6 +18,8 @@ mod launches;
 mod many;
 #[path = "mask/oracle.rs"]
 mod oracle;
+#[path = "mask/paths.rs"]
+mod paths;
 #[path = "mask/saturated.rs"]
 mod saturated;
 #[path = "mask/suite.rs"]

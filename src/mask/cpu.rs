@@ -155,12 +155,7 @@ fn forward_piece<V, L: Logit, W: Float>(context: &Context, piece: ForwardPiece<'
 }
 
 #[inline(always)]
-fn apply<V: Vector>(
-    kind: Kind,
-    soft: &Option<Soft<V>>,
-    chosen: &Option<Choice<V>>,
-    block: Block<V, 4>,
-) -> Block<V, 4> {
+fn apply<V: Vector>(kind: Kind, soft: &Option<Soft<V>>, chosen: &Option<Choice<V>>, block: Block<V, 4>) -> Block<V, 4> {
     match (kind, soft, chosen) {
         (Kind::Soft, Some(soft), _) => block.times(&soft.mask),
         (_, _, Some(chosen)) => block.keep(chosen),

@@ -31,12 +31,14 @@ pub mod data;
 pub mod emulator;
 pub mod executor;
 pub mod number;
+pub mod paths;
 pub mod runs;
 
 pub use data::normal;
 pub use emulator::{Emulator, SMALL};
 pub use executor::{Counts, TestExecutor, gpu};
 pub use number::{convert, relative, rounding, same};
+pub use paths::same_on_every_path;
 pub use runs::run;
 
 /// Runs a property, `fn(on: &mut impl TestExecutor, ...)`, on every executor: the CPU, the emulator on several
