@@ -39,8 +39,8 @@ TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 
 }
 
 // `g` is the gradient of the masked weights, `used` the mask that they were masked with: the regulariser sees it.
-// Straight-through: otherwise the gradient of a hard mask is the soft mask's. Patterns' sums are taken less that of a top
-// pattern, one whose e is 1: less their mean alone they cancel where that one's y is nearly 1.
+// Straight-through: otherwise the gradient of a hard mask is the soft mask's. Patterns' sums are taken less that of a
+// top pattern, one whose e is 1: less their mean alone they cancel where that one's y is nearly 1.
 TWOFOUR_DEVICE void logit_gradients(const Differentiation& by, const Masks& masks, const float (&used)[4],
                                     const float* w, const float* g, float* logit_gradient) {
   float d[4], v[6];

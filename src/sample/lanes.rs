@@ -115,8 +115,8 @@ impl Block<6> {
         top
     }
 
-    /// Logits to [`crate::mask`]'s `r = fma(κ, logit − the largest logit, noise)` and the largest `r`, which is NaN where
-    /// the largest score is not finite.
+    /// Logits to [`crate::mask`]'s `r = fma(κ, logit − the largest logit, noise)` and the largest `r`, which is NaN
+    /// where the largest score is not finite.
     #[inline(always)]
     pub(crate) fn relative_scores(&self, kappa: f32, noise: &Self) -> (Self, Lane) {
         let (mut scores, largest) = (*self, self.largest());
