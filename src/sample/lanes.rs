@@ -115,21 +115,16 @@ impl Block<6> {
         top
     }
 
-    /// Logits to [`crate::mask`]'s `r = fma(κ, logit − the largest logit, noise)` and the largest `r`, which is NaN
-    /// where the largest score is not finite.
+    /// Logits to [`crate::mask`]'s `r` and the largest `r`, which is not finite where the largest score is not.
     #[inline(always)]
     pub(crate) fn relative_scores(&self, kappa: f32, noise: &Self) -> (Self, Lane) {
         let (mut scores, largest) = (*self, self.largest());
-        for values in &mut scores.0 {
+        for (values, noise) in scores.0.iter_mut().zip(&noise.0) {
             for lane in 0..LANES {
-                values[lane] -= largest[lane];
+                values[lane] = kappa.mul_add(values[lane], -(kappa * largest[lane])) + noise[lane];
             }
         }
-        scores.mul_add(kappa, noise);
-        let mut top = scores.largest();
-        for lane in 0..LANES {
-            top[lane] = (kappa * largest[lane]).mul_add(0.0, top[lane]);
-        }
+        let top = scores.largest();
         (scores, top)
     }
 
@@ -221,31 +216,32 @@ impl Block<4> {
 }
 
 impl Soft {
-    /// `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)`, with `v_i = u_i − u_top`: `u_i − Σ_j m_j dm_j` would cancel where
-    /// `y_top` is nearly 1. Any pattern whose exponential is 1 is a top.
+    /// `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)` with `v_i = u_i − Σ_{m_j > ½} dm_j`, which is exactly 0 where `y_i` is
+    /// nearly 1.
     #[inline(always)]
     pub(crate) fn logit_gradient(&self, of_mask: &Block<4>, logit_scale: f32) -> Block<6> {
-        let (d, e) = (&of_mask.0, &self.exponentials.0);
+        let (d, m, e) = (&of_mask.0, &self.mask.0, &self.exponentials.0);
         let mut v: [Lane; 6] = Pattern::ALL.map(|pattern| {
             let [first, second] = pattern.kept();
             std::array::from_fn(|lane| d[first as usize][lane] + d[second as usize][lane])
         });
-        let (mut top, mut mean) = (v[5], [0.0; LANES]);
-        for (u, e) in v[..5].iter().zip(e).rev() {
+        let (mut kept, mut mean) = ([0.0; LANES], [0.0; LANES]);
+        for (d, m) in d.iter().zip(m) {
             for lane in 0..LANES {
-                top[lane] = if e[lane] == 1.0 { u[lane] } else { top[lane] };
+                kept[lane] += if m[lane] > 0.5 { d[lane] } else { 0.0 };
             }
         }
         for (v, e) in v.iter_mut().zip(e) {
             for lane in 0..LANES {
-                v[lane] -= top[lane];
+                v[lane] -= kept[lane];
                 mean[lane] = e[lane].mul_add(v[lane], mean[lane]);
             }
         }
         for (v, e) in v.iter_mut().zip(e) {
             for lane in 0..LANES {
-                let y = e[lane] * (logit_scale * self.confidence[lane]);
-                v[lane] = y * (v[lane] - mean[lane] * self.confidence[lane]);
+                let scale = logit_scale * self.confidence[lane];
+                let mean = mean[lane] * (self.confidence[lane] * scale);
+                v[lane] = e[lane] * scale.mul_add(v[lane], -mean);
             }
         }
         Block(v)
