@@ -221,7 +221,7 @@ TWOFOUR_DEVICE void make_gradient(const LearnFusedArgs& args, const u32x2* lines
     TWOFOUR_UNROLL
     for (int j = 0; j < 4; ++j) used[j] = args.hard ? used[j] : masks.soft[j];
     logit_gradients(args.differentiation, masks, used, w + 4 * i, of_masked + 4 * i, g + 6 * i);
-    confidence[i] = masks.inverse;
+    confidence[i] = masks.confidence;
     kept[i] = kept_energy(w + 4 * i, used);
   }
 }

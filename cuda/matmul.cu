@@ -235,7 +235,7 @@ TWOFOUR_DEVICE void step_group(const MatmulStepArgs& args, const u32x2* lines, u
   const bool tame = squares < float_of(kWildBits), taken = tame && is_factor(factor);
   sums.gradient_squares += tame ? double(squares) : 0.0;
   if (step.statistics) {
-    sums.confidence += taken ? double(masks.inverse) : 0.0;
+    sums.confidence += taken ? double(masks.confidence) : 0.0;
     sums.kept_energy += taken ? double(kept_energy(w, used)) : 0.0;
     sums.groups += 1;
     sums.skipped += !taken;

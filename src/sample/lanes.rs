@@ -117,17 +117,16 @@ impl<V: Vector> Block<V, 6> {
         V::select(lost, V::splat(f32::NAN), top)
     }
 
-    /// Logits to [`crate::mask`]'s `r = fma(κ, logit − the largest logit, noise)` and the largest `r`, which is NaN where
-    /// the largest score is not finite.
+    /// Logits to [`crate::mask`]'s `r` and the largest `r`, which is not finite where the largest score is not.
     #[inline(always)]
     pub(crate) fn relative_scores(&self, kappa: f32, noise: &Self) -> (Self, V) {
-        let (mut scores, largest) = (*self, self.largest());
-        for values in &mut scores.0 {
-            *values = *values - largest;
+        let (mut scores, kappa) = (*self, V::splat(kappa));
+        let less = V::splat(-0.0) - kappa * self.largest();
+        for (values, noise) in scores.0.iter_mut().zip(noise.0) {
+            *values = kappa.mul_add(*values, less) + noise;
         }
-        scores.mul_add(kappa, noise);
         let top = scores.largest();
-        (scores, (V::splat(kappa) * largest).mul_add(V::splat(0.0), top))
+        (scores, top)
     }
 
     /// The lowest index whose score is the largest.
@@ -193,23 +192,24 @@ impl<V: Vector> Block<V, 4> {
 }
 
 impl<V: Vector> Soft<V> {
-    /// `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)`, with `v_i = u_i − u_top`: `u_i − Σ_j m_j dm_j` would cancel where
-    /// `y_top` is nearly 1. Any pattern whose exponential is 1 is a top.
+    /// `dlogit_i = (κ/τ) y_i (v_i − Σ_k y_k v_k)` with `v_i = u_i − Σ_{m_j > ½} dm_j`, which is exactly 0 where `y_i` is
+    /// nearly 1.
     #[inline(always)]
     pub(crate) fn logit_gradient(&self, of_mask: &Block<V, 4>, logit_scale: f32) -> Block<V, 6> {
-        let ([a, b, c, d], e) = (of_mask.0, &self.exponentials.0);
-        let mut v = [a + b, a + c, a + d, b + c, b + d, c + d];
-        let (mut top, mut mean) = (v[5], V::splat(0.0));
-        for (u, e) in v[..5].iter().zip(e).rev() {
-            top = V::select(e.equals(V::splat(1.0)), *u, top);
+        let ([a, b, c, d], e) = (of_mask.0, self.exponentials.0);
+        let (mut kept, mut mean) = (V::splat(0.0), V::splat(0.0));
+        for (d, m) in of_mask.0.into_iter().zip(self.mask.0) {
+            kept = kept + V::select(V::splat(0.5).is_below(m), d, V::splat(0.0));
         }
+        let mut v = [a + b, a + c, a + d, b + c, b + d, c + d];
         for (v, e) in v.iter_mut().zip(e) {
-            *v = *v - top;
+            *v = *v - kept;
             mean = e.mul_add(*v, mean);
         }
-        let (mean, factor) = (mean * self.confidence, V::splat(logit_scale) * self.confidence);
+        let scale = V::splat(logit_scale) * self.confidence;
+        let less = V::splat(-0.0) - mean * (self.confidence * scale);
         for (v, e) in v.iter_mut().zip(e) {
-            *v = *e * factor * (*v - mean);
+            *v = e * scale.mul_add(*v, less);
         }
         Block(v)
     }

@@ -205,8 +205,8 @@ pub(crate) fn masks<L: Logit, W: Float, G: GradientOf<W>>(case: &FusedCase<L, W,
         let Sampling { seed, draw, kappa, tau } = case.sampling;
         let noise = noise::gumbels(seed, draw, number(case.shape, &case.shard, group));
         let logits = &case.logits[6 * group..][..6];
-        let [z, soft] = [std::array::from_fn(|i| logits[i].to_f32()), relative(logits)]
-            .map(|logits| std::array::from_fn::<f32, 6, _>(|i| kappa.mul_add(logits[i], noise[i])));
+        let z: [f32; 6] = std::array::from_fn(|i| kappa.mul_add(logits[i].to_f32(), noise[i]));
+        let soft = relative(kappa, logits, noise);
         let top = |scores: &[f32; 6]| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let e = soft.map(|score| ((f64::from(score) - f64::from(top(&soft))) / f64::from(tau)).exp());
         let sum: f64 = e.iter().sum();

@@ -211,23 +211,47 @@ fn gradients_are_those_of_central_differences<E: TestExecutor>(on: &mut E) {
     }
 }
 
-/// A saturated softmax has no gradient, to the bit.
-fn saturated_groups_have_zero_gradient<E: TestExecutor>(on: &mut E) {
-    let shape = Shape::new(1, 4);
+/// Both gradients of one group at κ = 500 and τ = 0.05.
+fn one_gradient<E: TestExecutor>(on: &mut E, kind: Kind, logits: [f32; 6]) -> (Vec<f32>, Vec<f32>) {
     let got = BackwardCase::<f32, f32, f32> {
-        shape,
+        shape: Shape::new(1, 4),
         shard: Shard::whole(4),
-        kind: Kind::Hard,
+        kind,
         sampling: Sampling { kappa: 500.0, tau: 0.05, ..SAMPLING },
-        logits: vec![0.0, 3.0, 0.0, 0.0, 0.0, 0.0],
+        logits: logits.to_vec(),
         weight: vec![1.0, 2.0, 3.0, 4.0],
         gradient: vec![1.0; 4],
         regulariser: 0.0,
         before: None,
     }
     .run(on);
-    assert_eq!(got.logit_gradient, [0.0; 6], "{on:?}");
-    assert_eq!(got.weight_gradient, [1.0, 0.0, 1.0, 0.0]);
+    (got.logit_gradient, got.weight_gradient)
+}
+
+/// A saturated softmax has no gradient, to the bit.
+fn saturated_groups_have_zero_gradient<E: TestExecutor>(on: &mut E) {
+    let infinite = f32::NEG_INFINITY;
+    for other in [0.0, -3e38, infinite] {
+        let (of_logits, of_weight) = one_gradient(on, Kind::Hard, [other, 3.0, other, other, other, other]);
+        assert_eq!(of_logits, [0.0; 6], "{on:?} {other}");
+        assert_eq!(of_weight, [1.0, 0.0, 1.0, 0.0]);
+    }
+    // Between two patterns that share a position, what one gains the other loses.
+    let (of_logits, _) = one_gradient(on, Kind::Soft, [infinite, 1e30, infinite, 1e30, infinite, infinite]);
+    assert!((of_logits[1] + of_logits[3]).abs() <= 1e-5 * of_logits[1].abs(), "{on:?}: {of_logits:?}");
+    assert!([0, 2, 4, 5].map(|i| of_logits[i]) == [0.0; 4], "{on:?}: {of_logits:?}");
+}
+
+fn a_group_without_a_finite_largest_score_has_no_gradient<E: TestExecutor>(on: &mut E) {
+    let (nan, infinite) = (f32::NAN, f32::INFINITY);
+    let one = |other: f32| [0.0, 0.0, 0.0, other, 0.0, 0.0];
+    for logits in [one(nan), one(infinite), one(3e38), [-infinite; 6], [3e38; 6], [-3e38; 6]] {
+        for kind in [Kind::Soft, Kind::Hard] {
+            let (of_logits, of_weight) = one_gradient(on, kind, logits);
+            let all = of_logits.iter().chain(&of_weight);
+            assert!(all.clone().all(|value| value.is_nan()), "{on:?} {kind:?} {logits:?}: {of_logits:?} {of_weight:?}");
+        }
+    }
 }
 
 // ---- statistics -----------------------------------------------------------------------------------------------------
@@ -330,6 +354,7 @@ everywhere_tests! {
     long_walks_end_where_they_should,
     gradients_are_those_of_central_differences,
     saturated_groups_have_zero_gradient,
+    a_group_without_a_finite_largest_score_has_no_gradient,
     codes_select_whatever_the_weight_is,
     codes_of_odd_groups_end_in_half_a_byte,
     codes_give_the_mask_that_they_were_written_of,

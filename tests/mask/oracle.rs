@@ -35,8 +35,9 @@ impl Group {
 
     /// As gradients have it: the soft mask is that of scores relative to the largest logit.
     pub(crate) fn backward(_: Kind, sampling: &Sampling, number: u64, logits: [f32; 6]) -> Self {
-        let [z, soft_scores] = [logits, relative(&logits)].map(|logits| scores(sampling, number, logits));
-        Self::of(z, soft_scores, 1.0 / f64::from(sampling.tau))
+        let noise = noise::gumbels(sampling.seed, sampling.draw, number);
+        let z = scores(sampling, number, logits);
+        Self::of(z, relative(sampling.kappa, &logits, noise), 1.0 / f64::from(sampling.tau))
     }
 
     /// The choice that `z` makes and the softmax of `factor` times these scores.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use twofour::mask::{GradientOf, Kind, Sampling};
 use twofour::{Float, Logit, Shape, bf16, f16, noise};
 
-/// Of the gradient, for any κ and logits and τ from 0.05 on.
+/// Of the gradient, for any κ and logits, and τ from 0.05 on.
 const BOUND: f64 = 1e-4;
 
 /// A group's gradient, and what its error is relative to.

@@ -51,14 +51,13 @@ pub(crate) fn groups<L: Logit, W: Float>(case: &Case<L, W>) -> Vec<[Group; 2]> {
         let (row, group) = ((number / in_row) as u64, (number % in_row) as u64);
         let global = (case.shard.row_offset + row) * (case.shard.global_cols / 4) + case.shard.col_offset / 4 + group;
         let noise = noise::gumbels(seed, draw, global);
-        let scores = |logits: [f32; 6]| std::array::from_fn(|i| f64::from(kappa.mul_add(logits[i], noise[i])));
-        let z = match case.spec.kind {
-            Kind::Argmax => std::array::from_fn(|i| f64::from(logits[i].to_f32())),
-            _ => scores(std::array::from_fn(|i| logits[i].to_f32())),
-        };
+        let z = std::array::from_fn(|i| match case.spec.kind {
+            Kind::Argmax => f64::from(logits[i].to_f32()),
+            _ => f64::from(kappa.mul_add(logits[i].to_f32(), noise[i])),
+        });
         let kind = if case.spec.frozen && case.spec.kind == Kind::Soft { Kind::Hard } else { case.spec.kind };
         let forward = Group::new(kind, z, f64::from(tau));
-        let soft = Group::new(Kind::Soft, scores(relative(logits)), f64::from(tau));
+        let soft = Group::new(Kind::Soft, relative(kappa, logits, noise).map(f64::from), f64::from(tau));
         let used = if kind == Kind::Soft { soft.soft } else { forward.used };
         [forward, Group { used, ..soft }]
     };
