@@ -1,0 +1,226 @@
+//! The product for many tokens: tokens side by side, one sum each, to which the products of the kept values of a row are
+//! added in order. Of half of a dense product's products there is none.
+//!
+//! Activations lie in slabs of columns, [K, tokens], one of which stays in the first cache while many rows go over it.
+//! A part of a row is decoded once for all tokens.
+
+use super::vector::{LANES, Path, SPAN, Vector, Work, load, selector};
+use super::{Canonical, bands, finish, padded};
+use crate::element::Factor;
+use rayon::prelude::*;
+
+/// Columns of a slab.
+const SLAB: usize = 128;
+/// Rows of a task.
+const BAND: usize = 64;
+/// Rows that are decoded together.
+const ROWS: usize = 8;
+/// Tokens at a time.
+const TOKENS: usize = 512;
+/// Vectors of tokens that one row is multiplied by at once, at most.
+const WIDE: usize = 4;
+
+/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
+pub(super) fn multiply<T: Factor, const CODES: usize>(
+    path: Path,
+    weight: &Canonical<'_, T>,
+    x: &[T],
+    bias: Option<&[T::Output]>,
+    y: &mut [T::Output],
+) -> bool {
+    let (n, k) = (weight.shape.rows, weight.shape.cols);
+    x.chunks(TOKENS * k).zip(y.chunks_mut(TOKENS * n)).all(|(x, y)| {
+        let sides = Side::all(path, x, k);
+        let band = |(band, y)| path.run(Band::<T, CODES> { weight, sides: &sides, bias, first: band * BAND, y });
+        bands(y, n, BAND).into_par_iter().enumerate().all(band)
+    })
+}
+
+/// Tokens side by side, in slabs of `SLAB` times so many vectors; zeros where there is no token or no column.
+struct Side {
+    vectors: usize,
+    x: Vec<[f32; LANES]>,
+}
+
+impl Side {
+    fn all<T: Factor>(path: Path, x: &[T], k: usize) -> Vec<Self> {
+        let side = |x: &[T]| {
+            let vectors = (x.len() / k).div_ceil(LANES).next_power_of_two();
+            let mut slabs = vec![[0.0; LANES]; k.next_multiple_of(SLAB) * vectors];
+            slabs.par_chunks_mut(SLAB * vectors).enumerate().for_each(|(slab, to)| {
+                path.run(Turn { x, k, first: slab * SLAB, to, vectors });
+            });
+            Self { vectors, x: slabs }
+        };
+        x.chunks(WIDE * LANES * k).map(side).collect()
+    }
+}
+
+/// Writes a slab, of columns from the first on.
+struct Turn<'a, T> {
+    x: &'a [T],
+    k: usize,
+    first: usize,
+    to: &'a mut [[f32; LANES]],
+    vectors: usize,
+}
+
+impl<T: Factor> Work for Turn<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn on<V: Vector>(self) {
+        for (vector, tokens) in self.x.chunks(LANES * self.k).enumerate() {
+            for (block, first) in (self.first..self.k.min(self.first + SLAB)).step_by(LANES).enumerate() {
+                let mut rows = [V::splat(0.0); LANES];
+                for (row, x) in rows.iter_mut().zip(tokens.chunks(self.k)) {
+                    *row = match x[first..].first_chunk() {
+                        Some(x) => load::<V, T>(x),
+                        None => load::<V, T>(&padded(&x[first..])),
+                    };
+                }
+                let to = self.to[block * LANES * self.vectors + vector..].iter_mut().step_by(self.vectors);
+                for (to, column) in to.zip(V::transpose(rows)) {
+                    *to = column.array();
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of the weight, from the first, and of `y` what they make.
+struct Band<'a, T: Factor, const CODES: usize> {
+    weight: &'a Canonical<'a, T>,
+    sides: &'a [Side],
+    bias: Option<&'a [T::Output]>,
+    first: usize,
+    y: Vec<&'a mut [T::Output]>,
+}
+
+/// What rows keep of a slab.
+#[derive(Clone, Copy)]
+struct Kept {
+    values: [[f32; SLAB / 2]; ROWS],
+    columns: [[u8; SLAB / 2]; ROWS],
+}
+
+impl<T: Factor, const CODES: usize> Work for Band<'_, T, CODES> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn on<V: Vector>(mut self) -> bool {
+        let height = self.y.first().map_or(0, |y| y.len());
+        if !self.weight.is_legal(self.first..self.first + height) {
+            return false;
+        }
+        let vectors: usize = self.sides.iter().map(|side| side.vectors).sum();
+        // Rows that are not there are zeros, and what they make is not looked at.
+        let nothing = Kept { values: [[0.0; SLAB / 2]; ROWS], columns: [[0; SLAB / 2]; ROWS] };
+        let mut kept = [nothing; BAND / ROWS];
+        let mut sums = vec![[0.0; LANES]; BAND * vectors];
+        for (slab, first) in (0..self.weight.shape.cols).step_by(SLAB).enumerate() {
+            let count = (self.weight.shape.cols - first).min(SLAB) / 2;
+            for row in 0..height {
+                self.decode::<V>(row, slab, &mut kept[row / ROWS]);
+            }
+            let mut at = 0;
+            for side in self.sides {
+                let x = &side.x[slab * SLAB * side.vectors..];
+                let (kept, to) = (&kept[..height.div_ceil(ROWS)], &mut sums[at..]);
+                match (side.vectors, V::REGISTERS >= 32) {
+                    (1, true) => add_all::<V, 1, 8>(x, kept, count, to, vectors),
+                    (2, true) => add_all::<V, 2, 4>(x, kept, count, to, vectors),
+                    (_, true) => add_all::<V, 4, 2>(x, kept, count, to, vectors),
+                    (1, false) => add_all::<V, 1, 4>(x, kept, count, to, vectors),
+                    (2, false) => add_all::<V, 2, 2>(x, kept, count, to, vectors),
+                    (_, false) => add_all::<V, 4, 1>(x, kept, count, to, vectors),
+                }
+                at += side.vectors;
+            }
+        }
+        self.write::<V>(&sums, vectors, height);
+        true
+    }
+}
+
+impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
+    /// A slab of a row.
+    #[inline(always)]
+    fn decode<V: Vector>(&self, row: usize, slab: usize, to: &mut Kept) {
+        let (values, columns) = (&mut to.values[row % ROWS], &mut to.columns[row % ROWS]);
+        let (whole, rest) = self.weight.values(self.first + row)[slab * SLAB / 2..].as_chunks::<LANES>();
+        let values = values.as_chunks_mut::<LANES>().0;
+        for (from, to) in whole.iter().zip(&mut *values) {
+            *to = load::<V, T>(from).array();
+        }
+        if let Some(to) = values.get_mut(whole.len()) {
+            *to = load::<V, T>(&padded(rest)).array();
+        }
+        let codes = self.weight.codes(self.first + row)[slab * SLAB / SPAN * CODES..].chunks(CODES);
+        for ((codes, to), span) in codes.zip(columns.as_chunks_mut::<LANES>().0).zip(0..) {
+            let codes = codes.try_into().unwrap_or_else(|_| padded(codes));
+            *to = V::columns(selector::<V, CODES>(&codes), SPAN as u8 * span);
+        }
+    }
+
+    /// Sums that are `[BAND, vectors]`.
+    #[inline(always)]
+    fn write<V: Vector>(&mut self, sums: &[[f32; LANES]], vectors: usize, height: usize) {
+        let mut at = 0;
+        for (side, y) in self.sides.iter().zip(self.y.chunks_mut(WIDE * LANES)) {
+            for (vector, y) in y.chunks_mut(LANES).enumerate() {
+                for first in (0..height).step_by(LANES) {
+                    let mut rows = [V::splat(0.0); LANES];
+                    for (to, sums) in rows.iter_mut().zip(sums[first * vectors + at + vector..].iter().step_by(vectors))
+                    {
+                        *to = V::load(sums);
+                    }
+                    for (y, sums) in y.iter_mut().zip(V::transpose(rows)) {
+                        for ((row, y), sum) in y.iter_mut().enumerate().skip(first).zip(sums.array()) {
+                            *y = finish::<T, f32>(sum, self.bias.map(|bias| bias[self.first + row]));
+                        }
+                    }
+                }
+            }
+            at += side.vectors;
+        }
+    }
+}
+
+/// Adds the products of a slab of `X` and all rows, `R` rows at a time, to sums that are `pitch` vectors apart.
+#[inline(always)]
+fn add_all<V: Vector, const N: usize, const R: usize>(
+    x: &[[f32; LANES]],
+    kept: &[Kept],
+    count: usize,
+    sums: &mut [[f32; LANES]],
+    pitch: usize,
+) {
+    let Some(x) = x.as_chunks::<N>().0.first_chunk::<SLAB>() else { return };
+    for (group, kept) in kept.iter().enumerate() {
+        let parts = kept.values.as_chunks::<R>().0.iter().zip(kept.columns.as_chunks::<R>().0);
+        for (part, (values, columns)) in parts.enumerate() {
+            let sums = &mut sums[(group * ROWS + part * R) * pitch..];
+            let mut added = [[V::splat(0.0); N]; R];
+            for (row, added) in added.iter_mut().enumerate() {
+                for (vector, added) in added.iter_mut().enumerate() {
+                    *added = V::load(&sums[row * pitch + vector]);
+                }
+            }
+            for j in 0..count.min(SLAB / 2) {
+                for row in 0..R {
+                    let value = V::splat(values[row][j]);
+                    let x = &x[usize::from(columns[row][j]) % SLAB];
+                    for vector in 0..N {
+                        added[row][vector] = value.mul_add(V::load(&x[vector]), added[row][vector]);
+                    }
+                }
+            }
+            for (row, added) in added.into_iter().enumerate() {
+                for (vector, added) in added.into_iter().enumerate() {
+                    sums[row * pitch + vector] = added.array();
+                }
+            }
+        }
+    }
+}
