@@ -25,7 +25,7 @@ mod tests;
 mod vector;
 
 /// Up to so many tokens are few.
-const FEW: usize = 12;
+const FEW: usize = 16;
 
 /// A weight whose codes are row-major, every row's in whole bytes.
 struct Canonical<'a, T> {

@@ -10,7 +10,7 @@ use crate::element::Factor;
 use rayon::prelude::*;
 
 /// Columns of a slab.
-const SLAB: usize = 128;
+const SLAB: usize = 64;
 /// Rows of a task.
 const BAND: usize = 64;
 /// Rows that are decoded together.
@@ -163,7 +163,7 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
         }
     }
 
-    /// Sums that are `[BAND, vectors]`.
+    /// From sums that are `[BAND, vectors]`.
     #[inline(always)]
     fn write<V: Vector>(&mut self, sums: &[[f32; LANES]], vectors: usize, height: usize) {
         let mut at = 0;
@@ -171,13 +171,20 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
             for (vector, y) in y.chunks_mut(LANES).enumerate() {
                 for first in (0..height).step_by(LANES) {
                     let mut rows = [V::splat(0.0); LANES];
-                    for (to, sums) in rows.iter_mut().zip(sums[first * vectors + at + vector..].iter().step_by(vectors))
-                    {
-                        *to = V::load(sums);
+                    let sums = sums[first * vectors + at + vector..].iter().step_by(vectors);
+                    for (row, (to, sums)) in rows.iter_mut().zip(sums).enumerate().take(height - first) {
+                        let bias = self.bias.map(|bias| T::bias(bias[self.first + first + row]));
+                        // Times one: sums and bias are added as they are.
+                        *to = match bias {
+                            Some(bias) => V::load(sums).mul_add(V::splat(1.0), V::splat(bytemuck::cast(bias))),
+                            None => V::load(sums),
+                        };
                     }
                     for (y, sums) in y.iter_mut().zip(V::transpose(rows)) {
-                        for ((row, y), sum) in y.iter_mut().enumerate().skip(first).zip(sums.array()) {
-                            *y = finish::<T, f32>(sum, self.bias.map(|bias| bias[self.first + row]));
+                        let (sums, y) = (sums.array(), &mut y[first..]);
+                        match y.first_chunk_mut::<LANES>() {
+                            Some(y) => *y = sums.map(|sum| finish::<T, f32>(sum, None)),
+                            None => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = finish::<T, f32>(sum, None)),
                         }
                     }
                 }

@@ -64,7 +64,7 @@ fn same<T: Factor>(a: &T::Output, b: &T::Output) -> bool {
 
 #[test]
 fn all_vectors_give_the_same_bits() {
-    for tokens in [1, 2, 3, 4, 5, 12, 13, 16, 33, 70, 150] {
+    for tokens in [1, 2, 3, 4, 5, 16, 17, 33, 70, 150] {
         for (rows, cols) in [(1, 4), (3, 8), (5, 36), (9, 132), (66, 260), (70, 1032)] {
             check::<f32>(tokens, rows, cols);
             check::<bf16>(tokens, rows, cols);
