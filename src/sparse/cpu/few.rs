@@ -1,7 +1,7 @@
 //! The product for few tokens: kept values of a row side by side, and the activations of their columns picked for them.
 //! Value `j` is in sum `j % 16` of its row, and the sixteen are added up at last.
 
-use super::vector::{LANES, Path, SPAN, Vector, Work, load, selector, sum};
+use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector, sum};
 use super::{Canonical, bands, finish, padded};
 use crate::element::Factor;
 use rayon::prelude::*;
@@ -11,6 +11,9 @@ use std::array::from_fn;
 const ROWS: usize = 4;
 /// Rows of a task.
 const BAND: usize = 32;
+
+/// Activations of some columns of a token.
+type Span = Aligned<[f32; SPAN]>;
 
 /// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
 pub(super) fn multiply<T: Factor, const CODES: usize>(
@@ -23,11 +26,11 @@ pub(super) fn multiply<T: Factor, const CODES: usize>(
     let (n, k) = (weight.shape.rows, weight.shape.cols);
     let spans = k.div_ceil(SPAN);
     // Columns that are not there are zeros, as are values that are not.
-    let mut wide = vec![[0.0; SPAN]; x.len() / k * spans];
+    let mut wide = vec![Aligned([0.0; SPAN]); x.len() / k * spans];
     for (x, wide) in x.chunks(k).zip(wide.chunks_mut(spans)) {
-        T::widen(x, bytemuck::cast_slice_mut(wide.as_flattened_mut()));
+        x.chunks(SPAN).zip(wide).for_each(|(x, wide)| T::widen(x, bytemuck::cast_slice_mut(&mut wide.0)));
     }
-    let x: Vec<&[[f32; SPAN]]> = wide.chunks(spans).collect();
+    let x: Vec<&[Span]> = wide.chunks(spans).collect();
     let band = |(band, y)| path.run(Band::<T, CODES> { weight, x: &x, bias, first: band * BAND, y });
     bands(y, n, BAND).into_par_iter().enumerate().all(band)
 }
@@ -35,7 +38,7 @@ pub(super) fn multiply<T: Factor, const CODES: usize>(
 /// Some rows of the weight, from the first, and of `y` what they make.
 struct Band<'a, T: Factor, const CODES: usize> {
     weight: &'a Canonical<'a, T>,
-    x: &'a [&'a [[f32; SPAN]]],
+    x: &'a [&'a [Span]],
     bias: Option<&'a [T::Output]>,
     first: usize,
     y: Vec<&'a mut [T::Output]>,
@@ -88,11 +91,12 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
 fn dots<V: Vector, T: Factor, const CODES: usize, const N: usize>(
     values: [&[T]; ROWS],
     codes: [&[u8]; ROWS],
-    x: [&[[f32; SPAN]]; N],
+    x: [&[Span]; N],
 ) -> [[f32; N]; ROWS] {
     let whole = values[0].len() / LANES;
-    let (values, codes) = (values.map(<[T]>::as_chunks::<LANES>), codes.map(<[u8]>::as_chunks::<CODES>));
-    let (all_values, all_codes) = (values.map(|values| &values.0[..whole]), codes.map(|codes| &codes.0[..whole]));
+    let values = values.map(<[T]>::as_chunks::<LANES>);
+    let all_values = values.map(|values| &values.0[..whole]);
+    let all_codes = codes.map(|codes| &codes.as_chunks::<CODES>().0[..whole]);
     let all_x = x.map(|x| &x[..whole]);
     let mut sums = [[V::splat(0.0); N]; ROWS];
     for i in 0..whole {
@@ -100,7 +104,8 @@ fn dots<V: Vector, T: Factor, const CODES: usize, const N: usize>(
     }
     if !values[0].1.is_empty() {
         let values = values.map(|values| padded(values.1));
-        let codes = codes.map(|codes| padded::<_, CODES>(codes.1));
+        // They may be in whole bytes where values are not.
+        let codes = codes.map(|codes| padded::<_, CODES>(&codes[whole * CODES..]));
         add::<V, T, CODES, N>(&mut sums, values.each_ref(), codes.each_ref(), x.map(|x| &x[whole]));
     }
     let mut totals = [[0.0; N]; ROWS];
@@ -116,12 +121,12 @@ fn add<V: Vector, T: Factor, const CODES: usize, const N: usize>(
     sums: &mut [[V; N]; ROWS],
     values: [&[T; LANES]; ROWS],
     codes: [&[u8; CODES]; ROWS],
-    x: [&[f32; SPAN]; N],
+    x: [&Span; N],
 ) {
     for row in 0..ROWS {
         let (values, index) = (load::<V, T>(values[row]), V::index(selector::<V, CODES>(codes[row])));
         for token in 0..N {
-            sums[row][token] = values.mul_add(V::pick(x[token], index), sums[row][token]);
+            sums[row][token] = values.mul_add(V::pick(&x[token].0, index), sums[row][token]);
         }
     }
 }

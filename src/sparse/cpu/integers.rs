@@ -1,7 +1,7 @@
 //! The product of integers: rows of the weight are decompressed to bytes, for a zero that is multiplied by changes no
 //! integer.
 
-use super::vector::{BYTES, Path, Vector, Work};
+use super::vector::{Aligned, BYTES, Path, Vector, Work};
 use super::{Canonical, bands, finish, padded};
 use crate::element::Factor;
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ const SLAB: usize = 64;
 /// Rows and tokens whose products are made at once.
 const ROWS: usize = 4;
 
-type Block = [i8; BYTES];
+type Block = Aligned<[i8; BYTES]>;
 
 /// Writes all of `y`, of which no size is zero; false if a code is not legal.
 pub(super) fn multiply<T: Factor>(
@@ -26,11 +26,13 @@ pub(super) fn multiply<T: Factor>(
     y: &mut [T::Output],
 ) -> bool {
     let (n, k) = (weight.shape.rows, weight.shape.cols);
-    let mut blocks = vec![[0; BYTES]; x.len() / k * k.div_ceil(BYTES)];
+    let mut blocks = vec![Aligned([0; BYTES]); x.len() / k * k.div_ceil(BYTES)];
     let rows = blocks.chunks_mut(k.div_ceil(BYTES)).zip(bytemuck::cast_slice(x).chunks(k));
     let x: Vec<(&[Block], i32)> = rows
         .map(|(blocks, x)| {
-            blocks.as_flattened_mut()[..k].copy_from_slice(x);
+            for (block, x) in blocks.iter_mut().zip(x.chunks(BYTES)) {
+                block.0[..x.len()].copy_from_slice(x);
+            }
             (&*blocks, x.iter().map(|x| i32::from(*x)).fold(0, i32::wrapping_add))
         })
         .collect();
@@ -77,7 +79,7 @@ impl<T: Factor> Band<'_, T> {
             let mut sums = [V::no_sums(); N];
             self.expand::<V>(self.first + row, 0..blocks, |block, dense| {
                 for (sums, x) in sums.iter_mut().zip(x) {
-                    *sums = V::dot(*sums, &dense, &x[block]);
+                    *sums = V::dot(*sums, &dense, &x[block].0);
                 }
             });
             self.write::<V>(row, &sums.map(V::total));
@@ -88,12 +90,12 @@ impl<T: Factor> Band<'_, T> {
     #[inline(always)]
     fn many<V: Vector>(&mut self, height: usize) {
         let (tokens, blocks) = (self.x.len(), self.weight.shape.cols.div_ceil(BYTES));
-        let mut dense = vec![[0; BYTES]; height * blocks.min(SLAB)];
+        let mut dense = vec![Aligned([0; BYTES]); height * blocks.min(SLAB)];
         let mut sums = vec![0; height * tokens];
         for slab in (0..blocks).step_by(SLAB) {
             let slab = slab..blocks.min(slab + SLAB);
             for (row, to) in dense.chunks_mut(slab.len()).enumerate().take(height) {
-                self.expand::<V>(self.first + row, slab.clone(), |block, dense| to[block - slab.start] = dense);
+                self.expand::<V>(self.first + row, slab.clone(), |block, dense| to[block - slab.start].0 = dense);
             }
             let x: Vec<&[Block]> = self.x.iter().map(|x| &x.0[slab.clone()]).collect();
             add_all::<V>(&dense[..height * slab.len()], slab.len(), &x, &mut sums);
@@ -105,16 +107,18 @@ impl<T: Factor> Band<'_, T> {
 
     /// Gives blocks of a row of the weight.
     #[inline(always)]
-    fn expand<V: Vector>(&self, row: usize, blocks: Range<usize>, mut take: impl FnMut(usize, Block)) {
+    fn expand<V: Vector>(&self, row: usize, blocks: Range<usize>, mut take: impl FnMut(usize, [i8; BYTES])) {
         let values: &[i8] = bytemuck::cast_slice(self.weight.values(row));
         let (values, last_values) = values.as_chunks();
-        let (codes, last_codes) = self.weight.codes(row).as_chunks();
+        let all_codes = self.weight.codes(row);
+        let codes = all_codes.as_chunks().0;
         let whole = blocks.start..blocks.end.min(values.len());
         for ((values, codes), block) in values[whole.clone()].iter().zip(&codes[whole.clone()]).zip(whole.clone()) {
             take(block, V::expand(values, *codes));
         }
         if whole.end < blocks.end {
-            take(whole.end, V::expand(&padded(last_values), padded(last_codes)));
+            // Codes may be in whole bytes where values are not.
+            take(whole.end, V::expand(&padded(last_values), padded(&all_codes[whole.end * (BYTES / 8)..])));
         }
     }
 
@@ -155,7 +159,7 @@ fn add<V: Vector, const N: usize>(dense: &[Block], blocks: usize, x: &[&[Block]]
     for block in 0..blocks {
         for (row, added) in rows.iter().zip(&mut added) {
             for (x, added) in columns.iter().zip(added) {
-                *added = V::dot(*added, &row[block], &x[block]);
+                *added = V::dot(*added, &row[block].0, &x[block].0);
             }
         }
     }

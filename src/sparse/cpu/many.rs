@@ -4,7 +4,7 @@
 //! Activations lie in slabs of columns, [K, tokens], one of which stays in the first cache while many rows go over it.
 //! A part of a row is decoded once for all tokens.
 
-use super::vector::{LANES, Path, SPAN, Vector, Work, load, selector};
+use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector};
 use super::{Canonical, bands, finish, padded};
 use crate::element::Factor;
 use rayon::prelude::*;
@@ -36,17 +36,19 @@ pub(super) fn multiply<T: Factor, const CODES: usize>(
     })
 }
 
+type Line = Aligned<[f32; LANES]>;
+
 /// Tokens side by side, in slabs of `SLAB` times so many vectors; zeros where there is no token or no column.
 struct Side {
     vectors: usize,
-    x: Vec<[f32; LANES]>,
+    x: Vec<Line>,
 }
 
 impl Side {
     fn all<T: Factor>(path: Path, x: &[T], k: usize) -> Vec<Self> {
         let side = |x: &[T]| {
             let vectors = (x.len() / k).div_ceil(LANES).next_power_of_two();
-            let mut slabs = vec![[0.0; LANES]; k.next_multiple_of(SLAB) * vectors];
+            let mut slabs = vec![Aligned([0.0; LANES]); k.next_multiple_of(SLAB) * vectors];
             slabs.par_chunks_mut(SLAB * vectors).enumerate().for_each(|(slab, to)| {
                 path.run(Turn { x, k, first: slab * SLAB, to, vectors });
             });
@@ -61,7 +63,7 @@ struct Turn<'a, T> {
     x: &'a [T],
     k: usize,
     first: usize,
-    to: &'a mut [[f32; LANES]],
+    to: &'a mut [Line],
     vectors: usize,
 }
 
@@ -81,7 +83,7 @@ impl<T: Factor> Work for Turn<'_, T> {
                 }
                 let to = self.to[block * LANES * self.vectors + vector..].iter_mut().step_by(self.vectors);
                 for (to, column) in to.zip(V::transpose(rows)) {
-                    *to = column.array();
+                    to.0 = column.array();
                 }
             }
         }
@@ -117,7 +119,7 @@ impl<T: Factor, const CODES: usize> Work for Band<'_, T, CODES> {
         // Rows that are not there are zeros, and what they make is not looked at.
         let nothing = Kept { values: [[0.0; SLAB / 2]; ROWS], columns: [[0; SLAB / 2]; ROWS] };
         let mut kept = [nothing; BAND / ROWS];
-        let mut sums = vec![[0.0; LANES]; BAND * vectors];
+        let mut sums = vec![Aligned([0.0; LANES]); BAND * vectors];
         for (slab, first) in (0..self.weight.shape.cols).step_by(SLAB).enumerate() {
             let count = (self.weight.shape.cols - first).min(SLAB) / 2;
             for row in 0..height {
@@ -165,7 +167,7 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
 
     /// From sums that are `[BAND, vectors]`.
     #[inline(always)]
-    fn write<V: Vector>(&mut self, sums: &[[f32; LANES]], vectors: usize, height: usize) {
+    fn write<V: Vector>(&mut self, sums: &[Line], vectors: usize, height: usize) {
         let mut at = 0;
         for (side, y) in self.sides.iter().zip(self.y.chunks_mut(WIDE * LANES)) {
             for (vector, y) in y.chunks_mut(LANES).enumerate() {
@@ -176,8 +178,8 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
                         let bias = self.bias.map(|bias| T::bias(bias[self.first + first + row]));
                         // Times one: sums and bias are added as they are.
                         *to = match bias {
-                            Some(bias) => V::load(sums).mul_add(V::splat(1.0), V::splat(bytemuck::cast(bias))),
-                            None => V::load(sums),
+                            Some(bias) => V::load(&sums.0).mul_add(V::splat(1.0), V::splat(bytemuck::cast(bias))),
+                            None => V::load(&sums.0),
                         };
                     }
                     for (y, sums) in y.iter_mut().zip(V::transpose(rows)) {
@@ -197,10 +199,10 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
 /// Adds the products of a slab of `X` and all rows, `R` rows at a time, to sums that are `pitch` vectors apart.
 #[inline(always)]
 fn add_all<V: Vector, const N: usize, const R: usize>(
-    x: &[[f32; LANES]],
+    x: &[Line],
     kept: &[Kept],
     count: usize,
-    sums: &mut [[f32; LANES]],
+    sums: &mut [Line],
     pitch: usize,
 ) {
     let Some(x) = x.as_chunks::<N>().0.first_chunk::<SLAB>() else { return };
@@ -211,7 +213,7 @@ fn add_all<V: Vector, const N: usize, const R: usize>(
             let mut added = [[V::splat(0.0); N]; R];
             for (row, added) in added.iter_mut().enumerate() {
                 for (vector, added) in added.iter_mut().enumerate() {
-                    *added = V::load(&sums[row * pitch + vector]);
+                    *added = V::load(&sums[row * pitch + vector].0);
                 }
             }
             for j in 0..count.min(SLAB / 2) {
@@ -219,13 +221,13 @@ fn add_all<V: Vector, const N: usize, const R: usize>(
                     let value = V::splat(values[row][j]);
                     let x = &x[usize::from(columns[row][j]) % SLAB];
                     for vector in 0..N {
-                        added[row][vector] = value.mul_add(V::load(&x[vector]), added[row][vector]);
+                        added[row][vector] = value.mul_add(V::load(&x[vector].0), added[row][vector]);
                     }
                 }
             }
             for (row, added) in added.into_iter().enumerate() {
                 for (vector, added) in added.into_iter().enumerate() {
-                    sums[row * pitch + vector] = added.array();
+                    sums[row * pitch + vector].0 = added.array();
                 }
             }
         }

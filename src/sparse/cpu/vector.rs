@@ -17,6 +17,11 @@ pub(super) const SPAN: usize = 2 * LANES;
 /// Columns of integers at a time.
 pub(super) const BYTES: usize = 64;
 
+/// On the boundary of a line of a cache: a vector that lies across two takes twice the time.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Aligned<A>(pub(super) A);
+
 /// Sixteen `f32`, and what goes with them for integers.
 ///
 /// A selector says where sixteen kept values stand in 32 columns: value `j` is in column `4 (j / 2) + p` where `p` is in
