@@ -11,11 +11,13 @@ use rayon::prelude::*;
 
 /// Columns of a slab.
 const SLAB: usize = 64;
-/// Rows of a task.
-const BAND: usize = 64;
+/// Slabs that are decoded at a time.
+const SLABS: usize = 16;
+/// Rows of a task: with a slab of `X`, their sums stay in the first cache.
+const BAND: usize = 48;
 /// Rows that are decoded together.
 const ROWS: usize = 8;
-/// Tokens at a time.
+/// Tokens at a time: what a row is decoded for.
 const TOKENS: usize = 512;
 /// Vectors of tokens that one row is multiplied by at once, at most.
 const WIDE: usize = 4;
@@ -115,32 +117,34 @@ impl<T: Factor, const CODES: usize> Work for Band<'_, T, CODES> {
         if !self.weight.is_legal(self.first..self.first + height) {
             return false;
         }
-        let vectors: usize = self.sides.iter().map(|side| side.vectors).sum();
+        let slabs = self.weight.shape.cols.div_ceil(SLAB);
         // Rows that are not there are zeros, and what they make is not looked at.
         let nothing = Kept { values: [[0.0; SLAB / 2]; ROWS], columns: [[0; SLAB / 2]; ROWS] };
-        let mut kept = [nothing; BAND / ROWS];
-        let mut sums = vec![Aligned([0.0; LANES]); BAND * vectors];
-        for (slab, first) in (0..self.weight.shape.cols).step_by(SLAB).enumerate() {
-            let count = (self.weight.shape.cols - first).min(SLAB) / 2;
-            for row in 0..height {
-                self.decode::<V>(row, slab, &mut kept[row / ROWS]);
+        let mut kept = vec![[nothing; BAND / ROWS]; slabs.min(SLABS)];
+        let vectors = self.sides.iter().map(|side| side.vectors);
+        let mut sums: Vec<_> = vectors.map(|vectors| vec![Aligned([0.0; LANES]); BAND * vectors]).collect();
+        for first in (0..slabs).step_by(SLABS) {
+            let part = first..slabs.min(first + SLABS);
+            for (slab, kept) in part.clone().zip(&mut kept) {
+                (0..height).for_each(|row| self.decode::<V>(row, slab, &mut kept[row / ROWS]));
             }
-            let mut at = 0;
-            for side in self.sides {
-                let x = &side.x[slab * SLAB * side.vectors..];
-                let (kept, to) = (&kept[..height.div_ceil(ROWS)], &mut sums[at..]);
-                match (side.vectors, V::REGISTERS >= 32) {
-                    (1, true) => add_all::<V, 1, 8>(x, kept, count, to, vectors),
-                    (2, true) => add_all::<V, 2, 4>(x, kept, count, to, vectors),
-                    (_, true) => add_all::<V, 4, 2>(x, kept, count, to, vectors),
-                    (1, false) => add_all::<V, 1, 4>(x, kept, count, to, vectors),
-                    (2, false) => add_all::<V, 2, 2>(x, kept, count, to, vectors),
-                    (_, false) => add_all::<V, 4, 1>(x, kept, count, to, vectors),
+            for (side, sums) in self.sides.iter().zip(&mut sums) {
+                for (slab, kept) in part.clone().zip(&kept) {
+                    let count = (self.weight.shape.cols - slab * SLAB).min(SLAB) / 2;
+                    let x = &side.x[slab * SLAB * side.vectors..];
+                    let kept = &kept[..height.div_ceil(ROWS)];
+                    match (side.vectors, V::REGISTERS >= 32) {
+                        (1, true) => add_all::<V, 1, 8>(x, kept, count, sums),
+                        (2, true) => add_all::<V, 2, 4>(x, kept, count, sums),
+                        (_, true) => add_all::<V, 4, 2>(x, kept, count, sums),
+                        (1, false) => add_all::<V, 1, 4>(x, kept, count, sums),
+                        (2, false) => add_all::<V, 2, 2>(x, kept, count, sums),
+                        (_, false) => add_all::<V, 4, 1>(x, kept, count, sums),
+                    }
                 }
-                at += side.vectors;
             }
         }
-        self.write::<V>(&sums, vectors, height);
+        self.write::<V>(&sums, height);
         true
     }
 }
@@ -165,15 +169,14 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
         }
     }
 
-    /// From sums that are `[BAND, vectors]`.
+    /// From the sums of each side, `[BAND, vectors]`.
     #[inline(always)]
-    fn write<V: Vector>(&mut self, sums: &[Line], vectors: usize, height: usize) {
-        let mut at = 0;
-        for (side, y) in self.sides.iter().zip(self.y.chunks_mut(WIDE * LANES)) {
+    fn write<V: Vector>(&mut self, sums: &[Vec<Line>], height: usize) {
+        for ((side, sums), y) in self.sides.iter().zip(sums).zip(self.y.chunks_mut(WIDE * LANES)) {
             for (vector, y) in y.chunks_mut(LANES).enumerate() {
                 for first in (0..height).step_by(LANES) {
                     let mut rows = [V::splat(0.0); LANES];
-                    let sums = sums[first * vectors + at + vector..].iter().step_by(vectors);
+                    let sums = sums[first * side.vectors + vector..].iter().step_by(side.vectors);
                     for (row, (to, sums)) in rows.iter_mut().zip(sums).enumerate().take(height - first) {
                         let bias = self.bias.map(|bias| T::bias(bias[self.first + first + row]));
                         // Times one: sums and bias are added as they are.
@@ -191,29 +194,22 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
                     }
                 }
             }
-            at += side.vectors;
         }
     }
 }
 
-/// Adds the products of a slab of `X` and all rows, `R` rows at a time, to sums that are `pitch` vectors apart.
+/// Adds the products of a slab of `X` and all rows, `R` rows at a time, to sums `[BAND, N]`.
 #[inline(always)]
-fn add_all<V: Vector, const N: usize, const R: usize>(
-    x: &[Line],
-    kept: &[Kept],
-    count: usize,
-    sums: &mut [Line],
-    pitch: usize,
-) {
+fn add_all<V: Vector, const N: usize, const R: usize>(x: &[Line], kept: &[Kept], count: usize, sums: &mut [Line]) {
     let Some(x) = x.as_chunks::<N>().0.first_chunk::<SLAB>() else { return };
     for (group, kept) in kept.iter().enumerate() {
         let parts = kept.values.as_chunks::<R>().0.iter().zip(kept.columns.as_chunks::<R>().0);
         for (part, (values, columns)) in parts.enumerate() {
-            let sums = &mut sums[(group * ROWS + part * R) * pitch..];
+            let sums = &mut sums[(group * ROWS + part * R) * N..];
             let mut added = [[V::splat(0.0); N]; R];
             for (row, added) in added.iter_mut().enumerate() {
                 for (vector, added) in added.iter_mut().enumerate() {
-                    *added = V::load(&sums[row * pitch + vector].0);
+                    *added = V::load(&sums[row * N + vector].0);
                 }
             }
             for j in 0..count.min(SLAB / 2) {
@@ -227,7 +223,7 @@ fn add_all<V: Vector, const N: usize, const R: usize>(
             }
             for (row, added) in added.into_iter().enumerate() {
                 for (vector, added) in added.into_iter().enumerate() {
-                    sums[row * pitch + vector].0 = added.array();
+                    sums[row * N + vector].0 = added.array();
                 }
             }
         }
