@@ -31,32 +31,41 @@ pub(super) fn multiply<T: Factor, const CODES: usize>(
     y: &mut [T::Output],
 ) -> bool {
     let (n, k) = (weight.shape.rows, weight.shape.cols);
+    let mut lines = Vec::new();
     x.chunks(TOKENS * k).zip(y.chunks_mut(TOKENS * n)).all(|(x, y)| {
-        let sides = Side::all(path, x, k);
-        let band = |(band, y)| path.run(Band::<T, CODES> { weight, sides: &sides, bias, first: band * BAND, y });
-        bands(y, n, BAND).into_par_iter().enumerate().all(band)
+        let sides = Side::all(path, x, k, &mut lines);
+        let bands = bands(y, n, BAND).into_par_iter().enumerate().map_init(Scratch::default, |scratch, (band, y)| {
+            path.run(Band::<T, CODES> { weight, sides: &sides, bias, first: band * BAND, y, scratch })
+        });
+        bands.all(|is_legal| is_legal)
     })
 }
 
 type Line = Aligned<[f32; LANES]>;
 
-/// Tokens side by side, in slabs of `SLAB` times so many vectors; zeros where there is no token or no column.
-struct Side {
+/// Tokens side by side, in slabs of `SLAB` times so many vectors. Where there is no token or no column, anything lies.
+struct Side<'a> {
     vectors: usize,
-    x: Vec<Line>,
+    x: &'a [Line],
 }
 
-impl Side {
-    fn all<T: Factor>(path: Path, x: &[T], k: usize) -> Vec<Self> {
-        let side = |x: &[T]| {
-            let vectors = (x.len() / k).div_ceil(LANES).next_power_of_two();
-            let mut slabs = vec![Aligned([0.0; LANES]); k.next_multiple_of(SLAB) * vectors];
-            slabs.par_chunks_mut(SLAB * vectors).enumerate().for_each(|(slab, to)| {
+impl<'a> Side<'a> {
+    fn all<T: Factor>(path: Path, x: &[T], k: usize, lines: &'a mut Vec<Line>) -> Vec<Self> {
+        let tokens = x.chunks(WIDE * LANES * k);
+        let vectors = tokens.clone().map(|x| (x.len() / k).div_ceil(LANES).next_power_of_two());
+        let tall = k.next_multiple_of(SLAB);
+        lines.resize(tall * vectors.clone().sum::<usize>(), Aligned([0.0; LANES]));
+        let mut rest = lines.as_mut_slice();
+        let mut sides = Vec::new();
+        for (x, vectors) in tokens.zip(vectors) {
+            let (side, others) = rest.split_at_mut(tall * vectors);
+            side.par_chunks_mut(SLAB * vectors).enumerate().for_each(|(slab, to)| {
                 path.run(Turn { x, k, first: slab * SLAB, to, vectors });
             });
-            Self { vectors, x: slabs }
-        };
-        x.chunks(WIDE * LANES * k).map(side).collect()
+            sides.push(Side { vectors, x: side });
+            rest = others;
+        }
+        sides
     }
 }
 
@@ -95,10 +104,19 @@ impl<T: Factor> Work for Turn<'_, T> {
 /// Some rows of the weight, from the first, and of `y` what they make.
 struct Band<'a, T: Factor, const CODES: usize> {
     weight: &'a Canonical<'a, T>,
-    sides: &'a [Side],
+    sides: &'a [Side<'a>],
     bias: Option<&'a [T::Output]>,
     first: usize,
     y: Vec<&'a mut [T::Output]>,
+    scratch: &'a mut Scratch,
+}
+
+/// What tasks take turns to work in.
+#[derive(Default)]
+struct Scratch {
+    kept: Vec<[Kept; BAND / ROWS]>,
+    /// Of each side, `[BAND, vectors]`.
+    sums: Vec<Vec<Line>>,
 }
 
 /// What rows keep of a slab.
@@ -118,11 +136,15 @@ impl<T: Factor, const CODES: usize> Work for Band<'_, T, CODES> {
             return false;
         }
         let slabs = self.weight.shape.cols.div_ceil(SLAB);
-        // Rows that are not there are zeros, and what they make is not looked at.
+        // What rows make that are not there is not looked at.
         let nothing = Kept { values: [[0.0; SLAB / 2]; ROWS], columns: [[0; SLAB / 2]; ROWS] };
-        let mut kept = vec![[nothing; BAND / ROWS]; slabs.min(SLABS)];
-        let vectors = self.sides.iter().map(|side| side.vectors);
-        let mut sums: Vec<_> = vectors.map(|vectors| vec![Aligned([0.0; LANES]); BAND * vectors]).collect();
+        let Scratch { mut kept, mut sums } = std::mem::take(self.scratch);
+        kept.resize(slabs.min(SLABS), [nothing; BAND / ROWS]);
+        sums.resize(self.sides.len(), Vec::new());
+        for (side, sums) in self.sides.iter().zip(&mut sums) {
+            sums.clear();
+            sums.resize(BAND * side.vectors, Aligned([0.0; LANES]));
+        }
         for first in (0..slabs).step_by(SLABS) {
             let part = first..slabs.min(first + SLABS);
             for (slab, kept) in part.clone().zip(&mut kept) {
@@ -145,6 +167,7 @@ impl<T: Factor, const CODES: usize> Work for Band<'_, T, CODES> {
             }
         }
         self.write::<V>(&sums, height);
+        *self.scratch = Scratch { kept, sums };
         true
     }
 }
