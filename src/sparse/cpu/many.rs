@@ -18,7 +18,7 @@ const BAND: usize = 48;
 /// Rows that are decoded together.
 const ROWS: usize = 8;
 /// Tokens at a time: what a row is decoded for.
-const TOKENS: usize = 512;
+const TOKENS: usize = 256;
 /// Vectors of tokens that one row is multiplied by at once, at most.
 const WIDE: usize = 4;
 
