@@ -15,7 +15,8 @@ const BAND: usize = 32;
 /// Activations of some columns of a token.
 type Span = Aligned<[f32; SPAN]>;
 
-/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
+/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES`
+/// bytes are those of 32 columns.
 pub(super) fn multiply<T: Factor, const CODES: usize>(
     path: Path,
     weight: &Canonical<'_, T>,

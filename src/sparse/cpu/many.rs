@@ -22,7 +22,8 @@ const TOKENS: usize = 256;
 /// Vectors of tokens that one row is multiplied by at once, at most.
 const WIDE: usize = 4;
 
-/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
+/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES`
+/// bytes are those of 32 columns.
 pub(super) fn multiply<T: Factor, const CODES: usize>(
     path: Path,
     weight: &Canonical<'_, T>,

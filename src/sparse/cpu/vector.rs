@@ -75,7 +75,16 @@ pub(super) trait Vector: Copy {
     fn dot(sums: Self::Sums, weights: &[i8; BYTES], x: &[i8; BYTES]) -> Self::Sums;
     fn total(sums: Self::Sums) -> i32;
     /// The values of sixteen groups where they belong, zeros elsewhere; and `OFFSET` on top, modulo 256.
-    fn expand(values: &[i8; BYTES / 2], codes: [u8; BYTES / 8]) -> [i8; BYTES];
+    #[inline(always)]
+    fn expand(values: &[i8; BYTES / 2], codes: [u8; BYTES / 8]) -> [i8; BYTES] {
+        let mut out = [Self::OFFSET.cast_signed(); BYTES];
+        for (group, (out, pair)) in out.as_chunks_mut::<4>().0.iter_mut().zip(values.as_chunks::<2>().0).enumerate() {
+            let code = codes[group / 2] >> (group % 2 * 4);
+            let at = [code & 3, code >> 2 & 3].map(usize::from);
+            at.into_iter().zip(pair).for_each(|(at, value)| out[at] = value.wrapping_add_unsigned(Self::OFFSET));
+        }
+        out
+    }
 }
 
 /// Sums over all lanes, in a fixed order.

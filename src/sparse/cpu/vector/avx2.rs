@@ -1,6 +1,6 @@
 //! AVX2, with fused multiply-adds.
 
-use super::{BYTES, LANES, SPAN, Vector, Work, portable};
+use super::{BYTES, LANES, SPAN, Vector, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -139,10 +139,5 @@ impl Vector for Ymms {
         let mut lanes = [0; 8];
         op!(_mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums));
         lanes.into_iter().fold(0, i32::wrapping_add)
-    }
-
-    #[inline(always)]
-    fn expand(values: &[i8; BYTES / 2], codes: [u8; BYTES / 8]) -> [i8; BYTES] {
-        portable::Lanes::expand(values, codes)
     }
 }

@@ -68,14 +68,4 @@ impl Vector for Lanes {
     fn total(sums: i32) -> i32 {
         sums
     }
-
-    #[inline(always)]
-    fn expand(values: &[i8; BYTES / 2], codes: [u8; BYTES / 8]) -> [i8; BYTES] {
-        let mut out = [0; BYTES];
-        for (group, (out, pair)) in out.as_chunks_mut::<4>().0.iter_mut().zip(values.as_chunks::<2>().0).enumerate() {
-            let code = codes[group / 2] >> (group % 2 * 4);
-            (out[usize::from(code & 3)], out[usize::from(code >> 2 & 3)]) = (pair[0], pair[1]);
-        }
-        out
-    }
 }
