@@ -1,31 +1,41 @@
 //! The CPU executor of `sparse`, on all threads of rayon's pool. Results do not depend on how many threads there are.
 //! It allocates what it works in, and leaves a workspace and a dense copy alone.
 //!
-//! For few tokens, and for `i8`, rows of the weight are walked over as they are compressed. For many, pieces of the
-//! weight are decompressed, and the crate `gemm` multiplies: it multiplies by zeros too, but is so much faster on what
-//! lies in order. Tokens with a NaN or an infinity still go the first way, for that `0 · ∞` is not computed.
+//! Kept values are multiplied by the activations of their columns and by no others: nothing is decompressed but
+//! integers, for whom a zero does not matter. For few tokens the lanes of a vector are kept values of a row ([`few`]),
+//! for many they are tokens ([`many`]). The order of sums is a matter of the number of tokens, of K and of the type, and
+//! they are fused multiply-adds on every machine: results are the same bits whatever vectors it has ([`vector`]). One
+//! without fused multiply-add is slow.
 
 use super::{Factor, Form, Multiply, Weight};
 use crate::compress::{Layout, Reorder, Sparsity, check_codes};
+use crate::element::factor::arithmetic::Arithmetic;
 use crate::error::{Error, Result, unsupported};
 use crate::pass::{Checked, Pass};
 use crate::shape::Shape;
 use crate::space::{Host, HostSpace};
-use rayon::prelude::*;
+use std::ops::Range;
+use vector::Path;
 
-mod panels;
-mod rows;
+mod few;
+mod integers;
+mod many;
+#[cfg(test)]
+mod tests;
+mod vector;
 
-/// From so many tokens on, decompressing costs less than it saves.
-const MANY: usize = 24;
+/// Up to so many tokens are few.
+const FEW: usize = 16;
 
-/// A weight whose codes are row-major, and legal.
+/// A weight whose codes are row-major, every row's in whole bytes.
 struct Canonical<'a, T> {
     shape: Shape,
     /// Rows lie `pitch` apart.
     values: &'a [T],
     pitch: usize,
     codes: &'a [u8],
+    /// Whether they are known to be legal.
+    is_checked: bool,
 }
 
 /// Writes `Y = X Wᵀ`, plus the bias if there is one.
@@ -36,22 +46,48 @@ pub(super) fn multiply<S: HostSpace, T: Factor>(pass: Multiply<'_, S, T>) -> Res
         return Err(Error::Overflow { what: "a row of the weight", rows: 1, cols: problem.shape.cols as u64 });
     }
     let (x, bias, y) = (S::slice(x), bias.map(S::slice), S::slice_mut(y));
-    let mut own = Vec::new();
+    let mut own = [Vec::new(), Vec::new()];
     let weight = canonical(weight.share(), &mut own)?;
-    let (tokens, k) = (problem.tokens, problem.shape.cols);
-    if !T::IN_F32 || tokens < MANY {
-        rows::multiply(&weight, x, bias, y, 0..tokens);
-        return Ok(());
+    if !product(Path::best(), &weight, x, bias, y) {
+        check_codes(Sparsity::of(T::DTYPE), weight.shape, weight.codes)?;
     }
-    panels::multiply(&weight, x, bias, y);
-    let special = |token: &usize| x[token * k..(token + 1) * k].iter().any(|x| !x.is_finite());
-    let special: Vec<usize> = (0..tokens).into_par_iter().filter(special).collect();
-    rows::multiply(&weight, x, bias, y, special.into_iter());
     Ok(())
 }
 
-/// The weight with its codes in order, checked; in new memory if they are in another.
-fn canonical<'c, S: HostSpace, T: Factor>(weight: Weight<'c, S, T>, own: &'c mut Vec<u8>) -> Result<Canonical<'c, T>> {
+/// False if a code is not legal, or if there was none to look at.
+fn product<T: Factor>(
+    path: Path,
+    weight: &Canonical<'_, T>,
+    x: &[T],
+    bias: Option<&[T::Output]>,
+    y: &mut [T::Output],
+) -> bool {
+    let Shape { rows, cols, .. } = weight.shape;
+    if y.is_empty() {
+        return weight.is_checked;
+    }
+    if cols == 0 {
+        for y in y.chunks_mut(rows) {
+            y.iter_mut().enumerate().for_each(|(row, y)| {
+                *y = finish::<T, Sum<T>>(bytemuck::Zeroable::zeroed(), bias.map(|bias| bias[row]))
+            });
+        }
+        return true;
+    }
+    match (T::IN_F32, x.len() / cols <= FEW, Sparsity::of(T::DTYPE)) {
+        (false, ..) => integers::multiply(path, weight, x, bias, y),
+        (true, true, Sparsity::TwoFour) => few::multiply::<T, 4>(path, weight, x, bias, y),
+        (true, true, Sparsity::OneTwo) => few::multiply::<T, 8>(path, weight, x, bias, y),
+        (true, false, Sparsity::TwoFour) => many::multiply::<T, 4>(path, weight, x, bias, y),
+        (true, false, Sparsity::OneTwo) => many::multiply::<T, 8>(path, weight, x, bias, y),
+    }
+}
+
+/// The weight with its codes in order, checked; in new memory if they are in another, or if rows share a byte.
+fn canonical<'c, S: HostSpace, T: Factor>(
+    weight: Weight<'c, S, T>,
+    [ordered, apart]: &'c mut [Vec<u8>; 2],
+) -> Result<Canonical<'c, T>> {
     let shape = weight.shape;
     let (layout, values, metadata) = match weight.form {
         Form::Packed { layout, values, metadata } => (layout, S::slice(values), S::slice(metadata)),
@@ -60,83 +96,96 @@ fn canonical<'c, S: HostSpace, T: Factor>(weight: Weight<'c, S, T>, own: &'c mut
         }
     };
     let (sparsity, sizes) = (Sparsity::of(T::DTYPE), layout.sizes(shape, T::DTYPE)?);
-    let codes = if layout == Layout::Plain {
-        check_codes(sparsity, shape, metadata)?;
+    let groups = sparsity.row_groups(shape.cols);
+    // Reordering checks them.
+    let is_checked = layout != Layout::Plain || !groups.is_multiple_of(2);
+    let mut codes = if layout == Layout::Plain {
+        if is_checked {
+            check_codes(sparsity, shape, metadata)?;
+        }
         metadata
     } else {
-        own.resize(sparsity.packed_codes(shape), 0);
-        let to = (Layout::Plain, own.as_mut_slice());
+        ordered.resize(sparsity.packed_codes(shape), 0);
+        let to = (Layout::Plain, ordered.as_mut_slice());
         Pass::execute(Checked::part(Reorder::<Host>::new(shape, T::DTYPE, (layout, metadata), to)))?;
-        own.as_slice()
+        ordered.as_slice()
     };
-    Ok(Canonical { shape, values, pitch: sizes.pitch, codes })
+    if !groups.is_multiple_of(2) {
+        let code = |group: usize| codes[group / 2] >> (group % 2 * 4) & 15;
+        let pair =
+            |first: usize, of_row: usize| code(first) | if of_row + 1 < groups { code(first + 1) << 4 } else { 0 };
+        apart.extend(
+            (0..shape.rows).flat_map(|row| (0..groups).step_by(2).map(move |group| pair(row * groups + group, group))),
+        );
+        codes = apart;
+    }
+    Ok(Canonical { shape, values, pitch: sizes.pitch, codes, is_checked })
 }
 
 impl<T: Factor> Canonical<'_, T> {
     /// Kept values of a row.
+    #[inline(always)]
     fn values(&self, row: usize) -> &[T] {
         &self.values[row * self.pitch..][..self.shape.cols / 2]
     }
 
-    /// Columns of the values that these groups of a row keep, in order, as many as `columns` has room for.
-    fn columns(&self, row: usize, first_group: usize, columns: &mut [u32]) {
-        let sparsity = Sparsity::of(T::DTYPE);
-        let first = row * sparsity.row_groups(self.shape.cols) + first_group;
-        let start = (first_group * sparsity.width()) as u32;
-        match sparsity {
-            Sparsity::TwoFour => spread::<2, 4>(self.codes, first, start, &FOURS, columns),
-            Sparsity::OneTwo => spread::<1, 2>(self.codes, first, start, &TWOS, columns),
+    /// Its codes.
+    #[inline(always)]
+    fn codes(&self, row: usize) -> &[u8] {
+        let bytes = Sparsity::of(T::DTYPE).row_groups(self.shape.cols).div_ceil(2);
+        &self.codes[row * bytes..][..bytes]
+    }
+
+    /// Whether the codes of some rows are legal.
+    #[inline(always)]
+    fn is_legal(&self, rows: Range<usize>) -> bool {
+        if self.is_checked {
+            return true;
         }
+        let sparsity = Sparsity::of(T::DTYPE);
+        let bytes = sparsity.row_groups(self.shape.cols).div_ceil(2);
+        let (words, last) = self.codes[rows.start * bytes..rows.end * bytes].as_chunks::<8>();
+        // Bits of codes that are not.
+        let illegal = |word: u64| match sparsity {
+            // The first position is less than the second.
+            Sparsity::TwoFour => {
+                let [low, high] = [word, word >> 1];
+                let less = !high & high >> 2 | !(high ^ high >> 2) & !low & low >> 2;
+                !less & 0x1111_1111_1111_1111
+            }
+            // 4 and E.
+            Sparsity::OneTwo => {
+                let word = word ^ 0x4444_4444_4444_4444;
+                word & 0x5555_5555_5555_5555 | (word ^ word >> 2) & 0x2222_2222_2222_2222
+            }
+        };
+        let words = words.iter().fold(0, |all, word| all | illegal(u64::from_le_bytes(*word)));
+        words | last.iter().fold(0, |all, byte| all | illegal(u64::from(*byte) | 0x4444_4444_4444_4400)) == 0
     }
 }
 
-/// Positions that a byte's two codes keep of four values each.
-const FOURS: [[u8; 4]; 256] = {
-    let mut table = [[0; 4]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let [even, odd] = [byte as u8 & 15, byte as u8 >> 4];
-        table[byte] = [even & 3, even >> 2, 4 + (odd & 3), 4 + (odd >> 2)];
-        byte += 1;
-    }
-    table
-};
+/// Zeros behind what there is.
+fn padded<T: bytemuck::Zeroable + Copy, const N: usize>(from: &[T]) -> [T; N] {
+    let mut to = [T::zeroed(); N];
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to
+}
 
-/// Positions that they keep of two values each: a code names the halves of the one that is kept.
-const TWOS: [[u8; 2]; 256] = {
-    let mut table = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = [byte as u8 >> 1 & 1, 2 + (byte as u8 >> 5 & 1)];
-        byte += 1;
+/// `Y` of `n` columns in parts of so many, for each the rows' slices.
+fn bands<O>(y: &mut [O], n: usize, width: usize) -> Vec<Vec<&mut [O]>> {
+    let tokens = y.len() / n;
+    let mut bands: Vec<Vec<_>> = (0..n.div_ceil(width)).map(|_| Vec::with_capacity(tokens)).collect();
+    for y in y.chunks_mut(n) {
+        bands.iter_mut().zip(y.chunks_mut(width)).for_each(|(band, y)| band.push(y));
     }
-    table
-};
+    bands
+}
 
-/// Columns from the code `first` on, `KEPT` a group and `PAIR` a byte, counted from `start`.
-fn spread<const KEPT: usize, const PAIR: usize>(
-    codes: &[u8],
-    first: usize,
-    mut start: u32,
-    table: &[[u8; PAIR]; 256],
-    mut columns: &mut [u32],
-) {
-    let width = 2 * KEPT as u32;
-    // A row need not begin with a byte.
-    if !first.is_multiple_of(2) && columns.len() >= KEPT {
-        let (odd, rest) = columns.split_at_mut(KEPT);
-        let kept = &table[usize::from(codes[first / 2])][KEPT..];
-        odd.iter_mut().zip(kept).for_each(|(column, at)| *column = start + u32::from(*at) - width);
-        (start, columns) = (start + width, rest);
-    }
-    let (pairs, last) = columns.as_chunks_mut::<PAIR>();
-    let bytes = &codes[first.div_ceil(2).min(codes.len())..];
-    for ((columns, byte), pair) in pairs.iter_mut().zip(bytes).zip(0..) {
-        let kept = table[usize::from(*byte)];
-        *columns = std::array::from_fn(|i| start + 2 * width * pair + u32::from(kept[i]));
-    }
-    let start = start + 2 * width * pairs.len() as u32;
-    if let Some(byte) = bytes.get(pairs.len()) {
-        last.iter_mut().zip(table[usize::from(*byte)]).for_each(|(column, at)| *column = start + u32::from(at));
-    }
+type Sum<T> = <T as Arithmetic<<T as Factor>::Output>>::Sum;
+
+/// A sum, which is of the type's own, with the bias, rounded.
+#[inline(always)]
+fn finish<T: Factor, S: bytemuck::Pod>(sum: S, bias: Option<T::Output>) -> T::Output {
+    let sum: Sum<T> = bytemuck::cast(sum);
+    T::finish(bias.map_or(sum, |bias| T::add(sum, T::bias(bias))))
 }

@@ -11,8 +11,9 @@ use twofour::{Cpu, Error, Executor, Shape, bf16};
 #[test]
 fn both_routes_are_within_their_bounds() {
     fn check<T: Number>() {
-        for tokens in [1, 2, 3, 8, 9, 23, 24, 25, 64, 65, 257] {
-            let case = Case::<T>::new(Spec { seed: tokens as u64, ..Spec::new(tokens, 261, 1100) });
+        let sizes = [1, 2, 3, 8, 9, 16, 17, 23, 24, 25, 64, 65, 257].map(|tokens| (tokens, 261, 1100));
+        for (tokens, rows, cols) in sizes.into_iter().chain([(280, 70, 132), (3, 5, 28), (3, 5, 60)]) {
+            let case = Case::<T>::new(Spec { seed: tokens as u64, ..Spec::new(tokens, rows, cols) });
             compare(&case, &case.run(&mut Cpu).unwrap(), &Cpu);
         }
     }
