@@ -19,6 +19,9 @@ use crate::space::{Host, Plain};
 /// assert_eq!(masked, [1.0, 0.0, 3.0, 0.0]);
 /// # Ok::<(), twofour::Error>(())
 /// ```
+///
+/// It uses what the processor has of AVX-512 and AVX2. The environment variable `TWOFOUR_CPU`, `avx2` or `portable`,
+/// keeps it from more than that, for measurements; of sampling, steps and compressed products no bit depends on it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
 

@@ -124,13 +124,13 @@ impl Processor {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn detected() -> Self {
+    pub(crate) fn detected() -> Self {
         macro_rules! has {
             ($($feature:tt)+) => { $(is_x86_feature_detected!($feature))&&+ };
         }
         if !has!("avx2" "fma" "f16c") {
             Self::Portable
-        } else if has!("avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vbmi" "avx512vbmi2" "avx512vnni") {
+        } else if has!("bmi2" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vbmi" "avx512vbmi2" "avx512vnni") {
             Self::Avx512
         } else {
             Self::Avx2
@@ -138,7 +138,7 @@ impl Processor {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn detected() -> Self {
+    pub(crate) fn detected() -> Self {
         Self::Portable
     }
 }

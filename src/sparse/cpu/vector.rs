@@ -2,6 +2,7 @@
 //! `f32` are fused multiply-adds in an order that does not depend on the vectors, and sums of integers wrap.
 
 use crate::element::{DType, Factor};
+use crate::sample::vector::Processor;
 use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
@@ -114,46 +115,31 @@ pub(super) trait Work {
     fn on<V: Vector>(self) -> Self::Output;
 }
 
-/// The vectors to use.
+/// The vectors to use: those of a processor that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Path(Kind);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
+pub(super) struct Path(Processor);
 
 impl Path {
-    /// Those that this machine has, the fastest first.
+    /// All that this machine has, the fastest first.
+    #[cfg(test)]
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let kinds = [
-            #[cfg(target_arch = "x86_64")]
-            avx512::is_there().then_some(Kind::Avx512),
-            #[cfg(target_arch = "x86_64")]
-            avx2::is_there().then_some(Kind::Avx2),
-            Some(Kind::Portable),
-        ];
-        kinds.into_iter().flatten().map(Self)
+        let all = [Processor::Avx512, Processor::Avx2, Processor::Portable];
+        all.into_iter().filter(|processor| *processor <= Processor::detected()).map(Self)
     }
 
-    /// The fastest.
     pub(super) fn best() -> Self {
-        Self::all().next().unwrap_or(Self(Kind::Portable))
+        Self(Processor::at_hand())
     }
 
     pub(super) fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {
-            // SAFETY: `all`, which alone makes paths, found the instructions.
+            // SAFETY: `Processor::detected` found the instructions.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { avx512::run(work) },
+            Processor::Avx512 => unsafe { avx512::run(work) },
             // SAFETY: likewise.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2::run(work) },
-            Kind::Portable => work.on::<portable::Lanes>(),
+            Processor::Avx2 => unsafe { avx2::run(work) },
+            _ => work.on::<portable::Lanes>(),
         }
     }
 }

@@ -4,11 +4,6 @@ use super::{BYTES, LANES, SPAN, Vector, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
-/// Whether this machine has what [`run`] needs.
-pub(super) fn is_there() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-}
-
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn run<W: Work>(work: W) -> W::Output {
     work.on::<Ymms>()

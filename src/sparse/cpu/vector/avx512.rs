@@ -4,19 +4,6 @@ use super::{BYTES, LANES, SPAN, Vector, Work};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
-/// Whether this machine has what [`run`] needs.
-pub(super) fn is_there() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vbmi2")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,bmi2,fma,f16c")]
 pub(super) fn run<W: Work>(work: W) -> W::Output {
     work.on::<Zmm>()
