@@ -33,12 +33,13 @@ TWOFOUR_DEVICE float largest(const float (&z)[6]) {
 }
 
 // The r of src/mask/mod.rs: scores by which much smaller numbers are rounded than z, the same bits on every executor.
-// Gives the largest, no finite one where the largest z is not finite.
+// Gives the largest, NaN where the largest z is not finite.
 TWOFOUR_DEVICE float relative_scores(float kappa, const float (&logits)[6], const float (&noise)[6], float (&r)[6]) {
-  const float origin = kappa * largest(logits);
+  const float top = largest(logits);
   TWOFOUR_UNROLL
-  for (int i = 0; i < 6; ++i) r[i] = fma(kappa, logits[i], -origin) + noise[i];
-  return largest(r);
+  for (int i = 0; i < 6; ++i) r[i] = logits[i] - top;
+  scores(kappa, r, noise, r);
+  return fma(kappa * top, 0.0f, largest(r));
 }
 
 // What `of` makes of the lowest pattern index whose score is the largest; of kNoPattern unless that is finite.

@@ -117,16 +117,16 @@ impl<V: Vector> Block<V, 6> {
         V::select(lost, V::splat(f32::NAN), top)
     }
 
-    /// Logits to [`crate::mask`]'s `r` and the largest `r`, which is not finite where the largest score is not.
+    /// Logits to [`crate::mask`]'s `r` and the largest `r`, which is NaN where the largest score is not finite.
     #[inline(always)]
     pub(crate) fn relative_scores(&self, kappa: f32, noise: &Self) -> (Self, V) {
-        let (mut scores, kappa) = (*self, V::splat(kappa));
-        let less = V::splat(-0.0) - kappa * self.largest();
-        for (values, noise) in scores.0.iter_mut().zip(noise.0) {
-            *values = kappa.mul_add(*values, less) + noise;
+        let (mut scores, largest) = (*self, self.largest());
+        for values in &mut scores.0 {
+            *values = *values - largest;
         }
+        scores.mul_add(kappa, noise);
         let top = scores.largest();
-        (scores, top)
+        (scores, (V::splat(kappa) * largest).mul_add(V::splat(0.0), top))
     }
 
     /// The lowest index whose score is the largest.

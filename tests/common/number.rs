@@ -10,7 +10,7 @@ pub fn convert<T: Float>(values: &[f32]) -> Vec<T> {
 /// A group's scores relative to its largest logit, of which the soft mask is made that gradients go through; to the bit.
 pub fn relative<T: Float>(kappa: f32, logits: &[T], noise: [f32; 6]) -> [f32; 6] {
     let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, logit| largest.max(logit.to_f32()));
-    std::array::from_fn(|i| kappa.mul_add(logits[i].to_f32(), -(kappa * largest)) + noise[i])
+    std::array::from_fn(|i| kappa.mul_add(logits[i].to_f32() - largest, noise[i]))
 }
 
 /// Equal bits, or both NaN.
