@@ -229,7 +229,8 @@ fn threads(table: &mut Table) {
 
 fn nan_step() -> bool {
     let (shape, at) = (Shape::new(1, 64), Recipe::maskllm(10).at(0));
-    let (weight, mut gradient) = (vec![1.0_f32; 64], vec![1.0_f32; 64]);
+    // All the same, gradients would be no pattern's.
+    let (weight, mut gradient) = (vec![1.0_f32; 64], (0..64).map(|i| i as f32).collect::<Vec<_>>());
     gradient[5] = f32::NAN;
     let mut logits = vec![0.0_f32; shape.logits()];
     let (mut m, mut v) = (vec![0.0; shape.logits()], vec![0.0; shape.logits()]);
