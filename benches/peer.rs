@@ -13,7 +13,7 @@
 //! | | of a compressed weight: `sparse-product`, without packing; variant and type of logits do not matter |
 //! | | of a 2:4 weight: `pack-sparse`, dense to values and metadata in CUTLASS's layout for sm_80, from which PyTorch's kernels read; variant, type of logits and tokens do not matter |
 //! | variant | `soft`, `hard`, `argmax` |
-//! | logits, weights | `f32`, `f16`, `bf16` |
+//! | logits, weights | `f32`, `f16`, `bf16`; `i8` for compressed weights and packing |
 //! | tokens | of the linear layer and the product; 0 for masks and packing |
 //! | threads | of the CPU; 0: all |
 //! | device | `cpu`, `cuda-hot`, `cuda-cold` |
@@ -73,7 +73,8 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
         return Err(format!("a request has ten words, not {}", words.len() + 1).into());
     };
     let kind = named(kind, [("soft", Kind::Soft), ("hard", Kind::Hard), ("argmax", Kind::Argmax)])?;
-    let dtype = |name| named(name, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)]);
+    let dtype =
+        |name| named(name, [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16), ("i8", DType::I8)]);
     let (logits, weights) = (dtype(logits)?, dtype(weights)?);
     let (shape, tokens) = (Shape::new(rows.parse()?, cols.parse()?), tokens.parse()?);
     let places = [("cpu", Place::Cpu), ("cuda-hot", Place::Gpu(Cache::Hot)), ("cuda-cold", Place::Gpu(Cache::Cold))];

@@ -48,26 +48,31 @@ pub(super) fn multiply<S: HostSpace, T: Factor>(pass: Multiply<'_, S, T>) -> Res
     let (x, bias, y) = (S::slice(x), bias.map(S::slice), S::slice_mut(y));
     let mut own = [Vec::new(), Vec::new()];
     let weight = canonical(weight.share(), &mut own)?;
-    if !product(Path::best(), &weight, x, bias, y) {
+    if !make(Product { path: Path::best(), weight: &weight, x, bias, y }) {
         check_codes(Sparsity::of(T::DTYPE), weight.shape, weight.codes)?;
     }
     Ok(())
 }
 
-/// False if a code is not legal, or if there was none to look at.
-fn product<T: Factor>(
+/// What is to be made. Those that take it write all of `y`, of which no size is zero but for `make`,
+/// and are false if a code is not legal.
+struct Product<'a, T: Factor> {
     path: Path,
-    weight: &Canonical<'_, T>,
-    x: &[T],
-    bias: Option<&[T::Output]>,
-    y: &mut [T::Output],
-) -> bool {
+    weight: &'a Canonical<'a, T>,
+    x: &'a [T],
+    bias: Option<&'a [T::Output]>,
+    y: &'a mut [T::Output],
+}
+
+/// Of any sizes. False also if there was no code to look at.
+fn make<T: Factor>(product: Product<'_, T>) -> bool {
+    let Product { weight, x, bias, .. } = product;
     let Shape { rows, cols, .. } = weight.shape;
-    if y.is_empty() {
+    if product.y.is_empty() {
         return weight.is_checked;
     }
     if cols == 0 {
-        for y in y.chunks_mut(rows) {
+        for y in product.y.chunks_mut(rows) {
             y.iter_mut().enumerate().for_each(|(row, y)| {
                 *y = finish::<T, Sum<T>>(bytemuck::Zeroable::zeroed(), bias.map(|bias| bias[row]))
             });
@@ -75,11 +80,11 @@ fn product<T: Factor>(
         return true;
     }
     match (T::IN_F32, x.len() / cols <= FEW, Sparsity::of(T::DTYPE)) {
-        (false, ..) => integers::multiply(path, weight, x, bias, y),
-        (true, true, Sparsity::TwoFour) => few::multiply::<T, 4>(path, weight, x, bias, y),
-        (true, true, Sparsity::OneTwo) => few::multiply::<T, 8>(path, weight, x, bias, y),
-        (true, false, Sparsity::TwoFour) => many::multiply::<T, 4>(path, weight, x, bias, y),
-        (true, false, Sparsity::OneTwo) => many::multiply::<T, 8>(path, weight, x, bias, y),
+        (false, ..) => integers::multiply(product),
+        (true, true, Sparsity::TwoFour) => few::multiply::<T, 4>(product),
+        (true, true, Sparsity::OneTwo) => few::multiply::<T, 8>(product),
+        (true, false, Sparsity::TwoFour) => many::multiply::<T, 4>(product),
+        (true, false, Sparsity::OneTwo) => many::multiply::<T, 8>(product),
     }
 }
 

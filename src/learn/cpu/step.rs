@@ -33,8 +33,11 @@ pub(super) fn step_piece<V, L: Logit, S: Source, M: PieceMoments>(
             let logits = &mut piece.logits[6 * start..6 * (start + count)];
             let made = piece.source.make::<V, L>(piece.first + start, start, count, logits);
             add_squares(&mut share, &made.squares, count);
-            let in_order = piece.moments.in_order(start, count);
-            if !(in_order.is_some_and(|moments| step_in_order::<V, L>(stepping, &made, logits, moments))) {
+            let is_done = match piece.moments.in_order(start, count) {
+                Some(moments) => step_in_order::<V, L>(stepping, &made, logits, moments),
+                None => false,
+            };
+            if !is_done {
                 let first = piece.first + start;
                 step_in_lanes(stepping, first, start, &made, logits, &mut piece.moments, &mut kept, &mut share);
             }

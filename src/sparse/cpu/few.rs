@@ -1,8 +1,8 @@
 //! The product for few tokens: kept values of a row side by side, and the activations of their columns picked for them.
 //! Value `j` is in sum `j % 16` of its row, and the sixteen are added up at last.
 
-use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector, sum};
-use super::{Canonical, bands, finish, padded};
+use super::vector::{Aligned, LANES, SPAN, Vector, Work, load, selector, sum};
+use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
 use rayon::prelude::*;
 use std::array::from_fn;
@@ -15,15 +15,9 @@ const BAND: usize = 32;
 /// Activations of some columns of a token.
 type Span = Aligned<[f32; SPAN]>;
 
-/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES`
-/// bytes are those of 32 columns.
-pub(super) fn multiply<T: Factor, const CODES: usize>(
-    path: Path,
-    weight: &Canonical<'_, T>,
-    x: &[T],
-    bias: Option<&[T::Output]>,
-    y: &mut [T::Output],
-) -> bool {
+/// For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
+pub(super) fn multiply<T: Factor, const CODES: usize>(product: Product<'_, T>) -> bool {
+    let Product { path, weight, x, bias, y } = product;
     let (n, k) = (weight.shape.rows, weight.shape.cols);
     let spans = k.div_ceil(SPAN);
     // Columns that are not there are zeros, as are values that are not.

@@ -1,8 +1,8 @@
 //! The product of integers: rows of the weight are decompressed to bytes, for a zero that is multiplied by changes no
 //! integer.
 
-use super::vector::{Aligned, BYTES, Path, Vector, Work};
-use super::{Canonical, bands, finish, padded};
+use super::vector::{Aligned, BYTES, Vector, Work};
+use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
 use rayon::prelude::*;
 use std::array::from_fn;
@@ -17,14 +17,8 @@ const ROWS: usize = 4;
 
 type Block = Aligned<[i8; BYTES]>;
 
-/// Writes all of `y`, of which no size is zero; false if a code is not legal.
-pub(super) fn multiply<T: Factor>(
-    path: Path,
-    weight: &Canonical<'_, T>,
-    x: &[T],
-    bias: Option<&[T::Output]>,
-    y: &mut [T::Output],
-) -> bool {
+pub(super) fn multiply<T: Factor>(product: Product<'_, T>) -> bool {
+    let Product { path, weight, x, bias, y } = product;
     let (n, k) = (weight.shape.rows, weight.shape.cols);
     let mut blocks = vec![Aligned([0; BYTES]); x.len() / k * k.div_ceil(BYTES)];
     let rows = blocks.chunks_mut(k.div_ceil(BYTES)).zip(bytemuck::cast_slice(x).chunks(k));

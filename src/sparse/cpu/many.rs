@@ -5,7 +5,7 @@
 //! A part of a row is decoded once for all tokens.
 
 use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector};
-use super::{Canonical, bands, finish, padded};
+use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
 use rayon::prelude::*;
 
@@ -22,15 +22,9 @@ const TOKENS: usize = 256;
 /// Vectors of tokens that one row is multiplied by at once, at most.
 const WIDE: usize = 4;
 
-/// Writes all of `y`, of which no size is zero; false if a code is not legal. For types whose sums are `f32`; `CODES`
-/// bytes are those of 32 columns.
-pub(super) fn multiply<T: Factor, const CODES: usize>(
-    path: Path,
-    weight: &Canonical<'_, T>,
-    x: &[T],
-    bias: Option<&[T::Output]>,
-    y: &mut [T::Output],
-) -> bool {
+/// For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
+pub(super) fn multiply<T: Factor, const CODES: usize>(product: Product<'_, T>) -> bool {
+    let Product { path, weight, x, bias, y } = product;
     let (n, k) = (weight.shape.rows, weight.shape.cols);
     let mut lines = Vec::new();
     x.chunks(TOKENS * k).zip(y.chunks_mut(TOKENS * n)).all(|(x, y)| {

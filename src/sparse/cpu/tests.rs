@@ -1,7 +1,7 @@
 //! All vectors give the same bits.
 
 use super::vector::Path;
-use super::{Canonical, product};
+use super::{Canonical, Product, make};
 use crate::element::{DType, Factor};
 use crate::shape::Shape;
 use crate::{E4m3, bf16, f16};
@@ -38,7 +38,7 @@ fn check<T: Factor>(tokens: usize, rows: usize, cols: usize) {
     let weight = Canonical { shape, values: &values, pitch, codes: &codes, is_checked: false };
     let run = |path| {
         let mut y: Vec<T::Output> = vec![bytemuck::Zeroable::zeroed(); tokens * rows];
-        assert!(product(path, &weight, &x, None, &mut y));
+        assert!(make(Product { path, weight: &weight, x: &x, bias: None, y: &mut y }));
         y
     };
     let mut paths = Path::all();
