@@ -262,7 +262,7 @@ def describe(facts: dict[str, Any]) -> str:
     load = facts["load at the start"][0]
     sides = f"{facts['threads']} threads a side, load {load:.1f} before, {facts['date']}"
     copy = f"a copy reads and writes {facts['copy, bytes/ns']:.1f} GB/s"
-    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {sides}; {copy}"]
+    lines = [f"PyTorch {facts['torch']}; {facts['processor']}, {sides};", copy]
     if facts["gpu"]:
         lines.append(facts["gpu"])
     return "\n".join(lines) + "\n"

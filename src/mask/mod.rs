@@ -23,13 +23,14 @@
 //! Arithmetic is in `f32`; an output is rounded once. Choices (hard and argmax) are the same bits on every executor;
 //! soft values agree to a few units in the last place, for the exponential is the hardware's.
 //!
-//! - For the same noise, each gradient of a group is within `1e-4 (κ/τ) (1 − y_top) Σ_j (|G_j W_j| + 2|λ| W_j² m_j)`
-//!   of the exact one, for any κ, logits, weights and gradients and τ from 0.05 on, if no number leaves the range of
+//! - For the same noise, each gradient of a group is within `1e-4 (κ/τ) (1 − y_top) Σ_j (|G_j W_j| + 2|λ| W_j² m_j)` of
+//!   the exact one, for any κ, logits, weights and gradients and τ from 0.05 on, if no number leaves the range of
 //!   normal `f32`; a `y` below 2⁻¹²⁶ `y_top` counts as 0. The factor `1 − y_top` says that it is right where masks are
-//!   nearly decided too. For this the `y` of [`Backward`], and of every step that has this gradient in it, are softmax
-//!   of `r/τ` with `r_i = fma(κ, logit_i − max_k logit_k, noise_i)`: `z_i` less the same number for all, and rounded on
-//!   the scale of the noise. The soft mask of [`Forward`] is made of `z`, which is cheaper: its `y` are off by up to
-//!   `2⁻²³ |z|/τ` of themselves, and the `G∘M` of a soft [`Backward`] differs from [`Forward`]'s by as much.
+//!   nearly decided too. The bound is what tests hold, not proven. For this the `y` of [`Backward`], and of every step
+//!   that has this gradient in it, are softmax of `r/τ` with `r_i = fma(κ, logit_i − max_k logit_k, noise_i)`: `z_i`
+//!   less the same number for all, and rounded on the scale of the noise. The soft mask of [`Forward`] is made of `z`,
+//!   which is cheaper: its `y` are off by up to `2⁻²³ |z|/τ` of themselves, and the `G∘M` of a soft [`Backward`]
+//!   differs from [`Forward`]'s by as much.
 //! - A group whose largest `z` is not finite (a NaN or `+inf` logit, six `-inf`, overflow of `κ·logit`) has no mask:
 //!   its mask, masked weight and gradients are NaN, its pattern index is [`Pattern::POISON`](crate::Pattern::POISON),
 //!   its code [`Pattern::POISON_CODE`](crate::Pattern::POISON_CODE). A `-inf` logit beside finite ones only means that
