@@ -4,31 +4,41 @@
 //! Activations lie in slabs of columns, [K, tokens], one of which stays in the first cache while many rows go over it.
 //! A part of a row is decoded once for all tokens.
 
-use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
+use crate::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector};
 use rayon::prelude::*;
 
 /// Columns of a slab.
-const SLAB: usize = 64;
+const SLAB: usize = 32;
 /// Slabs that are decoded at a time.
-const SLABS: usize = 16;
+const SLABS: usize = 32;
 /// Rows of a task: with a slab of `X`, their sums stay in the first cache.
 const BAND: usize = 48;
 /// Rows that are decoded together.
 const ROWS: usize = 8;
 /// Tokens at a time: what a row is decoded for.
-const TOKENS: usize = 256;
-/// Vectors of tokens that one row is multiplied by at once, at most.
-const WIDE: usize = 4;
+const TOKENS: usize = 512;
+
+/// Vectors of tokens that one row is multiplied by at once, at most: the more, the fewer loads a multiply-add.
+struct Wide;
+
+impl Work for Wide {
+    type Output = usize;
+
+    #[inline(always)]
+    fn on<V: Vector>(self) -> usize {
+        if V::REGISTERS >= 32 { 8 } else { 4 }
+    }
+}
 
 /// For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
 pub(super) fn multiply<T: Factor, const CODES: usize>(product: Product<'_, T>) -> bool {
     let Product { path, weight, x, bias, y } = product;
     let (n, k) = (weight.shape.rows, weight.shape.cols);
-    let mut lines = Vec::new();
+    let (wide, mut lines) = (path.run(Wide), Vec::new());
     x.chunks(TOKENS * k).zip(y.chunks_mut(TOKENS * n)).all(|(x, y)| {
-        let sides = Side::all(path, x, k, &mut lines);
+        let sides = Side::all(path, wide, x, k, &mut lines);
         let bands = bands(y, n, BAND).into_par_iter().enumerate().map_init(Scratch::default, |scratch, (band, y)| {
             path.run(Band::<T, CODES> { weight, sides: &sides, bias, first: band * BAND, y, scratch })
         });
@@ -45,8 +55,8 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn all<T: Factor>(path: Path, x: &[T], k: usize, lines: &'a mut Vec<Line>) -> Vec<Self> {
-        let tokens = x.chunks(WIDE * LANES * k);
+    fn all<T: Factor>(path: Path, wide: usize, x: &[T], k: usize, lines: &'a mut Vec<Line>) -> Vec<Self> {
+        let tokens = x.chunks(wide * LANES * k);
         let vectors = tokens.clone().map(|x| (x.len() / k).div_ceil(LANES).next_power_of_two());
         let tall = k.next_multiple_of(SLAB);
         lines.resize(tall * vectors.clone().sum::<usize>(), Aligned([0.0; LANES]));
@@ -87,9 +97,9 @@ impl<T: Factor> Work for Turn<'_, T> {
                         None => load::<V, T>(&padded(&x[first..])),
                     };
                 }
-                let to = self.to[block * LANES * self.vectors + vector..].iter_mut().step_by(self.vectors);
-                for (to, column) in to.zip(V::transpose(rows)) {
-                    to.0 = column.array();
+                let (columns, to) = (V::transpose(rows), &mut self.to[block * LANES * self.vectors..]);
+                for (to, column) in to.chunks_exact_mut(self.vectors).zip(columns) {
+                    to[vector].0 = column.array();
                 }
             }
         }
@@ -153,7 +163,8 @@ impl<T: Factor, const CODES: usize> Work for Band<'_, T, CODES> {
                     match (side.vectors, V::REGISTERS >= 32) {
                         (1, true) => add_all::<V, 1, 8>(x, kept, count, sums),
                         (2, true) => add_all::<V, 2, 4>(x, kept, count, sums),
-                        (_, true) => add_all::<V, 4, 2>(x, kept, count, sums),
+                        (4, true) => add_all::<V, 4, 2>(x, kept, count, sums),
+                        (_, true) => add_all::<V, 8, 2>(x, kept, count, sums),
                         (1, false) => add_all::<V, 1, 4>(x, kept, count, sums),
                         (2, false) => add_all::<V, 2, 2>(x, kept, count, sums),
                         (_, false) => add_all::<V, 4, 1>(x, kept, count, sums),
@@ -190,7 +201,8 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
     /// From the sums of each side, `[BAND, vectors]`.
     #[inline(always)]
     fn write<V: Vector>(&mut self, sums: &[Vec<Line>], height: usize) {
-        for ((side, sums), y) in self.sides.iter().zip(sums).zip(self.y.chunks_mut(WIDE * LANES)) {
+        let wide = self.sides.first().map_or(1, |side| side.vectors);
+        for ((side, sums), y) in self.sides.iter().zip(sums).zip(self.y.chunks_mut(wide * LANES)) {
             for (vector, y) in y.chunks_mut(LANES).enumerate() {
                 for first in (0..height).step_by(LANES) {
                     let mut rows = [V::splat(0.0); LANES];

@@ -7,7 +7,8 @@ use half::{bf16, f16};
 pub(super) struct Lanes([f32; LANES]);
 
 impl Vector for Lanes {
-    const REGISTERS: usize = 32;
+    // NEON's 32 are of a quarter.
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
