@@ -221,6 +221,10 @@ pub(crate) fn over_tokens(
         let (lhs, rhs) = (x.dtype(), dtype);
         return Err(candle_core::Error::DTypeMismatchBinaryOp { lhs, rhs, op: "twofour" }.bt());
     }
+    // A matrix is one already: views of it would be nodes of the graph, each with a gradient to be added up.
+    if let &[tokens] = leading {
+        return product(&ready(x)?, tokens);
+    }
     let tokens = leading.iter().product();
     let y = product(&ready(&ready(x)?.reshape((tokens, cols))?)?, tokens)?;
     y.reshape([leading, &[shape.rows]].concat())
