@@ -84,12 +84,17 @@ impl InplaceOp2 for Softmax {
     fn cpu_fwd(&self, gradient: &mut CpuStorage, layout: &Layout, weights: &CpuStorage, of: &Layout) -> Result<()> {
         let keys = layout.dims().last().copied().unwrap_or(1).max(1);
         let (rows, weights) = ((PIECE / keys).max(1) * keys, slice(weights, of)?);
-        slice_mut(gradient, layout)?.par_chunks_mut(rows).zip(weights.par_chunks(rows)).for_each(|(gradient, weights)| {
-            for (gradient, weights) in gradient.chunks_mut(keys).zip(weights.chunks(keys)) {
-                let mean = dot(gradient, weights);
-                gradient.iter_mut().zip(weights).for_each(|(gradient, weight)| *gradient = weight * (*gradient - mean));
-            }
-        });
+        slice_mut(gradient, layout)?.par_chunks_mut(rows).zip(weights.par_chunks(rows)).for_each(
+            |(gradient, weights)| {
+                for (gradient, weights) in gradient.chunks_mut(keys).zip(weights.chunks(keys)) {
+                    let mean = dot(gradient, weights);
+                    gradient
+                        .iter_mut()
+                        .zip(weights)
+                        .for_each(|(gradient, weight)| *gradient = weight * (*gradient - mean));
+                }
+            },
+        );
         Ok(())
     }
 }

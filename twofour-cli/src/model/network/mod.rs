@@ -42,10 +42,7 @@ impl<L: Module> Network<L> {
     ///
     /// # Errors
     /// A weight cannot be read; what `layer` returns.
-    pub fn new(
-        model: &Model,
-        mut layer: impl FnMut(&str, Linear) -> Result<L, Failure>,
-    ) -> Result<Self, Failure> {
+    pub fn new(model: &Model, mut layer: impl FnMut(&str, Linear) -> Result<L, Failure>) -> Result<Self, Failure> {
         let config = Arc::clone(&model.config);
         let blocks = (0..config.blocks).map(|i| Block::new(model.block(i)?, &config, &mut layer));
         let blocks = blocks.collect::<Result<_, _>>()?;
