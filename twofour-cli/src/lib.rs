@@ -11,6 +11,7 @@ pub mod convert;
 pub mod demo;
 pub mod eval;
 pub mod fetch;
+pub mod generate;
 mod layer;
 pub mod learn;
 pub mod model;
@@ -42,6 +43,8 @@ enum Command {
     Prune(prune::Args),
     /// 2:4 masks learnt on a model's own loss, its weights frozen
     Learn(learn::Args),
+    /// Text from a model, with masked or compressed weights beside the dense ones
+    Generate(generate::Args),
     /// Masks from one form of file to another
     Convert(convert::Args),
     /// A model compressed to 2:4, or made dense again
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Learn(args) => learn::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Compress(args) => compress::run(&args),
         Command::Fetch(args) => fetch::run(&args),

@@ -34,6 +34,18 @@ impl Length {
     pub(super) fn tokens(&self) -> usize {
         self.tokens
     }
+
+    /// Of the first so many.
+    pub(super) fn to(&self, tokens: usize) -> Result<Self, Failure> {
+        let first = |table: &Tensor| table.narrow(0, 0, tokens)?.contiguous();
+        Ok(Self { cos: first(&self.cos)?, sin: first(&self.sin)?, tokens })
+    }
+
+    /// Of the token at a place alone.
+    pub(super) fn at(&self, token: usize) -> Result<Self, Failure> {
+        let one = |table: &Tensor| table.narrow(0, token, 1)?.contiguous();
+        Ok(Self { cos: one(&self.cos)?, sin: one(&self.sin)?, tokens: 1 })
+    }
 }
 
 impl Positions {
@@ -71,6 +83,14 @@ pub(super) fn frequencies(config: &Config) -> Vec<f64> {
         }
     };
     (0..config.head / 2).map(base).enumerate().map(scaled).collect()
+}
+
+/// Attention of one token's q `[H, head]` to the keys and values before it and its own, `[KV, n, head]`: `[1, H·head]`.
+pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, Failure> {
+    let ((heads, head), kv) = (q.dims2()?, k.dim(0)?);
+    let q = (q.reshape((kv, heads / kv, head))? * scale(head))?;
+    let weights = softmax_last_dim(&q.matmul(&k.t()?)?)?;
+    Ok(weights.matmul(v)?.reshape((1, heads * head))?)
 }
 
 /// Some rows of q in attention: what each key weighs for each of them.

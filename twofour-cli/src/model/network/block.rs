@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct Block<L> {
-    config: Arc<Config>,
-    window: Option<usize>,
-    input_norm: Tensor,
-    middle_norm: Tensor,
+    pub(super) config: Arc<Config>,
+    pub(super) window: Option<usize>,
+    pub(super) input_norm: Tensor,
+    pub(super) middle_norm: Tensor,
     /// Of heads of q and of k.
     head_norms: Option<[Tensor; 2]>,
     /// q, k, v, o, gate, up, down.
@@ -131,7 +131,7 @@ impl<L: Module> Block<L> {
     }
 
     /// `[B·T, H·head]` to `[B, H, T, head]`.
-    fn heads(&self, y: &Tensor, length: usize) -> Result<Tensor, Failure> {
+    pub(super) fn heads(&self, y: &Tensor, length: usize) -> Result<Tensor, Failure> {
         Ok(self.split(&y.detach(), length)?.transpose(1, 2)?.contiguous()?)
     }
 
@@ -141,7 +141,7 @@ impl<L: Module> Block<L> {
     }
 
     /// The same with heads normalised, if they are, and turned to their positions.
-    fn turned(&self, y: &Tensor, norm: usize, at: &Length) -> Result<Tensor, Failure> {
+    pub(super) fn turned(&self, y: &Tensor, norm: usize, at: &Length) -> Result<Tensor, Failure> {
         let Some(norms) = &self.head_norms else {
             return Ok(rope(&self.heads(y, at.tokens())?, &at.cos, &at.sin)?);
         };

@@ -2,7 +2,10 @@
 //! learnt on. All but the linear layers is frozen.
 
 mod block;
+mod decode;
 mod loss;
+
+pub use decode::Cache;
 
 use super::attention::Positions;
 use super::{Config, EMBEDDING, Head, Model};
@@ -121,6 +124,11 @@ impl<L: Module> Network<L> {
         if length < 2 || tokens.is_empty() || !tokens.len().is_multiple_of(length) {
             return Err(format!("{} tokens are no windows of {length}", tokens.len()).into());
         }
+        self.rows(tokens)
+    }
+
+    /// The rows of the embedding.
+    fn rows(&self, tokens: &[u32]) -> Result<Tensor, Failure> {
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= self.config.vocabulary) {
             return Err(format!("token {id} is not of the vocabulary, which ends at {}", self.config.vocabulary).into());
         }
