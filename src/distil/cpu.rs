@@ -1,16 +1,16 @@
 //! The CPU executor of `distil`: rows on the threads of rayon's pool, each in blocks that stay in the first cache, on
 //! sixteen lanes of `crate::sample`.
 
-use super::{Distil, Divergence, LEAST_REST, SquareHead, Student, Tail, Teacher, TopK, exponent};
+use super::{Distil, Divergence, Student, Teacher, exponent};
 use crate::element::Float;
 use crate::error::Result;
-use crate::sample::vector::LANES;
 use crate::space::HostSpace;
 use known::Known;
 use rayon::prelude::*;
 use slope::{Slope, differences, gradient};
 use sums::{Form, Of, Sums, sums};
 
+mod block;
 mod known;
 mod select;
 mod slope;
@@ -19,49 +19,6 @@ mod sums;
 
 pub(super) use select::top_k;
 pub(super) use squares::squarehead;
-
-/// Logits that are worked on at a time: the student's and the teacher's are 16 KiB in `f32`.
-const BLOCK: usize = 2048;
-
-/// Logits of a block in `f32`.
-#[repr(align(64))]
-struct Block([[f32; LANES]; BLOCK / LANES]);
-
-impl Block {
-    const EMPTY: Self = Self([[0.0; LANES]; BLOCK / LANES]);
-
-    /// The first block's worth of some logits, up to whole vectors with −∞; gives the number of vectors.
-    #[inline(always)]
-    fn widen<L: Float>(&mut self, from: &[L]) -> usize {
-        self.widen_with(from, f32::NEG_INFINITY)
-    }
-
-    /// The same with other numbers in place of −∞.
-    #[inline(always)]
-    fn widen_with<L: Float>(&mut self, from: &[L], missing: f32) -> usize {
-        let flat = self.0.as_flattened_mut();
-        let len = from.len().min(BLOCK);
-        match from.get(..BLOCK) {
-            // A length that the compiler knows.
-            Some(all) => L::widen(all, flat),
-            None => L::widen(from, flat),
-        }
-        flat[len..len.next_multiple_of(LANES)].fill(missing);
-        len.div_ceil(LANES)
-    }
-
-    /// Makes −∞ of those of these tokens, in ascending order, that are in the block from `first` on; gives the others.
-    #[inline(always)]
-    fn hide<'t>(&mut self, first: usize, mut tokens: &'t [u32]) -> &'t [u32] {
-        while let Some((token, rest)) = tokens.split_first()
-            && (*token as usize) < first + BLOCK
-        {
-            self.0.as_flattened_mut()[*token as usize - first] = f32::NEG_INFINITY;
-            tokens = rest;
-        }
-        tokens
-    }
-}
 
 /// Losses of rows, and gradients where they are wanted.
 pub(super) fn distil<S: HostSpace, L: Float>(pass: Distil<'_, S, L>) -> Result<()> {

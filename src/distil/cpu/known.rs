@@ -1,7 +1,7 @@
 //! What is known of single tokens: labels, and the k of a top-k teacher.
 
+use super::super::{LEAST_REST, Tail};
 use super::sums::{Form, Sums, powers, raise_student};
-use super::{LEAST_REST, Tail};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use rayon::prelude::*;

@@ -1,7 +1,7 @@
 //! The k largest logits of a row.
 
+use super::super::{TopK, exponent};
 use super::sums::{Form, Of, sums};
-use super::{TopK, exponent};
 use crate::element::Float;
 use crate::space::HostSpace;
 use rayon::prelude::*;

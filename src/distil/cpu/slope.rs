@@ -1,8 +1,8 @@
 //! The sweep that writes the gradient of a row, and the one before it that Jensen and Shannon's divergence needs.
 
+use super::block::{BLOCK, Block};
 use super::known::Known;
 use super::sums::{BOTH, FORWARD, Form, Of, REVERSE, STUDENT, Sums, total};
-use super::{BLOCK, Block};
 use crate::element::Float;
 use crate::sample::lanes::exp2;
 use crate::sample::vector::{LANES, Vector, Words, by_processor};

@@ -1,6 +1,8 @@
 //! The loss of hidden states.
 
-use super::{BLOCK, Block, SquareHead};
+use super::super::SquareHead;
+use super::block::{BLOCK, Block};
+use super::sums::total;
 use crate::element::Float;
 use crate::sample::vector::by_processor;
 use crate::space::HostSpace;
@@ -45,8 +47,8 @@ by_processor! {
                 of_block[0] = difference.mul_add(difference, of_block[0]);
                 of_block[1] = t.mul_add(t, of_block[1]);
             }
-            sums[0] += super::sums::total(of_block[0]);
-            sums[1] += super::sums::total(of_block[1]);
+            sums[0] += total(of_block[0]);
+            sums[1] += total(of_block[1]);
         }
         sums
     }

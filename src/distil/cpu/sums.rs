@@ -1,6 +1,6 @@
 //! The first sweep over a row: its largest logits, and sums of exponentials below them.
 
-use super::{BLOCK, Block};
+use super::block::{BLOCK, Block};
 use crate::element::Float;
 use crate::sample::lanes::{self, exp2};
 use crate::sample::vector::{LANES, Mask, Vector, by_processor};
