@@ -175,8 +175,8 @@ type TeacherOf<'a, S, L> = Teacher<<S as Space>::Ref<'a, L>, <S as Space>::Ref<'
 /// When run: [`Error::Overflow`], [`Error::Length`]; [`Error::Scalar`] for a temperature that is not positive and
 /// finite (or so small that 1.4427/T overflows), a λ that is negative or not finite, a scale that is not finite, a β
 /// outside of [0, 1], a k outside of [1, V]; [`Error::Missing`] without teacher and labels. On the CPU
-/// [`Error::Token`] and [`Error::TokenTwice`]; on a device [`Error::Unsupported`] for a top-k teacher with a k above 2048
-/// or a V whose bits do not fit a block's shared memory.
+/// [`Error::Token`] and [`Error::TokenTwice`]; on a device [`Error::Unsupported`] for a top-k teacher where V bits and k
+/// numbers do not fit a block's shared memory (of an H200 V = 1.8 million)
 #[derive(Debug)]
 pub struct Distil<'a, S: Space, L: Float> {
     rows: usize,

@@ -27,8 +27,8 @@ pub(in super::super) fn squarehead<S: HostSpace, L: Float>(pass: SquareHead<'_, 
         *loss += (differences / elements / size) as f32;
     }
     // A NaN among the sums is to be one in every gradient.
-    let lost = 0.0 * differences;
-    let factor = (2.0 * f64::from(pass.scale) / elements / size + if lost.is_nan() { lost } else { 0.0 }) as f32;
+    let lost = if differences.is_nan() { differences } else { 0.0 };
+    let factor = (2.0 * f64::from(pass.scale) / elements / size + lost) as f32;
     let pieces = student.par_chunks_mut(PIECE).zip(teacher.par_chunks(PIECE));
     pieces.for_each(|(student, teacher)| differentiate(factor, student, teacher));
 }
