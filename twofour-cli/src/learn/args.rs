@@ -1,10 +1,12 @@
 //! The command line of `learn`.
 
 use super::prior::Named;
-use super::settings::{Memory, Settings, schedule};
+use super::settings::{Memory, Settings, divergence, schedule};
 use crate::Failure;
+use crate::model::Teaching;
 use clap::Parser;
 use std::path::PathBuf;
+use twofour::distil::Divergence;
 use twofour::learn::{Recipe, Schedule};
 use twofour_formats::masks::Form;
 
@@ -52,6 +54,16 @@ pub struct Args {
     /// What masks are learnt in
     #[arg(long, value_enum, default_value_t)]
     pub(super) memory: Memory,
+    /// Learns from what the dense model says of the same tokens, by this divergence: forward, reverse or jsd:BETA. The
+    /// teacher is the same weights with the mask off: one forward pass more
+    #[arg(long, value_name = "DIVERGENCE", num_args = 0..=1, default_missing_value = "forward", value_parser = divergence)]
+    pub(super) distil: Option<Divergence>,
+    /// Temperature of both, where the dense model teaches
+    #[arg(long, default_value_t = 1.0, requires = "distil")]
+    pub(super) temperature: f32,
+    /// How much the token that came next counts beside, where the dense model teaches
+    #[arg(long, value_name = "LAMBDA", default_value_t = 0.0, requires = "distil")]
+    pub(super) labels: f32,
     /// Keeps less from the forward to the backward pass, for a third more work
     #[arg(long)]
     pub(super) recompute: bool,
@@ -148,7 +160,8 @@ impl Args {
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         let Self { seed, window, batch, accumulate, memory, recompute, .. } = *self;
         let recipe = self.recipe.recipe(self.steps.into())?;
-        let settings = Settings { recipe, seed, window, batch, accumulate, memory, recompute };
+        let distil = self.distil.map(|by| Teaching { by, temperature: self.temperature, labels: self.labels });
+        let settings = Settings { recipe, seed, window, batch, accumulate, memory, distil, recompute };
         settings.check()?;
         Ok(settings)
     }

@@ -4,7 +4,7 @@ use super::prior::Prior;
 use super::summed::Summed;
 use super::{Memory, Settings};
 use crate::Failure;
-use crate::model::{Model, Network};
+use crate::model::{Model, Network, Teaching, read};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Module;
 use twofour::learn::Recipe;
@@ -53,6 +53,7 @@ pub struct Learning {
     pub(super) by: By,
     pub(super) recipe: Recipe,
     sampler: Sampler,
+    distil: Option<Teaching>,
     pub(super) device: Device,
     /// Sum over the weights that masks are learnt for.
     digest: String,
@@ -97,7 +98,7 @@ impl Learning {
         };
         let network = network.recompute(settings.recompute);
         let (recipe, device, digest) = (settings.recipe.clone(), model.device().clone(), digest.finish());
-        Ok(Self { network, by, recipe, sampler, device, digest })
+        Ok(Self { network, by, recipe, sampler, distil: settings.distil, device, digest })
     }
 
     /// Makes a step, counted from 0, by the mean over micro-batches of windows of T + 1 tokens each; the mean loss, in
@@ -107,13 +108,14 @@ impl Learning {
     /// Tokens that are no whole windows; what a layer returns.
     pub fn step(&mut self, step: u32, micro_batches: &[Vec<u32>], length: usize) -> Result<f64, Failure> {
         let now = self.recipe.at(u64::from(step));
-        self.sampler.update(|now| now.mode = Mode::Soft)?;
         let mut sum = 0.0;
         match &mut self.by {
             By::Learner(learner) => {
                 learner.begin(step, &now)?;
                 for windows in micro_batches {
-                    sum += self.network.backward(windows, length, &mut |_, _| Ok(()))?;
+                    let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
+                    let teacher = teacher.as_ref().zip(self.distil);
+                    sum += self.network.backward_of(windows, length, teacher, &mut |_, _| Ok(()))?;
                 }
                 learner.end()?;
             }
@@ -172,4 +174,23 @@ impl Learning {
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
+}
+
+/// What the same weights say with the mask off, as hidden states, if it is taught. Masks are soft from here on.
+fn teacher(
+    network: &Network<Masked>,
+    sampler: &Sampler,
+    teaching: Option<Teaching>,
+    windows: &[u32],
+    length: usize,
+) -> Result<Option<Tensor>, Failure> {
+    let states = match teaching {
+        Some(_) => {
+            sampler.update(|now| now.mode = Mode::Dense)?;
+            Some(network.states(&read(windows, length), length)?)
+        }
+        None => None,
+    };
+    sampler.update(|now| now.mode = Mode::Soft)?;
+    Ok(states)
 }

@@ -4,7 +4,7 @@ use super::state::{self, Identity};
 use super::{Args, Curve, Digest, Learning, Point, Prior, Settings, Stopped, Windows, room, settings, stop};
 use crate::demo::Demo;
 use crate::eval::{apart, tokens};
-use crate::model::Model;
+use crate::model::{Model, Teaching};
 use crate::names::plain;
 use crate::{Failure, output};
 use candle_core::Device;
@@ -124,6 +124,7 @@ impl<'a> Task<'a> {
             "batch": settings.batch,
             "accumulate": settings.accumulate,
             "memory": format!("{:?}", settings.memory).to_lowercase(),
+            "distil": settings.distil.map(|of| format!("{:?} T={} labels={}", of.by, of.temperature, of.labels)),
             "every": args.every,
             "validation": validation.as_ref().map(|(tokens, window)| format!("{} {window}", Digest::of_tokens(tokens))),
         });
@@ -147,6 +148,12 @@ impl<'a> Task<'a> {
         let micro = if *accumulate > 1 { format!(" in {accumulate} micro-batches") } else { String::new() };
         let (seen, there) = (recipe.steps * self.settings.tokens() as u64, self.windows.tokens().len());
         let of = format!("{} windows of {window}{micro}", batch * usize::from(*accumulate));
+        if let Some(Teaching { by, temperature, labels }) = &self.settings.distil {
+            let by = format!("{by:?}").to_lowercase();
+            println!(
+                "teacher     the dense model: {by}, temperature {temperature}, and the next token's loss times {labels}"
+            );
+        }
         println!("steps       {} of {of}: {seen} tokens, of a text of {there}", recipe.steps);
         let [rate, kappa, tau, lambda] =
             [&recipe.rate, &recipe.kappa, &recipe.tau, &recipe.regulariser].map(settings::shown);

@@ -1,7 +1,9 @@
 //! What a run depends on, beside the model and the text.
 
 use crate::Failure;
+use crate::model::Teaching;
 use clap::ValueEnum;
+use twofour::distil::Divergence;
 use twofour::learn::{Recipe, Schedule};
 
 /// What masks are learnt in.
@@ -30,6 +32,8 @@ pub struct Settings {
     pub accumulate: u16,
     /// What masks are learnt in.
     pub memory: Memory,
+    /// What the dense model, the same weights with the mask off, teaches; without, the next token alone does.
+    pub distil: Option<Teaching>,
     /// Whether a block's forward pass is made again for its backward pass, so that less is kept. The same bits.
     pub recompute: bool,
 }
@@ -39,7 +43,7 @@ impl Settings {
     #[must_use]
     pub fn few_steps(steps: u64) -> Self {
         let (recipe, memory) = (Recipe::few_steps(steps), Memory::default());
-        Self { recipe, seed: 1, window: 256, batch: 2, accumulate: 1, memory, recompute: false }
+        Self { recipe, seed: 1, window: 256, batch: 2, accumulate: 1, memory, distil: None, recompute: false }
     }
 
     /// Whether every step will take these.
@@ -51,6 +55,14 @@ impl Settings {
         for (what, value) in [("--batch", self.batch), ("--accumulate", usize::from(self.accumulate))] {
             if value == 0 {
                 return Err(format!("{what} is 0: a step needs one at least").into());
+            }
+        }
+        if let Some(Teaching { temperature, labels, .. }) = self.distil {
+            if !(temperature.is_finite() && temperature > 0.0) {
+                return Err(format!("--temperature is {temperature}: it must be positive and finite").into());
+            }
+            if !(labels.is_finite() && labels >= 0.0) {
+                return Err(format!("--labels is {labels}: it must be finite and not negative").into());
             }
         }
         match u32::try_from(self.recipe.steps) {
@@ -93,4 +105,15 @@ pub(super) fn shown(schedule: &Schedule) -> String {
     let (form, [from, to], warmup) = schedule.parts();
     let warmup = if warmup > 0 { format!(" after {warmup} steps of warm-up") } else { String::new() };
     format!("{from}:{to}:{form}{warmup}")
+}
+
+/// `forward`, `reverse`, or `jsd:BETA`.
+pub(super) fn divergence(name: &str) -> Result<Divergence, String> {
+    let beta = |beta: &str| beta.parse::<f32>().ok().filter(|beta| (0.0..=1.0).contains(beta));
+    match (name, name.strip_prefix("jsd:").and_then(beta)) {
+        ("forward", _) => Ok(Divergence::Forward),
+        ("reverse", _) => Ok(Divergence::Reverse),
+        (_, Some(beta)) => Ok(Divergence::Jsd(beta)),
+        _ => Err(format!("`{name}` is none of forward, reverse and jsd:BETA, with BETA from 0 to 1")),
+    }
 }

@@ -25,10 +25,14 @@ pub(super) fn norm_backward(x: &Tensor, weight: &Tensor, eps: f64, gradient: Ten
         gradient.inplace_op3(&x.contiguous()?, weight, &Norm { eps: eps as f32 })?;
         return Ok(gradient);
     }
+    norm_backward_anywhere(x, weight, eps, &gradient)
+}
+
+fn norm_backward_anywhere(x: &Tensor, weight: &Tensor, eps: f64, gradient: &Tensor) -> Result<Tensor> {
     let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.powf(-0.5)?;
     let gradient = gradient.broadcast_mul(weight)?;
     let along = ((x * &gradient)?.mean_keepdim(D::Minus1)? * inverse.sqr()?)?;
-    (gradient - x.broadcast_mul(&along)?)?.broadcast_mul(&inverse)
+    (&gradient - x.broadcast_mul(&along)?)?.broadcast_mul(&inverse)
 }
 
 struct Norm {
@@ -70,7 +74,11 @@ pub(super) fn softmax_backward(weights: &Tensor, gradient: Tensor) -> Result<Ten
         gradient.inplace_op2(&weights.contiguous()?, &Softmax)?;
         return Ok(gradient);
     }
-    let mean = (weights * &gradient)?.sum_keepdim(D::Minus1)?;
+    softmax_backward_anywhere(weights, &gradient)
+}
+
+fn softmax_backward_anywhere(weights: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    let mean = (weights * gradient)?.sum_keepdim(D::Minus1)?;
     weights * gradient.broadcast_sub(&mean)?
 }
 
@@ -112,14 +120,18 @@ pub(super) fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// Gradients of gate and up, of that of [`gated`].
 pub(super) fn gated_backward(gate: &Tensor, up: &Tensor, gradient: Tensor) -> Result<[Tensor; 2]> {
     if !gate.device().is_cpu() {
-        let share = sigmoid(gate)?;
-        let slope = (&share * ((gate * share.affine(-1.0, 1.0)?)? + 1.0)?)?;
-        return Ok([(slope * up)?.mul(&gradient)?, (share * gate)?.mul(&gradient)?]);
+        return gated_backward_anywhere(gate, up, &gradient);
     }
     let to_gate = gradient.copy()?;
     to_gate.inplace_op3(gate, up, &ToGate)?;
     gradient.inplace_op2(gate, &ToUp)?;
     Ok([to_gate, gradient])
+}
+
+fn gated_backward_anywhere(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<[Tensor; 2]> {
+    let share = sigmoid(gate)?;
+    let slope = (&share * ((gate * share.affine(-1.0, 1.0)?)? + 1.0)?)?;
+    Ok([((slope * up)? * gradient)?, ((share * gate)? * gradient)?])
 }
 
 /// `1 / (1 + e⁻ˣ)`.
@@ -170,5 +182,75 @@ impl InplaceOp2 for ToUp {
             gradient.iter_mut().zip(gate).for_each(|(gradient, &gate)| *gradient *= gate * share(gate));
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    fn normal(dims: &[usize]) -> Result<Var> {
+        Var::from_tensor(&Tensor::randn(0_f32, 1.5, dims, &Device::Cpu)?)
+    }
+
+    /// Gradients by candle's autograd, of a function and of that of what it makes; both forms against those.
+    #[track_caller]
+    fn compare(
+        inputs: &[&Var],
+        made: Result<Tensor>,
+        forms: impl Fn(&Tensor) -> Result<[Vec<Tensor>; 2]>,
+    ) -> Result<()> {
+        let made = made?;
+        let gradient = Tensor::randn(0_f32, 1.0, made.dims(), &Device::Cpu)?;
+        let by_candle = (&made * &gradient)?.sum_all()?.backward()?;
+        for form in forms(&gradient)? {
+            for (input, got) in inputs.iter().zip(form) {
+                let want = by_candle.get(input).unwrap_or(input);
+                let off = (want - &got)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                assert!(got.dims() == input.dims() && off < 3e-5, "they differ by {off}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn norm() -> Result<()> {
+        // Rows of no whole vector, and more than a thread is given.
+        for dims in [[700, 24], [3, 37]] {
+            let (x, weight) = (normal(&dims)?, normal(&dims[1..])?);
+            let made = x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + 1e-2)?.sqrt()?)?.broadcast_mul(&weight);
+            compare(&[&x], made, |gradient| {
+                let anywhere = norm_backward_anywhere(&x.detach(), &weight.detach(), 1e-2, gradient)?;
+                let fused = norm_backward(&x.detach(), &weight.detach(), 1e-2, gradient.copy()?)?;
+                Ok([vec![anywhere], vec![fused]])
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn softmax() -> Result<()> {
+        let scores = normal(&[2, 3, 50, 70])?;
+        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+        compare(&[&scores], Ok(weights.clone()), |gradient| {
+            let weights = weights.detach();
+            let fused = softmax_backward(&weights, gradient.copy()?)?;
+            Ok([vec![softmax_backward_anywhere(&weights, gradient)?], vec![fused]])
+        })
+    }
+
+    #[test]
+    fn gated_units() -> Result<()> {
+        let (gate, up) = (normal(&[311, 60])?, normal(&[311, 60])?);
+        let made = silu(&gate)? * up.as_tensor();
+        let fused = gated(&gate.detach(), &up.detach())?;
+        let off = (made.as_ref().map_or(&fused, |made| made) - &fused)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < 1e-5, "they differ by {off}");
+        compare(&[&gate, &up], made, |gradient| {
+            let (gate, up) = (gate.detach(), up.detach());
+            let anywhere = gated_backward_anywhere(&gate, &up, gradient)?;
+            Ok([anywhere.into(), gated_backward(&gate, &up, gradient.copy()?)?.into()])
+        })
     }
 }

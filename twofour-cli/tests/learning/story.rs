@@ -60,7 +60,8 @@ fn learnt_masks_are_better_and_go_through_every_form_of_file() {
 #[test]
 fn a_mask_moves_to_another_text() {
     let runs = Runs::new();
-    let other: Vec<_> = std::fs::read_to_string(runs.demo.text()).unwrap().split(' ').rev().map(str::to_owned).collect();
+    let other: Vec<_> =
+        std::fs::read_to_string(runs.demo.text()).unwrap().split(' ').rev().map(str::to_owned).collect();
     std::fs::write(runs.path("other.txt"), other.join(" ")).unwrap();
     runs.learns("first.npz", &["--steps", "20", "--every", "20"]);
     let (first, model, other) = (runs.at("first.npz"), runs.model(), runs.at("other.txt"));

@@ -6,6 +6,7 @@ mod decode;
 mod loss;
 
 pub use decode::Cache;
+pub use loss::Teaching;
 
 use super::attention::Positions;
 use super::{Config, EMBEDDING, Head, Model};
@@ -101,6 +102,21 @@ impl<L: Module> Network<L> {
     /// # Errors
     /// The tokens are no whole windows; what a layer or `done` returns.
     pub fn backward(&self, windows: &[u32], length: usize, done: &mut Gradients<'_, L>) -> Result<f64, Failure> {
+        self.backward_of(windows, length, None, done)
+    }
+
+    /// The same of what is taught by a teacher with the same head, whose hidden states `[B·T, d]` behind the last block
+    /// are given.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward); a temperature or a share that is no number for it.
+    pub fn backward_of(
+        &self,
+        windows: &[u32],
+        length: usize,
+        teacher: Option<(&Tensor, Teaching)>,
+        done: &mut Gradients<'_, L>,
+    ) -> Result<f64, Failure> {
         let (read, next) = split(windows, length);
         let mut x = self.embed(&read, length)?;
         let mut kept = Vec::new();
@@ -109,7 +125,7 @@ impl<L: Module> Network<L> {
             kept.push(if self.recompute { Kept::Input(x) } else { Kept::Trace(Box::new(trace)) });
             x = next;
         }
-        let (loss, mut gradient) = self.head.gradient(&x, &next)?;
+        let (loss, mut gradient) = self.head.gradient(&x, &next, teacher)?;
         for (block, kept) in self.blocks.iter().zip(kept).rev() {
             let trace = match kept {
                 Kept::Trace(trace) => trace,
@@ -135,6 +151,11 @@ impl<L: Module> Network<L> {
         let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
         Ok(self.embedding.index_select(&ids, 0)?)
     }
+}
+
+/// What is read of windows of T + 1 tokens, all but each one's last.
+pub(crate) fn read(windows: &[u32], length: usize) -> Vec<u32> {
+    split(windows, length).0
 }
 
 /// What is read of windows of T + 1 tokens, and what follows each.
