@@ -7,9 +7,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
 use std::collections::BTreeMap;
+use twofour::distil::Divergence;
 use twofour::{Shape, noise};
-use twofour_candle::{MaskedLinear, Sampler};
-use twofour_cli::model::{Model, Network};
+use twofour_candle::{MaskedLinear, Mode, Sampler};
+use twofour_cli::model::{Model, Network, Teaching};
 use twofour_formats::TensorType;
 
 const SEED: u64 = 5;
@@ -48,19 +49,46 @@ fn masked(weights: &BTreeMap<String, Weight>, logits: &Logits) -> BTreeMap<Strin
     masked
 }
 
-/// The mean loss of windows of `length + 1` tokens.
-fn loss(tiny: &Tiny, weights: &BTreeMap<String, Weight>, logits: &Logits, windows: &[u32], length: usize) -> f64 {
-    let weights = masked(weights, logits);
-    let losses = windows.chunks(length + 1).flat_map(|window| {
-        let rows = oracle::logits(tiny, &weights, &window[..length]);
-        rows.iter().zip(&window[1..]).map(|(row, &next)| oracle::loss(row, next)).collect::<Vec<_>>()
-    });
-    let losses: Vec<f64> = losses.collect();
+/// `ln softmax(row / t)`.
+fn log_shares(row: &[f64], t: f64) -> Vec<f64> {
+    let all: f64 = row.iter().map(|x| (x / t).exp()).sum();
+    row.iter().map(|x| x / t - all.ln()).collect()
+}
+
+/// What is learnt from: windows of `length + 1` tokens, and a teacher, if there is one.
+#[derive(Clone, Copy)]
+struct Task<'t> {
+    windows: &'t [u32],
+    length: usize,
+    teaching: Option<Teaching>,
+}
+
+/// The mean loss.
+fn loss(tiny: &Tiny, weights: &BTreeMap<String, Weight>, logits: &Logits, task: Task<'_>) -> f64 {
+    let Task { windows, length, teaching } = task;
+    let masked = masked(weights, logits);
+    let mut losses = Vec::new();
+    for window in windows.chunks(length + 1) {
+        let rows = oracle::logits(tiny, &masked, &window[..length]);
+        let taught = teaching.map(|_| oracle::logits(tiny, weights, &window[..length]));
+        for (i, (row, &next)) in rows.iter().zip(&window[1..]).enumerate() {
+            let own = oracle::loss(row, next);
+            losses.push(match (&teaching, &taught) {
+                (Some(teaching), Some(taught)) => {
+                    let t = f64::from(teaching.temperature);
+                    let (p, q) = (log_shares(row, t), log_shares(&taught[i], t));
+                    let forward: f64 = p.iter().zip(&q).map(|(p, q)| q.exp() * (q - p)).sum();
+                    t * t * forward + f64::from(teaching.labels) * own
+                }
+                _ => own,
+            });
+        }
+    }
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
 /// Loss and gradients as `learn` has them.
-fn learnt(model: &Model, logits: &Logits, windows: &[u32], length: usize, recompute: bool) -> (f64, Logits) {
+fn learnt(model: &Model, logits: &Logits, task: Task<'_>, recompute: bool) -> (f64, Logits) {
     let sampler = Sampler::new(SEED);
     sampler.update(|now| (now.step, now.kappa, now.tau) = (STEP, KAPPA, TAU)).unwrap();
     let mut number = 0;
@@ -75,7 +103,12 @@ fn learnt(model: &Model, logits: &Logits, windows: &[u32], length: usize, recomp
     });
     let network = network.unwrap().recompute(recompute);
     let mut gradients: Logits = logits.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
-    let loss = network.backward(windows, length, &mut |layer, store| {
+    let Task { windows, length, teaching } = task;
+    let read: Vec<u32> = windows.chunks(length + 1).flat_map(|window| &window[..length]).copied().collect();
+    sampler.update(|now| now.mode = Mode::Dense).unwrap();
+    let taught = network.states(&read, length).unwrap();
+    sampler.update(|now| now.mode = Mode::Soft).unwrap();
+    let loss = network.backward_of(windows, length, teaching.map(|of| (&taught, of)), &mut |layer, store| {
         let gradient = store.get(layer.logits()).unwrap().flatten_all()?.to_vec1::<f32>()?;
         gradients[layer.layer() as usize].1 = gradient.into_iter().map(f64::from).collect();
         Ok(())
@@ -84,18 +117,19 @@ fn learnt(model: &Model, logits: &Logits, windows: &[u32], length: usize, recomp
 }
 
 #[track_caller]
-fn check(tiny: &Tiny, windows: usize, length: usize) {
+fn check(tiny: &Tiny, windows: usize, length: usize, teaching: Option<Teaching>) {
     let folder = tempfile::tempdir().unwrap();
     let weights = tiny.write(folder.path(), &tiny.weights(3), TensorType::F32, 1);
     let model = Model::open(folder.path(), &Device::Cpu).unwrap();
     let tokens: Vec<u32> = (0..windows as u64).flat_map(|i| tiny.tokens(length + 1, i)).collect();
+    let task = Task { windows: &tokens, length, teaching };
     // As f32 has them.
     let of = |(i, (name, shape)): (usize, (String, Shape))| {
         (name, normals(shape.logits(), i as u64).into_iter().map(|x| f64::from(x as f32)).collect())
     };
     let logits: Logits = model.linears().into_iter().enumerate().map(of).collect();
-    let (got, gradients) = learnt(&model, &logits, &tokens, length, false);
-    let want = loss(tiny, &weights, &logits, &tokens, length);
+    let (got, gradients) = learnt(&model, &logits, task, false);
+    let want = loss(tiny, &weights, &logits, task);
     assert!((got / want - 1.0).abs() < 1e-5, "{}: the loss is {got}, and by hand {want}", tiny.kind);
 
     // Of each layer: all logits at once, in two directions, and its largest alone.
@@ -109,7 +143,7 @@ fn check(tiny: &Tiny, windows: usize, length: usize) {
             let mut along = |h: f64| {
                 let values = logits[i].1.iter().zip(&direction).map(|(x, d)| x + h * d);
                 moved[i].1 = values.collect();
-                loss(tiny, &weights, &moved, &tokens, length)
+                loss(tiny, &weights, &moved, task)
             };
             const H: f64 = 1e-4;
             let differences = (along(H) - along(-H)) / (2.0 * H);
@@ -119,27 +153,33 @@ fn check(tiny: &Tiny, windows: usize, length: usize) {
         }
         moved[i].1.clone_from(&logits[i].1);
     }
-    let again = learnt(&model, &logits, &tokens, length, true);
+    let again = learnt(&model, &logits, task, true);
     assert!(again == (got, gradients), "{}: what is made again is the same to the bit", tiny.kind);
 }
 
 #[test]
 fn of_a_model_with_biases() {
-    check(&Tiny::qwen2(), 2, 11);
+    check(&Tiny::qwen2(), 2, 11, None);
 }
 
 #[test]
 fn of_a_model_whose_heads_are_normalised() {
-    check(&Tiny::qwen3(), 2, 11);
+    check(&Tiny::qwen3(), 2, 11, None);
 }
 
 /// Longer than the rows that attention takes at a time.
 #[test]
 fn of_a_window_that_slides() {
-    check(&Tiny { blocks: 1, ..Tiny::mistral() }, 1, 140);
+    check(&Tiny { blocks: 1, ..Tiny::mistral() }, 1, 140, None);
 }
 
 #[test]
 fn of_shared_heads_and_stretched_positions() {
-    check(&Tiny::llama3(), 3, 9);
+    check(&Tiny::llama3(), 3, 9, None);
+}
+
+#[test]
+fn of_what_the_dense_model_teaches() {
+    let teaching = Teaching { by: Divergence::Forward, temperature: 2.0, labels: 0.5 };
+    check(&Tiny::llama(), 2, 9, Some(teaching));
 }

@@ -88,6 +88,7 @@ fn another_run_is_not_gone_on_with() {
     refused(&["--resume", "--window", "16"], &["window: 16, there 32"]);
     refused(&["--resume", "--prior", "none"], &["prior"]);
     refused(&["--resume", "--memory", "small"], &["memory"]);
+    refused(&["--resume", "--distil"], &["distil"]);
     refused(&["--resume", "--rate", "1e-3"], &["the recipe"]);
     let text = runs.path("short.txt");
     fs::write(&text, "two of four. ".repeat(30)).unwrap();

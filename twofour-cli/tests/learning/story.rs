@@ -75,3 +75,23 @@ fn a_mask_moves_to_another_text() {
         [(first.as_str(), "a.npz"), ("magnitude", "b.npz"), ("none", "c.npz")].map(|(prior, out)| start(prior, out));
     assert!(transferred < 0.7 * magnitude && magnitude < none, "{transferred} {magnitude} {none}");
 }
+
+/// The dense model teaches: its masks come nearer to what it says, by every divergence and with micro-batches.
+#[test]
+fn the_dense_model_teaches() {
+    let runs = Runs::new();
+    let text = runs.text();
+    for more in [
+        &["--distil"][..],
+        &["--distil", "reverse", "--labels", "0.5"],
+        &["--distil", "jsd:0.5", "--temperature", "2", "--accumulate", "2"],
+    ] {
+        let told = runs.at("report.json");
+        let own = ["--steps", "20", "--every", "10", "--validate", &text, "--report", &told];
+        let out = runs.learns("taught.npz", &[&own[..], more].concat());
+        assert!(out.contains("teacher     the dense model"), "{out}");
+        let curve = report(told.as_ref())["curve"].clone();
+        let [first, last] = [1, 2].map(|i| curve[i]["loss"].as_f64().unwrap());
+        assert!(last < 0.9 * first, "{more:?}: {out}");
+    }
+}
