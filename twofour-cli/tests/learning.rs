@@ -11,6 +11,8 @@ mod gradient;
 mod refused;
 #[path = "learning/resume.rs"]
 mod resume;
+#[path = "learning/speed.rs"]
+mod speed;
 #[path = "learning/story.rs"]
 mod story;
 

@@ -5,6 +5,7 @@
 
 mod args;
 mod curve;
+mod heap;
 mod masked;
 mod prior;
 mod room;

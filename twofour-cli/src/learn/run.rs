@@ -1,7 +1,7 @@
 //! The command.
 
 use super::state::{self, Identity};
-use super::{Args, Curve, Digest, Learning, Point, Prior, Settings, Stopped, Windows, room, settings, stop};
+use super::{Args, Curve, Digest, Learning, Point, Prior, Settings, Stopped, Windows, heap, room, settings, stop};
 use crate::demo::Demo;
 use crate::eval::{apart, tokens};
 use crate::model::{Model, Teaching};
@@ -27,6 +27,7 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
     }
     let settings = args.settings()?;
     let places = Places::new(args, path)?;
+    heap::keep();
     let model = Model::open(path, &device(args)?)?;
     let mut task = Task::new(args, &model, settings, places)?;
     task.describe(&model);
