@@ -47,11 +47,17 @@ impl Runs {
         self.demo.text().display().to_string()
     }
 
-    /// What `learn` says with these arguments, beside a model and a text, windows of 32 and four of them a step.
+    /// What `learn` says with these arguments, and where they do not say otherwise a text, windows of 32 and four of
+    /// them a step.
     fn learn(&self, out: &str, more: &[&str]) -> Output {
         let (model, text, out) = (self.model(), self.text(), self.at(out));
-        let own = ["learn", &model, "--text", &text, "--out", &out, "--window", "32", "--batch", "4"];
-        common::twofour(&[&own[..], more].concat())
+        let mut args = vec!["learn", &model, "--out", &out];
+        for own in [["--text", &text], ["--window", "32"], ["--batch", "4"]] {
+            if !more.contains(&own[0]) {
+                args.extend(own);
+            }
+        }
+        common::twofour(&[&args[..], more].concat())
     }
 
     /// The same, where all is well.

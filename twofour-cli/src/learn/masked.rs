@@ -123,9 +123,10 @@ impl Learning {
                 self.sampler.begin(step, &now)?;
                 for (number, windows) in (0..).zip(micro_batches) {
                     self.sampler.update(|now| now.micro_batch = number)?;
-                    sum += self
-                        .network
-                        .backward(windows, length, &mut |layer, gradients| summed.add(layer.masked(), gradients))?;
+                    let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
+                    let teacher = teacher.as_ref().zip(self.distil);
+                    let done = &mut |layer: &Masked, gradients: &mut _| summed.add(layer.masked(), gradients);
+                    sum += self.network.backward_of(windows, length, teacher, done)?;
                 }
                 summed.step(step, now.adamw, self.recipe.max_norm, micro_batches.len())?;
             }

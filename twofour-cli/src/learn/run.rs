@@ -26,9 +26,9 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
         return Err("what is to be learnt from? Give --text FILE".into());
     }
     let settings = args.settings()?;
+    let model = Model::open(path, &device(args)?)?;
     let places = Places::new(args, path)?;
     heap::keep();
-    let model = Model::open(path, &device(args)?)?;
     let mut task = Task::new(args, &model, settings, places)?;
     task.describe(&model);
     stop::listen()?;

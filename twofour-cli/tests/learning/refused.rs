@@ -86,7 +86,7 @@ fn files_that_are_wrong() {
     wide.write(&folder, &wide.weights(1), twofour_formats::TensorType::F32, 1);
     let other = runs.at("other.safetensors");
     crate::common::printed(&["prune", folder.to_str().unwrap(), "--out", &other]);
-    refuses(&runs, &["--prior", &other], &["of another model"]);
+    refuses(&runs, &["--prior", &other], &["64 x 128"]);
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn whole_and_torn(more: &[&str], stops: &[&str]) {
         let told = runs.at(&format!("{name}.json"));
         runs.learn(&format!("{name}.safetensors"), &[&steps[..], more, &["--report", &told], also].concat())
     };
-    assert!(of("whole", &[]).status.success());
+    let output = of("whole", &[]);
+    assert!(output.status.success(), "{}", said(&output));
     for stop in stops {
         let output = of("torn", &["--resume", "--stop-after", stop]);
         assert_eq!(output.status.code(), Some(130), "{}", said(&output));

@@ -30,9 +30,9 @@ fn of_a_step_beside_a_dense_one() {
             start.elapsed().as_secs_f64()
         };
         let now = [
-            timed(&mut || drop(learning.step(step, &[windows.clone()], 256).unwrap())),
-            timed(&mut || drop(dense.backward(&windows, 256, &mut |_, _| Ok(())).unwrap())),
-            timed(&mut || drop(dense.states(&windows[..512], 256).unwrap())),
+            timed(&mut || _ = learning.step(step, &[windows.clone()], 256).unwrap()),
+            timed(&mut || _ = dense.backward(&windows, 256, &mut |_, _| Ok(())).unwrap()),
+            timed(&mut || _ = dense.states(&windows[..512], 256).unwrap()),
         ];
         println!("step {:.3} s, dense {:.3} s, of which blocks forward {:.3} s", now[0], now[1], now[2]);
         for (least, now) in least.iter_mut().zip(now) {
