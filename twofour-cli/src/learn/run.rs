@@ -21,7 +21,7 @@ use twofour_formats::masks::{Form, Manifest, Mask, Masks};
 /// What is wrong with the model, the text, the prior or the arguments; all of it before the first step. That it was
 /// asked to stop.
 pub fn run(args: &Args) -> Result<bool, Failure> {
-    let Some(path) = &args.model else { return demo(args) };
+    let Some(path) = &args.model else { return demo() };
     if args.text.is_empty() {
         return Err("what is to be learnt from? Give --text FILE".into());
     }
@@ -348,12 +348,13 @@ fn progress(steps: u64, done: u64) -> ProgressBar {
 }
 
 /// A small model that is made up, some steps.
-fn demo(_: &Args) -> Result<bool, Failure> {
+fn demo() -> Result<bool, Failure> {
     let demo = Demo::new()?;
     println!("A small model, made up. For one of yours: twofour learn FOLDER --text FILE\n");
     let (model, text, out) = (demo.model().to_owned(), demo.text(), demo.folder().join("masks.safetensors"));
     let mut arguments = vec!["learn".into(), model.into_os_string(), "--text".into(), text.clone().into_os_string()];
     arguments.extend(["--validate".into(), text.into_os_string(), "--out".into(), out.into_os_string()]);
-    arguments.extend(["--window", "64", "--batch", "8"].map(Into::into));
+    let short = ["--window", "64", "--batch", "8", "--steps", "40", "--every", "10"];
+    arguments.extend(short.map(Into::into));
     run(&Args::try_parse_from(arguments)?)
 }
