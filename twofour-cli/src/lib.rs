@@ -42,7 +42,7 @@ enum Command {
     /// One-shot 2:4 masks for a model, by magnitude, Wanda or SparseGPT
     Prune(prune::Args),
     /// 2:4 masks learnt on a model's own loss, its weights frozen
-    Learn(learn::Args),
+    Learn(Box<learn::Args>),
     /// Text from a model, with masked or compressed weights beside the dense ones
     Generate(generate::Args),
     /// Masks from one form of file to another

@@ -104,7 +104,7 @@ impl Prior {
 
 /// Where masks are read from.
 enum Source {
-    Masks(Masks<'static>),
+    Masks(Box<Masks<'static>>),
     Codes(Vec<Reader<'static>>),
 }
 
@@ -121,7 +121,7 @@ impl Source {
                 return Ok(Self::Codes(readers));
             }
         }
-        Ok(Self::Masks(Masks::open(path)?.with_shapes(model.shapes())))
+        Ok(Self::Masks(Box::new(Masks::open(path)?.with_shapes(model.shapes()))))
     }
 
     /// The mask of a layer, if there is one.

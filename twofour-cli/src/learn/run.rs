@@ -199,13 +199,13 @@ impl<'a> Task<'a> {
             self.curve.seconds = before + start.elapsed().as_secs_f64();
             progress.set_position(self.step);
             progress.set_message(format!("loss {loss:.4}"));
-            if self.step % every == 0 || self.step == steps {
+            if self.step.is_multiple_of(every) || self.step == steps {
                 let left = start.elapsed().mul_f64((steps - self.step) as f64 / (self.step - first) as f64);
                 self.point(&progress, Some(left))?;
                 self.curve.seconds = before + start.elapsed().as_secs_f64();
             }
             let stops = stop::asked() || self.args.stop_after == u32::try_from(self.step - first).ok();
-            if self.step < steps && (stops || self.step % u64::from(self.args.save_every) == 0) {
+            if self.step < steps && (stops || self.step.is_multiple_of(u64::from(self.args.save_every))) {
                 self.save()?;
             }
             if self.step < steps && stops {

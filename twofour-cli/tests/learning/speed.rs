@@ -30,7 +30,7 @@ fn of_a_step_beside_a_dense_one() {
             start.elapsed().as_secs_f64()
         };
         let now = [
-            timed(&mut || _ = learning.step(step, &[windows.clone()], 256).unwrap()),
+            timed(&mut || _ = learning.step(step, std::slice::from_ref(&windows), 256).unwrap()),
             timed(&mut || _ = dense.backward(&windows, 256, &mut |_, _| Ok(())).unwrap()),
             timed(&mut || _ = dense.states(&windows[..512], 256).unwrap()),
         ];
