@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The README's picture: perplexities of learnt and one-shot masks, from twofour-candle's learn_masks.
+"""The README's picture: perplexities of learnt and one-shot masks, on a toy model.
 
-Reads twofour-candle/examples/learn_masks/results/seed-*.json and writes docs/perplexity.svg; with --check, fails if the
+Reads twofour-cli/results/toy/seed-*.json and writes docs/perplexity.svg; with --check, fails if the
 file there is another. Python alone.
 """
 
@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "twofour-candle/examples/learn_masks/results"
+RESULTS = ROOT / "twofour-cli/results/toy"
 PICTURE = ROOT / "docs/perplexity.svg"
 
 # Method in the files, its name in the picture, its class.
@@ -95,7 +95,7 @@ def picture(of, weights):
         yield f'<text x="{high + 10:.1f}" y="{y + 4.5:.1f}">{means[method]:.2f}</text>'
     yield (
         f'<text class="small" text-anchor="end" x="{WIDTH - 18}" y="{BOTTOM + 36}">'
-        f"twofour-candle/examples/learn_masks, {weights / 1e6:.1f} million masked weights</text>"
+        f"twofour-cli/results/toy.md, {weights / 1e6:.1f} million masked weights</text>"
     )
     yield "</svg>"
 

@@ -337,6 +337,29 @@ pub enum Error {
         /// And column.
         column: u64,
     },
+    /// A token that is not in the vocabulary.
+    #[error(
+        "`{what}` has token {token} in row {row}, and the vocabulary has {vocab}: a label without cross-entropy is the \
+         one that `ignored` names, a padded vocabulary is as wide as its logits"
+    )]
+    Token {
+        /// The operand.
+        what: &'static str,
+        /// The row.
+        row: u64,
+        /// The token.
+        token: u32,
+        /// Columns of the logits.
+        vocab: u64,
+    },
+    /// A top-k teacher with a token more than once.
+    #[error("row {row} of the teacher has token {token} twice: give each token once, with all of its probability")]
+    TokenTwice {
+        /// The row.
+        row: u64,
+        /// The token.
+        token: u32,
+    },
     /// A Hessian that cannot be factorised.
     #[error(
         "the Hessian is not positive definite at column {column}: raise the damping (0.01 is usual), and see that it \

@@ -14,6 +14,7 @@
 //! | [`sparse`] | the product of a compressed weight, on sparse tensor cores and through cuSPARSELt |
 //! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
+//! | [`distil`] | rows of student and teacher logits to loss and gradient, in place |
 //!
 //! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run. `twofour-candle` has
 //! layers for candle. [`cusparselt`] is a safe wrapper of NVIDIA's library by itself.
@@ -65,6 +66,7 @@ pub mod cusparselt;
 #[doc(hidden)]
 pub mod dense;
 pub mod device;
+pub mod distil;
 mod element;
 mod error;
 #[cfg(feature = "cuda")]

@@ -285,7 +285,7 @@ fn gumbel<V: Vector>(k: V::Words) -> V {
 
 /// `2^x` for `x ≤ 0`, to 2e-7 of the value; 0 below 2⁻¹²⁶, anything for NaN.
 #[inline(always)]
-fn exp2<V: Vector>(x: V) -> V {
+pub(crate) fn exp2<V: Vector>(x: V) -> V {
     // Adding 1.5·2²³ rounds to an integer, which then stands in the low mantissa bits.
     let rounder = V::splat(12_582_912.0);
     let shifted = x + rounder;

@@ -19,7 +19,7 @@ macro_rules! stored {
         }
     )+};
 }
-stored!(f32 => F32, f64 => F64, u8 => U8, twofour::f16 => F16, twofour::bf16 => BF16);
+stored!(f32 => F32, f64 => F64, u8 => U8, u32 => U32, twofour::f16 => F16, twofour::bf16 => BF16);
 
 #[cfg(feature = "cuda")]
 pub(crate) use candle_core::cuda::CudaDType as OnDevice;

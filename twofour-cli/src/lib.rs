@@ -11,7 +11,9 @@ pub mod convert;
 pub mod demo;
 pub mod eval;
 pub mod fetch;
+pub mod generate;
 mod layer;
+pub mod learn;
 pub mod model;
 mod names;
 mod number;
@@ -24,7 +26,8 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// 2:4 sparsity for language models' checkpoints.
 ///
-/// Exit code 0 if all is well, 1 if what was read back is not what was written, 2 if the arguments or a file are wrong.
+/// Exit code 0 if all is well, 1 if what was read back is not what was written, 2 if the arguments or a file are wrong,
+/// 130 if it was stopped and can go on.
 #[derive(Debug, Parser)]
 #[command(name = "twofour", version)]
 struct Cli {
@@ -38,6 +41,10 @@ enum Command {
     Eval(eval::Args),
     /// One-shot 2:4 masks for a model, by magnitude, Wanda or SparseGPT
     Prune(prune::Args),
+    /// 2:4 masks learnt on a model's own loss, its weights frozen
+    Learn(Box<learn::Args>),
+    /// Text from a model, with masked or compressed weights beside the dense ones
+    Generate(generate::Args),
     /// Masks from one form of file to another
     Convert(convert::Args),
     /// A model compressed to 2:4, or made dense again
@@ -52,6 +59,8 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Eval(args) => eval::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Learn(args) => learn::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Compress(args) => compress::run(&args),
         Command::Fetch(args) => fetch::run(&args),
@@ -59,6 +68,10 @@ pub fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
+        Err(failure) if failure.is::<learn::Stopped>() => {
+            eprintln!("{}", names::plain(&failure.to_string()));
+            ExitCode::from(130)
+        }
         Err(failure) => {
             eprintln!("error: {}", names::plain(&failure.to_string()));
             ExitCode::from(2)

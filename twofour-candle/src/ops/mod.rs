@@ -8,6 +8,7 @@
 //! | [`frozen_linear`] | `x`, `weight`, packed codes | `x (W∘M)ᵀ` under a mask that does not move | `x`, `weight` |
 //! | [`frozen_weight`] | `weight`, packed codes | `W∘M` | `weight` |
 //! | [`compressed_linear`] | `x`, kept values and codes, bias | `x Wᵀ + b` | |
+//! | [`loss`] | logits `[R, V]`, a teacher's, the next tokens | losses `[R]`, and the gradient in place of the logits | |
 //!
 //! `x` and `weight` are of one type, `f32`, `f16` or `bf16`, and logits are `f32` or `bf16`; all are on one device, the
 //! CPU or a CUDA device, where work is queued on candle's stream and nothing waits for it. Tensors may have any
@@ -34,11 +35,13 @@ mod compressed;
 pub(crate) mod custom;
 mod frozen;
 pub(crate) mod linear;
+mod loss;
 mod weight;
 
 pub use compressed::{Compressed, compressed_linear};
 use custom::Custom;
 pub use frozen::{frozen_linear, frozen_weight};
+pub use loss::{Loss, loss};
 
 /// How the masks of one weight are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -220,6 +223,10 @@ pub(crate) fn over_tokens(
     if x.dtype() != dtype {
         let (lhs, rhs) = (x.dtype(), dtype);
         return Err(candle_core::Error::DTypeMismatchBinaryOp { lhs, rhs, op: "twofour" }.bt());
+    }
+    // A matrix is one already: views of it would be nodes of the graph, each with a gradient to be added up.
+    if let &[tokens] = leading {
+        return product(&ready(x)?, tokens);
     }
     let tokens = leading.iter().product();
     let y = product(&ready(&ready(x)?.reshape((tokens, cols))?)?, tokens)?;

@@ -6,8 +6,8 @@ use candle_core::Tensor;
 use std::collections::HashMap;
 use std::path::Path;
 use twofour::Shape;
-use twofour_formats::masks::Masks;
-use twofour_formats::{Model as Files, Reader};
+use twofour_formats::masks::{Mask, Masks};
+use twofour_formats::{Model as Files, Reader, Weight};
 
 /// Masks, and compressed weights. All names and shapes have been checked against the model's.
 #[derive(Debug, Default)]
@@ -59,20 +59,30 @@ impl Change {
     pub fn apply(&self, block: &mut Block) -> Result<(), Failure> {
         let linears: Vec<_> = block.linears().iter().map(|linear| linear.name().to_owned()).collect();
         for (i, name) in linears.iter().enumerate() {
-            let reader = self.compressed.get(name).and_then(|&i| self.readers.get(i));
-            if let Some(reader) = reader {
-                block.set(name, &dense(&reader.weight(name)?)?)?;
+            if let Some(weight) = self.compressed(name)? {
+                block.set(name, &dense(&weight)?)?;
             }
-            let masks = self.masks.as_ref().filter(|masks| has(masks, name));
-            if let Some(masks) = masks {
+            if let Some(mask) = self.mask(name)? {
                 let weight = block.linears()[i].weight();
-                let flags: Vec<u8> = masks.read(name)?.flags()?;
+                let flags: Vec<u8> = mask.flags()?;
                 let flags: Vec<f32> = flags.into_iter().map(f32::from).collect();
                 let kept = (weight * Tensor::from_vec(flags, weight.shape(), weight.device())?)?;
                 block.set(name, &kept)?;
             }
         }
         Ok(())
+    }
+
+    /// The compressed weight of a layer, if there is one.
+    pub(crate) fn compressed(&self, name: &str) -> Result<Option<Weight>, Failure> {
+        let reader = self.compressed.get(name).and_then(|&i| self.readers.get(i));
+        Ok(reader.map(|reader| reader.weight(name)).transpose()?)
+    }
+
+    /// The mask of a layer, if there is one.
+    pub(crate) fn mask(&self, name: &str) -> Result<Option<Mask>, Failure> {
+        let masks = self.masks.as_ref().filter(|masks| has(masks, name));
+        Ok(masks.map(|masks| masks.read(name)).transpose()?)
     }
 }
 

@@ -39,3 +39,17 @@ pub fn of_file(file: &Path) -> Result<Vec<u32>, Failure> {
     let little = |number: &[u8]| number.iter().rev().fold(0, |all, &byte| all << 8 | u32::from(byte));
     Ok(bytes.chunks_exact(size).map(little).collect())
 }
+
+/// Of texts, or of files of token ids, whose names end in `.u16` or `.u32`. `option` is what the files were given to.
+pub(crate) fn of_files(model: &Model, files: &[PathBuf], option: &str) -> Result<Vec<u32>, Failure> {
+    let is_ids = |file: &PathBuf| file.extension().is_some_and(|end| end == "u16" || end == "u32");
+    if !files.iter().any(is_ids) {
+        return of_texts(model, files);
+    }
+    if let Some(text) = files.iter().find(|file| !is_ids(file)) {
+        let text = text.display();
+        return Err(format!("{option} is of texts, or of token ids, and {text} is no .u16 or .u32").into());
+    }
+    let all = files.iter().map(|file| of_file(file)).collect::<Result<Vec<_>, _>>()?;
+    Ok(all.concat())
+}

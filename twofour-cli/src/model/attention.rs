@@ -2,10 +2,12 @@
 
 use super::config::{Config, Scaling};
 use super::fused::CausalSoftmax;
+use super::rows::softmax_backward;
 use crate::Failure;
 use candle_core::{D, Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use std::f64::consts::TAU;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows of q at a time: what a chunk does not look at is not multiplied, and scores need not fit the memory at once.
@@ -26,6 +28,24 @@ pub(super) struct Length {
     pub(super) cos: Tensor,
     pub(super) sin: Tensor,
     tokens: usize,
+}
+
+impl Length {
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Of the first so many.
+    pub(super) fn to(&self, tokens: usize) -> Result<Self, Failure> {
+        let first = |table: &Tensor| table.narrow(0, 0, tokens)?.contiguous();
+        Ok(Self { cos: first(&self.cos)?, sin: first(&self.sin)?, tokens })
+    }
+
+    /// Of the token at a place alone.
+    pub(super) fn at(&self, token: usize) -> Result<Self, Failure> {
+        let one = |table: &Tensor| table.narrow(0, token, 1)?.contiguous();
+        Ok(Self { cos: one(&self.cos)?, sin: one(&self.sin)?, tokens: 1 })
+    }
 }
 
 impl Positions {
@@ -65,12 +85,34 @@ pub(super) fn frequencies(config: &Config) -> Vec<f64> {
     (0..config.head / 2).map(base).enumerate().map(scaled).collect()
 }
 
+/// Attention of one token's q `[H, head]` to the keys and values before it and its own, `[KV, n, head]`: `[1, H·head]`.
+pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, Failure> {
+    let ((heads, head), kv) = (q.dims2()?, k.dim(0)?);
+    let q = (q.reshape((kv, heads / kv, head))? * scale(head))?;
+    let weights = softmax_last_dim(&q.matmul(&k.t()?)?)?;
+    Ok(weights.matmul(v)?.reshape((1, heads * head))?)
+}
+
+/// Some rows of q in attention: what each key weighs for each of them.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    /// Tokens of q, and of the keys that they look at.
+    tokens: Range<usize>,
+    keys: Range<usize>,
+    /// `[B, H, tokens, keys]`.
+    weights: Tensor,
+}
+
 /// Attention of q `[B, H, T, head]` to k and v `[B, KV, T, head]`, whose heads are shared by H / KV of q; a token sees
-/// itself and those before it, at most `window` in all. `[B, T, H·head]`.
-pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor, Failure> {
+/// itself and those before it, at most `window` in all. `[B, T, H·head]`. `keep` gets what a backward pass needs.
+pub(super) fn attend(
+    [q, k, v]: [&Tensor; 3],
+    window: Option<usize>,
+    keep: &mut dyn FnMut(Chunk),
+) -> Result<Tensor, Failure> {
     let (b, heads, t, head) = q.dims4()?;
     let kv = k.dim(1)?;
-    let q = (q.reshape((b, kv, heads / kv, t, head))? * (1.0 / (head as f64).sqrt()))?;
+    let q = (q.reshape((b, kv, heads / kv, t, head))? * scale(head))?;
     let mut rows = Vec::new();
     for start in (0..t).step_by(CHUNK) {
         let length = CHUNK.min(t - start);
@@ -89,9 +131,54 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) 
         };
         let mixed = weights.reshape((b, kv, heads / kv * length, seen))?.matmul(&values)?;
         rows.push(mixed.reshape((b, heads, length, head))?);
+        keep(Chunk { tokens: start..start + length, keys: first..first + seen, weights });
     }
     let all = Tensor::cat(&rows, D::Minus2)?;
     Ok(all.transpose(1, 2)?.reshape((b, t, heads * head))?)
+}
+
+/// Gradients of q, k and v, of that of what [`attend`] made of them, `[B, T, H·head]`.
+pub(super) fn attend_backward(
+    [q, k, v]: [&Tensor; 3],
+    chunks: Vec<Chunk>,
+    gradient: &Tensor,
+) -> Result<[Tensor; 3], Failure> {
+    let (b, heads, t, head) = q.dims4()?;
+    let (kv, shared) = (k.dim(1)?, heads / k.dim(1)?);
+    let of_heads = |x: Tensor| x.reshape((b, kv, shared, t, head));
+    let gradient = of_heads(gradient.reshape((b, t, heads, head))?.transpose(1, 2)?.contiguous()?)?;
+    let q = of_heads(q.clone())?;
+    let (mut dq, mut dk, mut dv) = (Vec::new(), None, None);
+    for Chunk { tokens, keys, weights } in chunks {
+        let (length, seen) = (tokens.len(), keys.len());
+        let of_chunk = |x: &Tensor| -> candle_core::Result<Tensor> {
+            x.narrow(3, tokens.start, length)?.contiguous()?.reshape((b, kv, shared * length, head))
+        };
+        let of_keys = |x: &Tensor| x.narrow(2, keys.start, seen)?.contiguous();
+        let all = |x: Tensor| x.pad_with_zeros(2, keys.start, t - keys.end);
+        let (q, gradient) = (of_chunk(&q)?, of_chunk(&gradient)?);
+        let weights = weights.reshape((b, kv, shared * length, seen))?;
+        add(&mut dv, all(weights.t()?.matmul(&gradient)?)?)?;
+        let scores = softmax_backward(&weights, gradient.matmul(&of_keys(v)?.t()?)?)?;
+        add(&mut dk, all(scores.t()?.matmul(&q)?)?)?;
+        dq.push(scores.matmul(&of_keys(k)?)?.reshape((b, heads, length, head))?);
+    }
+    let none = || Failure::from("attention of no tokens has no gradient");
+    let (dk, dv) = (dk.ok_or_else(none)?, dv.ok_or_else(none)?);
+    Ok([(Tensor::cat(&dq, 2)? * scale(head))?, (dk * scale(head))?, dv])
+}
+
+fn add(sum: &mut Option<Tensor>, term: Tensor) -> Result<(), Failure> {
+    *sum = Some(match sum.take() {
+        Some(sum) => (sum + term)?,
+        None => term,
+    });
+    Ok(())
+}
+
+/// What products of q and k are multiplied by.
+fn scale(head: usize) -> f64 {
+    1.0 / (head as f64).sqrt()
 }
 
 /// What is added to the scores of tokens against so many keys: 0, or −∞ for what is not seen.

@@ -14,11 +14,11 @@ use twofour::Shape;
 /// A linear layer: `Y = X Wᵀ + b`.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    name: String,
+    pub(super) name: String,
     /// `[N, K]`.
-    weight: Tensor,
+    pub(super) weight: Tensor,
     /// `[N]`.
-    bias: Option<Tensor>,
+    pub(super) bias: Option<Tensor>,
 }
 
 impl Linear {
@@ -63,12 +63,12 @@ pub struct Block {
     index: usize,
     config: Arc<Config>,
     positions: Arc<Positions>,
-    input_norm: Tensor,
-    middle_norm: Tensor,
+    pub(super) input_norm: Tensor,
+    pub(super) middle_norm: Tensor,
     /// Of heads of q and of k.
-    head_norms: Option<[Tensor; 2]>,
+    pub(super) head_norms: Option<[Tensor; 2]>,
     /// q, k, v, o, gate, up, down.
-    linears: Vec<Linear>,
+    pub(super) linears: Vec<Linear>,
 }
 
 impl Block {
@@ -165,7 +165,7 @@ impl Block {
         let q = turned(heads(0, config.heads)?, 0)?;
         let k = turned(heads(1, config.kv_heads)?, 1)?;
         let v = heads(2, config.kv_heads)?.transpose(1, 2)?.contiguous()?;
-        let mixed = attend(&q, &k, &v, config.windows[self.index])?;
+        let mixed = attend([&q, &k, &v], config.windows[self.index], &mut drop)?;
         inputs(&self.names([3]), &mixed)?;
         self.linears[3].forward(&mixed)
     }

@@ -115,6 +115,8 @@ pub struct Config {
     pub qk_norm: bool,
     /// How far back each block looks, itself included; all the way, without.
     pub windows: Vec<Option<usize>>,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
 }
 
 /// `config.json`, as far as it counts. Defaults are those of `transformers`.
@@ -142,6 +144,7 @@ struct Stored {
     layer_types: Option<Vec<String>>,
     partial_rotary_factor: Option<f64>,
     quantization_config: Option<Value>,
+    eos_token_id: Option<Value>,
 }
 
 impl Config {
@@ -182,6 +185,7 @@ impl Config {
             mlp_bias: stored.mlp_bias.unwrap_or(false) && kind == Kind::Llama,
             qk_norm: kind == Kind::Qwen3,
             windows: stored.windows(kind, json.get("sliding_window").is_some())?,
+            ends: stored.ends(),
         };
         config.check()?;
         Ok(config)
@@ -299,6 +303,15 @@ impl Stored {
             Some(part) => return Err(format!("rotary positions of {part} of a head are not known here")),
         }
         self.quantization_config.as_ref().map_or(Ok(()), refuse_quantised)
+    }
+
+    /// One token, or several.
+    fn ends(&self) -> Vec<u32> {
+        let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match &self.eos_token_id {
+            Some(Value::Array(several)) => several.iter().filter_map(token).collect(),
+            one => one.iter().filter_map(token).collect(),
+        }
     }
 
     /// How far back each block looks.

@@ -6,15 +6,15 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Elements that are summed side by side, so that they are in a vector register.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Elements of a row that are summed in f32.
-const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 1024;
 /// Elements that are worth a thread's while.
-const PIECE: usize = 1 << 14;
+pub(super) const PIECE: usize = 1 << 14;
 
 /// e to the power of x ≤ 0, to 2 units in the last place, without a branch or a call; 0 below -87 is 1.6e-38.
 #[inline]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // Rounds to an integer, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
@@ -29,7 +29,7 @@ fn exp(x: f32) -> f32 {
     (terms * r + 1.0) * scale
 }
 
-fn largest(row: &[f32]) -> f32 {
+pub(super) fn largest(row: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = row.chunks_exact(LANES);
@@ -42,7 +42,7 @@ fn largest(row: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
-fn sum(row: &[f32]) -> f32 {
+pub(super) fn sum(row: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let chunks = row.chunks_exact(LANES);
     let rest: f32 = chunks.remainder().iter().sum();
@@ -136,13 +136,13 @@ pub(super) fn losses(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     Ok(logits.par_chunks(logits.len() / targets.len().max(1)).zip(targets).map(loss).collect())
 }
 
-fn slice<'s>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s [f32]> {
+pub(super) fn slice<'s>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s [f32]> {
     let CpuStorage::F32(values) = storage else { bail!("only f32 is computed with") };
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("a tensor is not contiguous") };
     Ok(&values[start..end])
 }
 
-fn slice_mut<'s>(storage: &'s mut CpuStorage, layout: &Layout) -> Result<&'s mut [f32]> {
+pub(super) fn slice_mut<'s>(storage: &'s mut CpuStorage, layout: &Layout) -> Result<&'s mut [f32]> {
     let CpuStorage::F32(values) = storage else { bail!("only f32 is computed with") };
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("a tensor is not contiguous") };
     Ok(&mut values[start..end])

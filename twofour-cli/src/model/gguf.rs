@@ -108,6 +108,11 @@ impl Gguf {
             mlp_bias: self.has("blk.0.ffn_gate.bias"),
             qk_norm: self.has("blk.0.attn_q_norm.weight"),
             windows: vec![self.integer(&key("attention.sliding_window")).filter(|&window| window > 0); blocks],
+            ends: self
+                .integer("tokenizer.ggml.eos_token_id")
+                .and_then(|id| u32::try_from(id).ok())
+                .into_iter()
+                .collect(),
         };
         config.check()?;
         Ok(config)

@@ -11,10 +11,10 @@ const LOGITS: usize = 128 << 20;
 /// The last norm and the matrix of the vocabulary.
 #[derive(Debug, Clone)]
 pub struct Head {
-    norm: Tensor,
+    pub(super) norm: Tensor,
     /// `[vocabulary, d]`.
-    weight: Tensor,
-    eps: f64,
+    pub(super) weight: Tensor,
+    pub(super) eps: f64,
 }
 
 impl Head {

@@ -33,6 +33,8 @@ mod config;
 mod fused;
 mod gguf;
 mod head;
+mod network;
+mod rows;
 mod save;
 mod source;
 mod spm;
@@ -41,6 +43,8 @@ mod tokenizer;
 pub use block::{Block, Inputs, Linear};
 pub use config::{Config, Kind, Scaling};
 pub use head::Head;
+pub(crate) use network::read;
+pub use network::{Cache, Gradients, Network, Teaching};
 pub use save::Saved;
 pub(crate) use save::copy_beside;
 pub(crate) use source::{dense, is_gguf};
@@ -128,6 +132,12 @@ impl Model {
     #[must_use]
     pub fn linears(&self) -> Vec<(String, Shape)> {
         (0..self.blocks()).flat_map(|i| self.config.linears(i)).collect()
+    }
+
+    /// Names of linear layers of the blocks that the checkpoint holds compressed.
+    pub(crate) fn compressed(&self) -> Vec<String> {
+        let is = |(name, _): (String, Shape)| self.source.is_compressed(&name).then_some(name);
+        self.linears().into_iter().filter_map(is).collect()
     }
 
     /// The shapes of all matrices, embedding and head among them, for files of masks that hold none.

@@ -67,6 +67,14 @@ impl Source {
         }
     }
 
+    /// Whether a tensor is a compressed weight.
+    pub(super) fn is_compressed(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.reader(name).is_ok_and(|reader| reader.weight_info(name).is_some()),
+            Self::Gguf(_) => false,
+        }
+    }
+
     pub(super) fn tokenizer(&self, path: &Path) -> Result<Tokenizer, Failure> {
         match self {
             Self::Gguf(gguf) => gguf.tokenizer(),

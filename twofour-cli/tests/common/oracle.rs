@@ -1,17 +1,19 @@
 //! A model by plain loops, in f64.
 
-use super::{Tiny, Weight};
+use super::Tiny;
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
 
 type Rows = Vec<Vec<f64>>;
+/// Shapes and values by name, in f32 or f64.
+type Weights<V> = BTreeMap<String, (Vec<usize>, Vec<V>)>;
 
 /// Logits of each token.
-pub(crate) fn logits(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32]) -> Rows {
+pub(crate) fn logits<V: Copy + Into<f64>>(tiny: &Tiny, weights: &Weights<V>, tokens: &[u32]) -> Rows {
     let row = |name: &str, i: usize| -> Vec<f64> {
         let (shape, values) = &weights[name];
         let cols = shape[1];
-        values[i * cols..(i + 1) * cols].iter().map(|&x| f64::from(x)).collect()
+        values[i * cols..(i + 1) * cols].iter().map(|&x| x.into()).collect()
     };
     let mut x: Rows = tokens.iter().map(|&id| row("model.embed_tokens.weight", id as usize)).collect();
     for block in 0..tiny.blocks {
@@ -50,7 +52,7 @@ pub(crate) fn loss(logits: &[f64], target: u32) -> f64 {
 }
 
 /// Perplexity of windows without overlap; of each all tokens but the first are predicted.
-pub(crate) fn perplexity(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens: &[u32], window: usize) -> f64 {
+pub(crate) fn perplexity<V: Copy + Into<f64>>(tiny: &Tiny, weights: &Weights<V>, tokens: &[u32], window: usize) -> f64 {
     let mut losses = Vec::new();
     for window in tokens.chunks_exact(window) {
         let logits = logits(tiny, weights, window);
@@ -59,22 +61,22 @@ pub(crate) fn perplexity(tiny: &Tiny, weights: &BTreeMap<String, Weight>, tokens
     (losses.iter().sum::<f64>() / losses.len() as f64).exp()
 }
 
-fn norm(x: &Rows, weight: &[f32], eps: f64) -> Rows {
+fn norm<V: Copy + Into<f64>>(x: &Rows, weight: &[V], eps: f64) -> Rows {
     let of = |row: &Vec<f64>| {
         let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
-        row.iter().zip(weight).map(|(x, &w)| x / (mean + eps).sqrt() * f64::from(w)).collect()
+        row.iter().zip(weight).map(|(x, &w)| x / (mean + eps).sqrt() * w.into()).collect()
     };
     x.iter().map(of).collect()
 }
 
-fn linear(weights: &BTreeMap<String, Weight>, name: &str, x: &Rows) -> Rows {
+fn linear<V: Copy + Into<f64>>(weights: &Weights<V>, name: &str, x: &Rows) -> Rows {
     let (shape, weight) = &weights[&format!("{name}.weight")];
     let bias = weights.get(&format!("{name}.bias"));
     let of = |row: &Vec<f64>| {
         assert_eq!(row.len(), shape[1]);
         let y = |n: usize| -> f64 {
-            let dot: f64 = (0..shape[1]).map(|k| row[k] * f64::from(weight[n * shape[1] + k])).sum();
-            dot + bias.map_or(0.0, |(_, bias)| f64::from(bias[n]))
+            let dot: f64 = (0..shape[1]).map(|k| row[k] * weight[n * shape[1] + k].into()).sum();
+            dot + bias.map_or(0.0, |(_, bias)| bias[n].into())
         };
         (0..shape[0]).map(y).collect()
     };

@@ -37,7 +37,7 @@ pub(crate) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Of the calibration tokens that the arguments name.
     pub(crate) fn new(args: &'a Args, model: &'a Model) -> Result<Self, Failure> {
-        let mut tokens = tokens(args, model)?;
+        let mut tokens = tokens::of_files(model, &args.calibration, "--calibration")?;
         let (count, window) = (tokens.len(), args.window);
         let windows = count.checked_div(window).unwrap_or(0).min(args.windows);
         if windows == 0 {
@@ -197,20 +197,6 @@ impl Source for Walk<'_> {
     fn forget(&self, layers: &Layers) {
         self.kept.iter().for_each(|kept| kept.remove(layers.values()));
     }
-}
-
-/// Of texts, or of files of token ids.
-fn tokens(args: &Args, model: &Model) -> Result<Vec<u32>, Failure> {
-    let is_ids = |file: &PathBuf| file.extension().is_some_and(|end| end == "u16" || end == "u32");
-    if !args.calibration.iter().any(is_ids) {
-        return tokens::of_texts(model, &args.calibration);
-    }
-    if let Some(text) = args.calibration.iter().find(|file| !is_ids(file)) {
-        let text = text.display();
-        return Err(format!("--calibration is of texts, or of token ids, and {text} is no .u16 or .u32").into());
-    }
-    let all = args.calibration.iter().map(|file| tokens::of_file(file)).collect::<Result<Vec<_>, _>>()?;
-    Ok(all.concat())
 }
 
 /// A model's files.

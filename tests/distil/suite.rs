@@ -1,0 +1,75 @@
+//! One property suite: random problems against the oracle, on every executor.
+
+use crate::case::{Case, Distilled, FORMS};
+use crate::common::runs::{each_kernel_has_met_many, wanted};
+use crate::common::{Counts, Emulator, TestExecutor, for_all, rounding};
+use crate::oracle::{self, Sum};
+use proptest::prelude::any;
+use rayon::prelude::*;
+use twofour::{Float, bf16, f16};
+
+const COUNTS: Counts = Counts { cpu: 600, emulator: 300, gpu: 300 };
+
+/// Calls `$function::<T>($arguments)` for one of the three types.
+macro_rules! of_type {
+    ($number:expr, $function:ident($($argument:expr),*)) => {
+        match $number % 3 {
+            0 => $function::<f32>($($argument),*),
+            1 => $function::<f16>($($argument),*),
+            _ => $function::<bf16>($($argument),*),
+        }
+    };
+}
+pub(crate) use of_type;
+
+fn rows(on: &mut impl TestExecutor, seed: &u64) {
+    of_type!(*seed, check(on, *seed));
+}
+
+fn check<L: Float>(on: &mut impl TestExecutor, seed: u64) {
+    let case = Case::<L>::new(seed, seed / 3 % FORMS, seed.is_multiple_of(7));
+    let got = case.run(on, true);
+    compare(&case, &got);
+    // A loss alone is the same to the bit.
+    let alone = case.run(on, false);
+    let bits = |loss: &[f32]| loss.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&alone.loss) == bits(&got.loss) || got.loss.iter().any(|loss| loss.is_nan()), "seed {seed}");
+}
+
+#[test]
+fn losses_and_gradients_are_those_of_the_formulas() {
+    for_all!(rows, COUNTS, any::<u64>());
+}
+
+/// Rounding of `f32` and of the hardware's exponentials, relative to what is added up.
+const ROUNDING: f64 = 4e-6;
+
+pub(crate) fn compare<L: Float>(case: &Case<L>, got: &Distilled<L>) {
+    for row in 0..case.rows {
+        let (loss, gradient) = oracle::row(case, row);
+        assert!(is_near::<f32>(got.loss[row], loss), "loss of row {row}: {} for {loss:?}\n{case:?}", got.loss[row]);
+        let Some(all) = &got.gradient else { continue };
+        for (v, (got, expected)) in all[row * case.vocab..].iter().zip(gradient).enumerate() {
+            assert!(is_near::<L>(got.to_f32(), expected), "gradient [{row}, {v}]: {got:?} for {expected:?}\n{case:?}");
+        }
+    }
+}
+
+fn is_near<L: Float>(got: f32, expected: Sum) -> bool {
+    let Sum { value, size } = expected;
+    // In the type that it is written in.
+    let written = L::from_f32(value as f32).to_f32();
+    if value.is_nan() || written.is_infinite() {
+        return (value.is_nan() && got.is_nan()) || got == written;
+    }
+    (f64::from(got) - value).abs() <= ROUNDING * size + rounding::<L>(value) + 1e-35
+}
+
+#[test]
+fn every_kernel_meets_many_problems() {
+    (0..3 * FORMS * wanted() * 11 / 10).into_par_iter().for_each(|seed| {
+        let mut emulator = Emulator::numbered(seed / 3);
+        of_type!(seed, check(&mut emulator, seed));
+    });
+    each_kernel_has_met_many("twofour_distil_", 15);
+}
