@@ -57,8 +57,7 @@ TWOFOUR_DEVICE float log_over_mean(float p, float q, float beta) {
   const float r = divide(beta * (p - q), m);
   const bool is_far = r < -0.5f;
   const float ratio = is_far ? divide(p, m) : 1.0f + r;
-  const float lost = is_far ? 0.0f : r - (ratio - 1.0f);
-  return logarithm(ratio) + divide(lost, ratio);
+  return logarithm(ratio) + (is_far ? 0.0f : divide(r - (ratio - 1.0f), ratio));
 }
 
 }  // namespace twofour

@@ -86,7 +86,7 @@ struct Sums {
 };
 
 // What has underflowed does not count, were its difference infinite.
-TWOFOUR_DEVICE float fallen(float cross, float factor, float more) { return factor == 0.0f ? 0.0f : fma(cross, factor, more); }
+TWOFOUR_DEVICE float fallen(float factor, float cross) { return factor == 0.0f ? 0.0f : factor * cross; }
 
 // To larger logits than those that sums are below. NaN where one is NaN.
 template <Of of>
@@ -94,19 +94,21 @@ TWOFOUR_DEVICE void raise(Sums& sums, float exponent, bool apart, float student,
   // Where there are no sums, nothing falls.
   const float fall = sums.student > 0.0f ? sums.top_student - student : 0.0f;
   const float factor = ex2_approx(fall * exponent);
-  sums.top_student = student;
-  sums.student *= factor;
-  if (apart) sums.apart *= ex2_approx(fall * kLog2E);
-  if constexpr (of == Of::kForward) sums.cross = fma(-sums.teacher, fall, sums.cross);
-  if constexpr (of == Of::kReverse) sums.cross = fallen(sums.cross, factor, sums.student * fall);
   if constexpr (of != Of::kStudent) {
     const float fall_teacher = sums.teacher > 0.0f ? sums.top_teacher - teacher : 0.0f;
     const float factor_teacher = ex2_approx(fall_teacher * exponent);
+    if constexpr (of == Of::kForward) {
+      sums.cross = fallen(factor_teacher, fma(sums.teacher, fall_teacher - fall, sums.cross));
+    }
+    if constexpr (of == Of::kReverse) {
+      sums.cross = fallen(factor, fma(sums.student, fall - fall_teacher, sums.cross));
+    }
     sums.top_teacher = teacher;
     sums.teacher *= factor_teacher;
-    if constexpr (of == Of::kForward) sums.cross = fallen(sums.cross, factor_teacher, sums.teacher * fall_teacher);
-    if constexpr (of == Of::kReverse) sums.cross = fma(-sums.student, fall_teacher, sums.cross);
   }
+  sums.top_student = student;
+  sums.student *= factor;
+  if (apart) sums.apart *= ex2_approx(fall * kLog2E);
 }
 
 template <Of of, int n>

@@ -11,7 +11,11 @@ use twofour::{Float, bf16, f16};
 
 const COUNTS: Counts = Counts { cpu: 300, emulator: 150, gpu: 150 };
 
-everywhere_tests!(all_of_a_teacher_is_the_teacher, rows_without_probabilities_have_no_teacher, equal_logits_are_taken_in_order);
+everywhere_tests!(
+    all_of_a_teacher_is_the_teacher,
+    rows_without_probabilities_have_no_teacher,
+    equal_logits_are_taken_in_order
+);
 
 fn top_k<L: Float, E: TestExecutor>(
     on: &mut E,
@@ -34,7 +38,8 @@ fn made(on: &mut impl TestExecutor, seed: &u64) {
 pub(crate) fn check<L: Float>(on: &mut impl TestExecutor, seed: u64) {
     let mut rng = rng(seed);
     let tall = seed.is_multiple_of(5);
-    let (rows, vocab) = (rng.random_range(1..4), if tall { rng.random_range(1000..3000) } else { rng.random_range(1..90) });
+    let (rows, vocab) =
+        (rng.random_range(1..4), if tall { rng.random_range(1000..3000) } else { rng.random_range(1..90) });
     let k = rng.random_range(1..=vocab.min(64));
     let temperature = [1.0, 0.5, 3.0][rng.random_range(0..3)];
     let spread = [0.1, 3.0][rng.random_range(0..2)];
