@@ -1,8 +1,8 @@
 //! Speed of `distil`: `cargo bench --bench distil`, or a part with `-- forward`.
 //!
-//! Loss and gradient of 512 rows of 49,152 logits, by what the student is to be like; making a top-k teacher; and hidden
-//! states of as many elements as 512 tokens of 2048 have. Throughput is in bytes, the least that must move, beside a
-//! plain copy.
+//! Loss and gradient of 512 rows of 49,152 logits, by what the student is to be like; making a top-k teacher; and
+//! hidden states of as many elements as 512 tokens of 2048 have. Throughput is in bytes, the least that must move,
+//! beside a plain copy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

@@ -18,14 +18,14 @@ constexpr float kLog2E = 1.4426950408889634f;
 enum class Of : u32 { kStudent, kBoth, kForward, kReverse };
 
 struct DistilArgs {
-  void* student;        // [rows, vocab]
-  const void* teacher;  // [rows, vocab]; null: none
-  float* loss;          // [rows]
-  const u32* labels;    // [rows]; null: none
+  void* student;         // [rows, vocab]
+  const void* teacher;   // [rows, vocab]; null: none
+  float* loss;           // [rows]
+  const u32* labels;     // [rows]; null: none
   const float* weights;  // [rows]; null: all 1
   u64 rows;
   u32 vocab;
-  u32 ignored;  // the label without cross-entropy
+  u32 ignored;     // the label without cross-entropy
   float exponent;  // log2(e) / temperature
   float temperature;
   float lambda;
@@ -197,9 +197,8 @@ TWOFOUR_DEVICE void sum_run(Sums& sums, const DistilArgs& args, bool apart, Hidd
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE Sums sum_row(const DistilArgs& args, bool apart, Hidden hidden, u64 base) {
   Sums sums;
-  for_each_run<T>(base, args.vocab, [&](u32 first, auto length) {
-    sum_run<T, of>(sums, args, apart, hidden, base, first, length);
-  });
+  for_each_run<T>(base, args.vocab,
+                  [&](u32 first, auto length) { sum_run<T, of>(sums, args, apart, hidden, base, first, length); });
   return merge_all<of>(sums, args.exponent, apart);
 }
 
@@ -210,9 +209,9 @@ TWOFOUR_DEVICE bool is_sum(float sum) { return sum > 0.0f && sum < infinity(); }
 // What a row has of its own.
 struct Row {
   u64 base;
-  float weight;       // NaN: the row has no loss
-  bool has_label;     // that counts
-  bool apart;         // exponentials at temperature 1 are sums of their own
+  float weight;    // NaN: the row has no loss
+  bool has_label;  // that counts
+  bool apart;      // exponentials at temperature 1 are sums of their own
   u32 label;
   float label_logit;  // the student's
 };
@@ -228,8 +227,11 @@ TWOFOUR_DEVICE Row row_of(const DistilArgs& args, u64 row) {
   own.label = load(args.labels + row);
   own.has_label = own.label != args.ignored;
   if (!own.has_label) return own;
-  if (own.label < args.vocab) own.label_logit = to_float(load(static_cast<const T*>(args.student) + own.base + own.label));
-  else own.weight = not_a_number();
+  if (own.label >= args.vocab) {
+    own.weight = not_a_number();
+    return own;
+  }
+  own.label_logit = to_float(load(static_cast<const T*>(args.student) + own.base + own.label));
   return own;
 }
 
@@ -238,9 +240,9 @@ struct Slope {
   float top_student, top_teacher;
   float inverse_student, inverse_teacher;  // 1 over the sums of exponentials
   float factor;                            // of the divergence's gradient
-  float mean;      // under the student, of differences or logarithms
-  float of_label;  // of exponentials at temperature 1
-  float at_label;  // is subtracted there
+  float mean;                              // under the student, of differences or logarithms
+  float of_label;                          // of exponentials at temperature 1
+  float at_label;                          // is subtracted there
 };
 
 TWOFOUR_DEVICE Slope slope_of(const DistilArgs& args, const Row& row, const Sums& sums) {
@@ -293,9 +295,8 @@ TWOFOUR_DEVICE void write_run(const DistilArgs& args, const Row& row, const Slop
 
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE void write_row(const DistilArgs& args, const Row& row, const Slope& slope, Hidden hidden) {
-  for_each_run<T>(row.base, args.vocab, [&](u32 first, auto length) {
-    write_run<T, of>(args, row, slope, hidden, first, length);
-  });
+  for_each_run<T>(row.base, args.vocab,
+                  [&](u32 first, auto length) { write_run<T, of>(args, row, slope, hidden, first, length); });
 }
 
 template <typename T, int n>

@@ -75,8 +75,8 @@ impl Sums {
     }
 }
 
-/// By how much what was summed falls, a number that is not above 0, where there is a larger logit; any number where there
-/// is no sum.
+/// By how much what was summed falls, a number that is not above 0, where there is a larger logit; any number where
+/// there is no sum.
 #[inline(always)]
 fn raise(sum: f64, top: &mut f32, to: f32) -> f32 {
     let is_first = sum == 0.0 && to > f32::NEG_INFINITY;
