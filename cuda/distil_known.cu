@@ -49,7 +49,7 @@ TWOFOUR_DEVICE bool mark(const KnownArgs& args, const Row& row, const Known& kno
 
 // Sums of the k alone, for all threads of the block.
 TWOFOUR_DEVICE Sums sum_known(const KnownArgs& args, const Row& row, const Known& known) {
-  Sums sums;
+  Sums sums = no_sums();
   for (u32 j = thread_index(); j < args.k; j += kThreads) {
     const float s[1] = {known.below[j]}, t[1] = {};
     add<Of::kStudent>(sums, args.row.exponent, row.apart, s, t);

@@ -78,12 +78,17 @@ TWOFOUR_DEVICE void hide(u32 marks, float (&z)[n]) {
 
 // Of some logits: sums of exponentials below the largest, and of differences. "Below" is a logit less the largest.
 struct Sums {
-  float student = 0, teacher = 0;
-  float apart = 0;  // the student's exponentials at temperature 1
-  float cross = 0;
-  // The largest; finite, so that differences are, where there is none above -infinity.
-  float top_student = -3.40282347e38f, top_teacher = -3.40282347e38f;
+  float student, teacher;
+  float apart;  // the student's exponentials at temperature 1
+  float cross;
+  float top_student, top_teacher;
 };
+
+// Of none. The largest is finite, so that differences are.
+TWOFOUR_DEVICE Sums no_sums() {
+  constexpr float least = -3.40282347e38f;
+  return {0, 0, 0, 0, least, least};
+}
 
 // What has underflowed does not count, were its difference infinite.
 TWOFOUR_DEVICE float fallen(float factor, float cross) { return factor == 0.0f ? 0.0f : factor * cross; }
@@ -196,7 +201,7 @@ TWOFOUR_DEVICE void sum_run(Sums& sums, const DistilArgs& args, bool apart, Hidd
 // The sums of a row, for all threads of the block.
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE Sums sum_row(const DistilArgs& args, bool apart, Hidden hidden, u64 base) {
-  Sums sums;
+  Sums sums = no_sums();
   for_each_run<T>(base, args.vocab,
                   [&](u32 first, auto length) { sum_run<T, of>(sums, args, apart, hidden, base, first, length); });
   return merge_all<of>(sums, args.exponent, apart);
