@@ -77,8 +77,8 @@
 //!
 //! [`Cpu`](crate::Cpu) gives the same bits whatever the number of threads and the processor's vectors: a row is one
 //! thread's, its sums `f32` over 2048 logits and `f64` from there on. On a device a block goes over a row, so that
-//! results do not depend on the grid; exponentials are the hardware's, and results are those of the CPU but for
-//! rounding: losses to 1e-5 of the size of T² and of what is summed, gradients to 1e-5 of themselves and a unit in the
+//! results do not depend on the grid (though, in their last bits, on where in 16 bytes a row begins); exponentials are
+//! the hardware's, and results are those of the CPU but for rounding: losses to 1e-5 of the size of T² and of what is summed, gradients to 1e-5 of themselves and a unit in the
 //! last place of the type they are written in. Where student and teacher are equal to the bit, divergence and gradient
 //! are exactly 0 on every executor, T and the scale whatever they are.
 //!

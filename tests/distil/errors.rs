@@ -72,7 +72,7 @@ fn tokens_are_checked_before_anything_is_written() {
 #[test]
 fn teachers_are_checked() {
     let logits = [0.0f32; 6];
-    let mut run = |k: usize, temperature: f32, teacher: &[f32], lengths: [usize; 2]| {
+    let run = |k: usize, temperature: f32, teacher: &[f32], lengths: [usize; 2]| {
         let (tokens, log_probs) = (&mut vec![0; lengths[0]], &mut vec![0.0; lengths[1]]);
         what(Cpu.run(TopK::new(2, 3, k, teacher, tokens, log_probs).temperature(temperature)))
     };
