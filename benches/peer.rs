@@ -12,15 +12,16 @@
 //! | | of the masked linear layer: `linear-forward`, which keeps nothing on a GPU; `linear-step`, forward and backward to `X` and to the logits, with the regulariser |
 //! | | of a compressed weight: `sparse-product`, without packing; variant and type of logits do not matter |
 //! | | of a 2:4 weight: `pack-sparse`, dense to values and metadata in CUTLASS's layout for sm_80, from which PyTorch's kernels read; variant, type of logits and tokens do not matter |
+//! | | of logits `[rows, cols]`: `distil-labels`, `distil-forward`, `distil-reverse`, `distil-jsd`, loss and gradient; the type is that of weights; variant, type of logits and tokens do not matter |
 //! | variant | `soft`, `hard`, `argmax` |
 //! | logits, weights | `f32`, `f16`, `bf16`; `i8` for compressed weights and packing |
-//! | tokens | of the linear layer and the product; 0 for masks and packing |
+//! | tokens | of the linear layer and the product; 0 for masks, packing and distillation |
 //! | threads | of the CPU; 0: all |
 //! | device | `cpu`, `cuda-hot`, `cuda-cold` |
 
 mod common;
 
-use common::{Cache, Place, Result, Timed, compress, learn, mask, matmul, sparse};
+use common::{Cache, Place, Result, Timed, compress, distil, learn, mask, matmul, sparse};
 use std::io::{BufRead, Write};
 use twofour::compress::Layout;
 use twofour::mask::Kind;
@@ -90,6 +91,10 @@ fn prepare(request: &str) -> Result<Box<dyn Timed>> {
     } else if let Some(op) = op.strip_prefix("learn-") {
         let does = named(op, [("update", learn::Does::Update), ("train", learn::Does::Train)])?;
         learn::ready(learn::Case { does, eight: false, logits, weights, shape }, place)?
+    } else if let Some(op) = op.strip_prefix("distil-") {
+        use distil::Does::{Forward, Jsd, Labels, Reverse};
+        let does = named(op, [("labels", Labels), ("forward", Forward), ("reverse", Reverse), ("jsd", Jsd)])?;
+        distil::ready(distil::Case { does, dtype: weights, rows: shape.rows, vocab: shape.cols }, place)?
     } else if let Some(op) = op.strip_prefix("linear-") {
         let part = named(op, [("forward", matmul::Part::Y), ("step", matmul::Part::Step)])?;
         matmul::ready(matmul::Case { part, kind, logits, weights, tokens, shape }, place)?

@@ -1,5 +1,5 @@
-// Top-k teachers (src/distil/mod.rs and src/distil/top_k.rs are the contract): the loss and gradient of rows whose teacher
-// is k tokens and their log-probabilities, and such teachers made of logits. A block takes a row.
+// Top-k teachers (src/distil/mod.rs and src/distil/top_k.rs are the contract): the loss and gradient of rows whose
+// teacher is k tokens and their log-probabilities, and such teachers made of logits. A block takes a row.
 //
 // Symbols: twofour_distil_known_{logits} is the loss and gradient, twofour_distil_top_{logits} makes a teacher.
 
@@ -8,9 +8,9 @@
 namespace twofour {
 
 struct KnownArgs {
-  DistilArgs row;     // without a teacher; to make one, its logits are the student
-  u32* tokens;        // [rows, k]
-  float* log_probs;   // [rows, k]
+  DistilArgs row;    // without a teacher; to make one, its logits are the student
+  u32* tokens;       // [rows, k]
+  float* log_probs;  // [rows, k]
   u32 k;
   u32 lumped;  // 1: what the teacher has left is one bucket
 };
@@ -42,15 +42,14 @@ TWOFOUR_DEVICE bool mark(const KnownArgs& args, const Row& row, const Known& kno
   }
   for (u32 j = thread_index(); j < args.k; j += kThreads) {
     const u32 token = load(known.tokens + j);
-    known.below[j] =
-        token < vocab ? to_float(load(static_cast<const T*>(args.row.student) + row.base + token)) : 0.0f;
+    known.below[j] = token < vocab ? to_float(load(static_cast<const T*>(args.row.student) + row.base + token)) : 0.0f;
   }
   return is_right;
 }
 
 // Sums of the k alone, for all threads of the block.
 TWOFOUR_DEVICE Sums sum_known(const KnownArgs& args, const Row& row, const Known& known) {
-  Sums sums;
+  Sums sums = no_sums();
   for (u32 j = thread_index(); j < args.k; j += kThreads) {
     const float s[1] = {known.below[j]}, t[1] = {};
     add<Of::kStudent>(sums, args.row.exponent, row.apart, s, t);
@@ -61,7 +60,7 @@ TWOFOUR_DEVICE Sums sum_known(const KnownArgs& args, const Row& row, const Known
 // The divergence of a row, and what the gradient takes from it.
 struct Far {
   double divergence;
-  double share;  // what the k's probabilities are divided by
+  double share;   // what the k's probabilities are divided by
   double others;  // how much of the student's gradient the other tokens have
 };
 

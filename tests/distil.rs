@@ -10,10 +10,14 @@ mod case;
 mod edges;
 #[path = "distil/errors.rs"]
 mod errors;
+#[path = "distil/launches.rs"]
+mod launches;
 #[path = "distil/oracle.rs"]
 mod oracle;
 #[path = "distil/paths.rs"]
 mod paths;
+#[path = "distil/squarehead.rs"]
+mod squarehead;
 #[path = "distil/suite.rs"]
 mod suite;
 #[path = "distil/top_k.rs"]

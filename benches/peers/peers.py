@@ -7,6 +7,7 @@
     python benches/peers/peers.py --linear        # the masked linear layer instead of masks alone; on a GPU too
     python benches/peers/peers.py --sparse        # the product of a compressed weight; on a GPU too
     python benches/peers/peers.py --pack          # compressing a weight that is 2:4; on a GPU too
+    python benches/peers/peers.py --distil        # loss and gradient of logits beside a teacher's; on a GPU too
     python benches/peers/peers.py --all --markdown report.md   # all of these, in one report
     python benches/peers/peers.py --quick         # a few minutes less, and noisier
 
@@ -35,6 +36,7 @@ from typing import Any
 
 import torch
 
+import torch_distil
 import torch_learn
 import torch_mask
 import torch_matmul
@@ -75,6 +77,7 @@ def arguments() -> argparse.Namespace:
     family.add_argument("--linear", action="store_true", help="the masked linear layer, and a dense one beside it")
     family.add_argument("--sparse", action="store_true", help="the product of a 2:4 weight, and a dense one beside it")
     family.add_argument("--pack", action="store_true", help="a 2:4 weight to values and metadata")
+    family.add_argument("--distil", action="store_true", help="loss and gradient of logits beside a teacher's")
     family.add_argument("--all", action="store_true", help="every family, each with its own defaults")
     parser.add_argument("--quick", action="store_true", help="5 rounds, a small shape on the CPU")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write environment and every sample to OUT")
@@ -85,7 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=90, help="seconds a case, after 5 rounds; default 90")
     parser.add_argument("--shapes", help="such as 2048x4096,4096x4096")
     parser.add_argument("--tokens", help="of the linear layer and the product, such as 16,4096")
-    parser.add_argument("--ops", help="of forward, train, or with --linear of forward, step, with --learn of update, train; default both")
+    parser.add_argument("--ops", help="of forward, train, or with --linear of forward, step, with --learn of update, train, with --distil of labels, forward, reverse, jsd; default all")
     parser.add_argument("--kinds", default="soft", help="of soft, hard; default soft")
     parser.add_argument("--types", help="logits:weights, of f32, f16, bf16")
     parser.add_argument("--metrics", action="store_true", help="masks with what MaskLLM logs, and its regulariser")
@@ -97,7 +100,7 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-FAMILIES = ["masks", "learn", "linear", "sparse", "pack"]
+FAMILIES = ["masks", "learn", "linear", "sparse", "pack", "distil"]
 
 
 def families(args: argparse.Namespace) -> list[str]:
@@ -133,6 +136,11 @@ def defaults(family: str, args: argparse.Namespace) -> list[dict[str, str]]:
         peers = "cslt-compress,from-dense-cutlass" if cusparselt else "from-dense-cutlass"
         shapes = {"shapes": "4096x4096" if cpu else "4096x4096,14336x4096", "tokens": "0"}
         return [shapes | {"ops": "sparse", "types": "bf16:bf16", "peers": peers}]
+    if family == "distil":
+        common = {"tokens": "0", "ops": "labels,forward,reverse,jsd", "peers": ",".join(torch_distil.FORMS)}
+        if cpu:
+            return [common | {"shapes": "512x49152", "types": "f32:f32"}]
+        return [common | {"shapes": "4096x49152,4096x128256", "types": "f32:f32,bf16:bf16"}]
     small = "512x1024" if args.quick else "2048x4096"
     common = {"tokens": "0", "ops": "forward,train", "peers": ",".join(torch_mask.FORMS)}
     return [common | {"shapes": small if cpu else "4096x4096,4096x14336", "types": "f32:f32,f32:bf16,bf16:bf16"}]

@@ -25,7 +25,8 @@ class Case:
     """What is measured: the words of a request to our side, less threads, device and iterations."""
 
     # Of masks: forward, or train, forward and backward; of logits: learn-update or learn-train; of the linear layer: linear-forward or linear-step; of a 2:4
-    # weight: sparse-product, or pack-sparse, which makes what the product reads.
+    # weight: sparse-product, or pack-sparse, which makes what the product reads; of logits [rows, cols] beside a
+    # teacher's: distil-labels, distil-forward, distil-reverse, distil-jsd.
     op: str
     kind: str  # soft or hard
     logits: str
@@ -56,13 +57,19 @@ class Case:
         return self.op.startswith("pack-")
 
     @property
+    def is_distil(self) -> bool:
+        return self.op.startswith("distil-")
+
+    @property
     def has_mask(self) -> bool:
         """Whether the kind of mask and the type of logits matter."""
-        return not (self.is_sparse or self.is_pack)
+        return not (self.is_sparse or self.is_pack or self.is_distil)
 
     def least_bytes(self) -> int:
         """Each operand read or written once."""
         logits, weights = (TYPES[name].itemsize for name in (self.logits, self.weights))
+        if self.is_distil:  # the student's read and overwritten, the teacher's read
+            return self.weight_count * (2 if self.op == "distil-labels" else 3) * weights
         if self.is_sparse:
             return (self.weight_count // 2 + self.tokens * (self.rows + self.cols)) * weights
         if self.is_pack:  # dense, values, and 4 bits of metadata for each two values (f32: for each)

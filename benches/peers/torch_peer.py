@@ -6,6 +6,7 @@ import time
 
 import torch
 
+import torch_distil
 import torch_learn
 import torch_mask
 import torch_matmul
@@ -24,6 +25,7 @@ class Peer:
             (case.is_linear, torch_matmul),
             (case.is_sparse, torch_sparse),
             (case.is_pack, torch_pack),
+            (case.is_distil, torch_distil),
         ]
         module = next((module for holds, module in families if holds), torch_mask)
         self.case, self.device, self.run = case, device, module.run

@@ -36,8 +36,8 @@ TWOFOUR_DEVICE double exponential(double x) {
   return double_of(bits_of(sum) + (bits_of(shifted) << 52));
 }
 
-// ln x of a positive normal number, to about one unit in the last place, as musl makes it; of other numbers that are not
-// below 0, some number.
+// ln x of a positive normal number, to about one unit in the last place, as musl makes it; of other numbers that are
+// not below 0, some number.
 TWOFOUR_DEVICE float logarithm(float x) {
   constexpr u32 root_half = 0x3f3504f3;
   const u32 bits = bits_of(x) + (0x3f800000 - root_half);
@@ -57,8 +57,7 @@ TWOFOUR_DEVICE float log_over_mean(float p, float q, float beta) {
   const float r = divide(beta * (p - q), m);
   const bool is_far = r < -0.5f;
   const float ratio = is_far ? divide(p, m) : 1.0f + r;
-  const float lost = is_far ? 0.0f : r - (ratio - 1.0f);
-  return logarithm(ratio) + divide(lost, ratio);
+  return logarithm(ratio) + (is_far ? 0.0f : divide(r - (ratio - 1.0f), ratio));
 }
 
 }  // namespace twofour

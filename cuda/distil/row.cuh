@@ -18,14 +18,14 @@ constexpr float kLog2E = 1.4426950408889634f;
 enum class Of : u32 { kStudent, kBoth, kForward, kReverse };
 
 struct DistilArgs {
-  void* student;        // [rows, vocab]
-  const void* teacher;  // [rows, vocab]; null: none
-  float* loss;          // [rows]
-  const u32* labels;    // [rows]; null: none
+  void* student;         // [rows, vocab]
+  const void* teacher;   // [rows, vocab]; null: none
+  float* loss;           // [rows]
+  const u32* labels;     // [rows]; null: none
   const float* weights;  // [rows]; null: all 1
   u64 rows;
   u32 vocab;
-  u32 ignored;  // the label without cross-entropy
+  u32 ignored;     // the label without cross-entropy
   float exponent;  // log2(e) / temperature
   float temperature;
   float lambda;
@@ -78,15 +78,20 @@ TWOFOUR_DEVICE void hide(u32 marks, float (&z)[n]) {
 
 // Of some logits: sums of exponentials below the largest, and of differences. "Below" is a logit less the largest.
 struct Sums {
-  float student = 0, teacher = 0;
-  float apart = 0;  // the student's exponentials at temperature 1
-  float cross = 0;
-  // The largest; finite, so that differences are, where there is none above -infinity.
-  float top_student = -3.40282347e38f, top_teacher = -3.40282347e38f;
+  float student, teacher;
+  float apart;  // the student's exponentials at temperature 1
+  float cross;
+  float top_student, top_teacher;
 };
 
+// Of none. The largest is finite, so that differences are.
+TWOFOUR_DEVICE Sums no_sums() {
+  constexpr float least = -3.40282347e38f;
+  return {0, 0, 0, 0, least, least};
+}
+
 // What has underflowed does not count, were its difference infinite.
-TWOFOUR_DEVICE float fallen(float cross, float factor, float more) { return factor == 0.0f ? 0.0f : fma(cross, factor, more); }
+TWOFOUR_DEVICE float fallen(float factor, float cross) { return factor == 0.0f ? 0.0f : factor * cross; }
 
 // To larger logits than those that sums are below. NaN where one is NaN.
 template <Of of>
@@ -94,19 +99,21 @@ TWOFOUR_DEVICE void raise(Sums& sums, float exponent, bool apart, float student,
   // Where there are no sums, nothing falls.
   const float fall = sums.student > 0.0f ? sums.top_student - student : 0.0f;
   const float factor = ex2_approx(fall * exponent);
-  sums.top_student = student;
-  sums.student *= factor;
-  if (apart) sums.apart *= ex2_approx(fall * kLog2E);
-  if constexpr (of == Of::kForward) sums.cross = fma(-sums.teacher, fall, sums.cross);
-  if constexpr (of == Of::kReverse) sums.cross = fallen(sums.cross, factor, sums.student * fall);
   if constexpr (of != Of::kStudent) {
     const float fall_teacher = sums.teacher > 0.0f ? sums.top_teacher - teacher : 0.0f;
     const float factor_teacher = ex2_approx(fall_teacher * exponent);
+    if constexpr (of == Of::kForward) {
+      sums.cross = fallen(factor_teacher, fma(sums.teacher, fall_teacher - fall, sums.cross));
+    }
+    if constexpr (of == Of::kReverse) {
+      sums.cross = fallen(factor, fma(sums.student, fall - fall_teacher, sums.cross));
+    }
     sums.top_teacher = teacher;
     sums.teacher *= factor_teacher;
-    if constexpr (of == Of::kForward) sums.cross = fallen(sums.cross, factor_teacher, sums.teacher * fall_teacher);
-    if constexpr (of == Of::kReverse) sums.cross = fma(-sums.student, fall_teacher, sums.cross);
   }
+  sums.top_student = student;
+  sums.student *= factor;
+  if (apart) sums.apart *= ex2_approx(fall * kLog2E);
 }
 
 template <Of of, int n>
@@ -194,10 +201,9 @@ TWOFOUR_DEVICE void sum_run(Sums& sums, const DistilArgs& args, bool apart, Hidd
 // The sums of a row, for all threads of the block.
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE Sums sum_row(const DistilArgs& args, bool apart, Hidden hidden, u64 base) {
-  Sums sums;
-  for_each_run<T>(base, args.vocab, [&](u32 first, auto length) {
-    sum_run<T, of>(sums, args, apart, hidden, base, first, length);
-  });
+  Sums sums = no_sums();
+  for_each_run<T>(base, args.vocab,
+                  [&](u32 first, auto length) { sum_run<T, of>(sums, args, apart, hidden, base, first, length); });
   return merge_all<of>(sums, args.exponent, apart);
 }
 
@@ -208,9 +214,9 @@ TWOFOUR_DEVICE bool is_sum(float sum) { return sum > 0.0f && sum < infinity(); }
 // What a row has of its own.
 struct Row {
   u64 base;
-  float weight;       // NaN: the row has no loss
-  bool has_label;     // that counts
-  bool apart;         // exponentials at temperature 1 are sums of their own
+  float weight;    // NaN: the row has no loss
+  bool has_label;  // that counts
+  bool apart;      // exponentials at temperature 1 are sums of their own
   u32 label;
   float label_logit;  // the student's
 };
@@ -226,8 +232,11 @@ TWOFOUR_DEVICE Row row_of(const DistilArgs& args, u64 row) {
   own.label = load(args.labels + row);
   own.has_label = own.label != args.ignored;
   if (!own.has_label) return own;
-  if (own.label < args.vocab) own.label_logit = to_float(load(static_cast<const T*>(args.student) + own.base + own.label));
-  else own.weight = not_a_number();
+  if (own.label >= args.vocab) {
+    own.weight = not_a_number();
+    return own;
+  }
+  own.label_logit = to_float(load(static_cast<const T*>(args.student) + own.base + own.label));
   return own;
 }
 
@@ -236,9 +245,9 @@ struct Slope {
   float top_student, top_teacher;
   float inverse_student, inverse_teacher;  // 1 over the sums of exponentials
   float factor;                            // of the divergence's gradient
-  float mean;      // under the student, of differences or logarithms
-  float of_label;  // of exponentials at temperature 1
-  float at_label;  // is subtracted there
+  float mean;                              // under the student, of differences or logarithms
+  float of_label;                          // of exponentials at temperature 1
+  float at_label;                          // is subtracted there
 };
 
 TWOFOUR_DEVICE Slope slope_of(const DistilArgs& args, const Row& row, const Sums& sums) {
@@ -291,9 +300,8 @@ TWOFOUR_DEVICE void write_run(const DistilArgs& args, const Row& row, const Slop
 
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE void write_row(const DistilArgs& args, const Row& row, const Slope& slope, Hidden hidden) {
-  for_each_run<T>(row.base, args.vocab, [&](u32 first, auto length) {
-    write_run<T, of>(args, row, slope, hidden, first, length);
-  });
+  for_each_run<T>(row.base, args.vocab,
+                  [&](u32 first, auto length) { write_run<T, of>(args, row, slope, hidden, first, length); });
 }
 
 template <typename T, int n>

@@ -39,8 +39,8 @@
 //!
 //! # What a row may hold
 //!
-//! - **−∞, in student or teacher: probability 0**, as a padded vocabulary has it. Where both are 0, nothing is added and
-//!   the gradient is 0. A probability that underflows (below e⁻⁸⁷ of the row's largest) counts as 0 too.
+//! - **−∞, in student or teacher: probability 0**, as a padded vocabulary has it. Where both are 0, nothing is added
+//!   and the gradient is 0. A probability that underflows (below e⁻⁸⁷ of the row's largest) counts as 0 too.
 //! - **The student has 0 where the teacher has not**: forward divergence is +∞, its gradient is by its formula, finite.
 //!   So is C of a label with probability 0. **The teacher has 0 where the student has not**: reverse divergence is +∞
 //!   and the row's gradient NaN. `Jsd` with 0 < β < 1 is finite everywhere.
@@ -48,9 +48,9 @@
 //! - **Weight 0: the row is not looked at.** Its loss is 0, its gradient zeros, whatever it holds.
 //! - **The label that is ignored** ([`Distil::ignored`]): no C, its loss and gradient are 0. The teacher counts all the
 //!   same.
-//! - **A label or a teacher's token beyond the vocabulary**, or a token twice, is an error on the CPU, before anything is
-//!   written. On a device, which nobody looks at, such a row's loss and gradient are NaN (with a token that comes twice,
-//!   wrong), and nothing beyond the row is read or written.
+//! - **A label or a teacher's token beyond the vocabulary**, or a token twice, is an error on the CPU, before anything
+//!   is written. On a device, which nobody looks at, such a row's loss and gradient are NaN (with a token that comes
+//!   twice, wrong), and nothing beyond the row is read or written.
 //!
 //! Logits are of magnitudes up to 1e37. Gradients of 16-bit logits are rounded once, and those too small for the type
 //! are 0: in `f16` that is below 6e-8, so give it a scale of some thousands and divide afterwards.
@@ -63,10 +63,11 @@
 //! | [`Tail`] | meaning | gradient of the others |
 //! | --- | --- | --- |
 //! | `Renormalised` | there is none: q over the k is made to sum to 1 | `T p_v` |
-//! | `Lumped` | one bucket: the student's mass of all others is compared with the teacher's | `T p_v (1 − q_rest/p_rest)` |
+//! | `Lumped` | one bucket: the student's mass of all others against the teacher's | `T p_v (1 − q_rest/p_rest)` |
 //!
-//! Log-probabilities are those at the temperature of the loss, in any order. Divergence is forward. A rest below 2⁻²⁰ is
-//! the rounding of the k, and none. The rest of the student is summed over the others themselves, not subtracted from 1.
+//! Log-probabilities are those at the temperature of the loss, in any order. Divergence is forward. A rest below 2⁻²⁰
+//! is the rounding of the k, and none. The rest of the student is summed over the others themselves, not subtracted
+//! from 1.
 //!
 //! # Memory and executors
 //!
@@ -76,8 +77,8 @@
 //!
 //! [`Cpu`](crate::Cpu) gives the same bits whatever the number of threads and the processor's vectors: a row is one
 //! thread's, its sums `f32` over 2048 logits and `f64` from there on. On a device a block goes over a row, so that
-//! results do not depend on the grid; exponentials are the hardware's, and results are those of the CPU but for
-//! rounding: losses to 1e-5 of the size of T² and of what is summed, gradients to 1e-5 of themselves and a unit in the
+//! results do not depend on the grid (though, in their last bits, on where in 16 bytes a row begins); exponentials are
+//! the hardware's, and results are those of the CPU but for rounding: losses to 1e-5 of the size of T² and of what is summed, gradients to 1e-5 of themselves and a unit in the
 //! last place of the type they are written in. Where student and teacher are equal to the bit, divergence and gradient
 //! are exactly 0 on every executor, T and the scale whatever they are.
 //!
@@ -175,8 +176,8 @@ type TeacherOf<'a, S, L> = Teacher<<S as Space>::Ref<'a, L>, <S as Space>::Ref<'
 /// When run: [`Error::Overflow`], [`Error::Length`]; [`Error::Scalar`] for a temperature that is not positive and
 /// finite (or so small that 1.4427/T overflows), a λ that is negative or not finite, a scale that is not finite, a β
 /// outside of [0, 1], a k outside of [1, V]; [`Error::Missing`] without teacher and labels. On the CPU
-/// [`Error::Token`] and [`Error::TokenTwice`]; on a device [`Error::Unsupported`] for a top-k teacher where V bits and k
-/// numbers do not fit a block's shared memory (of an H200 V = 1.8 million)
+/// [`Error::Token`] and [`Error::TokenTwice`]; on a device [`Error::Unsupported`] for a top-k teacher where V bits and
+/// k numbers do not fit a block's shared memory (of an H200 V = 1.8 million).
 #[derive(Debug)]
 pub struct Distil<'a, S: Space, L: Float> {
     rows: usize,
@@ -243,8 +244,8 @@ impl<'a, S: Space, L: Float> Distil<'a, S, L> {
         self
     }
 
-    /// Adds `T² D`, the forward divergence from a teacher of which k tokens a row are known with their log-probabilities
-    /// at that temperature, as [`TopK`] makes them. The tokens of a row differ from one another.
+    /// Adds `T² D`, the forward divergence from a teacher of which k tokens a row are known with their
+    /// log-probabilities at that temperature, as [`TopK`] makes them. The tokens of a row differ from one another.
     #[must_use]
     pub fn top_k(
         mut self,

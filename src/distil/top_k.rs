@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::space::{HostSpace, Input, Output, Space};
 
-/// Arguments of making a top-k teacher: of each row the k largest logits' tokens, in ascending order of tokens, and their
-/// log-probabilities `ln softmax(t/T)` among all V.
+/// Arguments of making a top-k teacher: of each row the k largest logits' tokens, in ascending order of tokens, and
+/// their log-probabilities `ln softmax(t/T)` among all V.
 ///
-/// Of equal logits those of the lowest tokens are taken; `-0.0` equals `0.0`. Tokens of probability 0 have −∞. A row with
-/// NaN or +∞, or of −∞ alone, gives its first k tokens and NaN. The choice is the same on every executor,
+/// Of equal logits those of the lowest tokens are taken; `-0.0` equals `0.0`. Tokens of probability 0 have −∞. A row
+/// with NaN or +∞, or of −∞ alone, gives its first k tokens and NaN. The choice is the same on every executor,
 /// log-probabilities are to 1e-5.
 ///
 /// Shapes: teacher `[R, V]`, tokens and log-probabilities `[R, k]`, row-major; both are overwritten. On a device every

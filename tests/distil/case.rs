@@ -131,7 +131,10 @@ impl<L: Float> Case<L> {
         let kept = self.vocab - padding;
         let none = L::from_f32(f32::NEG_INFINITY);
         self.student.chunks_mut(self.vocab).for_each(|row| row[kept..].fill(none));
-        if let Teacher::Logits(_, logits) = &mut self.teacher {
+        if let Teacher::Logits(by, logits) = &mut self.teacher {
+            // Of these two the divergence is finite if not.
+            let apart = matches!(by, Divergence::Jsd(beta) if *beta > 0.0 && *beta < 1.0);
+            let kept = if apart { self.vocab - rng.random_range(0..self.vocab.min(20)) } else { kept };
             logits.chunks_mut(self.vocab).for_each(|row| row[kept..].fill(none));
         }
         for label in self.labels.iter_mut().flatten().filter(|label| **label != IGNORED) {

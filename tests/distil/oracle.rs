@@ -31,19 +31,22 @@ fn times(p: f64, x: impl Fn() -> f64) -> f64 {
     if p == 0.0 { 0.0 } else { x() }
 }
 
-/// Loss and gradient of a row of a problem.
-pub(crate) fn row<L: Float>(case: &Case<L>, row: usize) -> (Sum, Vec<Sum>) {
-    let range = row * case.vocab..(row + 1) * case.vocab;
-    let student: Vec<f64> = case.student[range].iter().map(|s| f64::from(s.to_f32())).collect();
+/// The student's logits of a row.
+pub(crate) fn student<L: Float>(case: &Case<L>, row: usize) -> Vec<f64> {
+    case.student[row * case.vocab..(row + 1) * case.vocab].iter().map(|s| f64::from(s.to_f32())).collect()
+}
+
+/// Loss and gradient of a row of a problem, with these logits of the student's.
+pub(crate) fn row<L: Float>(case: &Case<L>, row: usize, student: &[f64]) -> (Sum, Vec<Sum>) {
     let weight = case.weights.as_ref().map_or(1.0, |weights| f64::from(weights[row]));
     if weight == 0.0 {
         return (Sum::default(), vec![Sum::default(); case.vocab]);
     }
-    let (mut loss, mut gradient) = divergence(case, row, &student);
+    let (mut loss, mut gradient) = divergence(case, row, student);
     let label = case.labels.as_ref().map(|labels| labels[row]).filter(|label| *label != IGNORED);
     if let Some(label) = label.filter(|_| case.lambda != 0.0) {
         let lambda = f64::from(case.lambda);
-        let log_p = log_softmax(&student, 1.0);
+        let log_p = log_softmax(student, 1.0);
         loss.add(-lambda * log_p[label as usize]);
         loss.size += lambda;
         for (v, (gradient, log_p)) in gradient.iter_mut().zip(log_p).enumerate() {

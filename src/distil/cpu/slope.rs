@@ -140,8 +140,7 @@ fn ln_over_mean<V: Vector>(p: V, q: V, beta: f32) -> V {
     let r = beta * (p - q) / m;
     let is_far = r.is_below(V::splat(-0.5));
     let ratio = V::select(is_far, p / m, one + r);
-    let lost = V::select(is_far, V::splat(0.0), r - (ratio - one));
-    ln(ratio) + lost / ratio
+    ln(ratio) + V::select(is_far, V::splat(0.0), (r - (ratio - one)) / ratio)
 }
 
 /// The natural logarithm of a normal number, to about one unit in the last place, as musl makes it; of other numbers

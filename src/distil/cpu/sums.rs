@@ -54,43 +54,38 @@ impl Sums {
         if form.apart { self.apart } else { self.student }
     }
 
-    /// Makes the student's logit that sums are below a larger one.
+    /// Makes the logits that sums are below larger ones.
     #[inline(always)]
-    fn raise_student<V: Vector>(&mut self, form: &Form, top: f32) {
-        let Some(fall) = raise(self.student, &mut self.top[0], top) else { return };
-        let factor = shrink::<V>(self.student, fall * form.exponent);
-        self.student *= factor;
-        self.apart *= shrink::<V>(self.apart, fall * std::f32::consts::LOG2_E);
+    fn raise<V: Vector>(&mut self, form: &Form, tops: [f32; 2]) {
+        let falls = [raise(self.student, &mut self.top[0], tops[0]), raise(self.teacher, &mut self.top[1], tops[1])];
+        if falls == [0.0; 2] {
+            return;
+        }
+        let of_student = shrink::<V>(self.student, falls[0] * form.exponent);
+        let of_teacher = shrink::<V>(self.teacher, falls[1] * form.exponent);
+        let [student, teacher] = falls.map(f64::from);
         match form.of {
-            Of::Forward => self.cross -= self.teacher * f64::from(fall),
-            Of::Reverse => self.cross = fallen(self.cross, factor, self.student * f64::from(fall)),
+            Of::Forward => self.cross = fallen(of_teacher, self.cross + self.teacher * (teacher - student)),
+            Of::Reverse => self.cross = fallen(of_student, self.cross + self.student * (student - teacher)),
             _ => {}
         }
-    }
-
-    /// The same of the teacher's.
-    #[inline(always)]
-    fn raise_teacher<V: Vector>(&mut self, form: &Form, top: f32) {
-        let Some(fall) = raise(self.teacher, &mut self.top[1], top) else { return };
-        let factor = shrink::<V>(self.teacher, fall * form.exponent);
-        self.teacher *= factor;
-        match form.of {
-            Of::Forward => self.cross = fallen(self.cross, factor, self.teacher * f64::from(fall)),
-            Of::Reverse => self.cross -= self.student * f64::from(fall),
-            _ => {}
-        }
+        self.student *= of_student;
+        self.teacher *= of_teacher;
+        self.apart *= shrink::<V>(self.apart, falls[0] * std::f32::consts::LOG2_E);
     }
 }
 
-/// By how much what was summed falls, a number below 0, where there is a larger logit; any number where there is no sum.
+/// By how much what was summed falls, a number that is not above 0, where there is a larger logit; any number where
+/// there is no sum.
 #[inline(always)]
-fn raise(sum: f64, top: &mut f32, to: f32) -> Option<f32> {
+fn raise(sum: f64, top: &mut f32, to: f32) -> f32 {
     let is_first = sum == 0.0 && to > f32::NEG_INFINITY;
-    (is_first || to > *top).then(|| {
-        let fall = *top - to;
-        *top = to;
-        fall
-    })
+    if !is_first && to <= *top {
+        return 0.0;
+    }
+    let fall = *top - to;
+    *top = to;
+    fall
 }
 
 /// What a sum is to be multiplied by.
@@ -99,11 +94,11 @@ fn shrink<V: Vector>(sum: f64, exponent: f32) -> f64 {
     if sum == 0.0 { 0.0 } else { f64::from(exp2(V::splat(exponent)).to_array()[0]) }
 }
 
-/// A sum of weighted differences whose weights have shrunk, and what the differences themselves have grown by.
+/// A sum of weighted differences whose weights have shrunk.
 #[inline(always)]
-fn fallen(cross: f64, factor: f64, more: f64) -> f64 {
+fn fallen(factor: f64, cross: f64) -> f64 {
     // What underflows does not count, though its difference were infinite.
-    if factor == 0.0 { 0.0 } else { cross * factor + more }
+    if factor == 0.0 { 0.0 } else { cross * factor }
 }
 
 by_processor! {
@@ -114,18 +109,17 @@ by_processor! {
         for first in (0..student.len()).step_by(BLOCK) {
             let vectors = s.widen(&student[first..]);
             hidden = s.hide(first, hidden);
-            let mut tops = tops::<V>(&s.0[..vectors]);
-            all.raise_student::<V>(form, tops[0]);
+            let students = tops::<V>(&s.0[..vectors]);
+            let mut teachers = [f32::NEG_INFINITY, 0.0];
             if form.of != Of::Student {
                 t.widen(&teacher[first..]);
-                let teachers = self::tops::<V>(&t.0[..vectors]);
-                all.raise_teacher::<V>(form, teachers[0]);
-                tops = [tops[0].max(teachers[0]), tops[1] + teachers[1]];
+                teachers = tops::<V>(&t.0[..vectors]);
             }
-            all.lost |= tops[0] == f32::INFINITY || tops[1] != 0.0;
+            all.lost |= [students, teachers].iter().any(|[top, nan]| *top == f32::INFINITY || *nan != 0.0);
             if all.lost {
                 return all;
             }
+            all.raise::<V>(form, [students[0], teachers[0]]);
             let (s, t, top) = (&s.0[..vectors], &t.0[..vectors], all.top);
             let [students, teachers, apart, cross] = match (form.of, form.apart) {
                 (Of::Student, false) => add::<V, STUDENT, false>(form, top, s, t),
@@ -230,6 +224,6 @@ by_processor! {
 by_processor! {
     /// Makes the student's logit that sums are below a larger one.
     pub(super) fn raise_student<V>(form: &Form, all: &mut Sums, top: f32) {
-        all.raise_student::<V>(form, top);
+        all.raise::<V>(form, [top, f32::NEG_INFINITY]);
     }
 }
