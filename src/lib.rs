@@ -82,7 +82,6 @@ pub mod select;
 mod shape;
 pub mod space;
 pub mod sparse;
-mod vector;
 
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]

@@ -4,7 +4,7 @@
 //! Kept values are multiplied by the activations of their columns and by no others: nothing is decompressed but
 //! integers, for whom a zero does not matter. For few tokens the lanes of a vector are kept values of a row ([`few`]),
 //! for many they are tokens ([`many`]). The order of sums is a matter of the number of tokens, of K and of the type, and
-//! they are fused multiply-adds on every machine: results are the same bits whatever vectors it has ([`crate::vector`]). One
+//! they are fused multiply-adds on every machine: results are the same bits whatever vectors it has ([`vector`]). One
 //! without fused multiply-add is slow.
 
 use super::{Factor, Form, Multiply, Weight};
@@ -14,14 +14,15 @@ use crate::error::{Error, Result, unsupported};
 use crate::pass::{Checked, Pass};
 use crate::shape::Shape;
 use crate::space::{Host, HostSpace};
-use crate::vector::Path;
 use std::ops::Range;
+use vector::Path;
 
 mod few;
 mod integers;
 mod many;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 /// Up to so many tokens are few.
 const FEW: usize = 16;

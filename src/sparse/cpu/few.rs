@@ -1,9 +1,9 @@
 //! The product for few tokens: kept values of a row side by side, and the activations of their columns picked for them.
 //! Value `j` is in sum `j % 16` of its row, and the sixteen are added up at last.
 
+use super::vector::{Aligned, LANES, SPAN, Vector, Work, load, selector, sum};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
-use crate::vector::{Aligned, LANES, SPAN, Vector, Work, load, selector, sum};
 use rayon::prelude::*;
 use std::array::from_fn;
 

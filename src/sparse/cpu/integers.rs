@@ -1,9 +1,9 @@
 //! The product of integers: rows of the weight are decompressed to bytes, for a zero that is multiplied by changes no
 //! integer.
 
+use super::vector::{Aligned, BYTES, Vector, Work};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
-use crate::vector::{Aligned, BYTES, Vector, Work};
 use rayon::prelude::*;
 use std::array::from_fn;
 use std::ops::Range;

@@ -4,9 +4,9 @@
 //! Activations lie in slabs of columns, [K, tokens], one of which stays in the first cache while many rows go over it.
 //! A part of a row is decoded once for all tokens.
 
+use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
-use crate::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, selector};
 use rayon::prelude::*;
 
 /// Columns of a slab.

@@ -1,9 +1,9 @@
 //! All vectors give the same bits.
 
+use super::vector::Path;
 use super::{Canonical, Product, make};
 use crate::element::{DType, Factor};
 use crate::shape::Shape;
-use crate::vector::Path;
 use crate::{E4m3, bf16, f16};
 
 /// Bytes that look random.

@@ -12,22 +12,22 @@ mod avx512;
 mod portable;
 
 /// Numbers of a vector, and kept values that a selector speaks of.
-pub(crate) const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Columns that these are kept of.
-pub(crate) const SPAN: usize = 2 * LANES;
+pub(super) const SPAN: usize = 2 * LANES;
 /// Columns of integers at a time.
-pub(crate) const BYTES: usize = 64;
+pub(super) const BYTES: usize = 64;
 
 /// On the boundary of a line of a cache: a vector that lies across two takes twice the time.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Aligned<A>(pub(super) A);
+pub(super) struct Aligned<A>(pub(super) A);
 
 /// Sixteen `f32`, and what goes with them for integers.
 ///
 /// A selector says where sixteen kept values stand in 32 columns: value `j` is in column `4 (j / 2) + p` where `p` is in
 /// bits `2 j` and `2 j + 1`. That is what the codes of eight groups of four are, lowest nibble first.
-pub(crate) trait Vector: Copy {
+pub(super) trait Vector: Copy {
     /// How many of a machine's registers there may be.
     const REGISTERS: usize;
     fn splat(value: f32) -> Self;
@@ -90,7 +90,7 @@ pub(crate) trait Vector: Copy {
 
 /// Sums over all lanes, in a fixed order.
 #[inline(always)]
-pub(crate) fn sum<V: Vector>(vector: V) -> f32 {
+pub(super) fn sum<V: Vector>(vector: V) -> f32 {
     let eight: [f32; 8] = {
         let a = vector.array();
         std::array::from_fn(|i| a[i] + a[i + 8])
@@ -101,7 +101,7 @@ pub(crate) fn sum<V: Vector>(vector: V) -> f32 {
 
 /// The selector that the codes of 32 columns are, four bytes of groups of four or eight of pairs.
 #[inline(always)]
-pub(crate) fn selector<V: Vector, const CODES: usize>(codes: &[u8; CODES]) -> u32 {
+pub(super) fn selector<V: Vector, const CODES: usize>(codes: &[u8; CODES]) -> u32 {
     match (codes.first_chunk(), codes.first_chunk()) {
         (_, Some(pairs)) => V::selector_of_pairs(u64::from_le_bytes(*pairs)),
         (Some(fours), None) => u32::from_le_bytes(*fours),
@@ -110,28 +110,28 @@ pub(crate) fn selector<V: Vector, const CODES: usize>(codes: &[u8; CODES]) -> u3
 }
 
 /// What runs on any vectors. `on` is to be `#[inline(always)]`, and what it calls: it is compiled for each.
-pub(crate) trait Work {
+pub(super) trait Work {
     type Output;
     fn on<V: Vector>(self) -> Self::Output;
 }
 
 /// The vectors to use: those of a processor that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Path(Processor);
+pub(super) struct Path(Processor);
 
 impl Path {
     /// All that this machine has, the fastest first.
     #[cfg(test)]
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
         let all = [Processor::Avx512, Processor::Avx2, Processor::Portable];
         all.into_iter().filter(|processor| *processor <= Processor::detected()).map(Self)
     }
 
-    pub(crate) fn best() -> Self {
+    pub(super) fn best() -> Self {
         Self(Processor::at_hand())
     }
 
-    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {
             // SAFETY: `Processor::detected` found the instructions.
             #[cfg(target_arch = "x86_64")]
@@ -146,7 +146,7 @@ impl Path {
 
 /// Sixteen values of a type whose sums are `f32`, widened.
 #[inline(always)]
-pub(crate) fn load<V: Vector, T: Factor>(from: &[T; LANES]) -> V {
+pub(super) fn load<V: Vector, T: Factor>(from: &[T; LANES]) -> V {
     match T::DTYPE {
         DType::F16 => V::load_f16(bytemuck::cast_ref(from)),
         DType::Bf16 => V::load_bf16(bytemuck::cast_ref(from)),
