@@ -17,9 +17,16 @@ pub(crate) fn scalar<T>(what: &'static str, value: f64, must: &'static str) -> R
     Err(Error::Scalar { what, value, must })
 }
 
-/// Checks the coefficient of the weight regulariser.
-pub(crate) fn regulariser(lambda: f32) -> Result<()> {
-    if lambda.is_finite() { Ok(()) } else { scalar("regulariser", f64::from(lambda), "finite") }
+/// Checks that a scalar is neither infinite nor NaN.
+pub(crate) fn finite(what: &'static str, value: impl Into<f64>) -> Result<()> {
+    let value = value.into();
+    if value.is_finite() { Ok(()) } else { scalar(what, value, "finite") }
+}
+
+/// Checks that a scalar is finite and at least 0.
+pub(crate) fn not_negative(what: &'static str, value: impl Into<f64>) -> Result<()> {
+    let value = value.into();
+    if value.is_finite() && value >= 0.0 { Ok(()) } else { scalar(what, value, "finite and not negative") }
 }
 
 /// So many zeros; an error where there is no memory for them. As `vec!` takes them: from the system, which has zeros.

@@ -1,38 +1,18 @@
 //! What `distil` allocates, by a global allocator that counts: nothing of the size of the logits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "common/counted.rs"]
+mod counted;
+
 use twofour::distil::{Distil, Divergence, SquareHead, Tail, TopK};
 use twofour::{Cpu, Executor, bf16};
-
-struct Counting;
-
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: by this function's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: by this function's contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Bytes allocated in all by a pass, given back or not; the first one wakes threads, so it is not counted.
 fn allocated(mut run: impl FnMut() -> twofour::Result<()>) -> usize {
     run().unwrap();
-    let before = ALLOCATED.load(Ordering::Relaxed);
-    run().unwrap();
-    ALLOCATED.load(Ordering::Relaxed) - before
+    let (result, bytes) = counted::allocated(run);
+    result.unwrap();
+    bytes
 }
 
 /// One test, for all of the process is counted.

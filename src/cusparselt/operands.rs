@@ -1,6 +1,6 @@
 //! What a plan runs on, and from that to the addresses that the library is called with.
 
-use crate::check::scalar;
+use crate::check::{finite, scalar};
 use std::ffi::c_void;
 
 use cudarc::driver::{CudaView, CudaViewMut};
@@ -124,11 +124,8 @@ impl Factors {
             (Alpha::Scalar(_), true) => return Err(Error::Unplanned { planned: EACH.into(), given: ONE.into() }),
             (Alpha::PerRow(_), false) => return Err(Error::Unplanned { planned: ONE.into(), given: EACH.into() }),
         };
-        for (what, value) in [("alpha", alpha), ("beta", beta)] {
-            if !value.is_finite() {
-                return scalar(what, f64::from(value), "finite");
-            }
-        }
+        finite("alpha", alpha)?;
+        finite("beta", beta)?;
         if problem.alpha_per_row && beta != 0.0 {
             let must = "0 beside an alpha for each row, where the library ignores it";
             return scalar("beta", f64::from(beta), must);

@@ -1,9 +1,10 @@
 //! The CPU executor of `distil`: rows on the threads of rayon's pool, each in blocks that stay in the first cache, on
 //! sixteen lanes of `crate::sample`.
 
-use super::{Distil, Divergence, Student, Teacher, exponent};
+use super::{Distil, Divergence, Student, Teacher};
 use crate::element::Float;
 use crate::error::Result;
+use crate::sample::exponent;
 use crate::space::HostSpace;
 use known::Known;
 use rayon::prelude::*;

@@ -1,11 +1,12 @@
 //! The launches of the `distil` kernels. The structs mirror those of `cuda/distil/row.cuh`, `cuda/distil_known.cu` and
 //! `cuda/distil_squares.cu`.
 
-use super::{Distil, Divergence, SquareHead, Student, Tail, Teacher, TopK, exponent};
+use super::{Distil, Divergence, SquareHead, Student, Tail, Teacher, TopK};
 use crate::device::{Launch, Limits, Symbol};
 use crate::element::Float;
 use crate::error::{Error, Result, unsupported};
 use crate::pass::{Binder, DeviceSpace, Queue};
+use crate::sample::exponent;
 use crate::space::Array;
 
 /// Threads of a block that takes a row.

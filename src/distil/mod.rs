@@ -99,10 +99,11 @@
 //! # Ok::<(), twofour::Error>(())
 //! ```
 
-use crate::check::{length, scalar};
+use crate::check::{finite, length, not_negative, scalar};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::sample::temperature;
 use crate::space::{HostSpace, Input, Output, Space};
 
 mod cpu;
@@ -295,7 +296,7 @@ impl<S: Space, L: Float> pass::Sealed for Distil<'_, S, L> {}
 impl<S: Space, L: Float> Pass<S> for Distil<'_, S, L> {
     fn check(&self) -> Result<()> {
         let logits = logits(self.rows, self.vocab)?;
-        temperature(self.temperature)?;
+        temperature("temperature", self.temperature)?;
         match &self.student {
             Student::Read(student) => length("student", Some(student), logits)?,
             Student::Gradient(student) => length("student", Some(student), logits)?,
@@ -322,13 +323,8 @@ impl<S: Space, L: Float> Pass<S> for Distil<'_, S, L> {
         }
         length("labels", self.labels.as_ref(), self.rows)?;
         length("weights", self.weights.as_ref(), self.rows)?;
-        if !(self.lambda.is_finite() && self.lambda >= 0.0) {
-            return scalar("lambda", f64::from(self.lambda), "finite and not negative");
-        }
-        if !self.scale.is_finite() {
-            return scalar("scale", f64::from(self.scale), "finite");
-        }
-        Ok(())
+        not_negative("lambda", self.lambda)?;
+        finite("scale", self.scale)
     }
 
     fn execute(pass: Checked<Self>) -> Result<()>
@@ -349,11 +345,6 @@ impl<S: Space, L: Float> Pass<S> for Distil<'_, S, L> {
 /// A rest of a top-k teacher below this is the rounding of its log-probabilities.
 const LEAST_REST: f32 = 1.0 / (1 << 20) as f32;
 
-/// `log2(e)/T`: exponentials in base two.
-fn exponent(temperature: f32) -> f32 {
-    (std::f64::consts::LOG2_E / f64::from(temperature)) as f32
-}
-
 /// Elements of `[R, V]`, whose bytes fit the address space and whose columns 32 bits.
 fn logits(rows: usize, vocab: usize) -> Result<usize> {
     let elements = rows.checked_mul(vocab).filter(|&elements| elements <= isize::MAX as usize / size_of::<f32>());
@@ -368,16 +359,5 @@ fn known(rows: usize, vocab: usize, k: usize) -> Result<usize> {
     match (1..=vocab).contains(&k) {
         true => Ok(rows * k),
         false => scalar("k", k as f64, "at least 1, and no more than the vocabulary has"),
-    }
-}
-
-fn temperature(temperature: f32) -> Result<()> {
-    let exponent = exponent(temperature);
-    match temperature.is_finite() && temperature > 0.0 && exponent.is_finite() && exponent > 0.0 {
-        true => Ok(()),
-        false => {
-            let must = "positive, finite, and not so small that 1.4427/temperature overflows";
-            scalar("temperature", f64::from(temperature), must)
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The loss of hidden states: arguments and checks.
 
 use super::{cpu, launch};
-use crate::check::{length, scalar};
+use crate::check::{finite, length, not_negative};
 use crate::element::Float;
 #[cfg(doc)]
 use crate::error::Error;
@@ -89,13 +89,8 @@ impl<S: Space, L: Float> Pass<S> for SquareHead<'_, S, L> {
         length("student", Some(&self.student), self.elements)?;
         length("teacher", Some(&self.teacher), self.elements)?;
         length("loss", Some(&self.loss), 1)?;
-        if !(self.epsilon.is_finite() && self.epsilon >= 0.0) {
-            return scalar("epsilon", f64::from(self.epsilon), "finite and not negative");
-        }
-        if !self.scale.is_finite() {
-            return scalar("scale", f64::from(self.scale), "finite");
-        }
-        Ok(())
+        not_negative("epsilon", self.epsilon)?;
+        finite("scale", self.scale)
     }
 
     fn execute(pass: Checked<Self>) -> Result<()>

@@ -1,12 +1,13 @@
 //! Top-k teachers made of logits: arguments and checks.
 
-use super::{cpu, known, launch, logits, temperature};
+use super::{cpu, known, launch, logits};
 use crate::check::length;
 use crate::element::Float;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
+use crate::sample::temperature;
 use crate::space::{HostSpace, Input, Output, Space};
 
 /// Arguments of making a top-k teacher: of each row the k largest logits' tokens, in ascending order of tokens, and
@@ -60,7 +61,7 @@ impl<S: Space, L: Float> pass::Sealed for TopK<'_, S, L> {}
 impl<S: Space, L: Float> Pass<S> for TopK<'_, S, L> {
     fn check(&self) -> Result<()> {
         let logits = logits(self.rows, self.vocab)?;
-        temperature(self.temperature)?;
+        temperature("temperature", self.temperature)?;
         let known = known(self.rows, self.vocab, self.k)?;
         length("teacher", Some(&self.teacher), logits)?;
         length("tokens", Some(&self.tokens), known)?;

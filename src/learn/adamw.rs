@@ -1,6 +1,6 @@
 //! AdamW's hyper-parameters of one step, and the scalars that executors make of them.
 
-use crate::check::scalar;
+use crate::check::{not_negative, scalar};
 use crate::error::Result;
 
 /// Hyper-parameters of one step.
@@ -45,9 +45,7 @@ impl AdamW {
     /// [`Error::Scalar`](crate::Error::Scalar).
     pub fn check(&self) -> Result<()> {
         let Self { rate, beta1, beta2, epsilon, decay, step } = *self;
-        if !(rate.is_finite() && rate >= 0.0) {
-            return scalar("rate", rate, "finite and not negative");
-        }
+        not_negative("rate", rate)?;
         // Rounded to f32, 1 − β must not be 0, nor β be 1.
         let beta = |value: f64| (0.0..1.0).contains(&value) && (value as f32) < 1.0;
         if !beta(beta1) {
@@ -60,9 +58,7 @@ impl AdamW {
         if !(epsilon >= 1e-20 && (epsilon as f32).is_finite()) {
             return scalar("epsilon", epsilon, "at least 1e-20, and finite in f32");
         }
-        if !(decay.is_finite() && decay >= 0.0) {
-            return scalar("decay", decay, "finite and not negative");
-        }
+        not_negative("decay", decay)?;
         if rate * decay >= 1.0 {
             return scalar("rate * decay", rate * decay, "less than 1: a step would turn logits round");
         }

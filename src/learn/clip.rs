@@ -1,7 +1,7 @@
 //! Clipping by global norm: the sum of a gradient's squares, and the factor that is made of the sum.
 
 use super::{cpu, launch};
-use crate::check::{length, scalar};
+use crate::check::{finite, length, scalar};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -50,7 +50,7 @@ impl<S: Space> pass::Sealed for Norm<'_, S> {}
 impl<S: Space> Pass<S> for Norm<'_, S> {
     fn check(&self) -> Result<()> {
         self.shape.check()?;
-        check_scale(self.scale)?;
+        finite("scale", self.scale)?;
         length("gradient", Some(&self.gradient), self.shape.logits())?;
         length("norm_squares", Some(&self.norm_squares), NORM_SLOTS)
     }
@@ -69,10 +69,6 @@ impl<S: Space> Pass<S> for Norm<'_, S> {
     {
         launch::norm(pass.inner(), binder, queue)
     }
-}
-
-pub(super) fn check_scale(scale: f32) -> Result<()> {
-    if scale.is_finite() { Ok(()) } else { scalar("scale", f64::from(scale), "finite") }
 }
 
 /// Arguments of the end of clipping: reads the running sum, writes `factor = min(1, max_norm/(√sum + 1e-6))`, made in

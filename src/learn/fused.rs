@@ -97,7 +97,7 @@ impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Fused<'_, S, L,
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         sample::check(*shape, &self.shard, &self.sampling)?;
-        check::regulariser(self.regulariser)?;
+        check::finite("regulariser", self.regulariser)?;
         sample::has_gradient(self.kind)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
@@ -203,7 +203,7 @@ impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Measure<'_, S, 
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         sample::check(*shape, &self.shard, &self.sampling)?;
-        check::regulariser(self.regulariser)?;
+        check::finite("regulariser", self.regulariser)?;
         sample::has_gradient(self.kind)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;

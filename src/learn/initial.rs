@@ -1,7 +1,7 @@
 //! Logits at the start: normal noise, and a push towards a mask that is known.
 
 use super::{cpu, launch};
-use crate::check::{length, scalar};
+use crate::check::{finite, length, scalar};
 use crate::element::Logit;
 #[cfg(doc)]
 use crate::error::Error;
@@ -143,9 +143,7 @@ impl<S: Space, L: Logit> Pass<S> for Prior<'_, S, L> {
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         shape.check()?;
-        if !self.strength.is_finite() {
-            return scalar("strength", f64::from(self.strength), "finite");
-        }
+        finite("strength", self.strength)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("codes", Some(&self.codes), shape.packed_codes())
     }

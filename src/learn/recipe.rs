@@ -1,7 +1,7 @@
 //! A training recipe as a value: what the scalars of a step are.
 
 use super::{AdamW, Schedule};
-use crate::check::scalar;
+use crate::check::{finite, not_negative, scalar};
 use crate::error::Result;
 use crate::sample::Sampling;
 
@@ -130,12 +130,7 @@ impl Recipe {
         if !(self.max_norm.is_finite() && self.max_norm > 0.0) {
             return scalar("max_norm", self.max_norm, "positive and finite");
         }
-        if !(self.sigma.is_finite() && self.sigma >= 0.0) {
-            return scalar("sigma", self.sigma, "finite and not negative");
-        }
-        if !self.alpha.is_finite() {
-            return scalar("alpha", self.alpha, "finite");
-        }
-        Ok(())
+        not_negative("sigma", self.sigma)?;
+        finite("alpha", self.alpha)
     }
 }

@@ -1,8 +1,7 @@
 //! The step from a gradient in memory.
 
-use super::clip::check_scale;
 use super::{AdamW, Elements, Moments, Statistics, check_sums, cpu, launch};
-use crate::check::length;
+use crate::check::{finite, length};
 use crate::element::{DType, Logit};
 use crate::error::{Error, Result};
 use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
@@ -197,7 +196,7 @@ impl<S: Space, L: Logit> Pass<S> for Update<'_, S, L> {
         let Self { shape, .. } = self;
         shape.check()?;
         self.shard.check(shape.rows as u64, shape.cols as u64)?;
-        check_scale(self.scale)?;
+        finite("scale", self.scale)?;
         match &self.gradient {
             Gradient::Read(gradient) => length("gradient", Some(gradient), shape.logits())?,
             Gradient::Zero(gradient) => length("gradient", Some(gradient), shape.logits())?,

@@ -346,7 +346,7 @@ impl<S: Space, L: Logit, W: Float, G: GradientOf<W>> Pass<S> for Backward<'_, S,
     fn check(&self) -> Result<()> {
         let Self { shape, .. } = self;
         sample::check(*shape, &self.shard, &self.sampling)?;
-        check::regulariser(self.regulariser)?;
+        check::finite("regulariser", self.regulariser)?;
         length("logits", Some(&self.logits), shape.logits())?;
         length("weight", Some(&self.weight), shape.weights())?;
         length("gradient", Some(&self.gradient), shape.weights())?;

@@ -153,7 +153,7 @@ impl<S: Space, L: Logit, W: Float> Pass<S> for Step<'_, S, L, W> {
         let (kind, sampling) = (self.plan.step_kind()?, self.sampling);
         let source = Source::Sampled { kind, sampling, logits: nowhere(&self.logits) };
         Layer::<Raw, L, W>::of(problem.shape, source, nowhere(&self.weight)).shard(self.shard).check()?;
-        check::regulariser(self.regulariser)?;
+        check::finite("regulariser", self.regulariser)?;
         self.saved.check(problem.shape, masks)?;
         self.plan.check(problem.shape, masks, self.saved.keep())?;
         length("dy", Some(&self.dy), problem.outputs())?;

@@ -9,7 +9,7 @@
 //! | how a grid of threads walks over the groups | [`walk`] |
 //! | sums over the groups, made on such a walk | `statistics` |
 
-use crate::check::scalar;
+use crate::check::{not_negative, scalar};
 use crate::element::Float;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Shard};
@@ -62,7 +62,7 @@ pub struct Sampling {
 impl Sampling {
     /// `log2(e)/τ`: softmax in base two.
     pub(crate) fn scale(&self) -> f32 {
-        (std::f64::consts::LOG2_E / f64::from(self.tau)) as f32
+        exponent(self.tau)
     }
 
     /// `κ/τ`: the gradient's factor.
@@ -72,17 +72,30 @@ impl Sampling {
 
     pub(crate) fn check(&self) -> Result<()> {
         let Self { kappa, tau, .. } = *self;
-        let scalar = |what, value: f32, must| scalar(what, f64::from(value), must);
-        if !(kappa.is_finite() && kappa >= 0.0) {
-            return scalar("kappa", kappa, "finite and not negative");
+        not_negative("kappa", kappa)?;
+        temperature("tau", tau)?;
+        match self.logit_scale() {
+            scale if scale.is_finite() => Ok(()),
+            scale => scalar("kappa / tau", f64::from(scale), "finite: raise tau or lower kappa"),
         }
-        if !(tau.is_finite() && tau > 0.0 && self.scale().is_finite() && self.scale() > 0.0) {
-            return scalar("tau", tau, "positive, finite, and not so small that 1.4427/tau overflows");
-        }
-        if !self.logit_scale().is_finite() {
-            return scalar("kappa / tau", self.logit_scale(), "finite: raise tau or lower kappa");
-        }
-        Ok(())
+    }
+}
+
+/// `log2(e)/T`: what a softmax in base two multiplies by.
+pub(crate) fn exponent(temperature: f32) -> f32 {
+    (std::f64::consts::LOG2_E / f64::from(temperature)) as f32
+}
+
+/// Checks the temperature of a softmax.
+pub(crate) fn temperature(what: &'static str, temperature: f32) -> Result<()> {
+    let exponent = exponent(temperature);
+    match temperature.is_finite() && temperature > 0.0 && exponent.is_finite() && exponent > 0.0 {
+        true => Ok(()),
+        false => scalar(
+            what,
+            f64::from(temperature),
+            "positive, finite, and not so small that 1.4427 divided by it overflows",
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a Hessian to what SparseGPT's sweep reads: the upper Cholesky factor of its inverse.
 
 use super::calibration::{check_hessian, fill_empty, finite};
-use crate::check::{scalar, zeros};
+use crate::check::{not_negative, zeros};
 use crate::error::{Error, Result};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{self as llt, LltError, LltRegularization};
@@ -40,9 +40,7 @@ impl Cholesky {
     /// As [`check_hessian`]; [`Error::Scalar`] for a damping that is not finite or below 0, or a Hessian so small or
     /// large that its factor leaves the range of `f32`; [`Error::NotPositiveDefinite`]; [`Error::Memory`].
     pub fn new(cols: usize, hessian: &[f32], damping: f64) -> Result<Self> {
-        if !(damping.is_finite() && damping >= 0.0) {
-            return scalar("damping", damping, "finite and not negative");
-        }
+        not_negative("damping", damping)?;
         check_hessian(cols, hessian)?;
         if cols == 0 {
             return Ok(Self { cols, upper: Vec::new(), scale: Vec::new(), empty: 0 });

@@ -2,55 +2,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../tests/common/counted.rs"]
+mod counted;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Module, Result, Var};
 use candle_nn::Linear;
+use counted::{live, peak};
 use twofour::Shape;
 use twofour::learn::Recipe;
 use twofour_candle::{Learner, MaskedLinear, Moments, Sampler};
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: by this function's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: by this function's contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
 /// One measurement at a time.
 static ALONE: Mutex<()> = Mutex::new(());
-
-fn live() -> usize {
-    LIVE.load(Ordering::Relaxed)
-}
-
-/// What `run` gives, and how far memory rose above where it was.
-fn peak<R>(run: impl FnOnce() -> R) -> (R, usize) {
-    let before = live();
-    PEAK.store(before, Ordering::Relaxed);
-    let result = run();
-    (result, PEAK.load(Ordering::Relaxed) - before)
-}
 
 const SHAPE: Shape = Shape::new(1024, 512);
 const LAYERS: u32 = 4;

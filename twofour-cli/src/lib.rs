@@ -9,6 +9,7 @@ mod choose;
 pub mod compress;
 pub mod convert;
 pub mod demo;
+mod device;
 pub mod eval;
 pub mod fetch;
 pub mod generate;

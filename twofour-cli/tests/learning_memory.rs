@@ -2,38 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
+#[path = "../../tests/common/counted.rs"]
+mod counted;
 
 use candle_core::Device;
 use common::Tiny;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use twofour_cli::learn::{Learning, Memory, Prior, Settings};
 use twofour_cli::model::Model;
 use twofour_formats::TensorType;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: by this function's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: by this function's contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Four windows of so many tokens, and one more of each.
 const LENGTH: usize = 64;
@@ -51,14 +27,13 @@ fn measure(settings: &Settings) -> [f64; 2] {
     let masked: usize = model.linears().iter().map(|(_, shape)| shape.weights()).sum();
     let windows: Vec<u32> = (0..4).flat_map(|i| tiny.tokens(LENGTH + 1, i)).collect();
     let batches = vec![windows; usize::from(settings.accumulate)];
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = counted::live();
     let mut learning = Learning::new(&model, settings, &Prior::Magnitude).unwrap();
     learning.step(0, &batches, LENGTH).unwrap();
-    let kept = LIVE.load(Ordering::Relaxed);
-    PEAK.store(kept, Ordering::Relaxed);
-    learning.step(1, &batches, LENGTH).unwrap();
-    let peak = PEAK.load(Ordering::Relaxed) - kept;
-    let measured = [(kept - before) as f64 - 4.0 * model.config().weights() as f64, peak as f64];
+    let kept = counted::live() - before;
+    let (loss, peak) = counted::peak(|| learning.step(1, &batches, LENGTH));
+    loss.unwrap();
+    let measured = [kept as f64 - 4.0 * model.config().weights() as f64, peak as f64];
     println!("{:?}: {:.3} bytes a masked weight are kept", settings.memory, measured[0] / masked as f64);
     println!("{:.3} MB in passing, recompute {}", measured[1] / 1e6, settings.recompute);
     [measured[0] / masked as f64, measured[1]]

@@ -5,8 +5,7 @@
 
 #[path = "../fuzz/body.rs"]
 mod body;
-#[allow(dead_code)]
-#[path = "hostile/counted.rs"]
+#[path = "../../tests/common/counted.rs"]
 mod counted;
 #[path = "hostile/mutate.rs"]
 mod mutate;

@@ -5,8 +5,7 @@
 
 #[path = "../fuzz/masks.rs"]
 mod body;
-#[allow(dead_code)]
-#[path = "hostile/counted.rs"]
+#[path = "../../tests/common/counted.rs"]
 mod counted;
 #[allow(dead_code)]
 #[path = "masks/make.rs"]

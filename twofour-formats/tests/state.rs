@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "hostile/counted.rs"]
+#[path = "../../tests/common/counted.rs"]
 mod counted;
 #[allow(dead_code, reason = "the other suite's")]
 #[path = "hostile/mutate.rs"]

@@ -1,8 +1,9 @@
 //! The k largest logits of a row.
 
-use super::super::{TopK, exponent};
+use super::super::TopK;
 use super::sums::{Form, Of, sums};
 use crate::element::Float;
+use crate::sample::exponent;
 use crate::space::HostSpace;
 use rayon::prelude::*;
 use std::cmp::{Ordering, Reverse};

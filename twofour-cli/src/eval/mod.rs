@@ -10,9 +10,9 @@ pub use perplexity::losses;
 pub use windows::{Window, apart, sliding};
 
 use crate::demo::Demo;
+use crate::device::DeviceArgs;
 use crate::model::Model;
 use crate::{Failure, table};
-use candle_core::Device;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -40,10 +40,8 @@ pub struct Args {
     /// Windows slide by so many tokens, and each predicts what the one before did not
     #[arg(long)]
     stride: Option<usize>,
-    /// Run on this CUDA device
-    #[cfg(feature = "cuda")]
-    #[arg(long)]
-    device: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Evaluates. Whether all is well.
@@ -63,7 +61,7 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
 }
 
 fn evaluate(args: &Args, path: &Path, texts: &[PathBuf]) -> Result<bool, Failure> {
-    let model = Model::open(path, &device(args)?)?;
+    let model = Model::open(path, &args.device.open()?)?;
     let tokens = match &args.tokens {
         Some(file) => tokens::of_file(file)?,
         None if texts.is_empty() => return Err("what is to be predicted? Give --text or --tokens".into()),
@@ -115,17 +113,6 @@ fn describe(args: &Args, change: &Change, layers: usize) {
             println!("{what:<11} {}: {count} of {layers} linear layers", path.display());
         }
     }
-}
-
-#[cfg(feature = "cuda")]
-fn device(args: &Args) -> Result<Device, Failure> {
-    Ok(args.device.map_or(Ok(Device::Cpu), Device::new_cuda)?)
-}
-
-#[cfg(not(feature = "cuda"))]
-#[expect(clippy::unnecessary_wraps, reason = "there is one that can fail with the feature `cuda`")]
-fn device(_: &Args) -> Result<Device, Failure> {
-    Ok(Device::Cpu)
 }
 
 /// The most memory that this process has had, in bytes, where the system says.

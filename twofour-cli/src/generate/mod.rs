@@ -4,11 +4,12 @@ mod layer;
 mod sample;
 
 use crate::demo::Demo;
+use crate::device::DeviceArgs;
 use crate::eval::Change;
 use crate::model::{Cache, Model, Network};
 use crate::names::plain;
 use crate::{Failure, table};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::Linear;
 use clap::{Parser, ValueEnum};
 use layer::Decoding;
@@ -54,10 +55,8 @@ pub struct Args {
     /// Does not run the dense model beside
     #[arg(long)]
     alone: bool,
-    /// Run on this CUDA device
-    #[cfg(feature = "cuda")]
-    #[arg(long)]
-    device: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -80,20 +79,9 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
     }
 }
 
-#[cfg(feature = "cuda")]
-fn device(args: &Args) -> Result<Device, Failure> {
-    Ok(args.device.map_or(Ok(Device::Cpu), Device::new_cuda)?)
-}
-
-#[cfg(not(feature = "cuda"))]
-#[expect(clippy::unnecessary_wraps, reason = "there is one that can fail with the feature `cuda`")]
-fn device(_: &Args) -> Result<Device, Failure> {
-    Ok(Device::Cpu)
-}
-
 fn generate(args: &Args, path: &Path) -> Result<bool, Failure> {
     let sampling = Sampling::new(args.temperature, args.top_k, args.seed)?;
-    let model = Model::open(path, &device(args)?)?;
+    let model = Model::open(path, &args.device.open()?)?;
     let prompt = args.prompt.as_deref().ok_or("what does the text begin with? Give --prompt TEXT")?;
     let tokenizer = model.tokenizer()?;
     let encoded = tokenizer.encode_fast(prompt, true).map_err(|e| format!("--prompt: {e}"))?;

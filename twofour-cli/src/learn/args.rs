@@ -3,6 +3,7 @@
 use super::prior::Named;
 use super::settings::{Memory, Settings, divergence, schedule};
 use crate::Failure;
+use crate::device::DeviceArgs;
 use crate::model::Teaching;
 use clap::Parser;
 use std::path::PathBuf;
@@ -93,10 +94,8 @@ pub struct Args {
     /// Writes settings and curve there, as JSON
     #[arg(long, value_name = "FILE", requires = "model")]
     pub(super) report: Option<PathBuf>,
-    /// Run on this CUDA device
-    #[cfg(feature = "cuda")]
-    #[arg(long)]
-    pub(super) device: Option<usize>,
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
     /// Stops as Ctrl-C does, after so many steps: for tests
     #[arg(long, value_name = "N", hide = true)]
     pub(super) stop_after: Option<u32>,

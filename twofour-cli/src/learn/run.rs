@@ -7,7 +7,6 @@ use crate::eval::{apart, tokens};
 use crate::model::{Model, Teaching};
 use crate::names::plain;
 use crate::{Failure, output};
-use candle_core::Device;
 use clap::Parser;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -26,7 +25,7 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
         return Err("what is to be learnt from? Give --text FILE".into());
     }
     let settings = args.settings()?;
-    let model = Model::open(path, &device(args)?)?;
+    let model = Model::open(path, &args.device.open()?)?;
     let places = Places::new(args, path)?;
     heap::keep();
     let mut task = Task::new(args, &model, settings, places)?;
@@ -34,17 +33,6 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
     stop::listen()?;
     task.learn()?;
     task.finish()
-}
-
-#[cfg(feature = "cuda")]
-fn device(args: &Args) -> Result<Device, Failure> {
-    Ok(args.device.map_or(Ok(Device::Cpu), Device::new_cuda)?)
-}
-
-#[cfg(not(feature = "cuda"))]
-#[expect(clippy::unnecessary_wraps, reason = "there is one that can fail with the feature `cuda`")]
-fn device(_: &Args) -> Result<Device, Failure> {
-    Ok(Device::Cpu)
 }
 
 /// Where everything is written.

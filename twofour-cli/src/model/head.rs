@@ -37,15 +37,8 @@ impl Head {
     /// # Errors
     /// There are not as many targets as rows, or one is not of the vocabulary.
     pub fn losses(&self, x: &Tensor, targets: &[u32]) -> Result<Vec<f32>, Failure> {
-        let (rows, vocabulary) = (x.dim(0)?, self.weight.dim(0)?);
-        if rows != targets.len() || targets.iter().any(|&target| target as usize >= vocabulary) {
-            let count = targets.len();
-            return Err(format!("{rows} hidden states have {count} targets, or one is not below {vocabulary}").into());
-        }
-        // Of equal length, nearly.
-        let chunks = rows.div_ceil((LOGITS / 4 / vocabulary).clamp(16, 1024)).max(1);
-        let chunk = rows.div_ceil(chunks).max(1);
-        let mut losses = Vec::with_capacity(rows);
+        let chunk = self.rows_at_a_time(x, targets, LOGITS)?;
+        let mut losses = Vec::with_capacity(targets.len());
         for (i, targets) in targets.chunks(chunk).enumerate() {
             let logits = self.logits(&x.narrow(0, i * chunk, targets.len())?)?;
             if logits.device().is_cpu() {
@@ -60,5 +53,16 @@ impl Head {
             losses.extend(loss.to_vec1::<f32>()?);
         }
         Ok(losses)
+    }
+
+    /// Of equal parts, nearly, how many rows' logits take no more than so many bytes.
+    pub(super) fn rows_at_a_time(&self, x: &Tensor, targets: &[u32], bytes: usize) -> Result<usize, Failure> {
+        let (rows, vocabulary) = (x.dim(0)?, self.weight.dim(0)?);
+        if rows != targets.len() || targets.iter().any(|&target| target as usize >= vocabulary) {
+            let count = targets.len();
+            return Err(format!("{rows} hidden states have {count} targets, or one is not below {vocabulary}").into());
+        }
+        let parts = rows.div_ceil((bytes / 4 / vocabulary).clamp(16, 1024)).max(1);
+        Ok(rows.div_ceil(parts).max(1))
     }
 }

@@ -30,14 +30,8 @@ impl Head {
         targets: &[u32],
         teacher: Option<(&Tensor, Teaching)>,
     ) -> Result<(f64, Tensor), Failure> {
-        let (rows, vocabulary) = (x.dim(0)?, self.weight.dim(0)?);
-        if rows != targets.len() || targets.iter().any(|&target| target as usize >= vocabulary) {
-            let count = targets.len();
-            return Err(format!("{rows} hidden states have {count} targets, or one is not below {vocabulary}").into());
-        }
-        // Of equal length, nearly.
-        let chunks = rows.div_ceil((LOGITS / 4 / vocabulary).clamp(16, 1024)).max(1);
-        let chunk = rows.div_ceil(chunks).max(1);
+        let rows = targets.len();
+        let chunk = self.rows_at_a_time(x, targets, LOGITS)?;
         let (engine, mut sum, mut gradients) = (Engine::default(), 0.0, Vec::new());
         for (i, targets) in targets.chunks(chunk).enumerate() {
             let part = |x: &Tensor| x.narrow(0, i * chunk, targets.len());
