@@ -26,7 +26,7 @@ TWOFOUR_DEVICE Two differences(const DistilArgs& args, const Row& row, const Slo
     }
   };
   for_each_run<T>(row.base, args.vocab, add_run);
-  return add_all({of_teacher, of_student});
+  return add_all(Two{of_teacher, of_student});
 }
 
 // The divergence of a row, and what of the slope comes from it.

@@ -149,7 +149,7 @@ TWOFOUR_DEVICE u32 key_of(const void* logits, u64 element) {
   return (bits >> 31 ? ~bits : bits | 0x80000000u) >> kUnused<T>;
 }
 
-// The key of the k-th largest logit of a row; gives in `above` how many are larger.
+// The key of the k-th largest logit of a row, or a lower one that just k exceed; gives in `above` how many do.
 template <typename T>
 TWOFOUR_DEVICE u32 least_key(const KnownArgs& args, u64 base, u32& above) {
   u32 least = 0;
@@ -160,8 +160,13 @@ TWOFOUR_DEVICE u32 least_key(const KnownArgs& args, u64 base, u32& above) {
     for (u64 v = thread_index(); v < args.row.vocab; v += kThreads) {
       count += key_of<T>(args.row.student, base + v) >= candidate;
     }
-    const u32 all = u32(add_all({double(count), 0.0}).a);
-    if (all >= args.k) least = candidate;
+    const u32 all = add_all(count);
+    if (all == args.k) {
+      // All of these and no other: none is equal to the one below them.
+      above = all;
+      return candidate - 1;
+    }
+    if (all > args.k) least = candidate;
     else above = all;
   }
   return least;

@@ -21,8 +21,8 @@ use crate::space::{Host, Plain};
 /// ```
 ///
 /// It uses what the processor has of AVX-512 and AVX2. The environment variable `TWOFOUR_CPU`, `avx2` or `portable`,
-/// keeps it from more than that, for measurements; of sampling, steps, distillation and
-/// compressed products no bit depends on it.
+/// keeps it from more than that, for measurements; of sampling, steps, distillation and compressed products no bit
+/// depends on it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
 

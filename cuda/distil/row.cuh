@@ -156,11 +156,13 @@ template <Of of>
 TWOFOUR_DEVICE Sums merge_all(Sums sums, float exponent, bool apart) {
   TWOFOUR_SHARED Sums of_warps[kWarps];
   for (u32 delta = kWarpSize / 2; delta > 0; delta /= 2) {
-    Sums other;
-    other.student = shuffle_xor(sums.student, delta), other.teacher = shuffle_xor(sums.teacher, delta);
-    other.apart = shuffle_xor(sums.apart, delta), other.cross = shuffle_xor(sums.cross, delta);
-    other.top_student = shuffle_xor(sums.top_student, delta);
-    other.top_teacher = shuffle_xor(sums.top_teacher, delta);
+    Sums other = no_sums();
+    other.student = shuffle_xor(sums.student, delta), other.top_student = shuffle_xor(sums.top_student, delta);
+    if (apart) other.apart = shuffle_xor(sums.apart, delta);
+    if constexpr (of != Of::kStudent) {
+      other.teacher = shuffle_xor(sums.teacher, delta), other.top_teacher = shuffle_xor(sums.top_teacher, delta);
+    }
+    if constexpr (of == Of::kForward || of == Of::kReverse) other.cross = shuffle_xor(sums.cross, delta);
     merge<of>(sums, other, exponent, apart);
   }
   sync_threads();
@@ -172,19 +174,23 @@ TWOFOUR_DEVICE Sums merge_all(Sums sums, float exponent, bool apart) {
   return sums;
 }
 
-// The sums of two numbers of all threads of the block, for all of them. A barrier before and after.
+// The sum of a number, or of two, of all threads of the block, for all of them. A barrier before and after.
 struct Two {
   double a, b;
+  TWOFOUR_DEVICE void operator+=(Two other) { a += other.a, b += other.b; }
 };
-TWOFOUR_DEVICE Two add_all(Two x) {
-  TWOFOUR_SHARED Two of_warps[kWarps];
-  for (u32 delta = kWarpSize / 2; delta > 0; delta /= 2) x.a += shuffle_xor(x.a, delta), x.b += shuffle_xor(x.b, delta);
+TWOFOUR_DEVICE Two shuffle_xor(Two x, u32 mask) { return {shuffle_xor(x.a, mask), shuffle_xor(x.b, mask)}; }
+
+template <typename N>
+TWOFOUR_DEVICE N add_all(N x) {
+  TWOFOUR_SHARED N of_warps[kWarps];
+  for (u32 delta = kWarpSize / 2; delta > 0; delta /= 2) x += shuffle_xor(x, delta);
   sync_threads();
   if (lane() == 0) of_warps[warp()] = x;
   sync_threads();
   x = of_warps[0];
   TWOFOUR_NO_UNROLL
-  for (u32 w = 1; w < kWarps; ++w) x.a += of_warps[w].a, x.b += of_warps[w].b;
+  for (u32 w = 1; w < kWarps; ++w) x += of_warps[w];
   return x;
 }
 
@@ -228,7 +234,7 @@ TWOFOUR_DEVICE Row row_of(const DistilArgs& args, u64 row) {
   own.base = row * args.vocab;
   own.weight = args.weights ? load(args.weights + row) : 1.0f;
   own.apart = args.labels && args.temperature != 1.0f;
-  if (!args.labels) return own;
+  if (!args.labels || own.weight == 0.0f) return own;
   own.label = load(args.labels + row);
   own.has_label = own.label != args.ignored;
   if (!own.has_label) return own;

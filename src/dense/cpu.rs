@@ -143,8 +143,9 @@ fn write_product(left: &Panel<'_>, right: &Panel<'_>, sums: &mut [f32], add: boo
     assert!(depth == right.size[0] && sums.len() == rows * cols);
     let [left_steps, right_steps] = [left.strides, right.strides].map(|steps| steps.map(|step| step as isize));
     let [to, left, right] = [sums.as_mut_ptr(), left.data.as_ptr().cast_mut(), right.data.as_ptr().cast_mut()];
-    // SAFETY: panels reach as far as their sizes and strides say, by `Panel`; `sums` holds rows * cols values, as was just
-    // looked at, and being borrowed mutably overlaps neither.
+    // SAFETY: `Matrix::panel`, which alone makes panels, cut or made their data to reach the last value of these sizes
+    // and strides and no further; `sums` holds rows * cols values, as was just asserted, and being borrowed mutably
+    // overlaps neither.
     unsafe {
         gemm::gemm(
             rows,

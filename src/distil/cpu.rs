@@ -50,9 +50,9 @@ pub(super) fn distil<S: HostSpace, L: Float>(pass: Distil<'_, S, L>) -> Result<(
         weights: pass.weights.map(S::slice),
         scale: pass.scale,
     };
-    known::check_labels(pass.ignored, vocab, rows.labels.unwrap_or_default())?;
+    known::check_labels(pass.ignored, vocab, rows.labels.unwrap_or_default(), |row| rows.weight(row) == 0.0)?;
     if let Teacher::TopK { k, tokens, .. } = rows.teacher {
-        known::check_tokens(k, vocab, tokens)?;
+        known::check_tokens(k, vocab, tokens, |row| rows.weight(row) == 0.0)?;
     }
     let loss = S::slice_mut(pass.loss);
     if vocab == 0 {
@@ -113,6 +113,10 @@ enum Row {
 }
 
 impl<L: Float> Rows<'_, L> {
+    fn weight(&self, row: usize) -> f32 {
+        self.weights.map_or(1.0, |weights| weights[row])
+    }
+
     /// The teacher's logits of a row, if it has some.
     fn teacher(&self, row: usize) -> &[L] {
         match self.teacher {
@@ -123,7 +127,7 @@ impl<L: Float> Rows<'_, L> {
 
     /// The loss of a row, and what its gradient is made of.
     fn loss(&self, row: usize, student: &[L], known: &mut Known) -> Row {
-        let weight = self.weights.map_or(1.0, |weights| weights[row]);
+        let weight = self.weight(row);
         if weight == 0.0 {
             return Row::Skipped;
         }

@@ -210,8 +210,13 @@ mod tests {
         assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
         assert!(cuda.has("constexpr double kLeastRest = 1.0 / (1 << 20);"));
         assert_eq!(f64::from(LEAST_REST), 1.0 / f64::from(1 << 20));
-        for symbol in ["twofour_distil_known_T", "twofour_distil_top_T"] {
-            assert_eq!(cuda.bounds(symbol), [THREADS, ROWS_PER_MULTIPROCESSOR].map(u64::from), "{symbol}");
+        let of_a_row = [THREADS, ROWS_PER_MULTIPROCESSOR].map(u64::from);
+        for variant in ["known", "top"] {
+            assert_eq!(cuda.bounds(&format!("twofour_distil_{variant}_T")), of_a_row, "{variant}");
+        }
+        let cuda = Cuda::read("distil.cu");
+        for variant in ["labels", "forward", "reverse", "jsd"] {
+            assert_eq!(cuda.bounds(&format!("twofour_distil_{variant}_T")), of_a_row, "{variant}");
         }
         let cuda = Cuda::read("distil_squares.cu");
         assert_eq!(u64::from(SQUARE_THREADS), cuda.constant("kThreads"));

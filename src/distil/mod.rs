@@ -45,14 +45,15 @@
 //!   So is C of a label with probability 0. **The teacher has 0 where the student has not**: reverse divergence is +∞
 //!   and the row's gradient NaN. `Jsd` with 0 < β < 1 is finite everywhere.
 //! - **NaN, +∞, or −∞ alone**, in student or teacher: loss and gradient of the row are NaN. Other rows do not mind.
-//! - **Weight 0: the row is not looked at.** Its loss is 0, its gradient zeros, whatever it holds.
+//! - **Weight 0: the row is not looked at.** Its loss is 0, its gradient zeros, whatever it holds, label and tokens among
+//!   it. A weight of NaN makes its row NaN, a negative one turns the gradient round.
 //! - **The label that is ignored** ([`Distil::ignored`]): no C, its loss and gradient are 0. The teacher counts all the
 //!   same.
 //! - **A label or a teacher's token beyond the vocabulary**, or a token twice, is an error on the CPU, before anything
 //!   is written. On a device, which nobody looks at, such a row's loss and gradient are NaN (with a token that comes
 //!   twice, wrong), and nothing beyond the row is read or written.
 //!
-//! Logits are of magnitudes up to 1e37. Gradients of 16-bit logits are rounded once, and those too small for the type
+//! Logits are of magnitudes up to 1e28: differences of them are summed in `f32`. Gradients of 16-bit logits are rounded once, and those too small for the type
 //! are 0: in `f16` that is below 6e-8, so give it a scale of some thousands and divide afterwards.
 //!
 //! # Top-k teachers
@@ -78,9 +79,10 @@
 //! [`Cpu`](crate::Cpu) gives the same bits whatever the number of threads and the processor's vectors: a row is one
 //! thread's, its sums `f32` over 2048 logits and `f64` from there on. On a device a block goes over a row, so that
 //! results do not depend on the grid (though, in their last bits, on where in 16 bytes a row begins); exponentials are
-//! the hardware's, and results are those of the CPU but for rounding: losses to 1e-5 of the size of T² and of what is summed, gradients to 1e-5 of themselves and a unit in the
-//! last place of the type they are written in. Where student and teacher are equal to the bit, divergence and gradient
-//! are exactly 0 on every executor, T and the scale whatever they are.
+//! the hardware's, and results are those of the CPU but for rounding: losses to 1e-5 of the size of T² and of what is
+//! summed, gradients to 1e-5 of themselves and a unit in the last place of the type they are written in. Where student
+//! and teacher are equal to the bit, divergence and gradient are exactly 0 on every executor, T and the scale whatever
+//! they are.
 //!
 //! ```
 //! use twofour::distil::{Distil, Divergence};

@@ -14,9 +14,9 @@ use crate::space::{Host, HostSpace, Input, Output, Space};
 ///
 /// Shapes: student and teacher, so many elements of one type, in whatever shape; loss, one element, **added to**: of a
 /// model, whose loss is the sum over layers, start from zero and give every layer the same. The gradient,
-/// `2 (s − t)/n/(mean(t²) + ε)` times the scale, is overwritten. Sums are `f32` over 2048 elements and `f64` from there
-/// on, in an order of the executor's own; so the CPU's result does not depend on its threads, nor a device's on its
-/// size. On a device every operand starts on a 16-byte boundary, and the workspace has
+/// `2 (s − t)/n/(mean(t²) + ε)` times the scale, is overwritten. Sums are `f32` over 2048 elements on the CPU, on a
+/// device over what a thread takes (a 262,144th of the elements), and `f64` from there on, in an order of the executor's
+/// own; so the CPU's result does not depend on its threads, nor a device's on its size. On a device every operand starts on a 16-byte boundary, and the workspace has
 /// [`SquareHead::workspace_bytes`]; the CPU needs none.
 ///
 /// A NaN anywhere makes the loss and every gradient NaN, for it is among the sums. Squares are of `f32`, so differences

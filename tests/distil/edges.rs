@@ -12,6 +12,8 @@ everywhere_tests!(
     a_number_added_to_a_row_changes_no_bit,
     any_length_of_a_row_is_right,
     huge_logits_are_right,
+    huge_differences_are_right,
+    the_ends_of_jsd_are_the_others,
     both_zeros_are_one,
     padding_is_as_if_it_were_not_there,
     probability_zero_in_one_is_by_the_formulas,
@@ -119,6 +121,25 @@ fn huge_logits_are_right(on: &mut impl TestExecutor) {
     got.gradient.unwrap().iter().zip([p - 0.5, 0.5 - p]).for_each(|(got, expected)| near(*got, expected));
 }
 
+/// As large as the module says, in rows that a thread of a device takes several runs of.
+fn huge_differences_are_right(on: &mut impl TestExecutor) {
+    let vocab = 4099;
+    let teacher: Vec<f32> = (0..vocab).map(|v| if v % 2 == 0 { 1e28 } else { -1e28 }).collect();
+    let case = row(&vec![0.0; vocab], Teacher::Logits(Divergence::Reverse, teacher));
+    let got = case.run(on, true);
+    // To each of the 2,049 odd tokens the student gives 1/V, 2e28 above the teacher.
+    assert!((f64::from(got.loss[0]) / (2e28 * 2049.0 / vocab as f64) - 1.0).abs() < 1e-5, "{:?}", got.loss);
+    assert!(got.gradient.unwrap().iter().all(|gradient| gradient.is_finite()));
+}
+
+/// The ends of a Jensen-Shannon divergence are the other two.
+fn the_ends_of_jsd_are_the_others(on: &mut impl TestExecutor) {
+    for (beta, by) in [(0.0, Divergence::Forward), (1.0, Divergence::Reverse)] {
+        let of = |by| row(&[0.5, -1.0, 2.0], Teacher::Logits(by, vec![1.0, 0.0, -2.0]));
+        assert_eq!(of(Divergence::Jsd(beta)).run(on, true), of(by).run(on, true));
+    }
+}
+
 fn both_zeros_are_one(on: &mut impl TestExecutor) {
     let of = |zero: f32| {
         let teacher = Teacher::Logits(Divergence::Forward, vec![1.0, zero, -zero]);
@@ -204,14 +225,14 @@ fn a_row_without_probabilities_is_nan_and_alone(on: &mut impl TestExecutor) {
 }
 
 fn a_row_of_weight_zero_is_not_looked_at(on: &mut impl TestExecutor) {
-    let known = Teacher::TopK { k: 1, tail: Tail::Lumped, tokens: vec![1, 0], log_probs: vec![f32::NAN, -0.5] };
+    let known = Teacher::TopK { k: 1, tail: Tail::Lumped, tokens: vec![u32::MAX, 0], log_probs: vec![f32::NAN, -0.5] };
     let of_logits = Teacher::Logits(Divergence::Reverse, vec![NONE, NONE, NONE, 0.0, 1.0, 2.0]);
     for teacher in [Teacher::None, known, of_logits] {
         let case = Case {
             rows: 2,
             vocab: 3,
             student: vec![f32::NAN, 1.0, f32::INFINITY, 1.0, 0.0, 0.0],
-            labels: Some(vec![2, 1]),
+            labels: Some(vec![u32::MAX - 1, 1]),
             weights: Some(vec![0.0, 2.0]),
             ..row(&[], teacher)
         };

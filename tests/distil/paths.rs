@@ -9,7 +9,8 @@ fn made<L: Float>(seed: u64) -> String {
     let bits = |loss: &[f32]| loss.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
     let got = Case::<L>::new(seed, seed / 3 % FORMS, seed.is_multiple_of(4)).run(&mut Cpu, true);
     let gradient: Vec<u32> = got.gradient.iter().flatten().map(|gradient| gradient.to_f32().to_bits()).collect();
-    format!("{:?} {gradient:?} {}", bits(&got.loss), crate::squarehead::made::<L>(seed))
+    let (states, known) = (crate::squarehead::made::<L>(seed), crate::top_k::made::<L>(seed));
+    format!("{:?} {gradient:?} {states} {known}", bits(&got.loss))
 }
 
 #[test]

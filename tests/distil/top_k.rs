@@ -7,7 +7,7 @@ use crate::suite::of_type;
 use proptest::prelude::any;
 use rand::Rng;
 use twofour::distil::{Divergence, Tail, TopK};
-use twofour::{Float, bf16, f16};
+use twofour::{Cpu, Float, bf16, f16};
 
 const COUNTS: Counts = Counts { cpu: 300, emulator: 150, gpu: 150 };
 
@@ -30,12 +30,19 @@ fn top_k<L: Float, E: TestExecutor>(
     (on.download(&tokens).unwrap(), on.download(&log_probs).unwrap())
 }
 
-fn made(on: &mut impl TestExecutor, seed: &u64) {
+fn taken(on: &mut impl TestExecutor, seed: &u64) {
     of_type!(*seed, check(on, *seed));
 }
 
-/// Choices exactly, log-probabilities to rounding.
-pub(crate) fn check<L: Float>(on: &mut impl TestExecutor, seed: u64) {
+/// What the CPU takes, to the bit.
+pub(crate) fn made<L: Float>(seed: u64) -> String {
+    let (sizes, temperature, teacher) = problem::<L>(seed);
+    let (tokens, log_probs) = top_k(&mut Cpu, sizes, temperature, &teacher);
+    format!("{tokens:?} {:?}", log_probs.iter().map(|log_q| log_q.to_bits()).collect::<Vec<_>>())
+}
+
+/// Rows, vocabulary and k, the temperature, and logits of which some are equal or none.
+fn problem<L: Float>(seed: u64) -> ([usize; 3], f32, Vec<L>) {
     let mut rng = rng(seed);
     let tall = seed.is_multiple_of(5);
     let (rows, vocab) =
@@ -51,7 +58,14 @@ pub(crate) fn check<L: Float>(on: &mut impl TestExecutor, seed: u64) {
             _ => {}
         }
     }
-    let (tokens, log_probs) = top_k(on, [rows, vocab, k], temperature, &teacher);
+    ([rows, vocab, k], temperature, teacher)
+}
+
+/// Choices exactly, log-probabilities to rounding.
+pub(crate) fn check<L: Float>(on: &mut impl TestExecutor, seed: u64) {
+    let (sizes, temperature, teacher) = problem::<L>(seed);
+    let [rows, vocab, k] = sizes;
+    let (tokens, log_probs) = top_k(on, sizes, temperature, &teacher);
     for row in 0..rows {
         let values: Vec<f64> = teacher[row * vocab..][..vocab].iter().map(|t| f64::from(t.to_f32())).collect();
         let log_q = log_softmax(&values, f64::from(temperature));
@@ -75,7 +89,7 @@ pub(crate) fn check<L: Float>(on: &mut impl TestExecutor, seed: u64) {
 
 #[test]
 fn the_k_likeliest_are_taken() {
-    for_all!(made, COUNTS, any::<u64>());
+    for_all!(taken, COUNTS, any::<u64>());
 }
 
 /// With k = V, both tails, the loss and gradient are those of the logits.

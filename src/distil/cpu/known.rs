@@ -56,7 +56,9 @@ impl Known {
             to.iter().map(|&power| f64::from(power)).sum::<f64>()
         };
         all.student += powers_of(form.exponent, &mut self.exponentials);
-        all.apart += powers_of(std::f32::consts::LOG2_E, &mut self.apart);
+        if form.apart {
+            all.apart += powers_of(std::f32::consts::LOG2_E, &mut self.apart);
+        }
     }
 
     /// The forward divergence of the row, and how much of the student's gradient the other tokens have.
@@ -94,10 +96,16 @@ impl Known {
     }
 }
 
-/// Checks that labels are in the vocabulary, or ignored.
-pub(super) fn check_labels(ignored: u32, vocab: usize, labels: &[u32]) -> Result<()> {
-    match labels.iter().position(|&label| label != ignored && label as usize >= vocab) {
-        Some(row) => Err(beyond("labels", row, labels[row], vocab)),
+/// Checks that labels are in the vocabulary, or ignored, but for rows that are skipped.
+pub(super) fn check_labels(
+    ignored: u32,
+    vocab: usize,
+    labels: &[u32],
+    is_skipped: impl Fn(usize) -> bool,
+) -> Result<()> {
+    let mut labels = labels.iter().copied().enumerate();
+    match labels.find(|&(row, label)| label != ignored && label as usize >= vocab && !is_skipped(row)) {
+        Some((row, label)) => Err(beyond("labels", row, label, vocab)),
         None => Ok(()),
     }
 }
@@ -106,9 +114,17 @@ fn beyond(what: &'static str, row: usize, token: u32, vocab: usize) -> Error {
     Error::Token { what, row: row as u64, token, vocab: vocab as u64 }
 }
 
-/// Checks that each row's tokens are in the vocabulary and differ.
-pub(super) fn check_tokens(k: usize, vocab: usize, tokens: &[u32]) -> Result<()> {
+/// Checks that each row's tokens are in the vocabulary and differ, but for rows that are skipped.
+pub(super) fn check_tokens(
+    k: usize,
+    vocab: usize,
+    tokens: &[u32],
+    is_skipped: impl Fn(usize) -> bool + Sync,
+) -> Result<()> {
     let check = |sorted: &mut Vec<u32>, (row, tokens): (usize, &[u32])| {
+        if is_skipped(row) {
+            return Ok(());
+        }
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
             return Err(beyond("tokens", row, token, vocab));
         }
