@@ -60,8 +60,8 @@ TWOFOUR_DEVICE Sums sum_known(const KnownArgs& args, const Row& row, const Known
 // The divergence of a row, and what the gradient takes from it.
 struct Far {
   double divergence;
-  double share;   // what the k's probabilities are divided by
-  double others;  // how much of the student's gradient the other tokens have
+  double log_known;  // what the k's log-probabilities are less by
+  double others;     // how much of the student's gradient the other tokens have
 };
 
 // Makes of the k's logits how far they are below the largest. `others` is the student's sum without the k.
@@ -75,23 +75,26 @@ TWOFOUR_DEVICE Far measure(const KnownArgs& args, const Known& known, const Sums
     own.b += q == 0.0 ? 0.0 : q * (log_prob - double(known.below[j]) / temperature);
   }
   const Two all = add_all(own);
-  if (!args.lumped) return {divide(all.b, all.a) - logarithm(all.a) + log_sum, all.a, 1.0};
+  if (!args.lumped) {
+    const double log_known = logarithm(all.a);
+    return {divide(all.b, all.a) - log_known + log_sum, log_known, 1.0};
+  }
   const double of_known = all.b + all.a * log_sum, rest = 1.0 - all.a;
-  if (args.k == args.row.vocab || rest < kLeastRest) return {of_known, 1.0, 1.0};
+  if (args.k == args.row.vocab || rest < kLeastRest) return {of_known, 0.0, 1.0};
   const double left = double(others) / double(sums.student);
-  if (left == 0.0) return {of_known + double(infinity()), 1.0, 1.0};
-  return {of_known + rest * (logarithm(rest) - logarithm(left)), 1.0, 1.0 - divide(rest, left)};
+  if (left == 0.0) return {of_known + double(infinity()), 0.0, 1.0};
+  return {of_known + rest * (logarithm(rest) - logarithm(left)), 0.0, 1.0 - divide(rest, left)};
 }
 
 // Overwrites the gradients of the k.
 template <typename T>
 TWOFOUR_DEVICE void write_known(const KnownArgs& args, const Row& row, const Known& known, const Slope& slope,
-                                double share, float factor) {
+                                double log_known, float factor) {
   for (u32 j = thread_index(); j < args.k; j += kThreads) {
     const u32 token = load(known.tokens + j);
     if (token >= args.row.vocab) continue;
     const float below = known.below[j], e = ex2_approx(below * args.row.exponent);
-    const double q = divide(exponential(load(known.log_probs + j)), share);
+    const double q = exponential(double(load(known.log_probs + j)) - log_known);
     float gradient = float(double(e * slope.inverse_student) - q);
     gradient = fma(gradient, factor, slope.of_label * (row.apart ? ex2_approx(below * kLog2E) : e));
     if (row.has_label && token == row.label) gradient -= slope.at_label;
@@ -128,7 +131,7 @@ TWOFOUR_DEVICE void known_kernel(const KnownArgs& args) {
     if (!args.row.writes) continue;
     write_row<T, Of::kStudent>(args.row, row, slope, Bits{words});
     sync_threads();
-    write_known<T>(args, row, known, slope, far.share, float(factor));
+    write_known<T>(args, row, known, slope, far.log_known, float(factor));
   }
 }
 

