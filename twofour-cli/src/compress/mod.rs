@@ -11,6 +11,7 @@ use crate::output::{self, Place};
 use crate::{Failure, table};
 use clap::Parser;
 use given::Given;
+pub(crate) use given::{codes, has_any_codes};
 use report::Report;
 use std::path::{Path, PathBuf};
 use twofour_formats::{Index, Model, Reader, Staged};
@@ -70,7 +71,7 @@ fn with(args: &Args, path: &Path) -> Result<bool, Failure> {
     };
     let mut read = output::read(&model);
     read.extend(args.masks.clone());
-    output::check(&read, &place.files(&model))?;
+    output::check(&read, &place.files(&model), place.folder())?;
     let mut report = Report::default();
     // Every byte is read to be written, and again to be checked.
     let bytes: u64 = readers.iter().flat_map(|(_, reader)| reader.all_tensors()).map(|tensor| tensor.bytes()).sum();

@@ -7,7 +7,7 @@ use crate::demo::Demo;
 use crate::device::DeviceArgs;
 use crate::eval::Change;
 use crate::model::{Cache, Model, Network};
-use crate::names::plain;
+use crate::names::plain_but;
 use crate::{Failure, table};
 use candle_core::{DType, Tensor};
 use candle_nn::Linear;
@@ -37,7 +37,7 @@ pub struct Args {
     /// Weights of its layers, as `compress` writes them: a file, an index or a folder
     #[arg(long, requires = "model", value_name = "PATH")]
     compressed: Option<PathBuf>,
-    /// Tokens to make, at most
+    /// Tokens to make, at most; with those of the prompt no more than the model was made for
     #[arg(long, default_value_t = 64)]
     tokens: usize,
     /// How freely: 0 takes the likeliest token
@@ -90,7 +90,13 @@ fn generate(args: &Args, path: &Path) -> Result<bool, Failure> {
         return Err("--prompt has no tokens: there is nothing to go on from".into());
     }
     model.check_tokens(prompt)?;
-    let room = prompt.len() + args.tokens;
+    let most = model.config().positions;
+    if prompt.len() > most {
+        let count = prompt.len();
+        return Err(format!("--prompt is of {count} tokens, and the model was made for {most}").into());
+    }
+    let tokens = args.tokens.min(most - prompt.len());
+    let room = prompt.len() + tokens;
     // A model that is compressed itself needs no other.
     let own = args.compressed.is_none() && !model.compressed().is_empty();
     let change = Change::open(&model, args.masks.as_deref(), args.compressed.as_deref().or(own.then_some(path)))?;
@@ -105,10 +111,7 @@ fn generate(args: &Args, path: &Path) -> Result<bool, Failure> {
     let beside = (sparse && !args.alone).then(|| Network::new(&model, |_, linear| Ok(linear))).transpose()?;
     let mut run =
         Run { main: Timed::new(&main, room)?, beside: beside.as_ref().map(|n| Timed::new(n, room)).transpose()? };
-    if room > model.config().positions {
-        println!("{room} tokens are more than the {} it was made for\n", model.config().positions);
-    }
-    let made = run.text(prompt, args.tokens, sampling, &tokenizer, &model.config().ends)?;
+    let made = run.text(prompt, tokens, sampling, &tokenizer, &model.config().ends)?;
     run.report(args, prompt.len(), made, masks, compressed);
     Ok(true)
 }
@@ -152,25 +155,43 @@ impl Run<'_> {
         tokenizer: &Tokenizer,
         ends: &[u32],
     ) -> Result<usize, Failure> {
-        let mut all = prompt.to_vec();
-        let (mut new, mut printed, mut read) = (prompt.to_vec(), String::new(), 0);
-        for _ in 0..tokens {
+        let (mut all, mut new, mut read) = (prompt.to_vec(), prompt.to_vec(), 0);
+        let (mut stream, mut printed) = (tokenizer.decode_stream(true), String::new());
+        for step in 0..tokens {
             let logits = self.main.read(&new)?;
             if let Some(beside) = &mut self.beside {
                 beside.read(&new)?;
             }
-            read += usize::from(all.len() > prompt.len());
-            let next = sampling.next(&logits)?;
+            read += usize::from(step > 0);
+            let next = sampling.next(&logits).map_err(|failure| self.hinted(failure))?;
             if ends.contains(&next) {
                 break;
             }
             all.push(next);
-            new = vec![next];
-            show(&mut printed, &tokenizer.decode(&all, true).map_err(|e| format!("the tokenizer: {e}"))?, false)?;
+            for &token in if step == 0 { &all[..] } else { &[next] } {
+                match stream.step(token) {
+                    Ok(Some(more)) => show(&mut printed, &more)?,
+                    Ok(None) => {}
+                    // What follows changed what was there, as bytes that are no character do: begun anew behind it.
+                    Err(_) => stream = tokenizer.decode_stream(true),
+                }
+            }
         }
-        show(&mut printed, &tokenizer.decode(&all, true).map_err(|e| format!("the tokenizer: {e}"))?, true)?;
+        // An unfinished character waits for the end.
+        let whole = tokenizer.decode(&all, true).map_err(|e| format!("the tokenizer: {e}"))?;
+        if let Some(rest) = whole.strip_prefix(&printed.clone()) {
+            show(&mut printed, rest)?;
+        }
         println!("\n");
         Ok(read)
+    }
+
+    /// What may help where logits are not finite.
+    fn hinted(&self, failure: Failure) -> Failure {
+        match self.main.network.linears().any(|(_, layer)| layer.is_f16()) {
+            true => format!("{failure}; layers are computed in f16: --dtype bf16 has a wider range").into(),
+            false => failure,
+        }
     }
 
     fn report(&self, args: &Args, prompt: usize, read: usize, masks: usize, compressed: usize) {
@@ -201,15 +222,12 @@ impl Run<'_> {
     }
 }
 
-/// Prints what a text has more than was printed; an unfinished character waits, unless it is the end.
-fn show(printed: &mut String, text: &str, end: bool) -> Result<(), Failure> {
-    let whole = if end { text } else { text.trim_end_matches('\u{fffd}') };
-    let Some(more) = whole.strip_prefix(printed.as_str()) else { return Ok(()) };
-    // What a terminal would take for a command is written out; line ends are not.
-    let lines: Vec<_> = more.split('\n').map(plain).collect();
-    print!("{}", lines.join("\n"));
+/// Prints more of a text. What a terminal would take for a command is written out; line ends, tabs, and what joins
+/// characters or keeps them apart are not.
+fn show(printed: &mut String, more: &str) -> Result<(), Failure> {
+    print!("{}", plain_but(more, &['\n', '\t', '\u{200c}', '\u{200d}']));
     std::io::stdout().flush()?;
-    whole.clone_into(printed);
+    printed.push_str(more);
     Ok(())
 }
 

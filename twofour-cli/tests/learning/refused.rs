@@ -75,6 +75,12 @@ fn files_that_are_wrong() {
     refuses(&runs, &["--report", &runs.at("masks.safetensors")], &["written twice"]);
     let nowhere = runs.at("text.txt/state");
     refuses(&runs, &["--state", &nowhere], &["cannot be written"]);
+    let (missing, folder) = (runs.at("there/is/none"), runs.at("folder"));
+    fs::create_dir(&folder).unwrap();
+    for option in ["--state", "--report"] {
+        refuses(&runs, &[option, &missing], &["there/is/none", "make it first"]);
+        refuses(&runs, &[option, &folder], &["folder is a folder"]);
+    }
 
     // A prior of another model, and one that lacks a layer.
     let (pruned, part) = (runs.at("pruned.safetensors"), runs.at("part.safetensors"));
