@@ -1,6 +1,6 @@
 //! Models of several files, with an index that says which tensor is in which.
 
-use super::atomic::{AtomicFile, Staged, unwritable};
+use super::atomic::{Staged, unwritable};
 use super::header::{TensorInfo, Unique};
 use super::reader::Reader;
 use super::wrong;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 /// As for headers: a model of a million tensors has an index of a tenth of it.

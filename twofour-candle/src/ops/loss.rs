@@ -24,7 +24,8 @@ pub struct Loss<'t> {
 /// logits are to be nobody else's, and of no graph.
 ///
 /// # Errors
-/// Shapes, types or devices that do not fit; a teacher that is of the same array as the logits; neither teacher nor labels; numbers that are none.
+/// Shapes, types or devices that do not fit; a teacher that is of the same array as the logits; neither teacher nor
+/// labels; numbers that are none.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
