@@ -1,5 +1,6 @@
 //! `twofour generate`: text from a model, with masked or compressed weights beside the dense ones.
 
+mod decoded;
 mod layer;
 mod sample;
 
@@ -12,6 +13,7 @@ use crate::{Failure, table};
 use candle_core::{DType, Tensor};
 use candle_nn::Linear;
 use clap::{Parser, ValueEnum};
+use decoded::Decoded;
 use layer::Decoding;
 use sample::Sampling;
 use std::io::Write;
@@ -155,8 +157,9 @@ impl Run<'_> {
         tokenizer: &Tokenizer,
         ends: &[u32],
     ) -> Result<usize, Failure> {
-        let (mut all, mut new, mut read) = (prompt.to_vec(), prompt.to_vec(), 0);
-        let (mut stream, mut printed) = (tokenizer.decode_stream(true), String::new());
+        let (mut new, mut read) = (prompt.to_vec(), 0);
+        let mut decoded = Decoded::new(tokenizer);
+        show(decoded.add(prompt)?)?;
         for step in 0..tokens {
             let logits = self.main.read(&new)?;
             if let Some(beside) = &mut self.beside {
@@ -167,21 +170,10 @@ impl Run<'_> {
             if ends.contains(&next) {
                 break;
             }
-            all.push(next);
-            for &token in if step == 0 { &all[..] } else { &[next] } {
-                match stream.step(token) {
-                    Ok(Some(more)) => show(&mut printed, &more)?,
-                    Ok(None) => {}
-                    // What follows changed what was there, as bytes that are no character do: begun anew behind it.
-                    Err(_) => stream = tokenizer.decode_stream(true),
-                }
-            }
+            new = vec![next];
+            show(decoded.add(&new)?)?;
         }
-        // An unfinished character waits for the end.
-        let whole = tokenizer.decode(&all, true).map_err(|e| format!("the tokenizer: {e}"))?;
-        if let Some(rest) = whole.strip_prefix(&printed.clone()) {
-            show(&mut printed, rest)?;
-        }
+        show(&decoded.end()?)?;
         println!("\n");
         Ok(read)
     }
@@ -224,11 +216,9 @@ impl Run<'_> {
 
 /// Prints more of a text. What a terminal would take for a command is written out; line ends, tabs, and what joins
 /// characters or keeps them apart are not.
-fn show(printed: &mut String, more: &str) -> Result<(), Failure> {
+fn show(more: &str) -> Result<(), Failure> {
     print!("{}", plain_but(more, &['\n', '\t', '\u{200c}', '\u{200d}']));
-    std::io::stdout().flush()?;
-    printed.push_str(more);
-    Ok(())
+    Ok(std::io::stdout().flush()?)
 }
 
 /// A small model that is made up, under masks by magnitude.

@@ -149,10 +149,9 @@ impl Learning {
     /// Tokens that are no whole windows; what a layer returns.
     pub fn losses(&self, tokens: &[u32], length: usize) -> Result<Vec<f32>, Failure> {
         self.sampler.update(|now| now.mode = Mode::Argmax)?;
-        // Of a length of 0 the first piece is refused.
-        let length_of_piece = length.max(1);
-        let together = (super::TOGETHER / length_of_piece).max(1) * length_of_piece;
-        let losses = tokens.chunks(together).map(|tokens| self.network.losses(tokens, length));
+        // No piece is of no tokens: of length 0 the first is refused.
+        let piece = length.max(super::TOGETHER - super::TOGETHER % length.max(1));
+        let losses = tokens.chunks(piece).map(|tokens| self.network.losses(tokens, length));
         Ok(losses.collect::<Result<Vec<_>, _>>()?.concat())
     }
 

@@ -112,14 +112,12 @@ enum Source {
 impl Source {
     fn open(model: &Model, path: &Path) -> Result<Self, Failure> {
         // First, for a compressed model may have tensors that are named as masks are.
-        if let Ok(readers) = Files::find(path)
-            .and_then(|files| Ok(files.open_all()?.into_iter().map(|(_, reader)| reader).collect::<Vec<_>>()))
-        {
-            if readers.iter().any(has_any_codes) {
-                return Ok(Self::Codes(readers));
-            }
+        let readers = Files::find(path)
+            .and_then(|files| Ok(files.open_all()?.into_iter().map(|(_, reader)| reader).collect::<Vec<_>>()));
+        match readers.ok().filter(|readers| readers.iter().any(has_any_codes)) {
+            Some(readers) => Ok(Self::Codes(readers)),
+            None => Ok(Self::Masks(Box::new(Masks::open(path)?.with_shapes(model.shapes())))),
         }
-        Ok(Self::Masks(Box::new(Masks::open(path)?.with_shapes(model.shapes()))))
     }
 
     /// The mask of a layer, if there is one.

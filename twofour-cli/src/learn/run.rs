@@ -96,7 +96,7 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     fn new(args: &'a Args, model: &Model, settings: Settings, places: Places) -> Result<Self, Failure> {
         let text = tokens::of_files(model, &args.text, "--text")?;
-        model.check_tokens(&text)?;
+        model.check_tokens(&text).map_err(|e| format!("--text: {e}"))?;
         let text_digest = Digest::of_tokens(&text);
         let windows = Windows::new(text, settings.window, settings.seed)?;
         let validation = validation(args, model)?;
@@ -222,9 +222,11 @@ impl<'a> Task<'a> {
             .collect();
         let loss = self.learning.step(self.step as u32, &batches, window)?;
         if !loss.is_finite() {
-            let step = self.step + 1;
-            let saved = if self.places.state.exists() { "what was saved is from before it; " } else { "" };
-            return Err(format!("the loss of step {step} is {loss}: {saved}a lower --rate may help").into());
+            let advice = match self.step {
+                0 => "before anything was learnt: has the model one on this text? `twofour eval` tells",
+                _ => "a lower --rate may help, in a run begun anew: one that goes on comes to it again",
+            };
+            return Err(format!("the loss of step {} is {loss}: {advice}", self.step + 1).into());
         }
         Ok(loss)
     }
@@ -263,18 +265,18 @@ impl<'a> Task<'a> {
         Ok(moved as f64 / all.max(1) as f64)
     }
 
-    /// Writes masks and report, and reads the masks back. If that fails, the run is saved, so that its steps are not lost.
+    /// Writes masks and report, and reads the masks back. The run is saved first, so that no step is lost if that fails.
     fn finish(self) -> Result<bool, Failure> {
-        let state = &self.places.state;
-        let well = self.write().map_err(|failure| match self.save() {
-            Ok(()) => {
-                let state = state.display();
-                Failure::from(format!("{failure}; all steps are saved in {state}, and --resume writes their masks"))
-            }
-            Err(second) => Failure::from(format!("{failure}; and the steps cannot be saved: {second}")),
-        })?;
-        // With the masks in their place the run is over.
-        if well && state.exists() {
+        let (saved, state) = (self.save(), &self.places.state);
+        let hint = match &saved {
+            Ok(()) => format!("all steps are saved in {}, and --resume writes their masks", state.display()),
+            Err(failure) => format!("nor could the steps be saved: {failure}"),
+        };
+        let well = self.write().map_err(|failure| format!("{failure}; {hint}"))?;
+        if !well {
+            println!("read back: FAILED; {}", plain(&hint));
+        } else if state.exists() {
+            // With the masks in their place the run is over.
             std::fs::remove_file(state)?;
         }
         Ok(well)
@@ -300,12 +302,8 @@ impl<'a> Task<'a> {
         }
         let (size, to) = (BinaryBytes(std::fs::metadata(path)?.len()), path.display().to_string());
         println!("\n{} masks, {form}: {size}, in {}", layers.len(), plain(&to));
-        match well {
-            true => println!("read back: all {} masks are as they should be", layers.len()),
-            false => {
-                self.save()?;
-                println!("read back: FAILED; all steps are saved, and --resume writes the masks again");
-            }
+        if well {
+            println!("read back: all {} masks are as they should be", layers.len());
         }
         Ok(well)
     }
@@ -337,8 +335,9 @@ fn validation(args: &Args, model: &Model) -> Result<Option<(Vec<u32>, usize)>, F
         return Ok(None);
     }
     let mut tokens = tokens::of_files(model, &args.validate, "--validate")?;
-    model.check_tokens(&tokens)?;
-    let (windows, _) = apart(tokens.len(), args.validation_window as usize).map_err(|e| format!("--validate: {e}"))?;
+    let named = |failure: Failure| format!("--validate: {failure}");
+    model.check_tokens(&tokens).map_err(named)?;
+    let (windows, _) = apart(tokens.len(), args.validation_window as usize).map_err(named)?;
     let window = windows[0].tokens.len();
     tokens.truncate(windows.len().min(args.validation_windows as usize) * window);
     Ok(Some((tokens, window)))

@@ -31,7 +31,17 @@ impl<L: Module> Network<L> {
     /// # Errors
     /// There is no memory for it.
     pub fn cache(&self, room: usize) -> Result<Cache, Failure> {
-        let of = || Tensor::zeros((self.config.kv_heads, room, self.config.head), DType::F32, &self.device);
+        let (kv, head) = (self.config.kv_heads, self.config.head);
+        let sizes = [room, kv, head, 2 * self.blocks.len(), size_of::<f32>()];
+        let bytes = sizes.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+        // An allocator that is asked for a tensor ends the process where there is nothing.
+        let there = |&bytes: &usize| !self.device.is_cpu() || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+        if bytes.filter(there).is_none() {
+            return Err(
+                format!("there is no memory for keys and values of {room} tokens: fewer --tokens need less").into()
+            );
+        }
+        let of = || Tensor::zeros((kv, room, head), DType::F32, &self.device);
         let blocks = self.blocks.iter().map(|_| Ok([of()?, of()?])).collect::<Result<_, Failure>>()?;
         Ok(Cache { blocks, tokens: 0, room })
     }
