@@ -47,6 +47,12 @@ fn values_that_no_step_takes() {
         (&["--accumulate", "0"], "--accumulate"),
         (&["--every", "0"], "--every"),
         (&["--save-every", "0"], "--save-every"),
+        (&["--validation-windows", "0"], "--validation-windows"),
+        (&["--validation-window", "1"], "--validation-window"),
+        // As many as there are numbers, and more than a step's tokens have.
+        (&["--window", "18446744073709551615"], "--window 18446744073709551615"),
+        (&["--batch", "4294967296"], "--batch 4294967296"),
+        (&["--batch", "2000000", "--accumulate", "65535"], "--accumulate 65535"),
     ] {
         refuses(&runs, more, &[part]);
     }
@@ -63,8 +69,8 @@ fn files_that_are_wrong() {
     fs::write(runs.path("few.txt"), "two of four").unwrap();
     refuses(&runs, &["--text", &runs.at("few.txt")], &["11 tokens", "--window is 32"]);
     fs::write(runs.path("other.u16"), [0xff; 200]).unwrap();
-    refuses(&runs, &["--text", &runs.at("other.u16")], &["65535", "vocabulary"]);
-    refuses(&runs, &["--validate", &runs.at("other.u16")], &["65535"]);
+    refuses(&runs, &["--text", &runs.at("other.u16")], &["--text: token 0 is 65535", "vocabulary"]);
+    refuses(&runs, &["--validate", &runs.at("other.u16")], &["--validate: token 0 is 65535"]);
     refuses(&runs, &["--validate", "there/is/none"], &["there/is/none"]);
     refuses(&runs, &["--prior", "there/is/none"], &["there/is/none"]);
     refuses(&runs, &["--prior", &text], &["text.txt"]);
@@ -93,6 +99,13 @@ fn files_that_are_wrong() {
     let other = runs.at("other.safetensors");
     crate::common::printed(&["prune", folder.to_str().unwrap(), "--out", &other]);
     refuses(&runs, &["--prior", &other], &["64 x 128"]);
+
+    // A compressed model as the prior is files that are read.
+    let compressed = runs.at("compressed");
+    crate::common::printed(&["compress", &model, "--out", &compressed]);
+    let within = format!("{compressed}/model.safetensors");
+    refuses(&runs, &["--prior", &compressed, "--report", &within], &["would be written over"]);
+    runs.learns("from_compressed.safetensors", &["--prior", &compressed, "--steps", "1"]);
 }
 
 #[test]
