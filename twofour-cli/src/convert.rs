@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use twofour_formats::Model;
 use twofour_formats::masks::{Fewer, Form, Manifest, Masks, Shapes};
 
-/// Arguments of `convert`.
+/// Masks from one form of file to another.
 ///
 /// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of
 /// zeros and ones), `base6` (safetensors, 0.667 bit a weight).

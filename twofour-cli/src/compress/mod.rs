@@ -16,14 +16,14 @@ use report::Report;
 use std::path::{Path, PathBuf};
 use twofour_formats::{Index, Model, Reader, Staged};
 
-/// Arguments of `compress`.
+/// A model compressed to 2:4, or made dense again.
 ///
 /// Compresses the linear layers of a model to 2:4 (f32: 1:2), by magnitude or by masks that are given, or makes a
 /// compressed model dense again; and reads the result back, to compare it bit for bit.
 ///
 /// The model is a safetensors file, an index of shards, or a folder with either. Layers are the two-dimensional tensors
 /// of floats named *.weight whose rows are a multiple of 4 long, without embeddings, heads, norms and routers; a line
-/// says what was left dense, and why. Other files of a folder (config.json, tokenizer) are not copied.
+/// says what was left dense, and why. A folder that is made gets config.json and tokenizer of the one that is given.
 #[derive(Debug, Default, Parser)]
 pub struct Args {
     /// The model [default: a small one is made up]

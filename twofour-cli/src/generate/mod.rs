@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokenizers::Tokenizer;
 use twofour_candle::Engine;
 
-/// Arguments of `generate`.
+/// Text from a model, with masked or compressed weights beside the dense ones.
 ///
 /// Masked weights are compressed, and each token is made by products of the compressed weights, in 16 bits. The dense
 /// model reads the same tokens in turn, in f32, so that both speeds are of one run.

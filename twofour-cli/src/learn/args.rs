@@ -11,7 +11,7 @@ use twofour::distil::Divergence;
 use twofour::learn::{Recipe, Schedule};
 use twofour_formats::masks::Form;
 
-/// Arguments of `learn`.
+/// 2:4 masks learnt on a model's own loss, its weights frozen.
 ///
 /// Six logits a group of four weights are learnt, one for each way to keep two of them, on the loss of the whole model;
 /// its weights stay as they are. The masks are those of the largest logits.

@@ -108,6 +108,23 @@ fn files_that_are_wrong() {
     runs.learns("from_compressed.safetensors", &["--prior", &compressed, "--steps", "1"]);
 }
 
+/// What stands over the options is in the help, and its first sentence in the list of commands.
+#[test]
+fn help_is_whole() {
+    let list = crate::common::printed(&["--help"]);
+    for (command, part) in [
+        ("prune", "Rows are outputs"),
+        ("learn", "A schedule is FROM, FROM:TO"),
+        ("generate", "in 16 bits"),
+        ("convert", "0.667 bit a weight"),
+        ("compress", "bit for bit"),
+    ] {
+        let help = crate::common::printed(&[command, "--help"]);
+        let first = help.lines().next().unwrap().trim_end_matches('.');
+        assert!(help.contains(part) && list.contains(first), "{command}: {help}");
+    }
+}
+
 #[test]
 fn a_model_that_is_none() {
     let runs = Runs::new();

@@ -92,7 +92,9 @@ impl<L: Module> Block<L> {
         let middle = (x + o.detach())?;
         let second = end(rms_norm(&middle, &self.middle_norm, eps)?, traced)?;
         let (gate, up) = (layer(4, &second)?, layer(5, &second)?);
-        let wide = end(gated(gate.detach().copy()?, &up.detach())?, traced)?;
+        // A backward pass needs the gate as it was.
+        let own = if traced { gate.detach().copy()? } else { gate.detach() };
+        let wide = end(gated(own, &up.detach())?, traced)?;
         let down = layer(6, &wide)?;
         let out = (&middle + down.detach())?;
         let x = x.clone();
