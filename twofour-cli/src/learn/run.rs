@@ -50,7 +50,10 @@ impl Places {
         let state = args.state.clone().unwrap_or_else(|| with_ending(&masks, ".state"));
         let mut read: Vec<PathBuf> = args.text.iter().chain(&args.validate).cloned().collect();
         match model.is_dir() {
-            true => read.extend(output::read(&twofour_formats::Model::find(model)?)),
+            true => {
+                read.extend(output::read(&twofour_formats::Model::find(model)?));
+                read.extend(["config.json", "tokenizer.json"].map(|name| model.join(name)));
+            }
             false => read.push(model.to_owned()),
         }
         if let super::prior::Named::File(prior) = &args.prior {

@@ -77,7 +77,9 @@ fn files_that_are_wrong() {
     refuses(&runs, &["--prior", &weights], &["model.safetensors"]);
     refuses(&runs, &["--window", "1"], &["--window 1"]);
     refuses(&runs, &["--report", &text], &["would be written over"]);
-    refuses(&runs, &["--state", &weights], &["would be written over"]);
+    for of_model in [weights, format!("{model}/config.json"), format!("{model}/tokenizer.json")] {
+        refuses(&runs, &["--state", &of_model], &["would be written over"]);
+    }
     refuses(&runs, &["--report", &runs.at("masks.safetensors")], &["written twice"]);
     let nowhere = runs.at("text.txt/state");
     refuses(&runs, &["--state", &nowhere], &["cannot be written"]);
