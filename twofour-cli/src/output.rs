@@ -80,9 +80,14 @@ impl Place {
         names(model).map(|file| self.file(file)).collect()
     }
 
+    /// The folder that [`make`](Self::make) makes, if there is to be one.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.sharded.then_some(&self.path)
+    }
+
     /// Makes the folder of shards.
     pub(crate) fn make(&self) -> Result<Option<Folder<'_>>, Failure> {
-        self.sharded.then(|| Folder::make(&self.path)).transpose()
+        self.folder().map(Folder::make).transpose()
     }
 }
 
@@ -96,8 +101,9 @@ pub(crate) fn read(model: &Model) -> Vec<PathBuf> {
     names(model).map(|file| model.path(file)).collect()
 }
 
-/// Refuses to write over what is read, or one thing over another, or where nothing can be written.
-pub(crate) fn check(read: &[PathBuf], written: &[PathBuf]) -> Result<(), Failure> {
+/// Refuses to write over what is read, or one thing over another, or where nothing can be written: all of `written` are
+/// files. A folder that they go to is there, or it is the one that the command makes.
+pub(crate) fn check(read: &[PathBuf], written: &[PathBuf], made: Option<&Path>) -> Result<(), Failure> {
     for (i, to) in written.iter().enumerate() {
         let is_to = |other: &PathBuf| place(other) == place(to);
         if read.iter().any(is_to) {
@@ -107,8 +113,17 @@ pub(crate) fn check(read: &[PathBuf], written: &[PathBuf]) -> Result<(), Failure
             return Err(format!("{} would be written twice: say another place", to.display()).into());
         }
         // Before any work, and not when the first file is begun.
-        let folder = absolute(to);
-        let folder = folder.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        if to.is_dir() {
+            return Err(format!("{} is a folder, and a file is to be written: name one", to.display()).into());
+        }
+        let path = absolute(to);
+        if let Some(folder) =
+            path.parent().filter(|folder| !folder.exists() && made.map(absolute).as_deref() != Some(*folder))
+        {
+            let (to, folder) = (to.display(), folder.display());
+            return Err(format!("{to} cannot be written: there is no folder {folder}: make it first").into());
+        }
+        let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
         tempfile::tempfile_in(folder).map_err(|e| format!("{} cannot be written: {e}", to.display()))?;
     }
     Ok(())

@@ -13,6 +13,8 @@ mod refused;
 mod resume;
 #[path = "learning/speed.rs"]
 mod speed;
+#[path = "learning/steps.rs"]
+mod steps;
 #[path = "learning/story.rs"]
 mod story;
 
@@ -47,9 +49,8 @@ impl Runs {
         self.demo.text().display().to_string()
     }
 
-    /// What `learn` says with these arguments, and where they do not say otherwise a text, windows of 32 and four of
-    /// them a step.
-    fn learn(&self, out: &str, more: &[&str]) -> Output {
+    /// These arguments of `learn`, and where they do not say otherwise a text, windows of 32 and four of them a step.
+    fn arguments(&self, out: &str, more: &[&str]) -> Vec<String> {
         let (model, text, out) = (self.model(), self.text(), self.at(out));
         let mut args = vec!["learn", &model, "--out", &out];
         for own in [["--text", &text], ["--window", "32"], ["--batch", "4"]] {
@@ -57,7 +58,13 @@ impl Runs {
                 args.extend(own);
             }
         }
-        common::twofour(&[&args[..], more].concat())
+        args.iter().chain(more).map(|&argument| argument.to_owned()).collect()
+    }
+
+    /// What `learn` says with them.
+    fn learn(&self, out: &str, more: &[&str]) -> Output {
+        let args = self.arguments(out, more);
+        common::twofour(&args.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The same, where all is well.

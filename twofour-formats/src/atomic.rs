@@ -178,6 +178,16 @@ pub struct Staged {
 }
 
 impl Staged {
+    /// Of a file that these bytes are to be.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File): it cannot be written.
+    pub fn of_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> crate::Result<Self> {
+        let label = path.as_ref().display().to_string();
+        let written = AtomicFile::create(path.as_ref()).and_then(|mut file| file.write_all(bytes).map(|()| file));
+        Self::new(written.map_err(|e| unwritable(&label, &e))?, label)
+    }
+
     /// Of a file that all has been written to.
     pub(super) fn new(mut file: AtomicFile, label: String) -> crate::Result<Self> {
         file.finish().map_err(|e| unwritable(&label, &e))?;

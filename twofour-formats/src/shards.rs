@@ -1,6 +1,6 @@
 //! Models of several files, with an index that says which tensor is in which.
 
-use super::atomic::{AtomicFile, Staged, unwritable};
+use super::atomic::{Staged, unwritable};
 use super::header::{TensorInfo, Unique};
 use super::reader::Reader;
 use super::wrong;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 /// As for headers: a model of a million tensors has an index of a tenth of it.
@@ -260,16 +260,10 @@ impl Index {
             metadata: Totals,
             weight_map: &'a BTreeMap<String, String>,
         }
-        let label = path.as_ref().display().to_string();
         let stored = Stored { metadata: Totals { total_size: self.bytes }, weight_map: &self.files };
-        let write = || {
-            let mut file = AtomicFile::create(path.as_ref())?;
-            serde_json::to_writer_pretty(&mut file, &stored)?;
-            file.write_all(b"\n")?;
-            Ok(file)
-        };
-        let file = write().map_err(|e| unwritable(&label, &e))?;
-        Staged::new(file, label)
+        let json = serde_json::to_string_pretty(&stored)
+            .map_err(|e| unwritable(&path.as_ref().display().to_string(), &e.into()))?;
+        Staged::of_bytes(path, (json + "\n").as_bytes())
     }
 }
 

@@ -24,7 +24,8 @@ pub struct Loss<'t> {
 /// logits are to be nobody else's, and of no graph.
 ///
 /// # Errors
-/// Shapes, types or devices that do not fit; neither teacher nor labels; numbers that are none.
+/// Shapes, types or devices that do not fit; a teacher that is of the same array as the logits; neither teacher nor
+/// labels; numbers that are none.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -44,6 +45,10 @@ pub fn loss(logits: &Tensor, loss: &Loss<'_>, engine: &Engine) -> Result<Tensor>
     let (rows, _) = logits.dims2()?;
     let teacher = loss.teacher.map_or(logits, |(teacher, ..)| teacher);
     let labels = loss.labels.map_or(logits, |(labels, _)| labels);
+    // The one is locked to be written while the other is to be read.
+    if loss.teacher.is_some() && array(teacher) == array(logits) {
+        candle_core::bail!("the teacher's logits are the student's own, whose place the gradient takes: copy them")
+    }
     super::same_device([logits, teacher, labels])?;
     if teacher.dims() != logits.dims() || teacher.dtype() != logits.dtype() {
         let ([t, s], [is, must]) = ([teacher.dims(), logits.dims()], [teacher.dtype(), logits.dtype()]);
@@ -55,6 +60,11 @@ pub fn loss(logits: &Tensor, loss: &Loss<'_>, engine: &Engine) -> Result<Tensor>
     let mut losses = zeroed(rows, DType::F32, logits.device())?;
     write(logits, Gradient { dtype: logits.dtype(), loss, engine, losses: &mut losses })?;
     tensor_of(&losses, &[rows])
+}
+
+/// Where the array is that a tensor is of, which others may be of too.
+fn array(tensor: &Tensor) -> *const Storage {
+    std::ptr::from_ref(&*tensor.storage_and_layout().0)
 }
 
 /// The loss as it writes the gradient.
@@ -97,5 +107,28 @@ impl Gradient<'_> {
             None => pass,
         };
         P::with(engine, &device, |on| on.run(pass.scale(*scale)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn nobody_teaches_himself() -> Result<()> {
+        let logits = Tensor::new(&[[0_f32, 1.0], [2.0, 3.0], [4.0, 5.0]], &Device::Cpu)?;
+        let by = |student: &Tensor, teacher: &Tensor| {
+            let teacher = Some((teacher, Divergence::Forward, 1.0));
+            super::loss(student, &Loss { teacher, labels: None, scale: 1.0 }, &Engine::default())
+        };
+        // Neither all of it nor other rows.
+        let rows = [logits.narrow(0, 0, 1)?, logits.narrow(0, 2, 1)?];
+        for (student, teacher) in [(&logits, &logits), (&logits, &logits.detach()), (&rows[0], &rows[1])] {
+            let refused = by(student, teacher).err().map(|e| e.to_string());
+            assert!(refused.is_some_and(|e| e.contains("copy them")));
+        }
+        assert_eq!(by(&logits, &logits.copy()?)?.to_vec1::<f32>()?, [0.0; 3]);
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use twofour::compress::{Compressed, Sparsity, convert};
 use twofour::{E4m3, E5m2, Element, Error, bf16, f16};
 use twofour_formats::masks::{Masks, Shapes};
-use twofour_formats::{Reader, TensorType, Weight};
+use twofour_formats::{Reader, TensorInfo, TensorType, Weight};
 
 /// Where masks come from.
 pub(super) enum Given {
@@ -29,10 +29,7 @@ impl Given {
     ) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self::Magnitude { again }) };
         // Tensors of codes are asked for first, for a compressed model may have others that are named as masks are.
-        let codes = Reader::open(path).ok().filter(|reader| {
-            let codes = |name: &str| name.strip_suffix(".codes").is_some_and(|name| has_codes(reader, name));
-            reader.weights().len() > 0 || reader.tensors().any(|tensor| codes(tensor.name()))
-        });
+        let codes = Reader::open(path).ok().filter(has_any_codes);
         if let Some(reader) = codes {
             return Ok(Self::Codes(reader));
         }
@@ -87,8 +84,7 @@ impl Given {
                     let (rows, cols) = (info.shape().rows, info.shape().cols);
                     Err(format!("the codes given for {name} are of {} {rows} x {cols}", info.value_type()).into())
                 }
-                Some(_) => with(given.weight(name)?.codes()),
-                None => with(&given.tensor(&codes_name(name))?),
+                _ => with(&codes(given, name)?.ok_or_else(|| format!("no codes are given for {name}"))?),
             },
             Self::Masks(_) if Sparsity::of(T::DTYPE) == Sparsity::OneTwo => {
                 let kept = "f32 is kept 1:2, for that is how sparse tensor cores read it";
@@ -153,4 +149,19 @@ fn codes_name(name: &str) -> String {
 fn has_codes(codes: &Reader<'_>, name: &str) -> bool {
     let plain = || codes.tensor_info(&codes_name(name)).is_some_and(|tensor| tensor.dtype() == TensorType::U8);
     codes.weight_info(name).is_some() || plain()
+}
+
+/// Whether a file has codes of any weight: a compressed weight's, or a tensor of codes.
+pub(crate) fn has_any_codes(codes: &Reader<'_>) -> bool {
+    let of = |tensor: &TensorInfo| tensor.name().strip_suffix(".codes").is_some_and(|name| has_codes(codes, name));
+    codes.weights().len() > 0 || codes.tensors().any(of)
+}
+
+/// The packed codes of a weight, if a file has them.
+pub(crate) fn codes(codes: &Reader<'_>, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+    match (codes.weight_info(name), has_codes(codes, name)) {
+        (Some(_), _) => Ok(Some(codes.weight(name)?.codes().to_vec())),
+        (None, true) => Ok(Some(codes.tensor(&codes_name(name))?.into_owned())),
+        (None, false) => Ok(None),
+    }
 }

@@ -11,18 +11,19 @@ use crate::output::{self, Place};
 use crate::{Failure, table};
 use clap::Parser;
 use given::Given;
+pub(crate) use given::{codes, has_any_codes};
 use report::Report;
 use std::path::{Path, PathBuf};
 use twofour_formats::{Index, Model, Reader, Staged};
 
-/// Arguments of `compress`.
+/// A model compressed to 2:4, or made dense again.
 ///
 /// Compresses the linear layers of a model to 2:4 (f32: 1:2), by magnitude or by masks that are given, or makes a
 /// compressed model dense again; and reads the result back, to compare it bit for bit.
 ///
 /// The model is a safetensors file, an index of shards, or a folder with either. Layers are the two-dimensional tensors
 /// of floats named *.weight whose rows are a multiple of 4 long, without embeddings, heads, norms and routers; a line
-/// says what was left dense, and why. Other files of a folder (config.json, tokenizer) are not copied.
+/// says what was left dense, and why. A folder that is made gets config.json and tokenizer of the one that is given.
 #[derive(Debug, Default, Parser)]
 pub struct Args {
     /// The model [default: a small one is made up]
@@ -70,7 +71,7 @@ fn with(args: &Args, path: &Path) -> Result<bool, Failure> {
     };
     let mut read = output::read(&model);
     read.extend(args.masks.clone());
-    output::check(&read, &place.files(&model))?;
+    output::check(&read, &place.files(&model), place.folder())?;
     let mut report = Report::default();
     // Every byte is read to be written, and again to be checked.
     let bytes: u64 = readers.iter().flat_map(|(_, reader)| reader.all_tensors()).map(|tensor| tensor.bytes()).sum();

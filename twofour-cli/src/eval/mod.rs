@@ -16,7 +16,7 @@ use crate::{Failure, table};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Arguments of `eval`.
+/// Perplexity of a model, dense, under masks, or with compressed weights.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The model: a folder as of Hugging Face, or a GGUF file [default: a small one is made up]

@@ -35,6 +35,11 @@ impl Decoding {
             None => Ok(Self::Dense(linear)),
         }
     }
+
+    /// Whether it computes in f16.
+    pub(super) fn is_f16(&self) -> bool {
+        matches!(self, Self::Sparse(layer) if layer.weight().dtype() == DType::F16)
+    }
 }
 
 /// The compressed weight of a layer that has a mask, or is compressed.

@@ -1,5 +1,6 @@
 //! `twofour generate`: text from a model, with masked or compressed weights beside the dense ones.
 
+mod decoded;
 mod layer;
 mod sample;
 
@@ -7,11 +8,12 @@ use crate::demo::Demo;
 use crate::device::DeviceArgs;
 use crate::eval::Change;
 use crate::model::{Cache, Model, Network};
-use crate::names::plain;
+use crate::names::plain_but;
 use crate::{Failure, table};
 use candle_core::{DType, Tensor};
 use candle_nn::Linear;
 use clap::{Parser, ValueEnum};
+use decoded::Decoded;
 use layer::Decoding;
 use sample::Sampling;
 use std::io::Write;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokenizers::Tokenizer;
 use twofour_candle::Engine;
 
-/// Arguments of `generate`.
+/// Text from a model, with masked or compressed weights beside the dense ones.
 ///
 /// Masked weights are compressed, and each token is made by products of the compressed weights, in 16 bits. The dense
 /// model reads the same tokens in turn, in f32, so that both speeds are of one run.
@@ -37,7 +39,7 @@ pub struct Args {
     /// Weights of its layers, as `compress` writes them: a file, an index or a folder
     #[arg(long, requires = "model", value_name = "PATH")]
     compressed: Option<PathBuf>,
-    /// Tokens to make, at most
+    /// Tokens to make, at most; with those of the prompt no more than the model was made for
     #[arg(long, default_value_t = 64)]
     tokens: usize,
     /// How freely: 0 takes the likeliest token
@@ -90,7 +92,13 @@ fn generate(args: &Args, path: &Path) -> Result<bool, Failure> {
         return Err("--prompt has no tokens: there is nothing to go on from".into());
     }
     model.check_tokens(prompt)?;
-    let room = prompt.len() + args.tokens;
+    let most = model.config().positions;
+    if prompt.len() > most {
+        let count = prompt.len();
+        return Err(format!("--prompt is of {count} tokens, and the model was made for {most}").into());
+    }
+    let tokens = args.tokens.min(most - prompt.len());
+    let room = prompt.len() + tokens;
     // A model that is compressed itself needs no other.
     let own = args.compressed.is_none() && !model.compressed().is_empty();
     let change = Change::open(&model, args.masks.as_deref(), args.compressed.as_deref().or(own.then_some(path)))?;
@@ -105,10 +113,7 @@ fn generate(args: &Args, path: &Path) -> Result<bool, Failure> {
     let beside = (sparse && !args.alone).then(|| Network::new(&model, |_, linear| Ok(linear))).transpose()?;
     let mut run =
         Run { main: Timed::new(&main, room)?, beside: beside.as_ref().map(|n| Timed::new(n, room)).transpose()? };
-    if room > model.config().positions {
-        println!("{room} tokens are more than the {} it was made for\n", model.config().positions);
-    }
-    let made = run.text(prompt, args.tokens, sampling, &tokenizer, &model.config().ends)?;
+    let made = run.text(prompt, tokens, sampling, &tokenizer, &model.config().ends)?;
     run.report(args, prompt.len(), made, masks, compressed);
     Ok(true)
 }
@@ -152,25 +157,33 @@ impl Run<'_> {
         tokenizer: &Tokenizer,
         ends: &[u32],
     ) -> Result<usize, Failure> {
-        let mut all = prompt.to_vec();
-        let (mut new, mut printed, mut read) = (prompt.to_vec(), String::new(), 0);
-        for _ in 0..tokens {
+        let (mut new, mut read) = (prompt.to_vec(), 0);
+        let mut decoded = Decoded::new(tokenizer);
+        show(decoded.add(prompt)?)?;
+        for step in 0..tokens {
             let logits = self.main.read(&new)?;
             if let Some(beside) = &mut self.beside {
                 beside.read(&new)?;
             }
-            read += usize::from(all.len() > prompt.len());
-            let next = sampling.next(&logits)?;
+            read += usize::from(step > 0);
+            let next = sampling.next(&logits).map_err(|failure| self.hinted(failure))?;
             if ends.contains(&next) {
                 break;
             }
-            all.push(next);
             new = vec![next];
-            show(&mut printed, &tokenizer.decode(&all, true).map_err(|e| format!("the tokenizer: {e}"))?, false)?;
+            show(decoded.add(&new)?)?;
         }
-        show(&mut printed, &tokenizer.decode(&all, true).map_err(|e| format!("the tokenizer: {e}"))?, true)?;
+        show(&decoded.end()?)?;
         println!("\n");
         Ok(read)
+    }
+
+    /// What may help where logits are not finite.
+    fn hinted(&self, failure: Failure) -> Failure {
+        match self.main.network.linears().any(|(_, layer)| layer.is_f16()) {
+            true => format!("{failure}; layers are computed in f16: --dtype bf16 has a wider range").into(),
+            false => failure,
+        }
     }
 
     fn report(&self, args: &Args, prompt: usize, read: usize, masks: usize, compressed: usize) {
@@ -201,16 +214,11 @@ impl Run<'_> {
     }
 }
 
-/// Prints what a text has more than was printed; an unfinished character waits, unless it is the end.
-fn show(printed: &mut String, text: &str, end: bool) -> Result<(), Failure> {
-    let whole = if end { text } else { text.trim_end_matches('\u{fffd}') };
-    let Some(more) = whole.strip_prefix(printed.as_str()) else { return Ok(()) };
-    // What a terminal would take for a command is written out; line ends are not.
-    let lines: Vec<_> = more.split('\n').map(plain).collect();
-    print!("{}", lines.join("\n"));
-    std::io::stdout().flush()?;
-    whole.clone_into(printed);
-    Ok(())
+/// Prints more of a text. What a terminal would take for a command is written out; line ends, tabs, and what joins
+/// characters or keeps them apart are not.
+fn show(more: &str) -> Result<(), Failure> {
+    print!("{}", plain_but(more, &['\n', '\t', '\u{200c}', '\u{200d}']));
+    Ok(std::io::stdout().flush()?)
 }
 
 /// A small model that is made up, under masks by magnitude.

@@ -26,9 +26,7 @@ impl Sampling {
     /// likeliest.
     pub(super) fn next(&mut self, logits: &[f32]) -> Result<u32, Failure> {
         if let Some(wrong) = logits.iter().find(|logit| !logit.is_finite()) {
-            return Err(
-                format!("a logit is {wrong}: hidden states left the range of their type; try --dtype bf16").into()
-            );
+            return Err(format!("a logit is {wrong}: hidden states left the range of their type").into());
         }
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         let most = self.top_k.min(logits.len());

@@ -11,7 +11,7 @@ use twofour::distil::Divergence;
 use twofour::learn::{Recipe, Schedule};
 use twofour_formats::masks::Form;
 
-/// Arguments of `learn`.
+/// 2:4 masks learnt on a model's own loss, its weights frozen.
 ///
 /// Six logits a group of four weights are learnt, one for each way to keep two of them, on the loss of the whole model;
 /// its weights stay as they are. The masks are those of the largest logits.
@@ -19,7 +19,8 @@ use twofour_formats::masks::Form;
 /// Ctrl-C saves and stops, and --resume goes on; so does a run that was cut off, from where it saved last. A run that
 /// goes on ends with the same bits as one that was never stopped.
 ///
-/// A schedule is FROM:TO, or FROM:TO:linear or FROM:TO:cosine.
+/// A schedule is FROM, FROM:TO, FROM:TO:linear or FROM:TO:cosine. Defaults of the recipe are those of few-steps; where
+/// maskllm has others they are named.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// The model: a folder as of Hugging Face, or a GGUF file [default: a small one is made up]
@@ -74,11 +75,11 @@ pub struct Args {
     #[arg(long, num_args = 1.., value_name = "FILE", requires = "model")]
     pub(super) validate: Vec<PathBuf>,
     /// Tokens in a window of it
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
-    pub(super) validation_window: usize,
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(super) validation_window: u32,
     /// Windows of it, at most
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(super) validation_windows: usize,
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) validation_windows: u32,
     /// Steps between lines that tell how far it is
     #[arg(long, value_name = "STEPS", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) every: u32,
@@ -109,28 +110,28 @@ pub(super) struct RecipeArgs {
     /// maskllm, for thousands of a million
     #[arg(long, value_enum, default_value_t)]
     recipe: Which,
-    /// Learning rate [default: 2e-3:2e-4:cosine; TO alone: a tenth of FROM]
+    /// Learning rate; FROM alone goes to a tenth, by cosine [default: 2e-3:2e-4:cosine; maskllm: 5e-4:5e-5:cosine]
     #[arg(long, value_name = "SCHEDULE")]
     rate: Option<String>,
     /// Steps over which the rate rises first
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     warmup: u64,
-    /// What logits are multiplied by [default: 100:300:linear]
+    /// What logits are multiplied by; FROM alone stays [default: 100:300:linear; maskllm: 100:500:linear]
     #[arg(long, value_name = "SCHEDULE")]
     kappa: Option<String>,
-    /// Temperature [default: 1:0.1:linear]
+    /// Temperature; FROM alone stays [default: 1:0.1:linear; maskllm: 4:0.05:linear]
     #[arg(long, value_name = "SCHEDULE")]
     tau: Option<String>,
-    /// Coefficient of the energy that is kept [default: 1e-5:0:linear]
+    /// Coefficient of the energy that is kept; FROM alone goes to 0, linear [default: 1e-5:0:linear]
     #[arg(long, value_name = "SCHEDULE")]
     lambda: Option<String>,
-    /// Strength of the prior, in deviations of the logits [default: 6]
+    /// Strength of the prior, in deviations of the logits [default: 6; maskllm: 3]
     #[arg(long)]
     alpha: Option<f64>,
     /// Deviation of the logits at the start [default: 0.01]
     #[arg(long)]
     sigma: Option<f64>,
-    /// Norm that gradients are clipped to; with one micro-batch by the last step's [default: none]
+    /// Norm that gradients are clipped to; with one micro-batch by the last step's [default: none; maskllm: 1]
     #[arg(long, value_name = "NORM")]
     clip: Option<String>,
     /// Weight decay of the logits [default: 0.1]

@@ -55,7 +55,7 @@ pub struct Learning {
     sampler: Sampler,
     distil: Option<Teaching>,
     pub(super) device: Device,
-    /// Sum over the weights that masks are learnt for.
+    /// Sum over all weights and the configuration.
     digest: String,
 }
 
@@ -82,6 +82,7 @@ impl Learning {
                 );
             }
             digest.add_tensor(linear.weight())?;
+            linear.bias().map_or(Ok(()), |bias| digest.add_tensor(bias))?;
             let logits = Var::zeros((rows, cols / 4, 6), dtype, linear.weight().device())?;
             let layer = MaskedLinear::new(linear.weight(), linear.bias(), logits, number, &sampler)?;
             let codes = prior.codes(name, &linear)?;
@@ -92,6 +93,8 @@ impl Learning {
                 _ => Masked::Plain(layer),
             })
         })?;
+        network.frozen().try_for_each(|tensor| digest.add_tensor(tensor))?;
+        digest.add(format!("{:?}", model.config()).as_bytes());
         let by = match settings.accumulate {
             1 => By::Learner(learner),
             _ => By::Summed(Summed::new(network.linears().map(|(name, layer)| (name, layer.masked())), settings)),
@@ -105,23 +108,28 @@ impl Learning {
     /// nats a token. After a loss that is not finite the logits are of no use.
     ///
     /// # Errors
-    /// Tokens that are no whole windows; what a layer returns.
+    /// No micro-batch, or several where the backward pass makes the step ([`Settings::accumulate`] is 1); tokens that
+    /// are no whole windows; what a layer returns.
     pub fn step(&mut self, step: u32, micro_batches: &[Vec<u32>], length: usize) -> Result<f64, Failure> {
         let now = self.recipe.at(u64::from(step));
         let mut sum = 0.0;
-        match &mut self.by {
-            By::Learner(learner) => {
+        match (&mut self.by, micro_batches) {
+            (_, []) => return Err("a step needs one micro-batch at least".into()),
+            (By::Learner(learner), [windows]) => {
                 learner.begin(step, &now)?;
-                for windows in micro_batches {
-                    let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
-                    let teacher = teacher.as_ref().zip(self.distil);
-                    sum += self.network.backward_of(windows, length, teacher, &mut |_, _| Ok(()))?;
-                }
+                let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
+                let teacher = teacher.as_ref().zip(self.distil);
+                sum += self.network.backward_of(windows, length, teacher, &mut |_, _| Ok(()))?;
                 learner.end()?;
             }
-            By::Summed(summed) => {
+            (By::Learner(_), several) => {
+                let count = several.len();
+                return Err(format!("a step of {count} micro-batches, and the settings accumulate over one").into());
+            }
+            (By::Summed(summed), _) => {
                 self.sampler.begin(step, &now)?;
-                for (number, windows) in (0..).zip(micro_batches) {
+                for (number, windows) in micro_batches.iter().enumerate() {
+                    let number = u16::try_from(number).map_err(|_| "a step has at most 2^16 micro-batches")?;
                     self.sampler.update(|now| now.micro_batch = number)?;
                     let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
                     let teacher = teacher.as_ref().zip(self.distil);
@@ -141,8 +149,9 @@ impl Learning {
     /// Tokens that are no whole windows; what a layer returns.
     pub fn losses(&self, tokens: &[u32], length: usize) -> Result<Vec<f32>, Failure> {
         self.sampler.update(|now| now.mode = Mode::Argmax)?;
-        let together = (super::TOGETHER / length).max(1) * length;
-        let losses = tokens.chunks(together).map(|tokens| self.network.losses(tokens, length));
+        // No piece is of no tokens: of length 0 the first is refused.
+        let piece = length.max(super::TOGETHER - super::TOGETHER % length.max(1));
+        let losses = tokens.chunks(piece).map(|tokens| self.network.losses(tokens, length));
         Ok(losses.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
@@ -171,7 +180,7 @@ impl Learning {
         }
     }
 
-    /// A sum over the weights.
+    /// A sum over the model: all that a step's loss is of, but for its masks.
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
@@ -188,7 +197,7 @@ fn teacher(
     let states = match teaching {
         Some(_) => {
             sampler.update(|now| now.mode = Mode::Dense)?;
-            Some(network.states(&read(windows, length), length)?)
+            Some(network.states(&read(windows, length)?, length)?)
         }
         None => None,
     };

@@ -2,6 +2,7 @@
 
 use super::Digest;
 use crate::Failure;
+use crate::compress::{codes, has_any_codes};
 use crate::model::Model;
 use candle_nn::Linear;
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use twofour::Shape;
 use twofour_candle::{Engine, FrozenMaskLinear};
 use twofour_formats::masks::{Mask, Masks};
-use twofour_formats::{Model as Files, Reader};
+use twofour_formats::{Model as Files, Reader, WeightInfo};
 
 /// What is named as a prior.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,17 +112,12 @@ enum Source {
 impl Source {
     fn open(model: &Model, path: &Path) -> Result<Self, Failure> {
         // First, for a compressed model may have tensors that are named as masks are.
-        if let Ok(readers) = Files::find(path)
-            .and_then(|files| Ok(files.open_all()?.into_iter().map(|(_, reader)| reader).collect::<Vec<_>>()))
-        {
-            let codes = |reader: &Reader<'_>| {
-                reader.weights().len() > 0 || reader.tensors().any(|tensor| tensor.name().ends_with(".codes"))
-            };
-            if readers.iter().any(codes) {
-                return Ok(Self::Codes(readers));
-            }
+        let readers = Files::find(path)
+            .and_then(|files| Ok(files.open_all()?.into_iter().map(|(_, reader)| reader).collect::<Vec<_>>()));
+        match readers.ok().filter(|readers| readers.iter().any(has_any_codes)) {
+            Some(readers) => Ok(Self::Codes(readers)),
+            None => Ok(Self::Masks(Box::new(Masks::open(path)?.with_shapes(model.shapes())))),
         }
-        Ok(Self::Masks(Box::new(Masks::open(path)?.with_shapes(model.shapes()))))
     }
 
     /// The mask of a layer, if there is one.
@@ -132,14 +128,10 @@ impl Source {
                 false => Ok(None),
             },
             Self::Codes(readers) => {
-                let codes = format!("{name}.codes");
                 for reader in readers {
-                    if let Some(info) = reader.weight_info(name) {
-                        let shape = info.shape();
-                        return Ok(Some(Mask::new(shape, reader.weight(name)?.codes().to_vec())?));
-                    }
-                    if reader.tensor_info(&codes).is_some() {
-                        return Ok(Some(Mask::new(shape, reader.tensor(&codes)?.into_owned())?));
+                    if let Some(codes) = codes(reader, name)? {
+                        let shape = reader.weight_info(name).map_or(shape, WeightInfo::shape);
+                        return Ok(Some(Mask::new(shape, codes)?));
                     }
                 }
                 Ok(None)

@@ -12,6 +12,7 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use twofour_formats::Staged;
 use twofour_formats::masks::{Form, Manifest, Mask, Masks};
 
 /// Learns masks, writes them and reads them back. Whether all is well.
@@ -45,19 +46,23 @@ struct Places {
 impl Places {
     /// Nothing is written over what is read, and a run that is saved is not begun again unasked.
     fn new(args: &Args, model: &Path) -> Result<Self, Failure> {
-        let (form, _) = crate::convert::masks(args.form, args.out.as_deref(), model)?;
-        let masks = args.out.clone().map_or_else(|| output::beside(model, "learnt", form.extension()), Ok)?;
+        let (form, masks) = crate::convert::masks(args.form, args.out.as_deref(), model, "learnt")?;
         let state = args.state.clone().unwrap_or_else(|| with_ending(&masks, ".state"));
         let mut read: Vec<PathBuf> = args.text.iter().chain(&args.validate).cloned().collect();
         match model.is_dir() {
-            true => read.extend(output::read(&twofour_formats::Model::find(model)?)),
+            true => {
+                read.extend(output::read(&twofour_formats::Model::find(model)?));
+                read.extend(["config.json", "tokenizer.json"].map(|name| model.join(name)));
+            }
             false => read.push(model.to_owned()),
         }
         if let super::prior::Named::File(prior) = &args.prior {
+            // A folder or an index is its files too.
+            read.extend(twofour_formats::Model::find(prior).iter().flat_map(output::read));
             read.push(prior.clone());
         }
         let written: Vec<PathBuf> = [&masks, &state].into_iter().chain(&args.report).cloned().collect();
-        output::check(&read, &written)?;
+        output::check(&read, &written, None)?;
         if state.exists() && !args.resume {
             let state = plain(&state.display().to_string()).into_owned();
             return Err(format!(
@@ -94,13 +99,13 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     fn new(args: &'a Args, model: &Model, settings: Settings, places: Places) -> Result<Self, Failure> {
         let text = tokens::of_files(model, &args.text, "--text")?;
-        model.check_tokens(&text)?;
+        model.check_tokens(&text).map_err(|e| format!("--text: {e}"))?;
         let text_digest = Digest::of_tokens(&text);
         let windows = Windows::new(text, settings.window, settings.seed)?;
         let validation = validation(args, model)?;
         let prior = Prior::new(model, &args.prior)?;
         let weights: u64 = model.linears().iter().map(|(_, shape)| shape.weights() as u64).sum();
-        room::check(&places.state, state::bytes(weights, settings.memory) + weights)?;
+        room::check(&places.state, state::bytes(weights, settings.memory), weights)?;
         let mut learning = Learning::new(model, &settings, &prior)?;
         let start = learning.codes()?;
         let identity = json!({
@@ -220,9 +225,11 @@ impl<'a> Task<'a> {
             .collect();
         let loss = self.learning.step(self.step as u32, &batches, window)?;
         if !loss.is_finite() {
-            let step = self.step + 1;
-            let saved = if self.places.state.exists() { "what was saved is from before it; " } else { "" };
-            return Err(format!("the loss of step {step} is {loss}: {saved}a lower --rate may help").into());
+            let advice = match self.step {
+                0 => "before anything was learnt: has the model one on this text? `twofour eval` tells",
+                _ => "a lower --rate may help, in a run begun anew: one that goes on comes to it again",
+            };
+            return Err(format!("the loss of step {} is {loss}: {advice}", self.step + 1).into());
         }
         Ok(loss)
     }
@@ -261,32 +268,45 @@ impl<'a> Task<'a> {
         Ok(moved as f64 / all.max(1) as f64)
     }
 
-    /// Writes masks and report, and reads the masks back.
+    /// Writes masks and report, and reads the masks back. The run is saved first, so that no step is lost if that fails.
     fn finish(self) -> Result<bool, Failure> {
-        let Places { form, masks: path, state } = &self.places;
+        let (saved, state) = (self.save(), &self.places.state);
+        let hint = match &saved {
+            Ok(()) => format!("all steps are saved in {}, and --resume writes their masks", state.display()),
+            Err(failure) => format!("nor could the steps be saved: {failure}"),
+        };
+        let well = self.write().map_err(|failure| format!("{failure}; {hint}"))?;
+        if !well {
+            println!("read back: FAILED; {}", plain(&hint));
+        } else if state.exists() {
+            // With the masks in their place the run is over.
+            std::fs::remove_file(state)?;
+        }
+        Ok(well)
+    }
+
+    /// Whether what was read back is what was written.
+    fn write(&self) -> Result<bool, Failure> {
+        let Places { form, masks: path, .. } = &self.places;
         let layers = self.learning.layers().map(|(name, layer)| Ok((name, Mask::new(layer.shape(), layer.codes()?)?)));
         let layers = layers.collect::<Result<Vec<_>, Failure>>()?;
         let mut manifest = Manifest::new(*form);
         layers.iter().try_for_each(|(name, mask)| manifest.layer(name, mask.shape()))?;
-        manifest.save(path, |file| layers.iter().try_for_each(|(name, mask)| file.mask(name, mask)))?;
-        if let Some(report) = &self.args.report {
-            self.report(report)?;
-        }
+        manifest
+            .save::<Failure>(path, |file| Ok(layers.iter().try_for_each(|(name, mask)| file.mask(name, mask))?))?;
         let shapes = layers.iter().map(|(name, mask)| (*name, mask.shape())).collect();
         let written = Masks::open(path)?.with_shapes(shapes);
         let mut well = written.names().len() == layers.len();
         for (name, mask) in &layers {
             well = well && written.read(name)? == *mask;
         }
+        if let Some(report) = &self.args.report {
+            self.report(report)?;
+        }
         let (size, to) = (BinaryBytes(std::fs::metadata(path)?.len()), path.display().to_string());
         println!("\n{} masks, {form}: {size}, in {}", layers.len(), plain(&to));
-        match well {
-            true => println!("read back: all {} masks are as they should be", layers.len()),
-            false => println!("read back: FAILED"),
-        }
-        // With the masks in their place the run is over.
-        if well && state.exists() {
-            std::fs::remove_file(state)?;
+        if well {
+            println!("read back: all {} masks are as they should be", layers.len());
         }
         Ok(well)
     }
@@ -308,8 +328,7 @@ impl<'a> Task<'a> {
             },
             "curve": self.curve.points,
         });
-        let written = std::fs::write(path, format!("{report:#}\n"));
-        Ok(written.map_err(|e| format!("{}: cannot be written: {e}", path.display()))?)
+        Ok(Staged::of_bytes(path, format!("{report:#}\n").as_bytes())?.commit()?)
     }
 }
 
@@ -319,10 +338,11 @@ fn validation(args: &Args, model: &Model) -> Result<Option<(Vec<u32>, usize)>, F
         return Ok(None);
     }
     let mut tokens = tokens::of_files(model, &args.validate, "--validate")?;
-    model.check_tokens(&tokens)?;
-    let (windows, _) = apart(tokens.len(), args.validation_window)?;
+    let named = |failure: Failure| format!("--validate: {failure}");
+    model.check_tokens(&tokens).map_err(named)?;
+    let (windows, _) = apart(tokens.len(), args.validation_window as usize).map_err(named)?;
     let window = windows[0].tokens.len();
-    tokens.truncate(windows.len().min(args.validation_windows.max(1)) * window);
+    tokens.truncate(windows.len().min(args.validation_windows as usize) * window);
     Ok(Some((tokens, window)))
 }
 

@@ -65,6 +65,12 @@ impl Settings {
                 return Err(format!("--labels is {labels}: it must be finite and not negative").into());
             }
         }
+        let Self { window, batch, accumulate, .. } = *self;
+        let tokens = window.checked_add(1).and_then(|of| of.checked_mul(batch)?.checked_mul(accumulate.into()));
+        if tokens.is_none_or(|tokens| u32::try_from(tokens).is_err()) {
+            let these = format!("--window {window}, --batch {batch} and --accumulate {accumulate}");
+            return Err(format!("{these} are too many tokens for a step: it reads fewer than 2^32").into());
+        }
         match u32::try_from(self.recipe.steps) {
             Ok(_) => Ok(()),
             Err(_) => Err(format!("--steps {} are too many: there are draws for 2^32", self.recipe.steps).into()),

@@ -3,10 +3,10 @@
 use super::Model;
 use super::attention::{Positions, attend};
 use super::config::{Config, bias_of};
-use super::fused::Gated;
+use super::rows::gated;
 use crate::Failure;
 use candle_core::{D, Tensor};
-use candle_nn::ops::{rms_norm, silu};
+use candle_nn::ops::rms_norm;
 use candle_nn::rotary_emb::rope;
 use std::sync::Arc;
 use twofour::Shape;
@@ -173,13 +173,7 @@ impl Block {
     fn mlp(&self, x: &Tensor, inputs: &mut Inputs<'_>) -> Result<Tensor, Failure> {
         let x = rms_norm(x, &self.middle_norm, self.config.eps as f32)?;
         inputs(&self.names([4, 5]), &x)?;
-        let (gate, up) = (self.linears[4].forward(&x)?, self.linears[5].forward(&x)?);
-        let wide = if gate.device().is_cpu() {
-            gate.inplace_op2(&up, &Gated)?;
-            gate
-        } else {
-            (silu(&gate)? * up)?
-        };
+        let wide = gated(self.linears[4].forward(&x)?, &self.linears[5].forward(&x)?)?;
         debug_assert_eq!(wide.dim(D::Minus1).ok(), Some(self.config.intermediate));
         inputs(&self.names([6]), &wide)?;
         self.linears[6].forward(&wide)

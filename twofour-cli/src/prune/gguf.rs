@@ -13,10 +13,10 @@ use twofour_formats::masks::Manifest;
 /// Makes the masks, writes them, and reads them back. Whether all is well.
 pub(super) fn run(args: &Args, model: &Model, source: &mut dyn Source) -> Result<bool, Failure> {
     let layers = layers(args, model)?;
-    let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), model.path())?;
+    let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), model.path(), "masks")?;
     let read: Vec<_> = std::iter::once(model.path().to_owned()).chain(read_beside(args)).collect();
     let written = std::iter::once(out.clone()).chain(args.weights.iter().map(|to| to.join("model.safetensors")));
-    output::check(&read, &written.collect::<Vec<_>>())?;
+    output::check(&read, &written.collect::<Vec<_>>(), args.weights.as_deref())?;
     let mut manifest = Manifest::new(form);
     layers.values().try_for_each(|layer| manifest.layer(&layer.name, layer.shape))?;
     source.check(&layers)?;

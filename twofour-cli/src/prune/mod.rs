@@ -22,7 +22,7 @@ use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use twofour_formats::masks::{Form, Mask};
 
-/// Arguments of `prune`.
+/// One-shot 2:4 masks for a model, by magnitude, Wanda or SparseGPT.
 ///
 /// The model is a safetensors file, an index of shards, or a folder with either. Layers are the matrices of floats
 /// (f32, f16, bf16, fp8) named *.weight whose rows are a multiple of 4 long, stacked experts and convolutions among

@@ -26,12 +26,12 @@ pub(crate) fn run(args: &Args, path: &Path, source: &mut dyn Source) -> Result<b
     let can = Can { layer: &possible, given: &|_| Ok(()), all: false, nothing };
     let chosen = choose::choose(&args.which, &model, &readers, &can)?;
     let layers = &chosen.layers;
-    let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), path)?;
+    let (form, out) = crate::convert::masks(args.form, args.out.as_deref(), path, "masks")?;
     let mut read = output::read(&model);
     read.extend(read_beside(args));
     let place = args.weights.as_deref().map(|to| Place::asked(&model, path, to));
     let written = std::iter::once(out.clone()).chain(place.iter().flat_map(|place| place.files(&model)));
-    output::check(&read, &written.collect::<Vec<_>>())?;
+    output::check(&read, &written.collect::<Vec<_>>(), place.as_ref().and_then(Place::folder))?;
     let mut manifest = masks::Manifest::new(form);
     layers
         .values()

@@ -66,6 +66,29 @@ fn speeds_are_beside_each_other() {
     assert!(dense.contains("dense, f32") && !dense.contains("masked"), "{dense}");
 }
 
+/// A model is asked for no more than it was made for, and for no more memory than there is.
+#[test]
+fn more_tokens_than_there_is_room_for() {
+    let runs = Runs::new();
+    let model = runs.model();
+    let config = runs.path("model/config.json");
+    let made = std::fs::read_to_string(&config).unwrap();
+    let all = usize::MAX.to_string();
+    let made_for = |positions: &str| {
+        std::fs::write(&config, made.replace("\"max_position_embeddings\": 2048", positions)).unwrap();
+    };
+    made_for("\"max_position_embeddings\": 9");
+    let out = printed(&["generate", &model, "--prompt", "a row", "--tokens", &all]);
+    assert!(out.contains("5 tokens of a prompt, 3 read one by one"), "{out}");
+    let out = printed(&["generate", &model, "--prompt", "two of it", "--tokens", "3"]);
+    assert!(out.starts_with("two of it\n") && out.contains("0 read one by one"), "{out}");
+    refused(&["generate", &model, "--prompt", "two of four"], &["--prompt is of 11 tokens", "made for 9"]);
+    for power in [40, 60] {
+        made_for(&format!("\"max_position_embeddings\": {}", 1u64 << power));
+        refused(&["generate", &model, "--prompt", "a", "--tokens", &all], &["no memory", "--tokens"]);
+    }
+}
+
 #[test]
 fn what_is_wrong_is_said() {
     let runs = Runs::new();

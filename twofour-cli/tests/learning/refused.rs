@@ -47,6 +47,12 @@ fn values_that_no_step_takes() {
         (&["--accumulate", "0"], "--accumulate"),
         (&["--every", "0"], "--every"),
         (&["--save-every", "0"], "--save-every"),
+        (&["--validation-windows", "0"], "--validation-windows"),
+        (&["--validation-window", "1"], "--validation-window"),
+        // As many as there are numbers, and more than a step's tokens have.
+        (&["--window", "18446744073709551615"], "--window 18446744073709551615"),
+        (&["--batch", "4294967296"], "--batch 4294967296"),
+        (&["--batch", "2000000", "--accumulate", "65535"], "--accumulate 65535"),
     ] {
         refuses(&runs, more, &[part]);
     }
@@ -63,18 +69,26 @@ fn files_that_are_wrong() {
     fs::write(runs.path("few.txt"), "two of four").unwrap();
     refuses(&runs, &["--text", &runs.at("few.txt")], &["11 tokens", "--window is 32"]);
     fs::write(runs.path("other.u16"), [0xff; 200]).unwrap();
-    refuses(&runs, &["--text", &runs.at("other.u16")], &["65535", "vocabulary"]);
-    refuses(&runs, &["--validate", &runs.at("other.u16")], &["65535"]);
+    refuses(&runs, &["--text", &runs.at("other.u16")], &["--text: token 0 is 65535", "vocabulary"]);
+    refuses(&runs, &["--validate", &runs.at("other.u16")], &["--validate: token 0 is 65535"]);
     refuses(&runs, &["--validate", "there/is/none"], &["there/is/none"]);
     refuses(&runs, &["--prior", "there/is/none"], &["there/is/none"]);
     refuses(&runs, &["--prior", &text], &["text.txt"]);
     refuses(&runs, &["--prior", &weights], &["model.safetensors"]);
     refuses(&runs, &["--window", "1"], &["--window 1"]);
     refuses(&runs, &["--report", &text], &["would be written over"]);
-    refuses(&runs, &["--state", &weights], &["would be written over"]);
+    for of_model in [weights, format!("{model}/config.json"), format!("{model}/tokenizer.json")] {
+        refuses(&runs, &["--state", &of_model], &["would be written over"]);
+    }
     refuses(&runs, &["--report", &runs.at("masks.safetensors")], &["written twice"]);
     let nowhere = runs.at("text.txt/state");
     refuses(&runs, &["--state", &nowhere], &["cannot be written"]);
+    let (missing, folder) = (runs.at("there/is/none"), runs.at("folder"));
+    fs::create_dir(&folder).unwrap();
+    for option in ["--state", "--report"] {
+        refuses(&runs, &[option, &missing], &["there/is/none", "make it first"]);
+        refuses(&runs, &[option, &folder], &["folder is a folder"]);
+    }
 
     // A prior of another model, and one that lacks a layer.
     let (pruned, part) = (runs.at("pruned.safetensors"), runs.at("part.safetensors"));
@@ -87,6 +101,30 @@ fn files_that_are_wrong() {
     let other = runs.at("other.safetensors");
     crate::common::printed(&["prune", folder.to_str().unwrap(), "--out", &other]);
     refuses(&runs, &["--prior", &other], &["64 x 128"]);
+
+    // A compressed model as the prior is files that are read.
+    let compressed = runs.at("compressed");
+    crate::common::printed(&["compress", &model, "--out", &compressed]);
+    let within = format!("{compressed}/model.safetensors");
+    refuses(&runs, &["--prior", &compressed, "--report", &within], &["would be written over"]);
+    runs.learns("from_compressed.safetensors", &["--prior", &compressed, "--steps", "1"]);
+}
+
+/// What stands over the options is in the help, and its first sentence in the list of commands.
+#[test]
+fn help_is_whole() {
+    let list = crate::common::printed(&["--help"]);
+    for (command, part) in [
+        ("prune", "Rows are outputs"),
+        ("learn", "A schedule is FROM, FROM:TO"),
+        ("generate", "in 16 bits"),
+        ("convert", "0.667 bit a weight"),
+        ("compress", "bit for bit"),
+    ] {
+        let help = crate::common::printed(&[command, "--help"]);
+        let first = help.lines().next().unwrap().trim_end_matches('.');
+        assert!(help.contains(part) && list.contains(first), "{command}: {help}");
+    }
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Runs that are stopped: they go on with the same bits, and are not mixed with others.
 
 use super::{Runs, report, said};
+use serde_json::Value;
 use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// Once without a stop, and once stopped after so many steps each time. Masks and reports are the same.
 #[track_caller]
@@ -52,19 +55,57 @@ fn with_micro_batches() {
     whole_and_torn(&["--accumulate", "3", "--memory", "small"], &["2"]);
 }
 
-/// What was saved on the way is enough: a run that was cut off goes on from there.
+const CUT: [&str; 6] = ["--steps", "80", "--save-every", "3", "--every", "20"];
+
+/// This run, in a process of its own, as soon as there is a state.
+fn begun(runs: &Runs) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_twofour"))
+        .args(runs.arguments("torn.safetensors", &CUT))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !runs.path("torn.safetensors.state").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended, and was never saved");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+#[track_caller]
+fn goes_on_to_the_same(runs: &Runs, more: &[&str]) {
+    assert!(!runs.path("torn.safetensors").exists() && runs.path("torn.safetensors.state").exists());
+    runs.learns("torn.safetensors", &[&CUT, more].concat());
+    runs.learns("whole.safetensors", &CUT);
+    let [whole, torn] = ["whole", "torn"].map(|name| fs::read(runs.path(&format!("{name}.safetensors"))).unwrap());
+    assert!(whole == torn, "masks differ");
+    assert!(!runs.path("torn.safetensors.state").exists());
+}
+
+/// What was saved on the way is enough: a process that was killed goes on from there.
 #[test]
 fn a_run_that_was_cut_off_is_the_same() {
     let runs = Runs::new();
-    let steps = ["--steps", "8", "--save-every", "3", "--every", "8"];
-    runs.learns("whole.safetensors", &steps);
-    let stopped = runs.learn("torn.safetensors", &[&steps[..], &["--stop-after", "3"]].concat());
-    assert_eq!(stopped.status.code(), Some(130));
-    // As if two steps more had been lost, and a file that was being written with them.
-    fs::write(runs.path("torn.safetensors.state.partial"), b"half of it").unwrap();
-    runs.learns("torn.safetensors", &[&steps[..], &["--resume"]].concat());
-    let [whole, torn] = ["whole", "torn"].map(|name| fs::read(runs.path(&format!("{name}.safetensors"))).unwrap());
-    assert!(whole == torn, "masks differ");
+    let mut child = begun(&runs);
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success(), "it had ended");
+    goes_on_to_the_same(&runs, &["--resume"]);
+}
+
+/// Masks that cannot be written at the end are written by a run that goes on.
+#[test]
+fn steps_are_not_lost_with_the_masks() {
+    let runs = Runs::new();
+    let child = begun(&runs);
+    fs::create_dir(runs.path("torn.safetensors")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    for part in ["torn.safetensors", "all steps are saved", "--resume writes their masks"] {
+        assert!(said(&output).contains(part), "no `{part}` in {}", said(&output));
+    }
+    fs::remove_dir(runs.path("torn.safetensors")).unwrap();
+    // It would stop if there were a step to make.
+    goes_on_to_the_same(&runs, &["--resume", "--stop-after", "1"]);
 }
 
 #[test]
@@ -91,6 +132,21 @@ fn another_run_is_not_gone_on_with() {
     refused(&["--resume", "--memory", "small"], &["memory"]);
     refused(&["--resume", "--distil"], &["distil"]);
     refused(&["--resume", "--rate", "1e-3"], &["the recipe"]);
+    // The same weights under masks, and others beside.
+    let (weights, config) = (runs.path("model/model.safetensors"), runs.path("model/config.json"));
+    let (bytes, made) = (fs::read(&weights).unwrap(), fs::read_to_string(&config).unwrap());
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    for name in ["model.embed_tokens.weight", "model.norm.weight", "model.layers.1.post_attention_layernorm.weight"] {
+        let mut bytes = bytes.clone();
+        bytes[header + tensors[name]["data_offsets"][0].as_u64().unwrap() as usize] ^= 1;
+        fs::write(&weights, bytes).unwrap();
+        refused(&["--resume"], &["model: "]);
+    }
+    fs::write(&weights, bytes).unwrap();
+    fs::write(&config, made.replace("10000.0", "10001.0")).unwrap();
+    refused(&["--resume"], &["model: "]);
+    fs::write(&config, made).unwrap();
     let text = runs.path("short.txt");
     fs::write(&text, "two of four. ".repeat(30)).unwrap();
     refused(&["--resume", "--validate", text.to_str().unwrap()], &["validation"]);

@@ -237,6 +237,11 @@ fn shards() {
     let dense = Model::find(file("compress-shards-dense")).unwrap();
     assert!(dense.open(files[1]).unwrap().tensor_info("layers.1.up.weight").is_some());
     is_refused(&[folder.to_str().unwrap(), "--out", folder.to_str().unwrap()], &["would be written over"]);
+    // A folder of shards is made, with those that it is in.
+    let deep = file("compress-shards-deep");
+    let _ = fs::remove_dir_all(&deep);
+    succeeds(&[folder.to_str().unwrap(), "--out", deep.join("er/").to_str().unwrap()]);
+    assert_eq!(Model::find(deep.join("er")).unwrap().files().count(), 2);
     fs::remove_file(folder.join(files[1])).unwrap();
     is_refused(&[folder.to_str().unwrap()], &[files[1], "cannot be read"]);
 }
@@ -246,6 +251,10 @@ fn models_that_are_wrong() {
     let path = model("wrong");
     let name = path.to_str().unwrap();
     is_refused(&[name, "--out", name], &["would be written over"]);
+    let folder = path.parent().unwrap();
+    is_refused(&[name, "--out", folder.to_str().unwrap()], &["is a folder, and a file is to be written"]);
+    let missing = folder.join("none/model.safetensors");
+    is_refused(&[name, "--out", missing.to_str().unwrap()], &["there is no folder", "none: make it first"]);
     is_refused(&[name, "--decompress"], &["nothing to decompress"]);
     is_refused(&["no-such-model.safetensors"], &["no-such-model.safetensors", "cannot be read"]);
     is_refused(&["--out", name], &["MODEL"]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use twofour::compress::Compressed;
 use twofour::{DType, Shape, bf16};
 use twofour_formats::masks::{Form, Mask, Masks};
-use twofour_formats::{Error, Index, Manifest, Model, Reader, Result, TensorType, masks, state};
+use twofour_formats::{Error, Index, Manifest, Model, Reader, Result, Staged, TensorType, masks, state};
 
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("places-{name}"));
@@ -130,6 +130,13 @@ fn staged_files_wait() {
     assert_eq!((fs::read(folder.join("a")).unwrap(), fs::read_dir(&folder).unwrap().count()), (b"old".to_vec(), 2));
     staged.commit().unwrap();
     assert_eq!(&*Reader::open(folder.join("a")).unwrap().tensor("a").unwrap(), [1; 4]);
+    let bytes = fs::read(folder.join("a")).unwrap();
+    Staged::of_bytes(folder.join("a"), b"new").unwrap().commit().unwrap();
+    assert_eq!(fs::read(folder.join("a")).unwrap(), b"new");
+    drop(Staged::of_bytes(folder.join("a"), &bytes).unwrap());
+    assert_eq!((fs::read(folder.join("a")).unwrap(), fs::read_dir(&folder).unwrap().count()), (b"new".to_vec(), 1));
+    let error = Staged::of_bytes(folder.join("none/a"), &bytes).unwrap_err().to_string();
+    assert!(error.contains("none/a") && error.contains("cannot be written"), "{error}");
     // A folder that has come there meanwhile.
     let staged = stage();
     fs::remove_file(folder.join("a")).unwrap();

@@ -61,6 +61,11 @@ impl<L: Module> Block<L> {
         Ok(Self { config: Arc::clone(config), window, input_norm, middle_norm, head_norms, linears })
     }
 
+    /// Of hidden states, and of heads.
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.input_norm, &self.middle_norm].into_iter().chain(self.head_norms.iter().flatten())
+    }
+
     /// Hidden states `[B·T, d]` behind the block; `traced`, layers have a graph, and a backward pass can follow.
     pub(super) fn forward(
         &self,
@@ -87,7 +92,9 @@ impl<L: Module> Block<L> {
         let middle = (x + o.detach())?;
         let second = end(rms_norm(&middle, &self.middle_norm, eps)?, traced)?;
         let (gate, up) = (layer(4, &second)?, layer(5, &second)?);
-        let wide = end(gated(&gate.detach(), &up.detach())?, traced)?;
+        // A backward pass needs the gate as it was.
+        let own = if traced { gate.detach().copy()? } else { gate.detach() };
+        let wide = end(gated(own, &up.detach())?, traced)?;
         let down = layer(6, &wide)?;
         let out = (&middle + down.detach())?;
         let x = x.clone();

@@ -1,6 +1,7 @@
 //! Token after token: what layers made of those before is kept.
 
 use super::super::attention::{Length, attend, attend_one};
+use super::super::rows::gated;
 use super::{Block, Network};
 use crate::Failure;
 use candle_core::{DType, Tensor};
@@ -30,7 +31,17 @@ impl<L: Module> Network<L> {
     /// # Errors
     /// There is no memory for it.
     pub fn cache(&self, room: usize) -> Result<Cache, Failure> {
-        let of = || Tensor::zeros((self.config.kv_heads, room, self.config.head), DType::F32, &self.device);
+        let (kv, head) = (self.config.kv_heads, self.config.head);
+        let sizes = [room, kv, head, 2 * self.blocks.len(), size_of::<f32>()];
+        let bytes = sizes.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+        // An allocator that is asked for a tensor ends the process where there is nothing.
+        let there = |&bytes: &usize| !self.device.is_cpu() || Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+        if bytes.filter(there).is_none() {
+            return Err(
+                format!("there is no memory for keys and values of {room} tokens: fewer --tokens need less").into()
+            );
+        }
+        let of = || Tensor::zeros((kv, room, head), DType::F32, &self.device);
         let blocks = self.blocks.iter().map(|_| Ok([of()?, of()?])).collect::<Result<_, Failure>>()?;
         Ok(Cache { blocks, tokens: 0, room })
     }
@@ -51,9 +62,10 @@ impl<L: Module> Network<L> {
             return Err(format!("the cache has room for {} tokens, and there are more", cache.room).into());
         }
         let length = self.positions.of_length(cache.room)?;
+        let at = if count == 1 { length.at(before)? } else { length.to(count)? };
         let mut x = self.rows(tokens)?;
         for (block, kept) in self.blocks.iter().zip(&cache.blocks) {
-            x = block.extend(&x, kept, before, &length)?;
+            x = block.extend(&x, kept, before, &at)?;
         }
         cache.tokens += count;
         Ok(self.head.logits(&x.narrow(0, count - 1, 1)?)?.squeeze(0)?)
@@ -62,14 +74,13 @@ impl<L: Module> Network<L> {
 
 impl<L: Module> Block<L> {
     /// Hidden states `[T, d]` behind the block of tokens that follow those that are kept; theirs are kept too.
-    fn extend(&self, x: &Tensor, kept: &[Tensor; 2], before: usize, length: &Length) -> Result<Tensor, Failure> {
+    fn extend(&self, x: &Tensor, kept: &[Tensor; 2], before: usize, at: &Length) -> Result<Tensor, Failure> {
         let eps = self.config.eps as f32;
         let layer = |i: usize, x: &Tensor| self.linears[i].1.forward(x);
         let count = x.dim(0)?;
         let input = rms_norm(x, &self.input_norm, eps)?;
-        let at = if count == 1 { length.at(before)? } else { length.to(count)? };
-        let q = self.turned(&layer(0, &input)?, 0, &at)?;
-        let k = self.turned(&layer(1, &input)?, 1, &at)?;
+        let q = self.turned(&layer(0, &input)?, 0, at)?;
+        let k = self.turned(&layer(1, &input)?, 1, at)?;
         let v = self.heads(&layer(2, &input)?, count)?;
         for (kept, new) in kept.iter().zip([&k, &v]) {
             kept.slice_set(&new.squeeze(0)?, 1, before)?;
@@ -84,7 +95,7 @@ impl<L: Module> Block<L> {
         };
         let middle = (x + layer(3, &mixed)?)?;
         let second = rms_norm(&middle, &self.middle_norm, eps)?;
-        let wide = super::super::rows::gated(&layer(4, &second)?, &layer(5, &second)?)?;
+        let wide = gated(layer(4, &second)?, &layer(5, &second)?)?;
         Ok((middle + layer(6, &wide)?)?)
     }
 }

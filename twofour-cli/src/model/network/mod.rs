@@ -71,6 +71,12 @@ impl<L: Module> Network<L> {
         self.blocks.iter().flat_map(|block| block.linears.iter().map(|(name, layer)| (name.as_str(), layer)))
     }
 
+    /// All weights beside the linear layers.
+    pub(crate) fn frozen(&self) -> impl Iterator<Item = &Tensor> {
+        let own = [Some(&self.embedding), Some(&self.head.norm), (!self.config.tied).then_some(&self.head.weight)];
+        own.into_iter().flatten().chain(self.blocks.iter().flat_map(Block::norms))
+    }
+
     /// Negative log-likelihoods, in nats, of all tokens of windows of a length but each one's first.
     ///
     /// # Errors
@@ -117,7 +123,7 @@ impl<L: Module> Network<L> {
         teacher: Option<(&Tensor, Teaching)>,
         done: &mut Gradients<'_, L>,
     ) -> Result<f64, Failure> {
-        let (read, next) = split(windows, length);
+        let (read, next) = split(windows, length)?;
         let mut x = self.embed(&read, length)?;
         let mut kept = Vec::new();
         for block in &self.blocks {
@@ -137,9 +143,7 @@ impl<L: Module> Network<L> {
     }
 
     fn embed(&self, tokens: &[u32], length: usize) -> Result<Tensor, Failure> {
-        if length < 2 || tokens.is_empty() || !tokens.len().is_multiple_of(length) {
-            return Err(format!("{} tokens are no windows of {length}", tokens.len()).into());
-        }
+        whole(tokens, length)?;
         self.rows(tokens)
     }
 
@@ -153,14 +157,24 @@ impl<L: Module> Network<L> {
     }
 }
 
+/// Refuses tokens that are no whole windows of a length, from which something is predicted.
+fn whole(tokens: &[u32], length: usize) -> Result<(), Failure> {
+    match length < 2 || tokens.is_empty() || !tokens.len().is_multiple_of(length) {
+        true => Err(format!("{} tokens are no windows of {length}", tokens.len()).into()),
+        false => Ok(()),
+    }
+}
+
 /// What is read of windows of T + 1 tokens, all but each one's last.
-pub(crate) fn read(windows: &[u32], length: usize) -> Vec<u32> {
-    split(windows, length).0
+pub(crate) fn read(windows: &[u32], length: usize) -> Result<Vec<u32>, Failure> {
+    Ok(split(windows, length)?.0)
 }
 
 /// What is read of windows of T + 1 tokens, and what follows each.
-fn split(windows: &[u32], length: usize) -> (Vec<u32>, Vec<u32>) {
-    let windows = windows.chunks_exact(length + 1);
+fn split(windows: &[u32], length: usize) -> Result<(Vec<u32>, Vec<u32>), Failure> {
+    let of = length.saturating_add(1);
+    whole(windows, of)?;
+    let windows = windows.chunks_exact(of);
     let read = windows.clone().flat_map(|window| &window[..length]).copied().collect();
-    (read, windows.flat_map(|window| &window[1..]).copied().collect())
+    Ok((read, windows.flat_map(|window| &window[1..]).copied().collect()))
 }

@@ -158,7 +158,8 @@ impl Source for Walk<'_> {
         let folder = match &self.args.keep {
             Some(folder) => folder.clone(),
             None => {
-                let masks = crate::convert::masks(self.args.form, self.args.out.as_deref(), self.model.path())?.1;
+                let masks =
+                    crate::convert::masks(self.args.form, self.args.out.as_deref(), self.model.path(), "masks")?.1;
                 let mut folder = masks.into_os_string();
                 folder.push(".partial");
                 folder.into()
