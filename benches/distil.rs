@@ -8,9 +8,9 @@
 
 mod common;
 
-use common::level::Level;
 use common::Place;
 use common::distil::{Case, Does};
+use common::level::Level;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::DType;
 
