@@ -1,5 +1,7 @@
 //! Which memory a thread may touch. The fast path is in C++ (`check` in `emulator.hpp`); here is what it falls back on.
 
+use std::sync::Arc;
+
 use crate::block::Block;
 use crate::fault::{Access, Fault, Near};
 use crate::memory::Region;
@@ -109,10 +111,7 @@ impl Block {
 
     /// The buffer that holds all these bytes.
     pub(crate) fn region_of(&self, address: usize, bytes: usize) -> Option<&Region> {
-        let regions = &self.context.regions;
-        let after = regions.partition_point(|region| region.mapping.bytes().start <= address);
-        let region = regions.get(after.checked_sub(1)?)?;
-        region.mapping.bytes().contains(address, bytes).then_some(&**region)
+        region_of(&self.context.regions, address, bytes)
     }
 
     /// The closest memory to an address that is outside of everything.
@@ -125,13 +124,25 @@ impl Block {
         if self.shared.fixed().contains(address, 1) {
             return Near::StaticShared;
         }
-        let distance = |region: &Region| {
-            let bytes = region.mapping.bytes();
-            bytes.start.saturating_sub(address).max(address.saturating_sub(bytes.end))
-        };
-        let closest = self.context.regions.iter().min_by_key(|region| distance(region));
-        closest.filter(|region| distance(region) < NEAR).map_or(Near::Nothing, |region| near(region, address))
+        near_buffer(&self.context.regions, address)
     }
+}
+
+/// The buffer that holds all these bytes, among those given lowest address first.
+pub(crate) fn region_of(regions: &[Arc<Region>], address: usize, bytes: usize) -> Option<&Region> {
+    let after = regions.partition_point(|region| region.mapping.bytes().start <= address);
+    let region = regions.get(after.checked_sub(1)?)?;
+    region.mapping.bytes().contains(address, bytes).then_some(&**region)
+}
+
+/// The closest buffer to an address that is outside of all.
+pub(crate) fn near_buffer(regions: &[Arc<Region>], address: usize) -> Near {
+    let distance = |region: &Region| {
+        let bytes = region.mapping.bytes();
+        bytes.start.saturating_sub(address).max(address.saturating_sub(bytes.end))
+    };
+    let closest = regions.iter().min_by_key(|region| distance(region));
+    closest.filter(|region| distance(region) < NEAR).map_or(Near::Nothing, |region| near(region, address))
 }
 
 /// Where an address is, counted from a buffer's start.

@@ -86,6 +86,15 @@ pub enum Near {
     },
     /// The static shared memory of all kernels.
     StaticShared,
+    /// A variable in shared memory, of a kernel whose PTX is executed.
+    Shared {
+        /// The variable's name.
+        name: String,
+        /// Its length.
+        bytes: u64,
+        /// Where the address is, counted from its start.
+        offset: i64,
+    },
     /// Nothing: a null pointer, an index gone wild, or a buffer that was dropped.
     Nothing,
 }
@@ -100,6 +109,9 @@ impl fmt::Display for Near {
                 write!(f, "offset {offset} of dynamic shared memory, which has {bytes} bytes")
             }
             Near::StaticShared => write!(f, "static shared memory"),
+            Near::Shared { name, bytes, offset } => {
+                write!(f, "offset {offset} of shared `{name}`, which has {bytes} bytes")
+            }
             Near::Nothing => write!(f, "near no buffer"),
         }
     }
@@ -277,6 +289,30 @@ pub enum Fault {
         /// Bytes a thread has.
         bytes: usize,
     },
+    /// A PTX text that cannot be executed.
+    #[error("PTX, line {line}: {what}")]
+    Ptx {
+        /// The line of the text.
+        line: u32,
+        /// The form or word, and what is wrong with it.
+        what: String,
+    },
+    /// An instruction of PTX did what the PTX ISA leaves undefined.
+    #[error("{place}: undefined in the PTX ISA: {what}")]
+    UndefinedPtx {
+        /// Where.
+        place: Box<Place>,
+        /// The instruction and what it was given.
+        what: String,
+    },
+    /// An instruction of PTX that is read, but not executed yet.
+    #[error("{place}: `{form}` is not executed yet")]
+    NotExecuted {
+        /// Where.
+        place: Box<Place>,
+        /// The instruction's form.
+        form: String,
+    },
     /// A compiler check failed: an index beyond a static array, a shift by 32 or more, a signed overflow, a raw
     /// misaligned dereference or a division by zero.
     #[error("{place}: undefined behaviour in C++ (array bound, shift, signed overflow, alignment or division by zero)")]
@@ -301,6 +337,8 @@ impl Fault {
             | Fault::CollectiveMismatch { place, .. }
             | Fault::UnorderedMetadata { place, .. }
             | Fault::StackOverflow { place, .. }
+            | Fault::UndefinedPtx { place, .. }
+            | Fault::NotExecuted { place, .. }
             | Fault::Undefined { place } => Some(place),
             _ => None,
         }

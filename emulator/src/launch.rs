@@ -9,7 +9,7 @@ use crate::element::from_bytes;
 use crate::fault::Fault;
 use crate::memory::{Region, regions};
 use crate::report::Report;
-use crate::worker::run_blocks;
+use crate::worker::{Fibers, run_blocks};
 use crate::{Buffer, Kernel, Schedule};
 
 /// The dynamic shared memory that a block can have on sm_90 and sm_100; other GPUs have less.
@@ -52,35 +52,47 @@ impl Default for Options {
 /// Kernels are C++ of this very program: what they do to memory through raw pointers is caught where a guard page is,
 /// and only there.
 pub fn run(launch: &Launch, options: &Options) -> Result<Report, Fault> {
-    check(launch)?;
-    let mut args = vec![0u128; launch.args.len().div_ceil(16)];
-    for (word, bytes) in args.iter_mut().zip(launch.args.chunks(16)) {
-        let mut whole = [0; 16];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        *word = u128::from_ne_bytes(whole);
-    }
-    let regions = regions();
-    let own: Vec<Arc<Region>> = regions.iter().filter(|region| is_named(region, launch.args)).cloned().collect();
-    let context = Context {
-        kernel: launch.kernel,
+    let kernel = launch.kernel;
+    let asked = Asked {
+        kernel: &kernel.name(),
+        args_size: kernel.args_size(),
+        max_threads: kernel.max_threads(),
         grid: launch.grid,
         block: launch.block,
         shared_bytes: launch.shared_bytes,
-        args,
+        args: launch.args,
+    };
+    asked.check()?;
+    let regions = regions();
+    let own: Vec<Arc<Region>> = regions.iter().filter(|region| is_named(region, launch.args)).cloned().collect();
+    let context = Context {
+        kernel,
+        grid: launch.grid,
+        block: launch.block,
+        shared_bytes: launch.shared_bytes,
+        args: in_words(launch.args),
         schedule: options.schedule,
         regions,
     };
-    let all = launch.grid.iter().map(|&blocks| u64::from(blocks)).product();
-    let asked = options.blocks.clone().unwrap_or(0..all);
-    let blocks = asked.start.min(all)..asked.end.clamp(asked.start.min(all), all);
-    let most = usize::try_from(blocks.end - blocks.start).unwrap_or(usize::MAX);
-    let report = run_blocks(context, blocks, worker_count(options.workers).min(most))?;
+    let blocks = options.blocks_of(launch.grid);
+    let workers = options.workers_for(&blocks);
+    let report = run_blocks::<Fibers>(context, options.schedule, blocks, workers)?;
     let overwritten = own.iter().find_map(|region| Some((region, region.mapping.changed_slack()?)));
     overwritten.map_or(Ok(report), |(region, offset)| {
         region.mapping.fill_slack();
         let address = (region.mapping.bytes().start as i64 + offset) as usize;
-        Err(Fault::Overwritten { kernel: launch.kernel.name(), near: near(region, address) })
+        Err(Fault::Overwritten { kernel: kernel.name(), near: near(region, address) })
     })
+}
+
+/// The bytes in words of 16, for their alignment.
+pub(crate) fn in_words(bytes: &[u8]) -> Vec<u128> {
+    let word = |bytes: &[u8]| {
+        let mut whole = [0; 16];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        u128::from_ne_bytes(whole)
+    };
+    bytes.chunks(16).map(word).collect()
 }
 
 /// Do the arguments hold a pointer to it? Only such buffers are looked at for stores around them: others may be those
@@ -90,33 +102,57 @@ fn is_named(region: &Region, args: &[u8]) -> bool {
     from_bytes::<u64>(args).into_iter().any(|word| (bytes.start as u64..=bytes.end as u64).contains(&word))
 }
 
-fn worker_count(asked: usize) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        asked => asked,
+impl Options {
+    /// The blocks of a grid to run.
+    pub(crate) fn blocks_of(&self, grid: [u32; 3]) -> Range<u64> {
+        let all = grid.iter().map(|&blocks| u64::from(blocks)).product();
+        let asked = self.blocks.clone().unwrap_or(0..all);
+        asked.start.min(all)..asked.end.clamp(asked.start.min(all), all)
+    }
+
+    /// As many OS threads as were asked for, and no more than there are blocks.
+    pub(crate) fn workers_for(&self, blocks: &Range<u64>) -> usize {
+        let asked = match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            asked => asked,
+        };
+        asked.min(usize::try_from(blocks.end - blocks.start).unwrap_or(usize::MAX))
     }
 }
 
-/// What CUDA's own launch would refuse, and what it could not know.
-fn check(launch: &Launch) -> Result<(), Fault> {
-    let (kernel, name) = (launch.kernel, launch.kernel.name());
-    if launch.args.len() != kernel.args_size() {
-        return Err(Fault::ArgsSize { kernel: name, expected: kernel.args_size(), got: launch.args.len() });
+/// A launch as far as it can be checked before it runs.
+pub(crate) struct Asked<'a> {
+    pub(crate) kernel: &'a str,
+    pub(crate) args_size: usize,
+    pub(crate) max_threads: u32,
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) shared_bytes: u32,
+    pub(crate) args: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// What CUDA's own launch would refuse, and what it could not know.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        let kernel = self.kernel.to_owned();
+        if self.args.len() != self.args_size {
+            return Err(Fault::ArgsSize { kernel, expected: self.args_size, got: self.args.len() });
+        }
+        let [gx, gy, gz] = self.grid;
+        let fits = |size: u32, most: u32| (1..=most).contains(&size);
+        if !fits(gx, i32::MAX as u32) || !fits(gy, 65_535) || !fits(gz, 65_535) {
+            return Err(Fault::Grid { kernel, grid: self.grid });
+        }
+        let threads: u128 = self.block.iter().map(|&size| u128::from(size)).product();
+        let max = self.max_threads;
+        if !(1..=u128::from(max)).contains(&threads) || self.block[2] > 64 {
+            return Err(Fault::BlockSize { kernel, block: self.block, max });
+        }
+        if self.shared_bytes > MAX_SHARED_BYTES {
+            return Err(Fault::SharedBytes { kernel, bytes: self.shared_bytes, max: MAX_SHARED_BYTES });
+        }
+        Ok(())
     }
-    let [gx, gy, gz] = launch.grid;
-    let fits = |size: u32, most: u32| (1..=most).contains(&size);
-    if !fits(gx, i32::MAX as u32) || !fits(gy, 65_535) || !fits(gz, 65_535) {
-        return Err(Fault::Grid { kernel: name, grid: launch.grid });
-    }
-    let threads: u128 = launch.block.iter().map(|&size| u128::from(size)).product();
-    let max = kernel.max_threads();
-    if !(1..=u128::from(max)).contains(&threads) || launch.block[2] > 64 {
-        return Err(Fault::BlockSize { kernel: name, block: launch.block, max });
-    }
-    if launch.shared_bytes > MAX_SHARED_BYTES {
-        return Err(Fault::SharedBytes { kernel: name, bytes: launch.shared_bytes, max: MAX_SHARED_BYTES });
-    }
-    Ok(())
 }
 
 /// The parts of an output that a launch leaves unwritten: runs it twice over different contents and compares.

@@ -40,6 +40,7 @@ mod kernel;
 mod launch;
 mod mapping;
 mod memory;
+pub mod ptx;
 mod report;
 mod schedule;
 mod shared;

@@ -10,6 +10,7 @@ pub(crate) struct Counts {
     pub(crate) collectives: Cell<u64>,
     pub(crate) switches: Cell<u64>,
     pub(crate) copies: Cell<u64>,
+    pub(crate) instructions: Cell<u64>,
 }
 
 /// What a launch did.
@@ -25,6 +26,8 @@ pub struct Report {
     pub switches: u64,
     /// Asynchronous copies issued.
     pub copies: u64,
+    /// Instructions of warps executed; counted where PTX is executed, else 0.
+    pub instructions: u64,
 }
 
 impl Report {
@@ -35,6 +38,7 @@ impl Report {
             collectives: counts.collectives.get(),
             switches: counts.switches.get(),
             copies: counts.copies.get(),
+            instructions: counts.instructions.get(),
         }
     }
 
@@ -44,5 +48,6 @@ impl Report {
         self.collectives += other.collectives;
         self.switches += other.switches;
         self.copies += other.copies;
+        self.instructions += other.instructions;
     }
 }

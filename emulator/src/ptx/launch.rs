@@ -1,0 +1,67 @@
+//! Launching a module's kernel.
+
+use super::block::{Block, Context};
+use super::module::Module;
+use crate::Fault;
+use crate::launch::{self, Asked, Options};
+use crate::memory::regions;
+use crate::report::Report;
+use crate::worker::run_blocks;
+
+/// One launch of a kernel of a [`Module`], as the driver would be told it.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// The kernel's name.
+    pub kernel: &'a str,
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// The bytes of the kernel's parameters, one after another as C lays out a struct. Pointers in them are addresses
+    /// of [`Buffer`](crate::Buffer)s.
+    pub args: &'a [u8],
+}
+
+impl Module {
+    /// Executes a launch to its end, or to its first fault.
+    ///
+    /// # Errors
+    ///
+    /// A launch that CUDA would refuse, and every fault of the kernel: see [`Fault`].
+    pub fn run(&self, launch: &Launch, options: &Options) -> Result<Report, Fault> {
+        let entry = self.entry(launch.kernel)?;
+        let asked = Asked {
+            kernel: &entry.name,
+            args_size: entry.args_size,
+            max_threads: entry.max_threads,
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            args: launch.args,
+        };
+        asked.check()?;
+        let context = Context {
+            entry: entry.clone(),
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            args: launch::in_words(launch.args),
+            schedule: options.schedule,
+            regions: regions().into(),
+        };
+        let blocks = options.blocks_of(launch.grid);
+        run_blocks::<Block>(context, options.schedule, blocks.clone(), options.workers_for(&blocks))
+    }
+
+    /// Executes what the emulator would run, from this module's PTX: the kernel of the same name.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Module::run).
+    pub fn run_as(&self, launch: &crate::Launch, options: &Options) -> Result<Report, Fault> {
+        let crate::Launch { kernel, grid, block, shared_bytes, args } = *launch;
+        self.run(&Launch { kernel: &kernel.name(), grid, block, shared_bytes, args }, options)
+    }
+}
