@@ -97,7 +97,7 @@ pub(crate) fn in_words(bytes: &[u8]) -> Vec<u128> {
 
 /// Do the arguments hold a pointer to it? Only such buffers are looked at for stores around them: others may be those
 /// of a launch that runs at the same time.
-fn is_named(region: &Region, args: &[u8]) -> bool {
+pub(crate) fn is_named(region: &Region, args: &[u8]) -> bool {
     let bytes = region.mapping.bytes();
     from_bytes::<u64>(args).into_iter().any(|word| (bytes.start as u64..=bytes.end as u64).contains(&word))
 }

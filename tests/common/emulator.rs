@@ -11,6 +11,7 @@ use twofour::space::{Input, Output, Plain, Raw, RawSlice};
 use twofour::{Executor, Result};
 use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
 
+mod beside;
 mod corner;
 mod product;
 
@@ -94,7 +95,11 @@ impl Emulator {
             args: launch.args.bytes(),
         };
         let options = Options { schedule: self.schedule, workers: self.workers, blocks: self.blocks.clone() };
-        if let Err(fault) = twofour_emulator::run(&of_emulator, &options) {
+        let result = match beside::wanted() {
+            true => beside::run(&of_emulator, &options),
+            false => twofour_emulator::run(&of_emulator, &options).map(drop),
+        };
+        if let Err(fault) = result {
             panic!("{name}: {fault}");
         }
     }

@@ -56,6 +56,8 @@
 //! **Where the ISA leaves room**: `scalar.rs` says what is taken.
 
 mod block;
+mod compare;
+mod compile;
 mod decode;
 mod forms;
 mod launch;
@@ -75,5 +77,7 @@ mod text;
 mod touch;
 mod warp;
 
+pub use compare::Difference;
+pub use compile::Compiler;
 pub use launch::Launch;
 pub use module::Module;

@@ -193,7 +193,6 @@ pub(super) enum WWD {
 pub(super) enum DW {
     Low,
     Low16,
-    High,
     Popcount,
     LeadingZeros,
     FloatOfDouble,

@@ -356,7 +356,6 @@ impl Registers {
         let values = match what {
             DW::Low => each(|i| a[i] as u32),
             DW::Low16 => each(|i| a[i] as u32 & 0xFFFF),
-            DW::High => each(|i| (a[i] >> 32) as u32),
             DW::Popcount => each(|i| a[i].count_ones()),
             DW::LeadingZeros => each(|i| a[i].leading_zeros()),
             DW::FloatOfDouble => each(|i| s::canonical(f64::from_bits(a[i]) as f32)),

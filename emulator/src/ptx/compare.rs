@@ -1,0 +1,83 @@
+//! One launch on both executors, and where they differ.
+
+use std::sync::Arc;
+
+use super::module::Module;
+use crate::element::from_bytes;
+use crate::launch::{Options, is_named};
+use crate::memory::{Region, regions};
+use crate::{Fault, Launch};
+
+/// Buffers with more bytes are not compared: they may be larger than the machine.
+const LARGEST: usize = 256 << 20;
+
+/// A place at which two executors left different bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The buffer's name.
+    pub buffer: String,
+    /// Offset in bytes of the first word that differs, a multiple of 4.
+    pub offset: usize,
+    /// How many words differ.
+    pub words: usize,
+    /// What the emulator left there.
+    pub emulator: u32,
+    /// What the PTX left there.
+    pub ptx: u32,
+}
+
+impl Module {
+    /// Runs a launch in the emulator, and again, from the same contents, from this module's PTX; gives a difference for
+    /// each buffer in which they left different bits. The buffers keep what the PTX left.
+    ///
+    /// NaNs count as equal, as 32 or as 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
+    /// the buffers that the arguments point into, up to 256 MiB each.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the executor that has one, the emulator's first.
+    pub fn compare(&self, launch: &Launch, options: &Options) -> Result<Vec<Difference>, Fault> {
+        let named = |region: &&Arc<Region>| !region.read_only && is_named(region, launch.args);
+        let fits = |region: &&Arc<Region>| contents(region, 0).1 <= LARGEST;
+        let all = regions();
+        let written: Vec<_> = all.iter().filter(named).filter(fits).collect();
+        let before: Vec<_> = written.iter().map(|region| contents(region, LARGEST).0).collect();
+        crate::run(launch, options)?;
+        let of_emulator: Vec<_> = written.iter().map(|region| contents(region, LARGEST).0).collect();
+        written.iter().zip(&before).for_each(|(region, bytes)| region.mapping.write(bytes));
+        self.run_as(launch, options)?;
+        let compared = written.iter().zip(&of_emulator);
+        let difference = |(region, emulator): (&&Arc<Region>, &Vec<u8>)| {
+            difference(region.name(), emulator, &contents(region, LARGEST).0)
+        };
+        Ok(compared.filter_map(difference).collect())
+    }
+}
+
+/// Up to so many bytes of a buffer, and how many it has.
+fn contents(region: &Region, most: usize) -> (Vec<u8>, usize) {
+    let range = region.mapping.bytes();
+    let bytes = range.end - range.start;
+    (region.mapping.read(0, bytes.min(most)), bytes)
+}
+
+fn difference(buffer: String, emulator: &[u8], ptx: &[u8]) -> Option<Difference> {
+    let words = |bytes: &[u8]| {
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(4), 0);
+        from_bytes::<u32>(&padded)
+    };
+    let (emulator, ptx) = (words(emulator), words(ptx));
+    let differ = |&i: &usize| !alike(emulator[i], ptx[i]);
+    let all: Vec<usize> = (0..emulator.len()).filter(differ).collect();
+    let first = *all.first()?;
+    Some(Difference { buffer, offset: 4 * first, words: all.len(), emulator: emulator[first], ptx: ptx[first] })
+}
+
+/// The same bits, or NaNs in the same places.
+fn alike(a: u32, b: u32) -> bool {
+    let is_nan = |x: u32| x & 0x7FFF_FFFF > 0x7F80_0000;
+    let is_half_nan = |x: u32| x & 0x7FFF > 0x7C00;
+    let halves = |a: u32, b: u32| a == b || is_half_nan(a) && is_half_nan(b);
+    a == b || is_nan(a) && is_nan(b) || halves(a & 0xFFFF, b & 0xFFFF) && halves(a >> 16, b >> 16)
+}

@@ -1,0 +1,79 @@
+//! The PTX that nvcc makes of every kernel: all of it is read, and some of it executed beside the emulator.
+//!
+//! Without an nvcc these tests say so and pass; `TWOFOUR_REQUIRE_PTX=1` makes that a failure.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use twofour_emulator::ptx::{Compiler, Module};
+use twofour_emulator::{Args, Buffer, Kernel, Launch, Options, Schedule};
+
+mod targets {
+    #![allow(dead_code)]
+    include!("../../build/targets.rs");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The compiler, or nothing after saying so.
+fn compiler() -> Option<Compiler> {
+    let found = Compiler::find();
+    if found.is_none() {
+        let required = std::env::var_os("TWOFOUR_REQUIRE_PTX").is_some_and(|value| value == "1");
+        assert!(!required, "TWOFOUR_REQUIRE_PTX=1, but there is no nvcc: put it on PATH, or set CUDA_HOME");
+        println!("skipped: no nvcc");
+    }
+    found
+}
+
+fn ptx(compiler: &Compiler, source: &Path) -> String {
+    let options: Vec<_> = targets::OPTIONS.into_iter().chain(targets::NVCC_OPTIONS).collect();
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    compiler.ptx(source, "compute_80", &options, &root(), &root().join("cuda"), cache).unwrap()
+}
+
+fn sources() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join("cuda")).unwrap().map(|entry| entry.unwrap().path());
+    let mut sources: Vec<_> = entries.filter(|path| path.extension().is_some_and(|of| of == "cu")).collect();
+    sources.sort();
+    sources
+}
+
+#[test]
+fn every_kernel_is_read() {
+    let Some(compiler) = compiler() else { return };
+    let mut count = 0;
+    for source in sources() {
+        let module = Module::new(&ptx(&compiler, &source)).unwrap_or_else(|fault| panic!("{}: {fault}", source.display()));
+        for name in module.kernels() {
+            Kernel::find(name).unwrap();
+            count += 1;
+        }
+    }
+    let ours = twofour_emulator::kernels().iter().filter(|kernel| {
+        let name = kernel.name();
+        !["test", "wrong", "right", "speed", "demo"].iter().any(|of| name.starts_with(&format!("twofour_{of}")))
+    });
+    assert_eq!(count, ours.count());
+}
+
+#[test]
+fn the_noise_is_the_emulators() {
+    let Some(compiler) = compiler() else { return };
+    let module = Module::new(&ptx(&compiler, &root().join("cuda/noise.cu"))).unwrap();
+    for (i, schedule) in Schedule::several(3).enumerate() {
+        let output = Buffer::output::<f32>("out", 6 * 700).unwrap();
+        let keys = (0..22u32).fold(Args::new().pointer(&output).value(1u64 << 33).value(700u64), |args, key| {
+            args.value(key.wrapping_mul(0x9E37_79B9) ^ i as u32)
+        });
+        let args = keys.value(0x3F80_0002u32).value(0u32).finish();
+        let kernel = Kernel::find("twofour_noise_gumbels").unwrap();
+        let launch = Launch { kernel, grid: [2, 1, 1], block: [256, 1, 1], shared_bytes: 0, args: &args };
+        let options = Options { schedule, workers: 1 + i % 2, blocks: None };
+        assert_eq!(module.compare(&launch, &options).unwrap(), []);
+        assert!(output.values::<f32>().iter().all(|noise| noise.is_finite()));
+    }
+}
