@@ -223,6 +223,7 @@ impl Block {
             }
             Op::Return => {
                 warp.set(lanes & !active, at + 1);
+                warp.set(active, at);
                 self.end(number, active)?;
                 Ok(Flow::Apart)
             }

@@ -8,7 +8,7 @@ use crate::launch::{Options, is_named};
 use crate::memory::{Region, regions};
 use crate::{Fault, Launch};
 
-/// Buffers with more bytes are not compared: they may be larger than the machine.
+/// A buffer with more bytes may be larger than the machine.
 const LARGEST: usize = 256 << 20;
 
 /// A place at which two executors left different bytes.
@@ -31,34 +31,38 @@ impl Module {
     /// each buffer in which they left different bits. The buffers keep what the PTX left.
     ///
     /// NaNs count as equal, as 32 or as 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
-    /// the buffers that the arguments point into, up to 256 MiB each.
+    /// the buffers that the arguments point into; if one of more than 256 MiB is among them, which cannot be put back as
+    /// it was, the emulator alone has run and there is nothing to compare.
     ///
     /// # Errors
     ///
     /// The fault of the executor that has one, the emulator's first.
-    pub fn compare(&self, launch: &Launch, options: &Options) -> Result<Vec<Difference>, Fault> {
+    pub fn compare(&self, launch: &Launch, options: &Options) -> Result<Option<Vec<Difference>>, Fault> {
         let named = |region: &&Arc<Region>| !region.read_only && is_named(region, launch.args);
-        let fits = |region: &&Arc<Region>| contents(region, 0).1 <= LARGEST;
         let all = regions();
-        let written: Vec<_> = all.iter().filter(named).filter(fits).collect();
-        let before: Vec<_> = written.iter().map(|region| contents(region, LARGEST).0).collect();
+        let written: Vec<_> = all.iter().filter(named).collect();
+        if written.iter().any(|region| bytes(region) > LARGEST) {
+            return crate::run(launch, options).map(|_| None);
+        }
+        let before: Vec<_> = written.iter().map(|region| contents(region)).collect();
         crate::run(launch, options)?;
-        let of_emulator: Vec<_> = written.iter().map(|region| contents(region, LARGEST).0).collect();
+        let of_emulator: Vec<_> = written.iter().map(|region| contents(region)).collect();
         written.iter().zip(&before).for_each(|(region, bytes)| region.mapping.write(bytes));
         self.run_as(launch, options)?;
         let compared = written.iter().zip(&of_emulator);
-        let difference = |(region, emulator): (&&Arc<Region>, &Vec<u8>)| {
-            difference(region.name(), emulator, &contents(region, LARGEST).0)
-        };
-        Ok(compared.filter_map(difference).collect())
+        let difference =
+            |(region, emulator): (&&Arc<Region>, &Vec<u8>)| difference(region.name(), emulator, &contents(region));
+        Ok(Some(compared.filter_map(difference).collect()))
     }
 }
 
-/// Up to so many bytes of a buffer, and how many it has.
-fn contents(region: &Region, most: usize) -> (Vec<u8>, usize) {
+fn bytes(region: &Region) -> usize {
     let range = region.mapping.bytes();
-    let bytes = range.end - range.start;
-    (region.mapping.read(0, bytes.min(most)), bytes)
+    range.end - range.start
+}
+
+fn contents(region: &Region) -> Vec<u8> {
+    region.mapping.read(0, bytes(region))
 }
 
 fn difference(buffer: String, emulator: &[u8], ptx: &[u8]) -> Option<Difference> {

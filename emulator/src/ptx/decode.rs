@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::op::{Address, File, Guard, Instruction, NONE, Op, Row, W2, WWD};
+use super::kinds::{W2, WWD};
+use super::op::{Address, File, Guard, Instruction, NONE, Op, Row};
 use super::parse::{Class, Item, Registers};
 use super::statement::{Operand, Statement};
 use super::table::plain;

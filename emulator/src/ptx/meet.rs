@@ -28,7 +28,8 @@ impl Block {
         let same = Lanes(active).filter(|&lane| of_mask(lane)).fold(0, |bits, lane| bits | 1 << lane);
         if same & !mask != 0 {
             let lane = (same & !mask).trailing_zeros();
-            let what = format!("{} with a member mask of {mask:#010x}, which leaves out this lane, {lane}", named(what));
+            let what =
+                format!("{} with a member mask of {mask:#010x}, which leaves out this lane, {lane}", named(what));
             return Err(self.fault(number, lane, at, Trouble::Undefined(what)));
         }
         let here = |lane: &u32| warp.at[*lane as usize] == at && of_mask(*lane);
@@ -182,7 +183,10 @@ impl Block {
         let all = threads == NONE;
         *barrier = Barrier { arrived: barrier.arrived + 1, at, wanted: counted / 32, all, aligned };
         self.warps[number].barrier = Some(id);
-        if all && aligned && let Some((warp, lane)) = self.ended() {
+        if all
+            && aligned
+            && let Some((warp, lane)) = self.ended()
+        {
             let place = self.place(warp, lane, at);
             return Err(Fault::BarrierDivergence { place, barrier: self.line(at) });
         }
@@ -212,10 +216,14 @@ impl Block {
         warp.live &= !lanes;
         // Those that wait look again who must come.
         warp.waiting = 0;
-        if let Some(barrier) = self.barriers.iter().find(|barrier| barrier.arrived > 0 && barrier.all && barrier.aligned)
+        if let Some(barrier) =
+            self.barriers.iter().find(|barrier| barrier.arrived > 0 && barrier.all && barrier.aligned)
         {
             let (lane, at) = (lanes.trailing_zeros(), self.warps[number].at[lanes.trailing_zeros() as usize]);
-            return Err(Fault::BarrierDivergence { place: self.place(number, lane, at), barrier: self.line(barrier.at) });
+            return Err(Fault::BarrierDivergence {
+                place: self.place(number, lane, at),
+                barrier: self.line(barrier.at),
+            });
         }
         (0..BARRIERS as u32).for_each(|id| self.release(id));
         Ok(())

@@ -145,9 +145,11 @@ impl Memory {
 
     /// The first and last address of the variable that an address is in.
     fn shared_range(&self, address: u64) -> Option<(u64, u64)> {
-        let ranges = self.entry.shared.iter().map(|variable| {
-            (variable.address, variable.address + variable.bytes.unwrap_or(self.dynamic_bytes))
-        });
+        let ranges = self
+            .entry
+            .shared
+            .iter()
+            .map(|variable| (variable.address, variable.address + variable.bytes.unwrap_or(self.dynamic_bytes)));
         ranges.into_iter().find(|&(start, end)| (start..end).contains(&address))
     }
 
@@ -183,13 +185,7 @@ impl Memory {
     fn find_global(&self, address: u64, bytes: u32) -> Option<Found> {
         let region = region_of(&self.regions, address as usize, bytes as usize)?;
         let range = region.mapping.bytes();
-        Some(Found {
-            key: 0,
-            writable: !region.read_only,
-            start: range.start as u64,
-            end: range.end as u64,
-            shift: 0,
-        })
+        Some(Found { key: 0, writable: !region.read_only, start: range.start as u64, end: range.end as u64, shift: 0 })
     }
 
     /// What an address outside of everything is close to.
@@ -224,9 +220,7 @@ impl Memory {
         let request = Request { at, space: Space::Shared, access: Access::Load, bytes };
         self.reach(request, address, 0).map_err(|trouble| match trouble {
             Trouble::OutOfBounds { near, .. } => Trouble::NotShared { what, address, bytes, near },
-            Trouble::Misaligned { address, align, .. } => {
-                Trouble::Misaligned { what: what.to_owned(), address, align }
-            }
+            Trouble::Misaligned { address, align, .. } => Trouble::Misaligned { what: what.to_owned(), address, align },
             other => other,
         })
     }
@@ -339,7 +333,13 @@ fn changed_word(what: Atomic, old: u32, b: u32, c: u32) -> u32 {
         Atomic::Or => old | b,
         Atomic::Xor => old ^ b,
         Atomic::Exchange => b,
-        Atomic::CompareAndSwap => if old == b { c } else { old },
+        Atomic::CompareAndSwap => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
     }
 }
 
@@ -355,6 +355,12 @@ fn changed_double(what: Atomic, old: u64, b: u64, c: u64) -> u64 {
         Atomic::Or => old | b,
         Atomic::Xor => old ^ b,
         Atomic::Exchange => b,
-        Atomic::CompareAndSwap => if old == b { c } else { old },
+        Atomic::CompareAndSwap => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! A warp has three files of rows: words (32 lanes of 32 bits; 16-bit registers too, their upper bits zero), doubles (32
 //! lanes of 64 bits) and predicates (a bit a lane). Constants are rows as well, so that no operand is a special case.
 
+use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W3, WD, WWD};
+
 /// The number of a row in its file.
 pub(super) type Row = u32;
 
@@ -22,183 +24,6 @@ pub(super) enum File {
 pub(super) enum Use {
     Reads,
     Writes,
-}
-
-/// Word to word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum W1 {
-    Move,
-    Not,
-    Not16,
-    Negate,
-    Negate16,
-    Absolute,
-    Popcount,
-    LeadingZeros,
-    Reverse,
-    NegateF,
-    AbsoluteF,
-    SqrtF,
-    ReciprocalF,
-    ReciprocalApprox,
-    Exp2Approx,
-    FloatOfHalf,
-    FloatOfBrain,
-    HalfOfFloat,
-    BrainOfFloat,
-    Tf32OfFloat,
-    FloatOfSigned,
-    FloatOfUnsigned,
-    SignedOfFloatToZero,
-    UnsignedOfFloatToZero,
-    SignedOfFloatNearest,
-    Low8,
-    Low16,
-    Signed8,
-    Signed8To16,
-    Signed16,
-}
-
-/// Two words to a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum W2 {
-    Add,
-    Subtract,
-    Multiply,
-    MultiplyHighU,
-    MultiplyHighS,
-    DivideU,
-    DivideS,
-    RemainderU,
-    RemainderS,
-    And,
-    Or,
-    Xor,
-    ShiftLeft,
-    ShiftRightU,
-    ShiftRightS,
-    MinU,
-    MaxU,
-    MinS,
-    MaxS,
-    Add16,
-    Subtract16,
-    Multiply16,
-    ShiftLeft16,
-    ShiftRight16,
-    MultiplyWide16,
-    AddF,
-    SubtractF,
-    MultiplyF,
-    DivideF,
-    MinF,
-    MaxF,
-    MinNanF,
-    MaxNanF,
-    HalvesOfFloats,
-    BrainsOfFloats,
-    /// Low half, high half.
-    Pack,
-}
-
-/// Three words to a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum W3 {
-    MultiplyAdd,
-    FmaF,
-    Permute,
-    FunnelLeftWrap,
-    FunnelRightWrap,
-    FunnelLeftClamp,
-    FunnelRightClamp,
-    ExtractU,
-}
-
-/// Double to double.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum D1 {
-    Move,
-    Not,
-    Negate,
-    Absolute,
-    NegateF,
-    AbsoluteF,
-    SqrtF,
-    FloatOfSigned,
-    FloatOfUnsigned,
-}
-
-/// Two doubles to a double.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum D2 {
-    Add,
-    Subtract,
-    Multiply,
-    MultiplyHighU,
-    DivideU,
-    DivideS,
-    RemainderU,
-    RemainderS,
-    And,
-    Or,
-    Xor,
-    MinU,
-    MaxU,
-    MinS,
-    MaxS,
-    AddF,
-    SubtractF,
-    MultiplyF,
-    DivideF,
-    MinF,
-    MaxF,
-}
-
-/// Three doubles to a double.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum D3 {
-    MultiplyAdd,
-    FmaF,
-}
-
-/// A double shifted by a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shift {
-    Left,
-    RightU,
-    RightS,
-}
-
-/// Word to double.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WD {
-    Unsigned,
-    Signed,
-    DoubleOfFloat,
-    DoubleOfSigned,
-    DoubleOfUnsigned,
-}
-
-/// Two words to a double.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WWD {
-    MultiplyU,
-    MultiplyS,
-    /// Low word, high word.
-    Pack,
-}
-
-/// Double to word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DW {
-    Low,
-    Low16,
-    Popcount,
-    LeadingZeros,
-    FloatOfDouble,
-    FloatOfUnsigned,
-    FloatOfSigned,
-    SignedOfDoubleToZero,
 }
 
 /// How two numbers are compared; those with `u`, and `Nan`, hold if either is a NaN.
@@ -341,11 +166,27 @@ pub(super) enum Meeting {
     /// `bar.warp.sync`: only meets.
     Warp,
     /// Result, predicate (or none), value, lane or distance, clamp and segments.
-    Shuffle { mode: Shuffle, d: Row, p: Row, a: Row, b: Row, c: Row },
+    Shuffle {
+        mode: Shuffle,
+        d: Row,
+        p: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+    },
     /// The result is a word for a ballot, else a predicate.
-    Vote { what: Vote, d: Row, a: Guard },
+    Vote {
+        what: Vote,
+        d: Row,
+        a: Guard,
+    },
     /// As many rows as matrices.
-    LoadMatrix { count: u8, transposed: bool, rows: [Row; 4], at: Address },
+    LoadMatrix {
+        count: u8,
+        transposed: bool,
+        rows: [Row; 4],
+        at: Address,
+    },
     Matrix(Box<Matrix>),
 }
 
@@ -362,7 +203,13 @@ pub(super) enum Op {
     WD(WD, [Row; 2]),
     WWD(WWD, [Row; 3]),
     /// Words `a` and `b`, doubles `d` and `c`.
-    MultiplyAddWide { signed: bool, d: Row, a: Row, b: Row, c: Row },
+    MultiplyAddWide {
+        signed: bool,
+        d: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+    },
     DW(DW, [Row; 2]),
     /// Result, from, into, position, length.
     InsertW([Row; 5]),
@@ -375,16 +222,37 @@ pub(super) enum Op {
     SelectW([Row; 4]),
     SelectD([Row; 4]),
     /// Into `p`, and the opposite into `q` (or none); `with` joins the result.
-    Compare { test: Test, kind: Kind, p: Row, q: Row, a: Row, b: Row, with: Option<(Logic, Guard)> },
+    Compare {
+        test: Test,
+        kind: Kind,
+        p: Row,
+        q: Row,
+        a: Row,
+        b: Row,
+        with: Option<(Logic, Guard)>,
+    },
     Logic(Logic, [Row; 3]),
     MoveP([Row; 2]),
     NotP([Row; 2]),
     Load(Transfer),
     Store(Transfer),
     /// The result (or none), the operands; 4 or 8 bytes.
-    Atomic { what: Atomic, space: Space, bytes: u8, d: Row, b: Row, c: Row, at: Address },
+    Atomic {
+        what: Atomic,
+        space: Space,
+        bytes: u8,
+        d: Row,
+        b: Row,
+        c: Row,
+        at: Address,
+    },
     /// To, from, bytes, and how many of them are read (a word row, or none for all).
-    CopyAsync { to: Address, from: Address, bytes: u8, valid: Row },
+    CopyAsync {
+        to: Address,
+        from: Address,
+        bytes: u8,
+        valid: Row,
+    },
     Commit,
     /// Waits until at most so many groups are under way.
     WaitGroup(u32),
@@ -397,9 +265,16 @@ pub(super) enum Op {
     Return,
     /// The barrier's number (a word row), how many threads (or none for all), and whether all threads of the block must
     /// be at this very instruction.
-    Barrier { number: Row, threads: Row, aligned: bool },
+    Barrier {
+        number: Row,
+        threads: Row,
+        aligned: bool,
+    },
     /// Lanes that must meet (a word row, or none for all 32 and none of them ended), and what they do then.
-    Meet { members: Row, what: Meeting },
+    Meet {
+        members: Row,
+        what: Meeting,
+    },
 }
 
 /// An instruction.

@@ -49,10 +49,28 @@ pub(super) fn min_f(a: u32, b: u32, nan: bool) -> u32 {
     let (x, y) = (f32::from_bits(a), f32::from_bits(b));
     match (x.is_nan(), y.is_nan()) {
         (true, true) => NAN,
-        (true, false) => if nan { NAN } else { b },
-        (false, true) => if nan { NAN } else { a },
+        (true, false) => {
+            if nan {
+                NAN
+            } else {
+                b
+            }
+        }
+        (false, true) => {
+            if nan {
+                NAN
+            } else {
+                a
+            }
+        }
         _ if x == y => a | b,
-        _ => if x < y { a } else { b },
+        _ => {
+            if x < y {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -62,10 +80,28 @@ pub(super) fn max_f(a: u32, b: u32, nan: bool) -> u32 {
     let (x, y) = (f32::from_bits(a), f32::from_bits(b));
     match (x.is_nan(), y.is_nan()) {
         (true, true) => NAN,
-        (true, false) => if nan { NAN } else { b },
-        (false, true) => if nan { NAN } else { a },
+        (true, false) => {
+            if nan {
+                NAN
+            } else {
+                b
+            }
+        }
+        (false, true) => {
+            if nan {
+                NAN
+            } else {
+                a
+            }
+        }
         _ if x == y => a & b,
-        _ => if x > y { a } else { b },
+        _ => {
+            if x > y {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -76,8 +112,20 @@ pub(super) fn extreme_d(a: u64, b: u64, largest: bool) -> u64 {
     match (x.is_nan(), y.is_nan()) {
         (true, _) => b,
         (_, true) => a,
-        _ if x == y => if largest { a & b } else { a | b },
-        _ => if (x > y) == largest { a } else { b },
+        _ if x == y => {
+            if largest {
+                a & b
+            } else {
+                a | b
+            }
+        }
+        _ => {
+            if (x > y) == largest {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 

@@ -10,7 +10,17 @@ use crate::Fault;
 
 /// Hints about caches. They change nothing that can be seen here.
 const HINTS: [&str; 12] = [
-    "ca", "cg", "cs", "lu", "wb", "wt", "L1::no_allocate", "L1::evict_last", "L1::evict_first", "L2::64B", "L2::128B",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "wb",
+    "wt",
+    "L1::no_allocate",
+    "L1::evict_last",
+    "L1::evict_first",
+    "L2::64B",
+    "L2::128B",
     "L2::256B",
 ];
 
@@ -66,9 +76,7 @@ impl<'a> Decoder<'a> {
         };
         let [a, b] = [self.value(of, a, letter)?, self.value(of, b, letter)?];
         let (p, q) = match to {
-            Operand::Pair(p, q) => {
-                (self.result(of, &named(p), 'p')?, self.result(of, &named(q), 'p')?)
-            }
+            Operand::Pair(p, q) => (self.result(of, &named(p), 'p')?, self.result(of, &named(q), 'p')?),
             _ => (self.result(of, to, 'p')?, NONE),
         };
         Ok(Op::Compare { test, kind, p, q, a, b, with })
@@ -372,4 +380,3 @@ fn test_named(name: &str) -> Option<Test> {
 fn is_whole(test: Test) -> bool {
     matches!(test, Test::Eq | Test::Ne | Test::Lt | Test::Le | Test::Gt | Test::Ge)
 }
-

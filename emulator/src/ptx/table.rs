@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::op::{D1, D2, D3, DW, Logic, Op, Row, Shift, W1, W2, W3, WD, WWD};
+use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W3, WD, WWD};
+use super::op::{Logic, Op, Row};
 
 /// What an instruction of a plain form becomes.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +74,8 @@ pub(super) fn plain(form: &str) -> Option<(&'static str, Make)> {
     static FORMS: OnceLock<HashMap<&str, (&str, Make)>> = OnceLock::new();
     let forms = FORMS.get_or_init(|| {
         let all = [WORDS, DOUBLES, CONVERSIONS, OTHERS].into_iter().flatten();
-        all.flat_map(|(forms, signature, make)| forms.split_whitespace().map(|form| (form, (*signature, *make)))).collect()
+        all.flat_map(|(forms, signature, make)| forms.split_whitespace().map(|form| (form, (*signature, *make))))
+            .collect()
     });
     forms.get(form).copied()
 }

@@ -1,8 +1,8 @@
 //! Instructions that touch memory.
 
 use super::block::{Block, Checked, Lanes, add};
-use super::memory::{Request, addresses, change, read, write};
 use super::memory::{Memory, Trouble};
+use super::memory::{Request, addresses, change, read, write};
 use super::op::{Address, File, Instruction, NONE, Op, Row, Space, Transfer};
 use super::warp::Registers;
 use crate::copies::Copy;
@@ -197,4 +197,3 @@ fn extended(value: u64, bytes: u8) -> u64 {
     let shift = 64 - 8 * u32::from(bytes);
     ((value << shift) as i64 >> shift) as u64
 }
-

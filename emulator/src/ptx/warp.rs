@@ -3,8 +3,9 @@
 //! An operation reads whole rows, computes all 32 lanes in a loop that the compiler turns into vectors, and keeps the
 //! lanes that execute it. Lanes that do not are computed, too: no operation here can fail.
 
-use super::op::{D1, D2, D3, DW, Guard, Kind, Logic, NONE, Op, Row, Shift, Test, W1, W2, W3, WD, WWD};
-use super::scalar as s;
+use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W3, WD, WWD};
+use super::op::{Guard, Logic, NONE, Op, Row};
+use super::{fused, scalar as s};
 
 /// 32 lanes of a register.
 pub(super) type Words = [u32; 32];
@@ -164,7 +165,6 @@ impl Registers {
         self.set_double(d, lanes, &values);
     }
 
-    #[inline(always)]
     fn w1(&mut self, what: W1, rows: [Row; 2], lanes: u32) {
         use f32 as F;
         match what {
@@ -201,7 +201,6 @@ impl Registers {
         }
     }
 
-    #[inline(always)]
     fn w2(&mut self, what: W2, rows: [Row; 3], lanes: u32) {
         let mut go = |f: fn(u32, u32) -> u32| self.word2(rows, lanes, f);
         match what {
@@ -244,13 +243,14 @@ impl Registers {
         }
     }
 
-    #[inline(always)]
     fn w3(&mut self, what: W3, rows: [Row; 4], lanes: u32) {
         match what {
             W3::MultiplyAdd => self.word3(rows, lanes, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-            W3::FmaF => self.word3(rows, lanes, |a, b, c| {
-                s::canonical(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c)))
-            }),
+            W3::FmaF => {
+                let [d, a, b, c] = rows;
+                let values = fused::floats(self.word(a), self.word(b), self.word(c));
+                self.set_word(d, lanes, &values);
+            }
             W3::Permute => self.word3(rows, lanes, s::permute),
             W3::FunnelLeftWrap => self.word3(rows, lanes, |a, b, c| s::funnel_left(a, b, c & 31)),
             W3::FunnelRightWrap => self.word3(rows, lanes, |a, b, c| s::funnel_right(a, b, c & 31)),
@@ -260,7 +260,6 @@ impl Registers {
         }
     }
 
-    #[inline(always)]
     fn d1(&mut self, what: D1, rows: [Row; 2], lanes: u32) {
         match what {
             D1::Move => self.double1(rows, lanes, |a| a),
@@ -275,7 +274,6 @@ impl Registers {
         }
     }
 
-    #[inline(always)]
     fn d2(&mut self, what: D2, rows: [Row; 3], lanes: u32) {
         let mut go = |f: fn(u64, u64) -> u64| self.double2(rows, lanes, f);
         match what {
@@ -303,19 +301,15 @@ impl Registers {
         }
     }
 
-    #[inline(always)]
     fn d3(&mut self, what: D3, [d, a, b, c]: [Row; 4], lanes: u32) {
         let (a, b, c) = (self.double(a), self.double(b), self.double(c));
         let values = match what {
             D3::MultiplyAdd => each(|i| a[i].wrapping_mul(b[i]).wrapping_add(c[i])),
-            D3::FmaF => {
-                each(|i| f64::from_bits(a[i]).mul_add(f64::from_bits(b[i]), f64::from_bits(c[i])).to_bits())
-            }
+            D3::FmaF => fused::doubles(a, b, c),
         };
         self.set_double(d, lanes, &values);
     }
 
-    #[inline(always)]
     fn shift(&mut self, what: Shift, [d, a, b]: [Row; 3], lanes: u32) {
         let (a, b) = (self.double(a), self.word(b));
         let values = match what {
@@ -326,7 +320,6 @@ impl Registers {
         self.set_double(d, lanes, &values);
     }
 
-    #[inline(always)]
     fn wd(&mut self, what: WD, [d, a]: [Row; 2], lanes: u32) {
         let a = self.word(a);
         let values = match what {
@@ -339,7 +332,6 @@ impl Registers {
         self.set_double(d, lanes, &values);
     }
 
-    #[inline(always)]
     fn wwd(&mut self, what: WWD, [d, a, b]: [Row; 3], lanes: u32) {
         let (a, b) = (self.word(a), self.word(b));
         let values = match what {
@@ -350,7 +342,6 @@ impl Registers {
         self.set_double(d, lanes, &values);
     }
 
-    #[inline(always)]
     fn dw(&mut self, what: DW, [d, a]: [Row; 2], lanes: u32) {
         let a = self.double(a);
         let values = match what {
@@ -364,20 +355,6 @@ impl Registers {
             DW::SignedOfDoubleToZero => each(|i| f64::from_bits(a[i]) as i32 as u32),
         };
         self.set_word(d, lanes, &values);
-    }
-
-    /// A bit for each lane in which the test holds.
-    #[inline(always)]
-    fn compare(&self, test: Test, kind: Kind, a: Row, b: Row) -> u32 {
-        match kind {
-            Kind::U32 => whole(test, self.word(a), self.word(b), |a| a),
-            Kind::S32 => whole(test, self.word(a), self.word(b), |a| a as i32),
-            Kind::S16 => whole(test, self.word(a), self.word(b), |a| a as i16),
-            Kind::U64 => whole(test, self.double(a), self.double(b), |a| a),
-            Kind::S64 => whole(test, self.double(a), self.double(b), |a| a as i64),
-            Kind::F32 => float(test, self.word(a), self.word(b), f32::from_bits),
-            Kind::F64 => float(test, self.double(a), self.double(b), f64::from_bits),
-        }
     }
 }
 
@@ -413,44 +390,5 @@ fn keep<T: Copy>(row: &mut [T; 32], lanes: u32, values: &[T; 32]) {
     }
     for (i, (kept, value)) in row.iter_mut().zip(values).enumerate() {
         *kept = if lanes >> i & 1 == 1 { *value } else { *kept };
-    }
-}
-
-/// A bit for each lane of which `f` holds.
-#[inline(always)]
-fn bits(f: impl Fn(usize) -> bool) -> u32 {
-    (0..32).fold(0, |bits, i| bits | if f(i) { 1 << i } else { 0 })
-}
-
-#[inline(always)]
-fn whole<T: Copy, N: Ord>(test: Test, a: &[T; 32], b: &[T; 32], of: impl Fn(T) -> N) -> u32 {
-    match test {
-        Test::Lt => bits(|i| of(a[i]) < of(b[i])),
-        Test::Le => bits(|i| of(a[i]) <= of(b[i])),
-        Test::Gt => bits(|i| of(a[i]) > of(b[i])),
-        Test::Ge => bits(|i| of(a[i]) >= of(b[i])),
-        Test::Ne => bits(|i| of(a[i]) != of(b[i])),
-        _ => bits(|i| of(a[i]) == of(b[i])),
-    }
-}
-
-#[inline(always)]
-fn float<T: Copy, N: PartialOrd>(test: Test, a: &[T; 32], b: &[T; 32], of: impl Fn(T) -> N) -> u32 {
-    let nan = |i: usize| of(a[i]).partial_cmp(&of(b[i])).is_none();
-    match test {
-        Test::Eq => bits(|i| of(a[i]) == of(b[i])),
-        Test::Ne => bits(|i| of(a[i]) < of(b[i]) || of(a[i]) > of(b[i])),
-        Test::Lt => bits(|i| of(a[i]) < of(b[i])),
-        Test::Le => bits(|i| of(a[i]) <= of(b[i])),
-        Test::Gt => bits(|i| of(a[i]) > of(b[i])),
-        Test::Ge => bits(|i| of(a[i]) >= of(b[i])),
-        Test::Equ => bits(|i| of(a[i]) == of(b[i]) || nan(i)),
-        Test::Neu => bits(|i| of(a[i]) != of(b[i])),
-        Test::Ltu => !bits(|i| of(a[i]) >= of(b[i])),
-        Test::Leu => !bits(|i| of(a[i]) > of(b[i])),
-        Test::Gtu => !bits(|i| of(a[i]) <= of(b[i])),
-        Test::Geu => !bits(|i| of(a[i]) < of(b[i])),
-        Test::Num => !bits(nan),
-        Test::Nan => bits(nan),
     }
 }
