@@ -6,7 +6,8 @@
 mod support;
 
 use support::{fault, module, run, try_module, values};
-use twofour_emulator::{Fault, Schedule};
+use twofour_emulator::ptx::{Launch, Module};
+use twofour_emulator::{Fault, Options, Schedule};
 
 /// The code of a value of `%w0` for each lane.
 const STORE: &str = "cvt.u64.u32 %d0, %w0; st.global.u64 [%own], %d0;";
@@ -48,6 +49,14 @@ fn a_thread_ends_by_ret_and_by_exit_and_at_the_end() {
         let body = format!("setp.lt.u32 %p0, %lane, 5; @%p0 {end}; mov.u32 %w0, 1; {STORE}");
         assert_eq!(values(&body, 32).iter().sum::<u64>(), 27);
     }
+}
+
+#[test]
+fn a_label_at_the_very_end_is_the_end() {
+    let text = ".version 9.0\n.target sm_80\n.address_size 64\n.entry k() { bra END; ret; END: }";
+    let launch = Launch { kernel: "k", grid: [2, 1, 1], block: [40, 1, 1], shared_bytes: 0, args: &[] };
+    let report = Module::new(text).unwrap().run(&launch, &Options::default()).unwrap();
+    assert_eq!((report.blocks, report.instructions), (2, 8));
 }
 
 /// `shfl.sync.up.b32`, `shfl.sync.down.b32`, `shfl.sync.bfly.b32` and `shfl.sync.idx.b32`, lane by lane from the ISA's
@@ -220,6 +229,8 @@ fn what_is_not_known_is_a_fault_of_its_line() {
         ("mov.u32 %w0, %clock;", "`mov.u32`: `%clock` is not declared"),
         ("ld.global.u32 %w0, %w1;", "`ld.global.u32`: an address in brackets must come"),
         ("add.s32 %w0, %w1, 5", "expected `,`, found `ret`"),
+        (".reg .b32 %x<4000000000>;", "`%x`: more than 1048576 registers"),
+        (".shared .b8 x[4000000000][4000000000][4000000000];", "`x` has more than 524288 bytes"),
     ] {
         let fault = try_module("", body).unwrap_err().to_string();
         assert!(fault.starts_with("PTX, line 1") && fault.contains(what), "{fault}");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::kinds::{W2, WWD};
+use super::kinds::{W2, W2D};
 use super::op::{Address, File, Guard, Instruction, NONE, Op, Row};
 use super::parse::{Class, Item, Registers};
 use super::statement::{Operand, Statement};
@@ -12,6 +12,9 @@ use super::{forms, special};
 use crate::Fault;
 
 pub(super) use special::Special;
+
+/// More registers than any compiler gives an entry.
+const MOST_ROWS: u32 = 1 << 20;
 
 /// What is declared: registers in scopes, and the addresses of variables and parameters.
 pub(super) struct Decoder<'a> {
@@ -76,13 +79,18 @@ impl<'a> Decoder<'a> {
                     code.lines.push(statement.line);
                     code.places.push(statement.place);
                 }
-                Item::Registers(registers) => self.declare(registers),
+                Item::Registers(registers) if self.declare(registers) => {}
+                Item::Registers(Registers { name, line, .. }) => {
+                    return Err(wrong(*line, format!("`{name}`: more than {MOST_ROWS} registers")));
+                }
                 Item::Open => self.scopes.push(HashMap::new()),
                 Item::Close => drop(self.scopes.pop()),
                 Item::Label(..) => {}
             }
         }
-        if !matches!(code.instructions.last(), Some(Instruction { guard: None, op: Op::Return | Op::Jump(_) })) {
+        let last = code.instructions.last();
+        let falls = !matches!(last, Some(Instruction { guard: None, op: Op::Return | Op::Jump(_) }));
+        if falls || self.labels.values().any(|&at| at as usize == code.instructions.len()) {
             // The end of the body is an end of the thread.
             code.instructions.push(Instruction { guard: None, op: Op::Return });
             code.lines.push(code.lines.last().copied().unwrap_or(0));
@@ -91,13 +99,18 @@ impl<'a> Decoder<'a> {
         Ok(code)
     }
 
-    fn declare(&mut self, registers: &Registers<'a>) {
+    /// Gives whether there are rows for so many.
+    fn declare(&mut self, registers: &Registers<'a>) -> bool {
         let count = registers.count.unwrap_or(1);
+        if count > MOST_ROWS - self.counts.iter().sum::<u32>().min(MOST_ROWS) {
+            return false;
+        }
         let first = self.fresh(file_of(registers.class), count);
         let declared = Declared { class: registers.class, first, count: registers.count };
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(registers.name, declared);
         }
+        true
     }
 
     /// New rows of a file; gives the first.
@@ -159,7 +172,7 @@ impl<'a> Decoder<'a> {
         let to = self.result(statement, to, whole)?;
         let (low, high) = (self.value(statement, low, part)?, self.value(statement, high, part)?);
         let rows = [to, low, high];
-        Ok(if whole == 'w' { Op::W2(W2::Pack, rows) } else { Op::WWD(WWD::Pack, rows) })
+        Ok(if whole == 'w' { Op::W2(W2::Pack, rows) } else { Op::W2D(W2D::Pack, rows) })
     }
 
     /// `mov.b32 {lo, hi}, %r`

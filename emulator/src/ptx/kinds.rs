@@ -157,7 +157,7 @@ pub(super) enum WD {
 
 /// Two words to a double.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WWD {
+pub(super) enum W2D {
     MultiplyU,
     MultiplyS,
     /// Low word, high word.

@@ -3,7 +3,7 @@
 //! A warp has three files of rows: words (32 lanes of 32 bits; 16-bit registers too, their upper bits zero), doubles (32
 //! lanes of 64 bits) and predicates (a bit a lane). Constants are rows as well, so that no operand is a special case.
 
-use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W3, WD, WWD};
+use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W2D, W3, WD};
 
 /// The number of a row in its file.
 pub(super) type Row = u32;
@@ -201,7 +201,7 @@ pub(super) enum Op {
     /// Result, value, distance (a word).
     Shift(Shift, [Row; 3]),
     WD(WD, [Row; 2]),
-    WWD(WWD, [Row; 3]),
+    W2D(W2D, [Row; 3]),
     /// Words `a` and `b`, doubles `d` and `c`.
     MultiplyAddWide {
         signed: bool,

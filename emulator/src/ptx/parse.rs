@@ -44,6 +44,7 @@ pub(super) struct Registers<'a> {
     pub(super) name: &'a str,
     pub(super) class: Class,
     pub(super) count: Option<u32>,
+    pub(super) line: u32,
 }
 
 /// What an entry's body is made of, in order.
@@ -103,9 +104,9 @@ pub(super) fn module(source: &str) -> Result<ModuleText<'_>, Fault> {
             ".section" => section(&mut text)?,
             ".visible" | ".weak" | ".extern" => {}
             ".entry" => module.entries.push(entry(&mut text, line)?),
-            ".global" => module.global.push(variable(&mut text)?),
-            ".const" => module.constant.push(variable(&mut text)?),
-            ".shared" => module.shared.push(variable(&mut text)?),
+            ".global" => module.global.push(variable(&mut text, LARGEST)?),
+            ".const" => module.constant.push(variable(&mut text, LARGEST)?),
+            ".shared" => module.shared.push(variable(&mut text, LARGEST_OF_BLOCK)?),
             _ => return Err(wrong(line, format!("the directive `{word}` is not known"))),
         }
     }
@@ -148,9 +149,17 @@ fn section(text: &mut Text) -> Result<(), Fault> {
     Ok(())
 }
 
+/// More global or constant memory than a variable of a module has; and more shared or local memory than a GPU has.
+const LARGEST: u64 = 1 << 30;
+const LARGEST_OF_BLOCK: u64 = 1 << 19;
+
 /// `.align 8 .b8 name[21504] = {0, 1};`
-fn variable<'a>(text: &mut Text<'a>) -> Result<Variable<'a>, Fault> {
+fn variable<'a>(text: &mut Text<'a>, largest: u64) -> Result<Variable<'a>, Fault> {
+    let line = text.line();
     let variable = declaration(text)?;
+    if variable.bytes.is_some_and(|bytes| bytes > largest) {
+        return Err(wrong(line, format!("`{}` has more than {largest} bytes", variable.name)));
+    }
     text.expect(';')?;
     Ok(variable)
 }
@@ -190,18 +199,17 @@ fn sized<'a>(text: &mut Text<'a>, name: &'a str, align: u32, size: u32) -> Resul
     if !align.is_power_of_two() || align > 1024 {
         return Err(wrong(line, format!("`{name}`: an alignment of {align} is not a power of two up to 1024")));
     }
-    let mut count = Some(1u64);
+    // None once a length is left open.
+    let mut bytes = Some(u64::from(size));
     while text.takes('[')? {
-        count = match text.takes(']')? {
-            true => None,
-            false => {
-                let length: u32 = text.number()?;
-                text.expect(']')?;
-                count.and_then(|count| count.checked_mul(length.into()))
-            }
-        };
+        if text.takes(']')? {
+            bytes = None;
+            continue;
+        }
+        let length: u32 = text.number()?;
+        text.expect(']')?;
+        bytes = bytes.map(|bytes| bytes.saturating_mul(length.into()));
     }
-    let bytes = count.and_then(|count| count.checked_mul(size.into()));
     let mut values = Vec::new();
     if text.takes('=')? {
         initial(text, size, &mut values)?;
@@ -263,6 +271,7 @@ fn entry<'a>(text: &mut Text<'a>, line: u32) -> Result<EntryText<'a>, Fault> {
                 while text.takes(',')? {
                     entry.max_threads = entry.max_threads.saturating_mul(text.number()?);
                 }
+                entry.max_threads = entry.max_threads.min(1024);
             }
             // How many registers and blocks the compiler should plan for: nothing that runs.
             ".minnctapersm" | ".maxnreg" => drop(text.number::<u32>()?),
@@ -326,11 +335,11 @@ fn directive<'a>(text: &mut Text<'a>, entry: &mut EntryText<'a>, word: &str, lin
     match word {
         ".reg" => registers(text, entry),
         ".shared" => {
-            entry.shared.push(variable(text)?);
+            entry.shared.push(variable(text, LARGEST_OF_BLOCK)?);
             Ok(())
         }
         ".local" => {
-            entry.local.push(variable(text)?);
+            entry.local.push(variable(text, LARGEST_OF_BLOCK)?);
             Ok(())
         }
         ".pragma" => {
@@ -366,7 +375,7 @@ fn registers<'a>(text: &mut Text<'a>, entry: &mut EntryText<'a>) -> Result<(), F
             }
             false => None,
         };
-        entry.items.push(Item::Registers(Registers { name, class, count }));
+        entry.items.push(Item::Registers(Registers { name, class, count, line }));
         if !text.takes(',')? {
             return text.expect(';');
         }

@@ -30,7 +30,7 @@ impl Op {
             Op::D3(_, rows) => each(rows, [Doubles; 4], 1, see),
             Op::Shift(_, rows) => each(rows, [Doubles, Doubles, Words], 1, see),
             Op::WD(_, rows) => each(rows, [Doubles, Words], 1, see),
-            Op::WWD(_, rows) => each(rows, [Doubles, Words, Words], 1, see),
+            Op::W2D(_, rows) => each(rows, [Doubles, Words, Words], 1, see),
             Op::MultiplyAddWide { d, a, b, c, .. } => {
                 [a, b].into_iter().for_each(|row| see(row, Words, Reads));
                 see(c, Doubles, Reads);

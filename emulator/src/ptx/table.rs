@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W3, WD, WWD};
+use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W2D, W3, WD};
 use super::op::{Logic, Op, Row};
 
 /// What an instruction of a plain form becomes.
@@ -20,7 +20,7 @@ pub(super) enum Make {
     D3(D3),
     Shift(Shift),
     WD(WD),
-    WWD(WWD),
+    W2D(W2D),
     Wide(bool),
     DW(DW),
     InsertW,
@@ -51,7 +51,7 @@ impl Make {
             Make::D3(what) => Op::D3(what, four),
             Make::Shift(what) => Op::Shift(what, three),
             Make::WD(what) => Op::WD(what, two),
-            Make::WWD(what) => Op::WWD(what, three),
+            Make::W2D(what) => Op::W2D(what, three),
             Make::Wide(signed) => Op::MultiplyAddWide { signed, d: at(0), a: at(1), b: at(2), c: at(3) },
             Make::DW(what) => Op::DW(what, two),
             Make::InsertW => Op::InsertW(five),
@@ -229,8 +229,8 @@ const CONVERSIONS: &[Line] = &[
 const OTHERS: &[Line] = &[
     ("popc.b64", "wd", Make::DW(DW::Popcount)),
     ("clz.b64", "wd", Make::DW(DW::LeadingZeros)),
-    ("mul.wide.u32", "dww", Make::WWD(WWD::MultiplyU)),
-    ("mul.wide.s32", "dww", Make::WWD(WWD::MultiplyS)),
+    ("mul.wide.u32", "dww", Make::W2D(W2D::MultiplyU)),
+    ("mul.wide.s32", "dww", Make::W2D(W2D::MultiplyS)),
     ("mad.wide.u32", "dwwd", Make::Wide(false)),
     ("mad.wide.s32", "dwwd", Make::Wide(true)),
     ("mov.pred", "pp", Make::MoveP),

@@ -30,9 +30,9 @@ impl Token<'_> {
 /// Reads one word ahead.
 pub(super) struct Text<'a> {
     rest: &'a str,
-    line: u32,
+    at_line: u32,
     next: Token<'a>,
-    next_line: u32,
+    line: u32,
 }
 
 /// A fault of the text itself.
@@ -42,7 +42,7 @@ pub(super) fn wrong(line: u32, what: impl Into<String>) -> Fault {
 
 impl<'a> Text<'a> {
     pub(super) fn new(text: &'a str) -> Result<Text<'a>, Fault> {
-        let mut words = Text { rest: text, line: 1, next: Token::End, next_line: 1 };
+        let mut words = Text { rest: text, at_line: 1, next: Token::End, line: 1 };
         words.advance()?;
         Ok(words)
     }
@@ -54,7 +54,7 @@ impl<'a> Text<'a> {
 
     /// The line of the next word.
     pub(super) fn line(&self) -> u32 {
-        self.next_line
+        self.line
     }
 
     /// Takes the next word.
@@ -78,7 +78,7 @@ impl<'a> Text<'a> {
         if self.takes(mark)? {
             return Ok(());
         }
-        Err(wrong(self.next_line, format!("expected `{mark}`, found {}", self.next.show())))
+        Err(wrong(self.line, format!("expected `{mark}`, found {}", self.next.show())))
     }
 
     /// Takes a name, number or directive, which must come.
@@ -88,13 +88,13 @@ impl<'a> Text<'a> {
                 self.advance()?;
                 Ok(word)
             }
-            other => Err(wrong(self.next_line, format!("expected a name or number, found {}", other.show()))),
+            other => Err(wrong(self.line, format!("expected a name or number, found {}", other.show()))),
         }
     }
 
     /// Takes a whole number, which must come and fit.
     pub(super) fn number<T: TryFrom<i128>>(&mut self) -> Result<T, Fault> {
-        let line = self.next_line;
+        let line = self.line;
         let negative = self.takes('-')?;
         let word = self.word()?;
         let value = integer(word).map(|value| if negative { -value } else { value });
@@ -104,16 +104,16 @@ impl<'a> Text<'a> {
 
     fn advance(&mut self) -> Result<(), Fault> {
         self.skip_blanks()?;
-        self.next_line = self.line;
+        self.line = self.at_line;
         let mut characters = self.rest.chars();
         let Some(first) = characters.next() else {
             self.next = Token::End;
             return Ok(());
         };
         if first == '"' {
-            let end = self.rest[1..].find('"').ok_or_else(|| wrong(self.line, "a quoted text does not end"))?;
+            let end = self.rest[1..].find('"').ok_or_else(|| wrong(self.at_line, "a quoted text does not end"))?;
             self.next = Token::Quoted(&self.rest[1..=end]);
-            self.line += self.rest[1..=end].matches('\n').count() as u32;
+            self.at_line += self.rest[1..=end].matches('\n').count() as u32;
             self.rest = &self.rest[end + 2..];
             return Ok(());
         }
@@ -132,13 +132,13 @@ impl<'a> Text<'a> {
     fn skip_blanks(&mut self) -> Result<(), Fault> {
         loop {
             let blanks = self.rest.bytes().take_while(u8::is_ascii_whitespace).count();
-            self.line += self.rest.as_bytes()[..blanks].iter().filter(|&&byte| byte == b'\n').count() as u32;
+            self.at_line += self.rest.as_bytes()[..blanks].iter().filter(|&&byte| byte == b'\n').count() as u32;
             self.rest = &self.rest[blanks..];
             if self.rest.starts_with("//") {
                 self.rest = &self.rest[self.rest.find('\n').unwrap_or(self.rest.len())..];
             } else if self.rest.starts_with("/*") {
-                let end = self.rest.find("*/").ok_or_else(|| wrong(self.line, "a comment does not end"))?;
-                self.line += self.rest[..end].matches('\n').count() as u32;
+                let end = self.rest.find("*/").ok_or_else(|| wrong(self.at_line, "a comment does not end"))?;
+                self.at_line += self.rest[..end].matches('\n').count() as u32;
                 self.rest = &self.rest[end + 2..];
             } else {
                 return Ok(());

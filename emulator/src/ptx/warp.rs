@@ -3,7 +3,7 @@
 //! An operation reads whole rows, computes all 32 lanes in a loop that the compiler turns into vectors, and keeps the
 //! lanes that execute it. Lanes that do not are computed, too: no operation here can fail.
 
-use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W3, WD, WWD};
+use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W2D, W3, WD};
 use super::op::{Guard, Logic, NONE, Op, Row};
 use super::{fused, scalar as s};
 
@@ -73,7 +73,7 @@ impl Registers {
             Op::D3(what, rows) => self.d3(*what, *rows, lanes),
             Op::Shift(what, rows) => self.shift(*what, *rows, lanes),
             Op::WD(what, rows) => self.wd(*what, *rows, lanes),
-            Op::WWD(what, rows) => self.wwd(*what, *rows, lanes),
+            Op::W2D(what, rows) => self.wwd(*what, *rows, lanes),
             Op::MultiplyAddWide { signed, d, a, b, c } => {
                 let (a, b, c) = (self.word(*a), self.word(*b), self.double(*c));
                 let sums = each(|i| wide(a[i], b[i], *signed).wrapping_add(c[i]));
@@ -332,12 +332,12 @@ impl Registers {
         self.set_double(d, lanes, &values);
     }
 
-    fn wwd(&mut self, what: WWD, [d, a, b]: [Row; 3], lanes: u32) {
+    fn wwd(&mut self, what: W2D, [d, a, b]: [Row; 3], lanes: u32) {
         let (a, b) = (self.word(a), self.word(b));
         let values = match what {
-            WWD::MultiplyU => each(|i| wide(a[i], b[i], false)),
-            WWD::MultiplyS => each(|i| wide(a[i], b[i], true)),
-            WWD::Pack => each(|i| u64::from(b[i]) << 32 | u64::from(a[i])),
+            W2D::MultiplyU => each(|i| wide(a[i], b[i], false)),
+            W2D::MultiplyS => each(|i| wide(a[i], b[i], true)),
+            W2D::Pack => each(|i| u64::from(b[i]) << 32 | u64::from(a[i])),
         };
         self.set_double(d, lanes, &values);
     }
