@@ -30,7 +30,7 @@ impl Module {
     /// Runs a launch in the emulator, and again, from the same contents, from this module's PTX; gives a difference for
     /// each buffer in which they left different bits. The buffers keep what the PTX left.
     ///
-    /// NaNs count as equal, as 32 or as 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
+    /// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
     /// the buffers that the arguments point into; if one of more than 256 MiB is among them, which cannot be put back as
     /// it was, the emulator alone has run and there is nothing to compare.
     ///
@@ -72,10 +72,16 @@ fn difference(buffer: String, emulator: &[u8], ptx: &[u8]) -> Option<Difference>
         from_bytes::<u32>(&padded)
     };
     let (emulator, ptx) = (words(emulator), words(ptx));
-    let differ = |&i: &usize| !alike(emulator[i], ptx[i]);
+    let differ = |&i: &usize| !alike(emulator[i], ptx[i]) && !(is_double_nan(&emulator, i) && is_double_nan(&ptx, i));
     let all: Vec<usize> = (0..emulator.len()).filter(differ).collect();
     let first = *all.first()?;
     Some(Difference { buffer, offset: 4 * first, words: all.len(), emulator: emulator[first], ptx: ptx[first] })
+}
+
+/// Is a word half of a NaN of 64 bits?
+fn is_double_nan(words: &[u32], i: usize) -> bool {
+    let pair = words.get(i & !1).zip(words.get(i | 1));
+    pair.is_some_and(|(&low, &high)| f64::from_bits(u64::from(high) << 32 | u64::from(low)).is_nan())
 }
 
 /// The same bits, or NaNs in the same places.
