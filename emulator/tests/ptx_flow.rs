@@ -83,7 +83,7 @@ fn shuffles_take_from_the_lane_of_the_isa() {
                         // Only the bits inside the segment count.
                         _ => Some(first + by % width),
                     };
-                    u64::from(from.unwrap_or(lane) * 7 | u32::from(from.is_some()) << 16)
+                    u64::from((from.unwrap_or(lane) * 7) | (u32::from(from.is_some()) << 16))
                 };
                 assert_eq!(values(&body, 32), (0..32).map(expected).collect::<Vec<_>>(), "{mode} {by} of {width}");
             }

@@ -72,7 +72,8 @@ fn difference(buffer: String, emulator: &[u8], ptx: &[u8]) -> Option<Difference>
         from_bytes::<u32>(&padded)
     };
     let (emulator, ptx) = (words(emulator), words(ptx));
-    let differ = |&i: &usize| !alike(emulator[i], ptx[i]) && !(is_double_nan(&emulator, i) && is_double_nan(&ptx, i));
+    let both_nan = |i| is_double_nan(&emulator, i) && is_double_nan(&ptx, i);
+    let differ = |&i: &usize| !(alike(emulator[i], ptx[i]) || both_nan(i));
     let all: Vec<usize> = (0..emulator.len()).filter(differ).collect();
     let first = *all.first()?;
     Some(Difference { buffer, offset: 4 * first, words: all.len(), emulator: emulator[first], ptx: ptx[first] })
