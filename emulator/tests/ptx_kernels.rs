@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use twofour_emulator::ptx::{Compiler, Module};
+use twofour_emulator::ptx::{Compiler, Difference, Module};
 use twofour_emulator::{Args, Buffer, Kernel, Launch, Options, Schedule};
 
 mod targets {
@@ -61,20 +61,38 @@ fn every_kernel_is_read() {
     assert_eq!(count, ours.count());
 }
 
+/// Both executors on the noise, under these options: where they differ.
+fn compare_noise(module: &Module, options: &Options) -> Vec<Difference> {
+    let output = Buffer::output::<f32>("out", 6 * 700).unwrap();
+    // Where to, the first group and how many; round keys and draw; the bits of 1 + 2^-22 and padding.
+    let args = Args::new().pointer(&output).value(1u64 << 33).value(700u64);
+    let args = (0..22u32).fold(args, |args, key| args.value(key.wrapping_mul(0x9E37_79B9)));
+    let args = args.value(0x3F80_0002u32).value(0u32).finish();
+    let kernel = Kernel::find("twofour_noise_gumbels").unwrap();
+    let launch = Launch { kernel, grid: [2, 1, 1], block: [256, 1, 1], shared_bytes: 0, args: &args };
+    let differences = module.compare(&launch, options).unwrap().unwrap();
+    assert!(output.values::<f32>().iter().all(|noise| noise.is_finite()));
+    differences
+}
+
 #[test]
 fn the_noise_is_the_emulators() {
     let Some(compiler) = compiler() else { return };
     let module = Module::new(&ptx(&compiler, &root().join("cuda/noise.cu"))).unwrap();
     for (i, schedule) in Schedule::several(3).enumerate() {
-        let output = Buffer::output::<f32>("out", 6 * 700).unwrap();
-        let keys = (0..22u32).fold(Args::new().pointer(&output).value(1u64 << 33).value(700u64), |args, key| {
-            args.value(key.wrapping_mul(0x9E37_79B9) ^ i as u32)
-        });
-        let args = keys.value(0x3F80_0002u32).value(0u32).finish();
-        let kernel = Kernel::find("twofour_noise_gumbels").unwrap();
-        let launch = Launch { kernel, grid: [2, 1, 1], block: [256, 1, 1], shared_bytes: 0, args: &args };
         let options = Options { schedule, workers: 1 + i % 2, ..Options::default() };
-        assert_eq!(module.compare(&launch, &options).unwrap().unwrap(), []);
-        assert!(output.values::<f32>().iter().all(|noise| noise.is_finite()));
+        assert_eq!(compare_noise(&module, &options), []);
     }
+}
+
+/// What the executor is for: two operands of one instruction the wrong way round.
+#[test]
+fn swapped_operands_are_found() {
+    let Some(compiler) = compiler() else { return };
+    let text = ptx(&compiler, &root().join("cuda/noise.cu"));
+    let right = text.lines().find(|line| line.contains("shf.r.wrap.b32")).unwrap();
+    let mut operands: Vec<_> = right.split(", ").collect();
+    operands.swap(1, 2);
+    let wrong = Module::new(&text.replacen(right, &operands.join(", "), 1)).unwrap();
+    assert!(!compare_noise(&wrong, &Options::default()).is_empty());
 }

@@ -14,8 +14,8 @@ fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|i| (i * 37 + 129) as u8 ^ (i / 7) as u8).collect()
 }
 
-/// Forms, the registers that a value of theirs goes through, and the address of 16 bytes at `%d1` for global and generic
-/// memory.
+/// Forms, the registers that a value of theirs goes through, and the address of 16 bytes at `%d1` for global and
+/// generic memory.
 const LOADS: &[(&str, char)] = &[
     ("ld.global.u8", 'w'),
     ("ld.global.u8", 'h'),
@@ -274,7 +274,8 @@ fn atomics_change_memory_at_once() {
     assert_eq!(run(&module(BOX, body), &[0; 8], 96, 0, Schedule::Random(3)).unwrap().1, [192; 96]);
 }
 
-/// `cp.async.ca.shared.global`, `cp.async.cg.shared.global.L2::128B`, `cp.async.commit_group`, `cp.async.wait_group` and
+/// `cp.async.ca.shared.global`, `cp.async.cg.shared.global.L2::128B`, `cp.async.commit_group`, `cp.async.wait_group`
+/// and
 /// `cp.async.wait_all`: what is not read of the source is zero, and nothing is there for certain before its wait.
 #[test]
 fn copies_land_by_their_wait_and_fill_with_zeros() {
@@ -364,7 +365,7 @@ fn ldmatrix_gives_rows_or_columns() {
 fn accesses_out_of_bounds_are_faults() {
     let beyond = fault("", "ld.global.u32 %w0, [%from+64];", 32);
     assert!(
-        matches!(&beyond, Fault::OutOfBounds { near: Near::Buffer { name, offset: 64, bytes: 64 }, .. } if name == "from"),
+        matches!(&beyond, Fault::OutOfBounds { near: Near::Buffer { name, offset: 64, .. }, .. } if name == "from"),
         "{beyond}"
     );
     assert_eq!(beyond.place().unwrap().kernel, "k");

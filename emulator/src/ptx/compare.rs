@@ -30,9 +30,9 @@ impl Module {
     /// Runs a launch in the emulator, and again, from the same contents, from this module's PTX; gives a difference for
     /// each buffer in which they left different bits. The buffers keep what the PTX left.
     ///
-    /// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
-    /// the buffers that the arguments point into; if one of more than 256 MiB is among them, which cannot be put back as
-    /// it was, the emulator alone has run and there is nothing to compare.
+    /// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared
+    /// are the buffers that the arguments point into; if one of more than 256 MiB is among them, which cannot be put
+    /// back as it was, the emulator alone has run and there is nothing to compare.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Where lanes and warps wait for each other: barriers of the block, and instructions of a warp.
 //!
-//! A lane that waits stands at the instruction it waits in, and nothing has happened yet; when others end, it comes to it
-//! again. Mbarriers, bulk copies, warpgroups' products and clusters, once they are built, are further meetings.
+//! A lane that waits stands at the instruction it waits in, and nothing has happened yet; when others end, it comes to
+//! it again. Mbarriers, bulk copies, warpgroups' products and clusters, once they are built, are further meetings.
 
 use super::block::{BARRIERS, Barrier, Block, Flow, Lanes, add};
 use super::memory::{Trouble, addresses, read};
@@ -113,8 +113,8 @@ impl Block {
         }
     }
 
-    /// Matrices of 8 rows of 8 elements of 16 bits; lanes `8i` to `8i + 7` have the addresses of the rows of matrix `i`.
-    /// A lane gets two neighbours of row `lane / 4`, or of the column if transposed, those from `2 (lane % 4)` on.
+    /// Matrices of 8 rows of 8 elements of 16 bits; lanes `8i` to `8i + 7` have the addresses of the rows of matrix
+    /// `i`. A lane gets two neighbours of row `lane / 4`, or of the column if transposed, those from `2 (lane % 4)` on.
     fn load_matrix(
         &mut self,
         number: usize,

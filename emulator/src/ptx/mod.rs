@@ -1,9 +1,9 @@
 //! Executes PTX: what compilers really make of the kernels, without a GPU.
 //!
-//! The emulator runs the kernels' source as C++, with twins in place of the inline PTX. A wrong operand in that PTX, or a
-//! surprise of the compiler, it cannot see. Here the text that nvcc or NVRTC makes is read and executed, and what each
-//! instruction does is written down anew from the PTX ISA, not from the twins: where the two executors agree, both the
-//! wrappers and the twins mean the same.
+//! The emulator runs the kernels' source as C++, with twins in place of the inline PTX. A wrong operand in that PTX, or
+//! a surprise of the compiler, it cannot see. Here the text that nvcc or NVRTC makes is read and executed, and what
+//! each instruction does is written down anew from the PTX ISA, not from the twins: where the two executors agree, both
+//! the wrappers and the twins mean the same.
 //!
 //! ```
 //! use twofour_emulator::{Args, Buffer, Options, ptx};
@@ -35,10 +35,10 @@
 //! # }
 //! ```
 //!
-//! **What it executes.** Kernels of one module, from launches, buffers, schedules and faults that are the emulator's own.
-//! A module is read whole: an opcode, modifier or directive that is not known is a fault with its line, and nothing is
-//! skipped but what cannot run (line tables, debug sections, hints to the compiler and the caches). Each form is in a
-//! checked-in list, `tests/data/ptx_forms.txt`, with its tests.
+//! **What it executes.** Kernels of one module, from launches, buffers, schedules and faults that are the emulator's
+//! own. A module is read whole: an opcode, modifier or directive that is not known is a fault with its line, and
+//! nothing is skipped but what cannot run (line tables, debug sections, hints to the compiler and the caches). Each
+//! form is in a checked-in list, `tests/data/ptx_forms.txt`, with its tests.
 //!
 //! **How.** A warp's 32 lanes execute an instruction together, on rows of 32 values. Lanes part at branches and meet
 //! again; at a `.sync` instruction they wait for its members, at a barrier for the block. Under
@@ -46,12 +46,14 @@
 //! copies land early or late, by the seed: a missing barrier or `bar.warp.sync` shows as a wrong result.
 //!
 //! **What is checked.** Bounds and alignment of every access, each variable of shared memory apart; stores to inputs;
-//! barriers that not all threads reach; collectives without a member; what the ISA calls undefined where it can be seen.
+//! barriers that not all threads reach; collectives without a member; what the ISA calls undefined where it can be
+//! seen.
 //!
-//! **What is not.** `mma` and `mma.sp` are read and checked, but end in [`Fault::NotExecuted`](crate::Fault). Mbarriers,
-//! bulk copies, wgmma, `setmaxnreg` and clusters are not read at all; they belong into `Meeting` (op.rs) and meet.rs.
-//! Functions and calls, textures, generic addresses of local memory: not built. Registers that are read before they are
-//! written, and races, are not noticed as such. The order of blocks and the memory model are those of the processor.
+//! **What is not.** `mma` and `mma.sp` are read and checked, but end in [`Fault::NotExecuted`](crate::Fault).
+//! Mbarriers, bulk copies, wgmma, `setmaxnreg` and clusters are not read at all; they belong into `Meeting` (op.rs) and
+//! meet.rs. Functions and calls, textures, generic addresses of local memory: not built. Registers that are read before
+//! they are written, and races, are not noticed as such. The order of blocks and the memory model are those of the
+//! processor.
 //!
 //! **Where the ISA leaves room**: `scalar.rs` says what is taken.
 

@@ -1,7 +1,8 @@
 //! Instructions as they are executed: decoded once, every operand the number of a row of registers.
 //!
-//! A warp has three files of rows: words (32 lanes of 32 bits; 16-bit registers too, their upper bits zero), doubles (32
-//! lanes of 64 bits) and predicates (a bit a lane). Constants are rows as well, so that no operand is a special case.
+//! A warp has three files of rows: words (32 lanes of 32 bits; 16-bit registers too, their upper bits zero), doubles
+//! (32 lanes of 64 bits) and predicates (a bit a lane). Constants are rows as well, so that no operand is a special
+//! case.
 
 use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W2D, W3, WD};
 

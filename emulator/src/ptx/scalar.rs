@@ -4,8 +4,8 @@
 //!   here they are those of the processor.
 //! - `ex2.approx` and `rcp.approx` may be off by 2 and 1 units in the last place. Taken are the C library's `exp2f`
 //!   (within 1) and the correctly rounded reciprocal, both with subnormal operands and results flushed to zero.
-//! - An integer divided by zero gives all ones, and a remainder the dividend: the ISA leaves it open, and a compiler may
-//!   divide where the result is not used, so it is no fault.
+//! - An integer divided by zero gives all ones, and a remainder the dividend: the ISA leaves it open, and a compiler
+//!   may divide where the result is not used, so it is no fault.
 
 pub(super) const NAN: u32 = 0x7FFF_FFFF;
 

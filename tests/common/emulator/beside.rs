@@ -1,5 +1,5 @@
-//! The kernels' own PTX, executed beside the emulator: where `TWOFOUR_PTX=beside`, each launch of a kernel runs in both, and
-//! both must leave the same bits.
+//! The kernels' own PTX, executed beside the emulator: where `TWOFOUR_PTX=beside`, each launch of a kernel runs in
+//! both, and both must leave the same bits.
 
 use std::collections::HashMap;
 use std::path::Path;
