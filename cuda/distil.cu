@@ -8,24 +8,30 @@
 
 namespace twofour {
 
-// Sums of q ln(q/m) and of p ln(p/m), for all threads of the block.
+// Adds q ln(q/m) and p ln(p/m) of n tokens.
+template <typename T, int n>
+TWOFOUR_DEVICE void add_differences(float& of_teacher, float& of_student, const DistilArgs& args, const Row& row,
+                                    const Slope& slope, u32 first) {
+  float s[n], t[n];
+  read_own<n == kRun, T>(args.student, row.base + first, s);
+  read<n == kRun, T>(args.teacher, row.base + first, t);
+  TWOFOUR_UNROLL
+  for (int i = 0; i < n; ++i) {
+    const float p = ex2_approx((s[i] - slope.top_student) * args.exponent) * slope.inverse_student;
+    const float q = ex2_approx((t[i] - slope.top_teacher) * args.exponent) * slope.inverse_teacher;
+    of_teacher += q * log_over_mean(q, p, 1.0f - args.beta);
+    of_student += p * log_over_mean(p, q, args.beta);
+  }
+}
+
+// Their sums over a row, for all threads of the block.
 template <typename T>
 TWOFOUR_DEVICE Two differences(const DistilArgs& args, const Row& row, const Slope& slope) {
   float of_teacher = 0, of_student = 0;
-  const auto add_run = [&](u32 first, auto length) {
-    constexpr int n = decltype(length)::value;
-    float s[n], t[n];
-    read_own<n == kRun, T>(args.student, row.base + first, s);
-    read<n == kRun, T>(args.teacher, row.base + first, t);
-    TWOFOUR_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const float p = ex2_approx((s[i] - slope.top_student) * args.exponent) * slope.inverse_student;
-      const float q = ex2_approx((t[i] - slope.top_teacher) * args.exponent) * slope.inverse_teacher;
-      of_teacher += q * log_over_mean(q, p, 1.0f - args.beta);
-      of_student += p * log_over_mean(p, q, args.beta);
-    }
-  };
-  for_each_run<T>(row.base, args.vocab, add_run);
+  for_each_run<T>(
+      row.base, args.vocab,
+      [&](u32 first) { add_differences<T, kRun>(of_teacher, of_student, args, row, slope, first); },
+      [&](u32 token) { add_differences<T, 1>(of_teacher, of_student, args, row, slope, token); });
   return add_all(Two{of_teacher, of_student});
 }
 

@@ -49,22 +49,16 @@ struct Bits {
   }
 };
 
-// A number of tokens, as an argument.
-template <int n>
-struct Length {
-  static constexpr int value = n;
-};
-
-// Calls run(first, a length of kRun) for each of this thread's whole runs of a row, whose accesses are aligned, and
-// run(token, a length of 1) for the few tokens before and after them.
-template <typename T, typename Run>
-TWOFOUR_DEVICE void for_each_run(u64 base, u32 vocab, Run run) {
+// Calls run(first) for each of this thread's whole runs of a row, kRun tokens whose accesses are aligned, and
+// single(token) for the few tokens before and after them.
+template <typename T, typename Run, typename Single>
+TWOFOUR_DEVICE void for_each_run(u64 base, u32 vocab, Run run, Single single) {
   constexpr u32 per_access = 16 / sizeof(T);
   const u32 misaligned = u32(base % per_access), to_boundary = misaligned ? per_access - misaligned : 0;
   const u32 head = to_boundary < vocab ? to_boundary : vocab, runs = (vocab - head) / kRun;
   const u32 singles = vocab - runs * kRun;
-  if (thread_index() < singles) run(thread_index() < head ? thread_index() : runs * kRun + thread_index(), Length<1>{});
-  for (u32 i = thread_index(); i < runs; i += kThreads) run(head + i * kRun, Length<kRun>{});
+  if (thread_index() < singles) single(thread_index() < head ? thread_index() : runs * kRun + thread_index());
+  for (u32 i = thread_index(); i < runs; i += kThreads) run(head + i * kRun);
 }
 
 template <int n>
@@ -194,9 +188,8 @@ TWOFOUR_DEVICE N add_all(N x) {
   return x;
 }
 
-template <typename T, Of of, typename Hidden, int n>
-TWOFOUR_DEVICE void sum_run(Sums& sums, const DistilArgs& args, bool apart, Hidden hidden, u64 base, u32 first,
-                            Length<n>) {
+template <typename T, Of of, int n, typename Hidden>
+TWOFOUR_DEVICE void sum_run(Sums& sums, const DistilArgs& args, bool apart, Hidden hidden, u64 base, u32 first) {
   float s[n], t[n] = {};
   read_own<n == kRun, T>(args.student, base + first, s);
   if constexpr (of != Of::kStudent) read<n == kRun, T>(args.teacher, base + first, t);
@@ -208,8 +201,9 @@ TWOFOUR_DEVICE void sum_run(Sums& sums, const DistilArgs& args, bool apart, Hidd
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE Sums sum_row(const DistilArgs& args, bool apart, Hidden hidden, u64 base) {
   Sums sums = no_sums();
-  for_each_run<T>(base, args.vocab,
-                  [&](u32 first, auto length) { sum_run<T, of>(sums, args, apart, hidden, base, first, length); });
+  for_each_run<T>(
+      base, args.vocab, [&](u32 first) { sum_run<T, of, kRun>(sums, args, apart, hidden, base, first); },
+      [&](u32 token) { sum_run<T, of, 1>(sums, args, apart, hidden, base, token); });
   return merge_all<of>(sums, args.exponent, apart);
 }
 
@@ -289,9 +283,8 @@ TWOFOUR_DEVICE void differentiate(const DistilArgs& args, const Slope& slope, bo
   }
 }
 
-template <typename T, Of of, typename Hidden, int n>
-TWOFOUR_DEVICE void write_run(const DistilArgs& args, const Row& row, const Slope& slope, Hidden hidden, u32 first,
-                              Length<n>) {
+template <typename T, Of of, int n, typename Hidden>
+TWOFOUR_DEVICE void write_run(const DistilArgs& args, const Row& row, const Slope& slope, Hidden hidden, u32 first) {
   float s[n], t[n] = {};
   read_own<n == kRun, T>(args.student, row.base + first, s);
   if constexpr (of != Of::kStudent) read<n == kRun, T>(args.teacher, row.base + first, t);
@@ -306,12 +299,13 @@ TWOFOUR_DEVICE void write_run(const DistilArgs& args, const Row& row, const Slop
 
 template <typename T, Of of, typename Hidden>
 TWOFOUR_DEVICE void write_row(const DistilArgs& args, const Row& row, const Slope& slope, Hidden hidden) {
-  for_each_run<T>(row.base, args.vocab,
-                  [&](u32 first, auto length) { write_run<T, of>(args, row, slope, hidden, first, length); });
+  for_each_run<T>(
+      row.base, args.vocab, [&](u32 first) { write_run<T, of, kRun>(args, row, slope, hidden, first); },
+      [&](u32 token) { write_run<T, of, 1>(args, row, slope, hidden, token); });
 }
 
 template <typename T, int n>
-TWOFOUR_DEVICE void zero_run(const DistilArgs& args, const Row& row, u32 first, Length<n>) {
+TWOFOUR_DEVICE void zero_run(const DistilArgs& args, const Row& row, u32 first) {
   const float zeros[n] = {};
   write<n == kRun, T>(args.student, row.base + first, zeros);
 }
@@ -321,7 +315,9 @@ template <typename T>
 TWOFOUR_DEVICE void skip_row(const DistilArgs& args, const Row& row, u64 number) {
   if (thread_index() == 0) store(args.loss + number, 0.0f);
   if (!args.writes) return;
-  for_each_run<T>(row.base, args.vocab, [&](u32 first, auto length) { zero_run<T>(args, row, first, length); });
+  for_each_run<T>(
+      row.base, args.vocab, [&](u32 first) { zero_run<T, kRun>(args, row, first); },
+      [&](u32 token) { zero_run<T, 1>(args, row, token); });
 }
 
 // Writes the loss, of this divergence. By one thread.
