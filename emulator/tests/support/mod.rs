@@ -22,7 +22,7 @@ pub fn launch_with_shared(
 ) -> Result<Report, Fault> {
     let kernel = Kernel::find(kernel)?;
     let launch = Launch { kernel, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes, args };
-    run(&launch, &Options { schedule, workers: 1, blocks: None })
+    run(&launch, &Options { schedule, workers: 1, ..Options::default() })
 }
 
 /// A small generator, so that tests need no crate and give the same numbers everywhere.
