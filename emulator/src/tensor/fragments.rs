@@ -70,9 +70,7 @@ impl Element {
 fn place_in_a(element: Element, lane: usize, i: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane % 4);
     let (is_upper, column) = match element {
-        Element::F16 | Element::Bf16 => {
-            (matches!(i, 0..2 | 4..6), thread * 2 + (i & 1) + if i < 4 { 0 } else { 8 })
-        }
+        Element::F16 | Element::Bf16 => (matches!(i, 0..2 | 4..6), thread * 2 + (i & 1) + if i < 4 { 0 } else { 8 }),
         Element::Tf32 => (matches!(i, 0 | 2), thread + if i < 2 { 0 } else { 4 }),
         Element::S8 => (matches!(i, 0..4 | 8..12), thread * 4 + (i & 3) + if i < 8 { 0 } else { 16 }),
     };

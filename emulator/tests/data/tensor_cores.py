@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes tensor_cores.txt: what MMA-Sim says that tensor cores compute.
 
-    python3 -m venv .venv && .venv/bin/pip install mmasim==2.1.1 torch==2.9.0 numpy
-    .venv/bin/python emulator/tests/data/tensor_cores.py > emulator/tests/data/tensor_cores.txt
+    python3 -m venv .venv && . .venv/bin/activate && pip install mmasim==2.1.1 torch==2.15.0 numpy==2.4.6
+    emulator/tests/data/tensor_cores.py > emulator/tests/data/tensor_cores.txt
 
 MMA-Sim (arXiv 2511.10909, MIT licence) is a bit-accurate model of the dense instructions, compared by its authors with
 ten GPUs. It has no mma.sp. tests/tensor_cores.rs makes the same inputs and must get the same results. The gate needs no
