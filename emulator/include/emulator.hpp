@@ -90,7 +90,7 @@ void twofour_emulator_copy_commit(twofour_emulator::Thread*);
 void twofour_emulator_copy_wait(twofour_emulator::Thread*, unsigned newest);
 void twofour_emulator_copy_wait_all(twofour_emulator::Thread*);
 void twofour_emulator_multiply(twofour_emulator::Thread*, unsigned element, const float* a, unsigned terms,
-                               const void* b, unsigned rows, const unsigned char* columns, void* sums);
+                               const void* b, const unsigned char* columns, void* sums);
 void twofour_emulator_unordered(twofour_emulator::Thread*, unsigned metadata, twofour_emulator::Site);
 }
 

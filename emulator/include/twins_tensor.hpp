@@ -95,15 +95,14 @@ struct Eight {
 
 // If the launch has asked for a device's arithmetic, which is Rust's: has it been done?
 template <typename Elements>
-TWOFOUR_UNCHECKED bool add_as_tensor_cores(const float* a, u32 terms, const void* b, u32 rows, const u8* columns,
-                                           void* sums) {
+TWOFOUR_UNCHECKED bool add_as_tensor_cores(const float* a, u32 terms, const void* b, const u8* columns, void* sums) {
   ::twofour_emulator::Thread* const thread = twofour_emulator_current;
   if (thread->arithmetic == 0) return false;
-  twofour_emulator_multiply(thread, Elements::number, a, terms, b, rows, columns, sums);
+  twofour_emulator_multiply(thread, Elements::number, a, terms, b, columns, sums);
   return true;
 }
 template <typename Elements>
-TWOFOUR_UNCHECKED bool add_as_tensor_cores(const u32*, u32, const void*, u32, const u8*, void*) {
+TWOFOUR_UNCHECKED bool add_as_tensor_cores(const u32*, u32, const void*, const u8*, void*) {
   return false;
 }
 
@@ -132,7 +131,7 @@ TWOFOUR_UNCHECKED void multiply(void* const* lanes, const typename Elements::Sum
       const auto* d = static_cast<const Sum*>(lane->d);
       for (u32 i = 0; i < 4; ++i) sums[q + i / 2 * 8][2 * t + i % 2] = d[i];
     }
-  if (!add_as_tensor_cores<Elements>(a[0], terms, b, K, columns == nullptr ? nullptr : columns[0], sums))
+  if (!add_as_tensor_cores<Elements>(a[0], terms, b, columns == nullptr ? nullptr : columns[0], sums))
     for (u32 row = 0; row < 16; ++row) {
       Columns sum = sums[row];
       for (u32 i = 0; i < terms; ++i) sum += a[row][i] * b[columns == nullptr ? i : columns[row][i]];

@@ -35,7 +35,7 @@ impl Element {
                 let magnitude = match exponent {
                     0 => (fraction as f32 * f32::from_bits((127 - 24) << 23)).to_bits(),
                     31 => 0x7f80_0000 | fraction << 13,
-                    _ => exponent + 127 - 15 << 23 | fraction << 13,
+                    _ => (exponent + 127 - 15) << 23 | fraction << 13,
                 };
                 f32::from_bits(sign | magnitude)
             }

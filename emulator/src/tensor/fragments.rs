@@ -121,9 +121,10 @@ fn index_place(element: Element, lane: usize, i: usize, selector: usize) -> (usi
     }
 }
 
-/// The matrices of one instruction, as far as they are used: `terms` elements of each row of A.
+/// The matrices of one instruction, as far as they are used: `terms` elements of each row of A, `k` rows of B.
 struct Matrices {
     terms: usize,
+    k: usize,
     a: [u32; 16 * 32],
     b: [[u32; 8]; 64],
     /// The rows of B that A's elements are for.
@@ -131,8 +132,10 @@ struct Matrices {
 }
 
 impl Matrices {
-    fn new<const N: usize>(element: Element, terms: usize, b: &Registers<N>) -> Matrices {
-        let mut whole = Matrices { terms, a: [0; 16 * 32], b: [[0; 8]; 64], columns: [0; 16 * 32] };
+    fn new<const N: usize>(element: Element, b: &Registers<N>) -> Matrices {
+        let terms = 8 * element.per_register();
+        let k = 4 * N * element.per_register();
+        let mut whole = Matrices { terms, k, a: [0; 16 * 32], b: [[0; 8]; 64], columns: [0; 16 * 32] };
         for (lane, registers) in b.iter().enumerate() {
             for i in 0..N * element.per_register() {
                 whole.b[row_of_b(element, lane, i)][lane >> 2] = element.at(registers, i);
@@ -159,7 +162,14 @@ impl Matrices {
             let value = |bits| element.value(bits);
             let mut floats = sums.map(|row| row.map(f32::from_bits));
             let b = self.b.map(|row| row.map(value));
-            multiply(arithmetic, element, &self.a.map(value)[..used], &b, Some(&self.columns[..used]), &mut floats);
+            multiply(
+                arithmetic,
+                element,
+                &self.a.map(value)[..used],
+                &b[..self.k],
+                Some(&self.columns[..used]),
+                &mut floats,
+            );
             sums = floats.map(|row| row.map(f32::to_bits));
         }
         let mut d = [[0; 4]; 32];
@@ -193,7 +203,7 @@ pub fn mma(
     b: &Registers<2>,
     c: &Registers<4>,
 ) -> Registers<4> {
-    let mut whole = Matrices::new(element, 8 * element.per_register(), b);
+    let mut whole = Matrices::new(element, b);
     for (lane, i) in lanes_and(4 * element.per_register()) {
         let (row, column) = place_in_a(element, lane, i);
         whole.set(row, column, element.at(&a[lane], i), column);
@@ -219,7 +229,7 @@ pub fn mma_sp(
     if selector >= bound {
         return Err(Undefined::Selector { selector, bound });
     }
-    let mut whole = Matrices::new(element, 8 * element.per_register(), b);
+    let mut whole = Matrices::new(element, b);
     for (lane, i) in lanes_and(4 * element.per_register()) {
         let (giver, bit) = index_place(element, lane, i, selector as usize);
         if !is_ordered(metadata[giver]) {
