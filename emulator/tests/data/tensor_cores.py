@@ -24,7 +24,7 @@ import torch
 from mmasim.nv_ptx.sim import MMA
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
-COUNT = 800
+COUNT = 730
 ARCHITECTURES = ["Ampere", "Ada Lovelace", "Hopper", "Blackwell", "RTX Blackwell"]
 # Form, K, and of A's and B's elements: bits of the exponent's field and of the fraction.
 FORMS = [
@@ -32,7 +32,7 @@ FORMS = [
     ("m16n8k16.f32.bf16.bf16.f32", 16, 8, 7),
     ("m16n8k8.f32.tf32.tf32.f32", 8, 8, 23),
 ]
-KINDS = ["normal", "positive", "wide", "any", "zeros", "subnormal", "tiny", "special", "huge", "powers"]
+KINDS = ["normal", "positive", "wide", "any", "zeros", "subnormal", "tiny", "special", "huge", "powers", "bottom"]
 
 
 def mix(z):
@@ -84,6 +84,10 @@ def element(kind, role, words, exponent_bits, fraction_bits):
     elif kind == "powers":
         field = np.clip(bias - 12 + t % 25, 1, top - 1)
         fraction = np.where(draw % 4 == 0, 1 << (fraction_bits - 1), 0)
+    elif kind == "bottom":
+        # Products about the smallest f32, and no sum yet.
+        field = 0 * t if role == 2 else np.clip(bias - 81 + t % 14, 1, top - 1)
+        fraction = np.where((role < 2) & (draw % 4 == 0), fraction, 0)
     if field is not None:
         return (
             sign << np.uint64(exponent_bits + fraction_bits)
