@@ -108,7 +108,8 @@ fn devices() -> impl Strategy<Value = Arithmetic> {
 fn elements(of: Type) -> impl Strategy<Value = Vec<u32>> {
     let any = any::<u32>().prop_map(move |x| if of.bits == 16 { x & 0xffff } else { x & !0x1fff });
     let near = (-4.0..4.0f64).prop_map(of.encode);
-    prop_oneof![prop::collection::vec(any, 256 / of.bits as usize), prop::collection::vec(near, 256 / of.bits as usize),]
+    let count = 256 / of.bits as usize;
+    prop_oneof![prop::collection::vec(any, count), prop::collection::vec(near, count)]
 }
 
 fn finite_halves() -> impl Strategy<Value = Vec<f64>> {
@@ -122,7 +123,9 @@ proptest! {
     #[test]
     fn any_bits_are_as_in_f64(
         which in 0..3usize,
-        (half, brain, tensor) in ((elements(F16), elements(F16)), (elements(BF16), elements(BF16)), (elements(TF32), elements(TF32))),
+        half in (elements(F16), elements(F16)),
+        brain in (elements(BF16), elements(BF16)),
+        tensor in (elements(TF32), elements(TF32)),
         c in prop_oneof![any::<u32>(), (-9.0..9.0f32).prop_map(f32::to_bits), Just(0), Just(1 << 31)],
         arithmetic in devices(),
     ) {
@@ -134,7 +137,9 @@ proptest! {
     fn finite_halves_are_as_in_integers(
         a in finite_halves(),
         b in finite_halves(),
-        c in prop_oneof![Just(0.0f32), (-1i64 << 24..1 << 24, -48..16i32).prop_map(|(x, e)| (x as f64 * two(e)) as f32)],
+        c in (-1i64 << 24..1 << 24, -48..16i32, any::<bool>()).prop_map(|(x, e, is_any)| {
+            if is_any { (x as f64 * two(e)) as f32 } else { 0.0 }
+        }),
         arithmetic in devices(),
     ) {
         let products: Vec<(f64, f64)> = a.iter().copied().zip(b.iter().copied()).collect();
