@@ -1,6 +1,6 @@
-//! Where the elements of the matrices lie in the lanes' registers, as chapters 9.7.14.5 (dense) and 9.7.14.6 (sparse) of
-//! the PTX ISA say it: `a_i` is the i-th element of a lane's registers, low to high, `group` is %laneid >> 2 and `thread`
-//! is %laneid % 4.
+//! Where the elements of the matrices lie in the lanes' registers, as chapters 9.7.14.5 (dense) and 9.7.14.6 (sparse)
+//! of the PTX ISA say it: `a_i` is the i-th element of a lane's registers, low to high, `group` is %laneid >> 2 and
+//! `thread` is %laneid % 4.
 
 use super::{Arithmetic, Element, multiply};
 
@@ -109,8 +109,8 @@ fn chunk_in_a(element: Element, lane: usize, i: usize) -> (usize, usize) {
 
 /// The lane, and the lowest of the two bits of its register, with the index of a sparse A's `a_i` in its chunk.
 ///
-/// 16-bit (figure 122): threads 2s and 2s + 1 of the group, s the selector, have a0..a3 and a4..a7 of all four threads, a
-/// row in each half. 8-bit (figures 132 and 133): thread j of the group has a4j..a4j+3 of all four.
+/// 16-bit (figure 122): threads 2s and 2s + 1 of the group, s the selector, have a0..a3 and a4..a7 of all four threads,
+/// a row in each half. 8-bit (figures 132 and 133): thread j of the group has the four from a4j on of all four.
 fn index_place(element: Element, lane: usize, i: usize, selector: usize) -> (usize, usize) {
     let (first, thread) = (lane & !3, lane % 4);
     match element {

@@ -25,10 +25,11 @@
 //! | `Hopper` | Hopper, Blackwell, RTX Blackwell | 25 | 16 | 8 |
 //! | `InOrder` | none: f32, in order of k, each product and each sum rounded to nearest | | | |
 //!
-//! So a sum is never too large in magnitude, and the longer it is the more it lacks: a shrink, not a noise. A step whose
-//! largest exponent is small is cut off where one of exponent -132 (`Ampere`) or -133 (`Hopper`) would be: an empty
-//! accumulator has that one. A sum of zero is +0, whatever its terms' signs; at 2^128 it becomes an infinity; infinities
-//! and NaNs among the terms do what they do in IEEE arithmetic, and a NaN comes out as 0x7FFFFFFF.
+//! What is cut off is cut off toward zero. So a sum of terms of one sign is too small in magnitude, and the more the
+//! longer it is: a shrink, not a noise. A step whose largest exponent is small is cut off where one of exponent -132
+//! (`Ampere`) or -133 (`Hopper`) would be: an empty accumulator has that one. A sum of zero is +0, whatever its terms'
+//! signs; at 2^128 it becomes an infinity; infinities and NaNs among the terms do what they do in IEEE arithmetic, and
+//! a NaN comes out as 0x7FFFFFFF.
 //!
 //! This is the rule T-FDPA of MMA-Sim (arXiv 2511.10909), which its authors compared with ten GPUs, a million results
 //! an instruction. `tests/tensor_cores.rs` compares this statement with theirs.
