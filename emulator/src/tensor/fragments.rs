@@ -110,7 +110,7 @@ fn chunk_in_a(element: Element, lane: usize, i: usize) -> (usize, usize) {
 /// The lane, and the lowest of the two bits of its register, with the index of a sparse A's `a_i` in its chunk.
 ///
 /// 16-bit (figure 122): threads 2s and 2s + 1 of the group, s the selector, have a0..a3 and a4..a7 of all four threads,
-/// a row in each half. 8-bit (figures 132 and 133): thread j of the group has the four from a4j on of all four.
+/// a row in each half. 8-bit (figures 136 and 137): thread j of the group has the four from a4j on of all four.
 fn index_place(element: Element, lane: usize, i: usize, selector: usize) -> (usize, usize) {
     let (first, thread) = (lane & !3, lane % 4);
     match element {
