@@ -36,7 +36,7 @@ fn best(launch: &Launch, options: &Options) -> (Duration, Report) {
 }
 
 fn orders() -> [(&'static str, Options); 3] {
-    let options = |schedule| Options { schedule, workers: 1, blocks: None };
+    let options = |schedule| Options { schedule, workers: 1, ..Options::default() };
     [
         ("RoundRobin", options(Schedule::RoundRobin)),
         ("Random", options(Schedule::Random(1))),

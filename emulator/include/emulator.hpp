@@ -44,6 +44,7 @@ struct alignas(64) Thread {
   unsigned block[3];
   unsigned block_size[3];
   unsigned block_count[3];
+  unsigned arithmetic;  // how tensor cores add, Arithmetic in src/tensor/arithmetic.rs; 0 is in order
   const char* kernel;
   Range dynamic_shared;
   Range static_shared;
@@ -88,6 +89,8 @@ void twofour_emulator_copy(twofour_emulator::Thread*, void* shared, const void* 
 void twofour_emulator_copy_commit(twofour_emulator::Thread*);
 void twofour_emulator_copy_wait(twofour_emulator::Thread*, unsigned newest);
 void twofour_emulator_copy_wait_all(twofour_emulator::Thread*);
+void twofour_emulator_multiply(twofour_emulator::Thread*, unsigned element, const float* a, unsigned terms,
+                               const void* b, const unsigned char* columns, void* sums);
 void twofour_emulator_unordered(twofour_emulator::Thread*, unsigned metadata, twofour_emulator::Site);
 }
 

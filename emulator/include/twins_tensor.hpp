@@ -53,19 +53,23 @@ TWOFOUR_DEVICE void ldmatrix_x4_transposed(u32 (&d)[4], const void* shared_row, 
 
 // ---- element types: how many a register holds, and what number each is ------------------------------------
 
+// `number` is that of Element in src/tensor/arithmetic.rs.
 struct F16Elements {
   using Sum = float;
+  static constexpr u32 number = 0;
   static constexpr u32 per_register = 2;
   TWOFOUR_UNCHECKED static float at(u32 word, u32 i) { return float_of_f16_bits(u16(word >> (16 * i))); }
 };
 struct Bf16Elements {
   using Sum = float;
+  static constexpr u32 number = 1;
   static constexpr u32 per_register = 2;
   TWOFOUR_UNCHECKED static float at(u32 word, u32 i) { return float_of(word >> (16 * i) << 16); }
 };
 // The hardware ignores the 13 bits that tf32 does not have.
 struct Tf32Elements {
   using Sum = float;
+  static constexpr u32 number = 2;
   static constexpr u32 per_register = 1;
   TWOFOUR_UNCHECKED static float at(u32 word, u32) { return float_of(word & 0xffffe000); }
 };
@@ -89,7 +93,27 @@ struct Eight {
   typedef Sum Vector __attribute__((vector_size(8 * sizeof(Sum))));
 };
 
-// d += a * b for 16 rows of `terms` elements and b K x 8; the sum runs along the elements in order. Element i of a row is
+// If the launch has asked for a device's arithmetic, which is Rust's: has it been done?
+template <typename Elements>
+TWOFOUR_UNCHECKED bool add_as_tensor_cores(const float* a, u32 terms, const void* b, const u8* columns, void* sums) {
+  ::twofour_emulator::Thread* const thread = twofour_emulator_current;
+  if (thread->arithmetic == 0) return false;
+  twofour_emulator_multiply(thread, Elements::number, a, terms, b, columns, sums);
+  return true;
+}
+template <typename Elements>
+TWOFOUR_UNCHECKED bool add_as_tensor_cores(const u32*, u32, const void*, const u8*, void*) {
+  return false;
+}
+
+// Tensor cores have one NaN.
+TWOFOUR_UNCHECKED Eight<float>::Vector canonical(Eight<float>::Vector sum) {
+  return sum == sum ? sum : Eight<float>::Vector{} + float_of(0x7fffffffu);
+}
+TWOFOUR_UNCHECKED Eight<u32>::Vector canonical(Eight<u32>::Vector sum) { return sum; }
+
+// d += a * b for 16 rows of `terms` elements and b K x 8; the sum runs along the elements in order, or as the launch's
+// tensor cores do it. Element i of a row is
 // for row `columns[row][i]` of b, or, without columns, for row i: as in hardware, a sparse row has no term for what it
 // does not keep.
 template <typename Elements, u32 K, u32 b_registers, u32 terms>
@@ -107,11 +131,12 @@ TWOFOUR_UNCHECKED void multiply(void* const* lanes, const typename Elements::Sum
       const auto* d = static_cast<const Sum*>(lane->d);
       for (u32 i = 0; i < 4; ++i) sums[q + i / 2 * 8][2 * t + i % 2] = d[i];
     }
-  for (u32 row = 0; row < 16; ++row) {
-    Columns sum = sums[row];
-    for (u32 i = 0; i < terms; ++i) sum += a[row][i] * b[columns == nullptr ? i : columns[row][i]];
-    sums[row] = sum;
-  }
+  if (!add_as_tensor_cores<Elements>(a[0], terms, b, columns == nullptr ? nullptr : columns[0], sums))
+    for (u32 row = 0; row < 16; ++row) {
+      Columns sum = sums[row];
+      for (u32 i = 0; i < terms; ++i) sum += a[row][i] * b[columns == nullptr ? i : columns[row][i]];
+      sums[row] = canonical(sum);
+    }
   for (u32 q = 0; q < 8; ++q)
     for (u32 t = 0; t < 4; ++t) {
       auto* d = static_cast<Sum*>(static_cast<const MmaLane*>(lanes[4 * q + t])->d);

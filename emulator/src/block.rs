@@ -18,6 +18,7 @@ use crate::report::Counts;
 use crate::schedule::{Picker, Random, Schedule};
 use crate::shared::Shared;
 use crate::stack::FiberStack;
+use crate::tensor::Arithmetic;
 use crate::thread::{Range, Site, Thread};
 use crate::warp::{Barrier, Warp};
 
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     /// The argument struct, in words for its alignment.
     pub(crate) args: Vec<u128>,
     pub(crate) schedule: Schedule,
+    pub(crate) arithmetic: Arithmetic,
     /// The live buffers, lowest address first.
     pub(crate) regions: Vec<Arc<Region>>,
 }
@@ -276,6 +278,7 @@ fn new_thread(context: &Context, shared: &Shared, index: u32) -> Thread {
         block: Cell::new([0; 3]),
         block_size: context.block,
         block_count: context.grid,
+        arithmetic: context.arithmetic,
         kernel: context.kernel.symbol(),
         dynamic_shared: shared.dynamic(),
         static_shared: shared.fixed(),

@@ -8,6 +8,7 @@ use std::ffi::{c_char, c_void};
 use crate::access::Request;
 use crate::copies::Copy;
 use crate::fault::{Access, Fault};
+use crate::tensor::{self, Element};
 use crate::thread::{Site, Thread, text};
 use crate::warp::Combine;
 
@@ -123,4 +124,31 @@ unsafe extern "C" fn twofour_emulator_unordered(thread: *const Thread, metadata:
     // SAFETY: `check_ordered` in twins_tensor.hpp passes the current thread.
     let (block, index) = unsafe { current(thread) }.host();
     block.raise(index, Fault::UnorderedMetadata { place: block.place(index, site), metadata });
+}
+
+/// d += a b as the launch's tensor cores do it; the matrices and `columns` as in [`tensor::multiply`]: 16 x `terms`,
+/// K x 8 and 16 x 8. `columns` is null if A is dense, so that K is `terms`, and otherwise K is twice that.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn twofour_emulator_multiply(
+    thread: *const Thread,
+    element: Element,
+    a: *const f32,
+    terms: u32,
+    b: *const [f32; 8],
+    columns: *const u8,
+    sums: *mut [[f32; 8]; 16],
+) {
+    // SAFETY: `multiply` in twins_tensor.hpp passes the current thread.
+    let arithmetic = unsafe { current(thread) }.arithmetic;
+    let terms = terms as usize;
+    let rows = if columns.is_null() { terms } else { 2 * terms };
+    // SAFETY: `multiply` passes its whole array of 16 rows of `terms`.
+    let a = unsafe { std::slice::from_raw_parts(a, 16 * terms) };
+    // SAFETY: and that of as many rows of 8.
+    let b = unsafe { std::slice::from_raw_parts(b, rows) };
+    // SAFETY: and, unless it is null, one of a column's number for each element of A.
+    let columns = (!columns.is_null()).then(|| unsafe { std::slice::from_raw_parts(columns, 16 * terms) });
+    // SAFETY: and that of its 16 rows of 8 sums, which nothing else refers to.
+    let sums = unsafe { &mut *sums };
+    tensor::multiply(arithmetic, element, a, b, columns, sums);
 }

@@ -9,6 +9,7 @@ use crate::element::from_bytes;
 use crate::fault::Fault;
 use crate::memory::{Region, regions};
 use crate::report::Report;
+use crate::tensor::Arithmetic;
 use crate::worker::{Fibers, run_blocks};
 use crate::{Buffer, Kernel, Schedule};
 
@@ -39,11 +40,13 @@ pub struct Options {
     pub workers: usize,
     /// Only these blocks of the grid, numbered with x fastest; `None` is all.
     pub blocks: Option<Range<u64>>,
+    /// How tensor cores add; matters to kernels with an `mma` over floats.
+    pub arithmetic: Arithmetic,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { schedule: Schedule::RoundRobin, workers: 0, blocks: None }
+        Options { schedule: Schedule::RoundRobin, workers: 0, blocks: None, arithmetic: Arithmetic::InOrder }
     }
 }
 
@@ -72,6 +75,7 @@ pub fn run(launch: &Launch, options: &Options) -> Result<Report, Fault> {
         shared_bytes: launch.shared_bytes,
         args: in_words(launch.args),
         schedule: options.schedule,
+        arithmetic: options.arithmetic,
         regions,
     };
     let blocks = options.blocks_of(launch.grid);

@@ -47,6 +47,7 @@ mod shared;
 mod signals;
 mod stack;
 mod sync;
+pub mod tensor;
 mod thread;
 mod warp;
 mod worker;

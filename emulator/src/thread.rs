@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 
+use crate::tensor::Arithmetic;
+
 /// A place in a kernel's source, as C++ hands it over.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -65,6 +67,7 @@ pub(crate) struct Thread {
     pub(crate) block: Cell<[u32; 3]>,
     pub(crate) block_size: [u32; 3],
     pub(crate) block_count: [u32; 3],
+    pub(crate) arithmetic: Arithmetic,
     pub(crate) kernel: *const c_char,
     pub(crate) dynamic_shared: Range,
     pub(crate) static_shared: Range,

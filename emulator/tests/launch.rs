@@ -131,7 +131,8 @@ fn after_a_fault_everything_works() {
             let args = Args::new().pointer(&input).pointer(&output).value(1u32).finish();
             let kernel = Kernel::find(kernel).unwrap();
             let launch = Launch { kernel, grid: [4, 1, 1], block: [256, 1, 1], shared_bytes: 0, args: &args };
-            let options = Options { schedule: Schedule::Random(round), workers: 1 + round as usize % 3, blocks: None };
+            let options =
+                Options { schedule: Schedule::Random(round), workers: 1 + round as usize % 3, ..Options::default() };
             assert_eq!(run(&launch, &options).is_ok(), is_right);
         }
     }

@@ -1,104 +1,16 @@
 //! Tensor-core fragments against an independent statement of them.
 //!
-//! Whole matrices are cut into fragments by the tables of the PTX ISA (chapter 9.7.14) as written down here, and the
-//! result is compared with a plain product of the whole matrices. Nothing is shared with the emulator's own maps.
+//! Whole matrices are cut into fragments by the tables of the PTX ISA (chapter 9.7.14) as written down in
+//! `support/fragments.rs`, and the result is compared with a plain product of the whole matrices.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
-use half::{bf16, f16};
-use support::{Numbers, SEEDS, launch};
-use twofour_emulator::{Args, Buffer, Schedule};
-
-/// A type of elements: how a number is encoded, and how many fit into a register.
-#[derive(Clone, Copy)]
-struct Type {
-    name: &'static str,
-    bits: u32,
-    encode: fn(f64) -> u32,
-    decode: fn(u32) -> f64,
-    integer: bool,
-}
-
-const F16: Type = Type {
-    name: "f16",
-    bits: 16,
-    encode: |x| u32::from(f16::from_f64(x).to_bits()),
-    decode: |b| f16::from_bits(b as u16).to_f64(),
-    integer: false,
-};
-const BF16: Type = Type {
-    name: "bf16",
-    bits: 16,
-    encode: |x| u32::from(bf16::from_f64(x).to_bits()),
-    decode: |b| bf16::from_bits(b as u16).to_f64(),
-    integer: false,
-};
-const TF32: Type = Type {
-    name: "tf32",
-    bits: 32,
-    encode: |x| (x as f32).to_bits() & !0x1fff,
-    decode: |b| f64::from(f32::from_bits(b)),
-    integer: false,
-};
-const S8: Type = Type {
-    name: "s8",
-    bits: 8,
-    encode: |x| u32::from(x as i8 as u8),
-    decode: |b| f64::from(b as u8 as i8),
-    integer: true,
-};
-
-/// The column that element `j` of register `i` of B holds for lane `4 q + t`: the row of B, k. Its column is q.
-fn b_row(of: Type, i: usize, j: usize, t: usize) -> usize {
-    match of.bits {
-        16 => 2 * t + j + 8 * i,
-        32 => t + 4 * i,
-        _ => 4 * t + j + 16 * i,
-    }
-}
-
-/// Dense A: (row, k).
-fn a_place(of: Type, i: usize, j: usize, q: usize, t: usize) -> (usize, usize) {
-    let row = if i % 2 == 1 { q + 8 } else { q };
-    let column = match of.bits {
-        16 => 2 * t + j + if i >= 2 { 8 } else { 0 },
-        32 => t + if i >= 2 { 4 } else { 0 },
-        _ => 4 * t + j + if i >= 2 { 16 } else { 0 },
-    };
-    (row, column)
-}
-
-/// Sparse A: row, group of four columns, and which of the two kept ones.
-fn sparse_a_place(of: Type, i: usize, j: usize, q: usize, t: usize) -> (usize, usize, usize) {
-    let row = if i % 2 == 1 { q + 8 } else { q };
-    match of.bits {
-        // m16n8k32: columns 4t..4t+3, then 16 further.
-        16 => (row, t + if i >= 2 { 4 } else { 0 }, j),
-        // m16n8k64: columns 8t..8t+7, two groups, then 32 further.
-        _ => (row, 2 * t + j / 2 + if i >= 2 { 8 } else { 0 }, j % 2),
-    }
-}
-
-/// Which lane, and which bit of its register, holds the code of a group.
-fn code_place(of: Type, row: usize, group: usize, selector: usize) -> (usize, usize) {
-    let (q, high) = (row % 8, row / 8);
-    match of.bits {
-        // The pair of lanes that the selector names: the even one columns 0..15, the odd one 16..31; low half row q.
-        16 => (4 * q + 2 * selector + group / 4, 16 * high + 4 * (group % 4)),
-        // lane % 2: row q or q + 8; lane / 2 % 2: columns 0..31 or 32..63.
-        _ => (4 * q + high + 2 * (group / 8), 4 * (group % 8)),
-    }
-}
-
-fn to_registers(of: Type, elements: &[u32]) -> Vec<u32> {
-    let each = (32 / of.bits) as usize;
-    elements
-        .chunks(each)
-        .map(|part| part.iter().rev().fold(0, |word, e| if each == 1 { *e } else { word << of.bits | e }))
-        .collect()
-}
+use support::fragments::{BF16, F16, Fragments, PATTERNS, S8, TF32, Type, Whole, joined};
+use support::{Numbers, SEEDS, launch, launch_with};
+use twofour_emulator::tensor::{Arithmetic, Element, Registers, Undefined, mma, mma_sp};
+use twofour_emulator::{Args, Buffer, Options, Schedule};
 
 /// A 16 x k matrix, its sparse choice (both kept columns of every group) if it has one, and a k x 8 matrix.
 struct Problem {
@@ -108,8 +20,6 @@ struct Problem {
     d: Vec<f64>,
     kept: Option<Vec<[usize; 2]>>,
 }
-
-const PATTERNS: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
 
 fn problem(k: usize, sparse: bool, mut number: impl FnMut() -> f64, numbers: &mut Numbers) -> Problem {
     let mut a: Vec<f64> = (0..16 * k).map(|_| number()).collect();
@@ -135,49 +45,25 @@ fn reference(p: &Problem) -> Vec<f64> {
 
 /// Runs one mma over fragments cut out of the matrices; gives the whole D.
 fn multiply(kernel: &str, of: Type, p: &Problem, selector: usize, schedule: Schedule) -> Vec<f64> {
-    let each = (32 / of.bits) as usize;
-    let (mut a, mut b, mut d) = (Vec::new(), Vec::new(), Vec::new());
-    // Where no code belongs, an ordered one that is wrong for most groups.
-    let mut metadata = [0x4444_4444u32; 32];
-    for lane in 0..32 {
-        let (q, t) = (lane / 4, lane % 4);
-        for (i, j) in (0..4).flat_map(|i| (0..each).map(move |j| (i, j))) {
-            let x = match &p.kept {
-                None => {
-                    let (row, column) = a_place(of, i, j, q, t);
-                    p.a[row * p.k + column]
-                }
-                Some(kept) => {
-                    let (row, group, which) = sparse_a_place(of, i, j, q, t);
-                    p.a[row * p.k + 4 * group + kept[row * p.k / 4 + group][which]]
-                }
-            };
-            a.push((of.encode)(x));
-            let k = b_row(of, i, j, t);
-            b.push((of.encode)(if k < p.k { p.b[k * 8 + q] } else { 99.0 }));
-        }
-        for i in 0..4 {
-            d.push(p.d[(q + i / 2 * 8) * 8 + 2 * t + i % 2]);
-        }
-    }
-    for (i, [first, second]) in p.kept.iter().flatten().enumerate() {
-        let (lane, bit) = code_place(of, i / (p.k / 4), i % (p.k / 4), selector);
-        metadata[lane] = metadata[lane] & !(15 << bit) | ((first + 4 * second) as u32) << bit;
-    }
-    let a = Buffer::input("a", &to_registers(of, &a)).unwrap();
-    let b = Buffer::input("b", &to_registers(of, &b)).unwrap();
-    let metadata = Buffer::input("metadata", &metadata).unwrap();
-    let bits: Vec<u32> = d.iter().map(|&x| if of.integer { x as i32 as u32 } else { (x as f32).to_bits() }).collect();
-    let d = Buffer::in_place("d", &bits).unwrap();
+    let encode = |numbers: &[f64]| numbers.iter().map(|&x| (of.encode)(x)).collect();
+    let sums = |&x: &f64| if of.integer { x as i32 as u32 } else { (x as f32).to_bits() };
+    let (a, b, c) = (encode(&p.a), encode(&p.b), p.d.iter().map(sums).collect());
+    let cut = Fragments::cut(of, &Whole { k: p.k, a, b, c, kept: p.kept.clone() }, selector);
+    let options = Options { schedule, workers: 1, ..Options::default() };
+    let decode = |bits: u32| if of.integer { f64::from(bits as i32) } else { f64::from(f32::from_bits(bits)) };
+    joined(&on_emulator(kernel, &cut, &options)).into_iter().map(decode).collect()
+}
+
+/// Runs one of `kernels/wrappers.cu`.
+fn on_emulator(kernel: &str, cut: &Fragments, options: &Options) -> Registers<4> {
+    let a = Buffer::input("a", cut.a.as_flattened()).unwrap();
+    let b = Buffer::input("b", cut.b.as_flattened()).unwrap();
+    let metadata = Buffer::input("metadata", &cut.metadata).unwrap();
+    let d = Buffer::in_place("d", cut.c.as_flattened()).unwrap();
     let args = Args::new().pointer(&a).pointer(&b).pointer(&metadata).pointer(&d).finish();
-    launch(kernel, 1, 32, &args, schedule).unwrap();
-    let mut whole = vec![f64::NAN; 128];
-    for (i, bits) in d.values::<u32>().into_iter().enumerate() {
-        let (q, t, i) = (i / 16, i / 4 % 4, i % 4);
-        let x = if of.integer { f64::from(bits as i32) } else { f64::from(f32::from_bits(bits)) };
-        whole[(q + i / 2 * 8) * 8 + 2 * t + i % 2] = x;
-    }
-    whole
+    launch_with(kernel, 1, 32, 0, &args, options).unwrap();
+    let d = d.values::<u32>();
+    std::array::from_fn(|lane| std::array::from_fn(|i| d[4 * lane + i]))
 }
 
 /// Small integers must come out exactly, under every schedule; others as exactly as f32 sums are.
@@ -186,7 +72,12 @@ fn is_right(kernel: &str, of: Type, k: usize, sparse: bool, selector: usize) {
     for schedule in Schedule::several(SEEDS) {
         let mut small = Numbers(numbers.next().into());
         let p = problem(k, sparse, || f64::from(small.small()), &mut numbers);
-        assert_eq!(multiply(kernel, of, &p, selector, schedule), reference(&p), "{} integers {schedule:?}", of.name);
+        assert_eq!(
+            multiply(kernel, of, &p, selector, schedule),
+            reference(&p),
+            "{:?} integers {schedule:?}",
+            of.element
+        );
     }
     for _ in 0..20 {
         let mut random = Numbers(numbers.next().into());
@@ -198,7 +89,7 @@ fn is_right(kernel: &str, of: Type, k: usize, sparse: bool, selector: usize) {
         let (got, expected) = (multiply(kernel, of, &p, selector, Schedule::RoundRobin), reference(&p));
         let tolerance = if of.integer { 0.0 } else { 128.0 * 128.0 * 64.0 * 6e-8 };
         for (got, expected) in got.iter().zip(&expected) {
-            assert!((got - expected).abs() <= tolerance, "{}: {got}, not {expected}", of.name);
+            assert!((got - expected).abs() <= tolerance, "{:?}: {got}, not {expected}", of.element);
         }
     }
 }
@@ -295,4 +186,87 @@ fn ldmatrix_gives_rows_and_transposed_gives_columns() {
             assert!(registers.iter().copied().eq(rows.chain(columns)), "lane {lane}: {registers:?}");
         }
     }
+}
+
+/// Bits of any kind for a type: numbers near one, most of them, and zeros, subnormals, infinities and NaNs.
+fn bits(of: Type, numbers: &mut Numbers) -> u32 {
+    let any = numbers.next();
+    match (of.bits, numbers.below(200)) {
+        (8, _) => any & 0xff,
+        (32, 0) | (16, 0) => any >> (32 - of.bits),
+        (_, 1..10) => (of.encode)(0.0),
+        _ => (of.encode)(f64::from(any as i32) / f64::from(1 << 30)),
+    }
+}
+
+/// The twins and `tensor` have each their own statement of the fragments: same registers in, same bits out, in every
+/// arithmetic.
+#[test]
+fn both_statements_agree_bit_for_bit() {
+    let kernels = [
+        ("twofour_test_mma_f16", F16, 16, None),
+        ("twofour_test_mma_bf16", BF16, 16, None),
+        ("twofour_test_mma_tf32", TF32, 8, None),
+        ("twofour_test_mma_s8", S8, 32, None),
+        ("twofour_test_mma_sp_f16_0", F16, 32, Some(0)),
+        ("twofour_test_mma_sp_f16_1", F16, 32, Some(1)),
+        ("twofour_test_mma_sp_bf16_0", BF16, 32, Some(0)),
+        ("twofour_test_mma_sp_bf16_1", BF16, 32, Some(1)),
+        ("twofour_test_mma_sp_s8", S8, 64, Some(0)),
+    ];
+    let mut numbers = Numbers(2);
+    let mut all = Vec::new();
+    for (kernel, of, k, selector) in kernels {
+        for arithmetic in Arithmetic::ALL {
+            let options = Options { workers: 1, arithmetic, ..Options::default() };
+            for round in 0..40 {
+                let mut many = |of, count| (0..count).map(|_| bits(of, &mut numbers)).collect::<Vec<u32>>();
+                let (a, b) = (many(of, 16 * k), many(of, 8 * k));
+                let c =
+                    if of.integer { numbers.many(128) } else { (0..128).map(|_| bits(TF32, &mut numbers)).collect() };
+                let pattern = |_| PATTERNS[numbers.below(6) as usize];
+                let kept = selector.map(|_| (0..4 * k).map(pattern).collect());
+                let cut = Fragments::cut(of, &Whole { k, a, b, c, kept }, selector.unwrap_or(0));
+                let expected = match selector {
+                    None => mma(of.element, arithmetic, &cut.a, &cut.dense_b(), &cut.c),
+                    Some(s) => mma_sp(of.element, arithmetic, &cut.a, &cut.b, &cut.c, &cut.metadata, s as u32).unwrap(),
+                };
+                assert_eq!(on_emulator(kernel, &cut, &options), expected, "{kernel} {arithmetic:?} {round}");
+                all.extend((kernel == "twofour_test_mma_sp_bf16_0").then_some((arithmetic, joined(&expected))));
+            }
+        }
+    }
+    let differ = |a: Arithmetic, b: Arithmetic| {
+        let of = |wanted| all.iter().filter(move |(arithmetic, _)| *arithmetic == wanted);
+        of(a).zip(of(b)).any(|((_, a), (_, b))| a != b)
+    };
+    assert!(differ(Arithmetic::Ampere, Arithmetic::Hopper), "the arithmetic does not matter");
+}
+
+#[test]
+fn sparse_products_refuse_what_the_isa_leaves_undefined() {
+    let (zero, mut metadata) = ([[0; 4]; 32], [0xeeee_4444; 32]);
+    let product = |element, metadata: &[u32; 32], selector| {
+        mma_sp(element, Arithmetic::InOrder, &zero, &zero, &zero, metadata, selector)
+    };
+    for code in (0..16).filter(|code| ![4, 8, 9, 12, 13, 14].contains(code)) {
+        metadata[14] = 0x4444_4444 & !(15 << 20) | code << 20;
+        let undefined = Err(Undefined::Metadata { lane: 14, metadata: metadata[14] });
+        // Lane 14 is of the second pair of its four.
+        assert_eq!(product(Element::F16, &metadata, 0), Ok(zero));
+        assert_eq!(product(Element::F16, &metadata, 1), undefined);
+        assert_eq!(product(Element::S8, &metadata, 0), undefined);
+    }
+    let selector = |selector, bound| Err(Undefined::Selector { selector, bound });
+    assert_eq!(product(Element::Bf16, &[0x4444_4444; 32], 2), selector(2, 2));
+    assert_eq!(product(Element::S8, &[0x4444_4444; 32], 1), selector(1, 1));
+    assert_eq!(product(Element::Tf32, &metadata, 0), Err(Undefined::Element { element: Element::Tf32 }));
+}
+
+/// Integer sums wrap.
+#[test]
+fn integer_sums_wrap() {
+    let bytes = [[0x8080_8080u32; 4]; 32];
+    let d = mma(Element::S8, Arithmetic::Hopper, &bytes, &[[0x8080_8080; 2]; 32], &[[i32::MAX as u32; 4]; 32]);
+    assert_eq!(d, [[i32::MAX.wrapping_add(32 * 128 * 128) as u32; 4]; 32]);
 }

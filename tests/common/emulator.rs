@@ -94,7 +94,8 @@ impl Emulator {
             shared_bytes: launch.shared_bytes,
             args: launch.args.bytes(),
         };
-        let options = Options { schedule: self.schedule, workers: self.workers, blocks: self.blocks.clone() };
+        let (schedule, workers, blocks) = (self.schedule, self.workers, self.blocks.clone());
+        let options = Options { schedule, workers, blocks, ..Options::default() };
         let result = match beside::wanted() {
             true => beside::run(&of_emulator, &options),
             false => twofour_emulator::run(&of_emulator, &options).map(drop),

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod fragments;
+
 use twofour_emulator::{Fault, Kernel, Launch, Options, Report, Schedule, run};
 
 /// The orders that a right kernel must be right under.
@@ -20,9 +22,21 @@ pub fn launch_with_shared(
     args: &[u8],
     schedule: Schedule,
 ) -> Result<Report, Fault> {
+    let options = Options { schedule, workers: 1, ..Options::default() };
+    launch_with(kernel, blocks, threads, shared_bytes, args, &options)
+}
+
+pub fn launch_with(
+    kernel: &str,
+    blocks: u32,
+    threads: u32,
+    shared_bytes: u32,
+    args: &[u8],
+    options: &Options,
+) -> Result<Report, Fault> {
     let kernel = Kernel::find(kernel)?;
     let launch = Launch { kernel, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes, args };
-    run(&launch, &Options { schedule, workers: 1, blocks: None })
+    run(&launch, options)
 }
 
 /// A small generator, so that tests need no crate and give the same numbers everywhere.

@@ -40,6 +40,8 @@ const EXCEPTIONS: &[(&str, Treatment, &str)] = &[
     ("tests/emulator-faults", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-launch", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-tensor", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/emulator-tensor_cores", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
+    ("tests/emulator-tensor_rule", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("tests/emulator-wrappers", Treatment::LeaveOut, "tests the emulator, which no GPU changes"),
     ("benches/emulator-speed", Treatment::LeaveOut, "measures the emulator, which no GPU makes faster"),
     ("examples/emulator-develop", Treatment::LeaveOut, "is there to be changed and built"),
