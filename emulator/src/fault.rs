@@ -305,14 +305,6 @@ pub enum Fault {
         /// The instruction and what it was given.
         what: String,
     },
-    /// An instruction of PTX that is read, but not executed yet.
-    #[error("{place}: `{form}` is not executed yet")]
-    NotExecuted {
-        /// Where.
-        place: Box<Place>,
-        /// The instruction's form.
-        form: String,
-    },
     /// A compiler check failed: an index beyond a static array, a shift by 32 or more, a signed overflow, a raw
     /// misaligned dereference or a division by zero.
     #[error("{place}: undefined behaviour in C++ (array bound, shift, signed overflow, alignment or division by zero)")]
@@ -338,7 +330,6 @@ impl Fault {
             | Fault::UnorderedMetadata { place, .. }
             | Fault::StackOverflow { place, .. }
             | Fault::UndefinedPtx { place, .. }
-            | Fault::NotExecuted { place, .. }
             | Fault::Undefined { place } => Some(place),
             _ => None,
         }

@@ -4,36 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use twofour_emulator::ptx::{Compiler, Difference, Module};
+use twofour_emulator::ptx::{Difference, Module};
 use twofour_emulator::{Args, Buffer, Kernel, Launch, Options, Schedule};
 
-mod targets {
-    #![allow(dead_code)]
-    include!("../../build/targets.rs");
-}
+#[path = "support/nvcc.rs"]
+mod nvcc;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The compiler, or nothing after saying so.
-fn compiler() -> Option<Compiler> {
-    let found = Compiler::find();
-    if found.is_none() {
-        let required = std::env::var_os("TWOFOUR_REQUIRE_PTX").is_some_and(|value| value == "1");
-        assert!(!required, "TWOFOUR_REQUIRE_PTX=1, but there is no nvcc: put it on PATH, or set CUDA_HOME");
-        println!("skipped: no nvcc");
-    }
-    found
-}
-
-fn ptx(compiler: &Compiler, source: &Path) -> String {
-    let options: Vec<_> = targets::OPTIONS.into_iter().chain(targets::NVCC_OPTIONS).collect();
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    compiler.ptx(source, "compute_80", &options, &root(), &root().join("cuda"), cache).unwrap()
-}
+use nvcc::{compiler, ptx, root};
 
 fn sources() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join("cuda")).unwrap().map(|entry| entry.unwrap().path());

@@ -7,10 +7,10 @@
 
 mod support;
 
-use support::fragments::{BF16, F16, Fragments, PATTERNS, S8, TF32, Type, Whole, joined};
-use support::{Numbers, SEEDS, launch, launch_with};
-use twofour_emulator::tensor::{Arithmetic, Element, Registers, Undefined, mma, mma_sp};
-use twofour_emulator::{Args, Buffer, Options, Schedule};
+use support::fragments::{BF16, F16, Fragments, PATTERNS, PRODUCTS, S8, TF32, Type, Whole, joined};
+use support::{Numbers, SEEDS, launch};
+use twofour_emulator::tensor::{Arithmetic, Element, Undefined, mma, mma_sp};
+use twofour_emulator::{Args, Buffer, Options, Schedule, run};
 
 /// A 16 x k matrix, its sparse choice (both kept columns of every group) if it has one, and a k x 8 matrix.
 struct Problem {
@@ -51,19 +51,7 @@ fn multiply(kernel: &str, of: Type, p: &Problem, selector: usize, schedule: Sche
     let cut = Fragments::cut(of, &Whole { k: p.k, a, b, c, kept: p.kept.clone() }, selector);
     let options = Options { schedule, workers: 1, ..Options::default() };
     let decode = |bits: u32| if of.integer { f64::from(bits as i32) } else { f64::from(f32::from_bits(bits)) };
-    joined(&on_emulator(kernel, &cut, &options)).into_iter().map(decode).collect()
-}
-
-/// Runs one of `kernels/wrappers.cu`.
-fn on_emulator(kernel: &str, cut: &Fragments, options: &Options) -> Registers<4> {
-    let a = Buffer::input("a", cut.a.as_flattened()).unwrap();
-    let b = Buffer::input("b", cut.b.as_flattened()).unwrap();
-    let metadata = Buffer::input("metadata", &cut.metadata).unwrap();
-    let d = Buffer::in_place("d", cut.c.as_flattened()).unwrap();
-    let args = Args::new().pointer(&a).pointer(&b).pointer(&metadata).pointer(&d).finish();
-    launch_with(kernel, 1, 32, 0, &args, options).unwrap();
-    let d = d.values::<u32>();
-    std::array::from_fn(|lane| std::array::from_fn(|i| d[4 * lane + i]))
+    joined(&cut.through(kernel, |launch| run(launch, &options))).into_iter().map(decode).collect()
 }
 
 /// Small integers must come out exactly, under every schedule; others as exactly as f32 sums are.
@@ -188,50 +176,20 @@ fn ldmatrix_gives_rows_and_transposed_gives_columns() {
     }
 }
 
-/// Bits of any kind for a type: numbers near one, most of them, and zeros, subnormals, infinities and NaNs.
-fn bits(of: Type, numbers: &mut Numbers) -> u32 {
-    let any = numbers.next();
-    match (of.bits, numbers.below(200)) {
-        (8, _) => any & 0xff,
-        (32, 0) | (16, 0) => any >> (32 - of.bits),
-        (_, 1..10) => (of.encode)(0.0),
-        _ => (of.encode)(f64::from(any as i32) / f64::from(1 << 30)),
-    }
-}
-
 /// The twins and `tensor` have each their own statement of the fragments: same registers in, same bits out, in every
 /// arithmetic.
 #[test]
 fn both_statements_agree_bit_for_bit() {
-    let kernels = [
-        ("twofour_test_mma_f16", F16, 16, None),
-        ("twofour_test_mma_bf16", BF16, 16, None),
-        ("twofour_test_mma_tf32", TF32, 8, None),
-        ("twofour_test_mma_s8", S8, 32, None),
-        ("twofour_test_mma_sp_f16_0", F16, 32, Some(0)),
-        ("twofour_test_mma_sp_f16_1", F16, 32, Some(1)),
-        ("twofour_test_mma_sp_bf16_0", BF16, 32, Some(0)),
-        ("twofour_test_mma_sp_bf16_1", BF16, 32, Some(1)),
-        ("twofour_test_mma_sp_s8", S8, 64, Some(0)),
-    ];
     let mut numbers = Numbers(2);
     let mut all = Vec::new();
-    for (kernel, of, k, selector) in kernels {
+    for (kernel, of, k, selector) in PRODUCTS {
         for arithmetic in Arithmetic::ALL {
             let options = Options { workers: 1, arithmetic, ..Options::default() };
             for round in 0..40 {
-                let mut many = |of, count| (0..count).map(|_| bits(of, &mut numbers)).collect::<Vec<u32>>();
-                let (a, b) = (many(of, 16 * k), many(of, 8 * k));
-                let c =
-                    if of.integer { numbers.many(128) } else { (0..128).map(|_| bits(TF32, &mut numbers)).collect() };
-                let pattern = |_| PATTERNS[numbers.below(6) as usize];
-                let kept = selector.map(|_| (0..4 * k).map(pattern).collect());
-                let cut = Fragments::cut(of, &Whole { k, a, b, c, kept }, selector.unwrap_or(0));
-                let expected = match selector {
-                    None => mma(of.element, arithmetic, &cut.a, &cut.dense_b(), &cut.c),
-                    Some(s) => mma_sp(of.element, arithmetic, &cut.a, &cut.b, &cut.c, &cut.metadata, s as u32).unwrap(),
-                };
-                assert_eq!(on_emulator(kernel, &cut, &options), expected, "{kernel} {arithmetic:?} {round}");
+                let cut = Fragments::random(of, k, selector, &mut numbers);
+                let expected = cut.product(of.element, arithmetic, selector);
+                let got = cut.through(kernel, |launch| run(launch, &options));
+                assert_eq!(got, expected, "{kernel} {arithmetic:?} {round}");
                 all.extend((kernel == "twofour_test_mma_sp_bf16_0").then_some((arithmetic, joined(&expected))));
             }
         }

@@ -15,6 +15,7 @@ use crate::fault::{Fault, Place};
 use crate::memory::Region;
 use crate::report::{Counts, Report};
 use crate::schedule::{Random, Schedule};
+use crate::tensor::Arithmetic;
 use crate::worker::Runner;
 
 /// What all blocks of a launch have in common.
@@ -26,6 +27,7 @@ pub(super) struct Context {
     /// The parameters, in words for their alignment.
     pub(super) args: Vec<u128>,
     pub(super) schedule: Schedule,
+    pub(super) arithmetic: Arithmetic,
     pub(super) regions: Arc<[Arc<Region>]>,
 }
 

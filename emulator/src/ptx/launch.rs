@@ -49,6 +49,7 @@ impl Module {
             shared_bytes: launch.shared_bytes,
             args: launch::in_words(launch.args),
             schedule: options.schedule,
+            arithmetic: options.arithmetic,
             regions: regions().into(),
         };
         let blocks = options.blocks_of(launch.grid);

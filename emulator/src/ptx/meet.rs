@@ -5,9 +5,11 @@
 
 use super::block::{BARRIERS, Barrier, Block, Flow, Lanes, add};
 use super::memory::{Trouble, addresses, read};
-use super::op::{Address, Meeting, NONE, Op, Row, Shuffle, Vote};
+use super::op::{Address, Matrix, Meeting, NONE, Op, Row, Shuffle, Vote};
+use super::warp::Registers;
 use crate::fault::{Fault, Source};
 use crate::schedule::Schedule;
+use crate::tensor::{self, Undefined};
 
 impl Block {
     /// Lanes come to a `.sync` instruction of their warp.
@@ -107,10 +109,32 @@ impl Block {
             Meeting::LoadMatrix { count, transposed, rows, at: address } => {
                 self.load_matrix(number, at, *count, *transposed, *rows, *address)
             }
-            Meeting::Matrix(matrix) => {
-                Err(Fault::NotExecuted { place: self.place(number, 0, at), form: matrix.form.clone() })
-            }
+            Meeting::Matrix(matrix) => self.multiply(number, at, matrix),
         }
+    }
+
+    /// A product of matrices, whose elements all 32 lanes have.
+    fn multiply(&mut self, number: usize, at: u32, matrix: &Matrix) -> Result<(), Fault> {
+        let (registers, arithmetic) = (&self.warps[number].registers, self.context.arithmetic);
+        let (a, c) = (gather(registers, &matrix.a), gather(registers, &matrix.c));
+        let product = match matrix.sparse {
+            None => {
+                let [first, second, ..] = matrix.b;
+                Ok(tensor::mma(matrix.element, arithmetic, &a, &gather(registers, &[first, second]), &c))
+            }
+            Some((metadata, selector)) => {
+                let (b, metadata) = (gather(registers, &matrix.b), registers.word(metadata));
+                tensor::mma_sp(matrix.element, arithmetic, &a, &b, &c, metadata, selector)
+            }
+        };
+        let product = product.map_err(|undefined| {
+            let lane = if let Undefined::Metadata { lane, .. } = undefined { lane as u32 } else { 0 };
+            self.fault(number, lane, at, Trouble::Undefined(format!("{}: {undefined}", matrix.form)))
+        })?;
+        for (i, &row) in matrix.d.iter().enumerate() {
+            self.warps[number].registers.set_word(row, u32::MAX, &product.map(|of_lane| of_lane[i]));
+        }
+        Ok(())
     }
 
     /// Matrices of 8 rows of 8 elements of 16 bits; lanes `8i` to `8i + 7` have the addresses of the rows of matrix
@@ -279,13 +303,18 @@ impl Block {
     }
 }
 
+/// These rows' registers, lane by lane.
+fn gather<const N: usize>(registers: &Registers, rows: &[Row; N]) -> tensor::Registers<N> {
+    std::array::from_fn(|lane| rows.map(|row| registers.word(row)[lane]))
+}
+
 fn named(what: &Meeting) -> &str {
     match what {
         Meeting::Warp => "bar.warp.sync",
         Meeting::Shuffle { .. } => "shfl.sync",
         Meeting::Vote { .. } => "vote.sync",
         Meeting::LoadMatrix { .. } => "ldmatrix",
-        Meeting::Matrix(matrix) => &matrix.form,
+        Meeting::Matrix(matrix) => matrix.form,
     }
 }
 

@@ -38,7 +38,8 @@
 //! **What it executes.** Kernels of one module, from launches, buffers, schedules and faults that are the emulator's
 //! own. A module is read whole: an opcode, modifier or directive that is not known is a fault with its line, and
 //! nothing is skipped but what cannot run (line tables, debug sections, hints to the compiler and the caches). Each
-//! form is in a checked-in list, `tests/data/ptx_forms.txt`, with its tests.
+//! form is in a checked-in list, `tests/data/ptx_forms.txt`, with its tests. `mma` and `mma.sp` are those of
+//! [`tensor`](crate::tensor), with the launch's [`Arithmetic`](crate::tensor::Arithmetic).
 //!
 //! **How.** A warp's 32 lanes execute an instruction together, on rows of 32 values. Lanes part at branches and meet
 //! again; at a `.sync` instruction they wait for its members, at a barrier for the block. Under
@@ -49,10 +50,10 @@
 //! barriers that not all threads reach; collectives without a member; what the ISA calls undefined where it can be
 //! seen.
 //!
-//! **What is not.** `mma` and `mma.sp` are read and checked, but end in [`Fault::NotExecuted`](crate::Fault).
-//! Mbarriers, bulk copies, wgmma, `setmaxnreg` and clusters are not read at all; they belong into `Meeting` (op.rs) and
-//! meet.rs. Functions and calls, textures, generic addresses of local memory: not built. Registers that are read before
-//! they are written, and races, are not noticed as such. The order of blocks and the memory model are those of the
+//! **What is not.** Mbarriers, bulk copies, wgmma, `setmaxnreg` and clusters are not read at all; they belong into
+//! `Meeting` (op.rs) and meet.rs. Functions and calls, textures, generic addresses of local memory: not built. Registers
+//! that are read before they are written, and races, are not noticed as such. The order of blocks and the memory model
+//! are those of the
 //! processor.
 //!
 //! **Where the ISA leaves room**: `scalar.rs` says what is taken.

@@ -5,6 +5,7 @@
 //! case.
 
 use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W2D, W3, WD};
+use crate::tensor::Element;
 
 /// The number of a row in its file.
 pub(super) type Row = u32;
@@ -147,16 +148,16 @@ pub(super) enum Vote {
     Uniform,
 }
 
-/// An instruction of tensor cores, by its form.
+/// An instruction of tensor cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Matrix {
-    pub(super) form: String,
+    pub(super) form: &'static str,
+    pub(super) element: Element,
     pub(super) d: [Row; 4],
     pub(super) a: [Row; 4],
+    /// If dense, only the first two.
     pub(super) b: [Row; 4],
     pub(super) c: [Row; 4],
-    /// How many registers of `a` and `b` there are.
-    pub(super) counts: [u8; 2],
     /// The metadata's row, and the selector.
     pub(super) sparse: Option<(Row, u32)>,
 }

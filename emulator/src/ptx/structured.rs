@@ -7,6 +7,7 @@ use super::op::{
 use super::parse::{Class, type_bytes};
 use super::statement::{Operand, Statement};
 use crate::Fault;
+use crate::tensor::Element;
 
 /// Hints about caches. They change nothing that can be seen here.
 const HINTS: [&str; 12] = [
@@ -48,7 +49,7 @@ impl<'a> Decoder<'a> {
             ("shfl", ["sync", mode, "b32"], [d, a, b, c, members]) => self.shuffle(of, mode, [d, a, b, c, members]),
             ("vote", ["sync", what, _], [d, a, members]) => self.vote(of, what, d, a, members),
             ("ldmatrix", ["sync", "aligned", "m8n8", rest @ ..], [d, at]) => self.load_matrix(of, rest, d, at),
-            ("mma", _, _) => self.matrix(of, &parts),
+            ("mma", _, _) => self.matrix(of),
             _ => Err(of.wrong("there is no such form with these operands, or it is not built")),
         }
     }
@@ -260,34 +261,39 @@ impl<'a> Decoder<'a> {
             "x4" => 4,
             _ => return Err(of.wrong("loads 1, 2 or 4 matrices")),
         };
-        let rows = self.registers(of, d, &[count.into()], true)?.0;
+        let rows = self.registers(of, d, count, true)?;
         let what = Meeting::LoadMatrix { count, transposed, rows, at: self.address(of, at)? };
         Ok(Op::Meet { members: NONE, what })
     }
 
-    /// A vector of 32-bit registers of one of these lengths.
+    /// A vector of so many 32-bit registers.
     fn registers(
         &mut self,
         of: &Statement<'a>,
         operand: &Operand,
-        lengths: &[usize],
+        length: u8,
         written: bool,
-    ) -> Result<([Row; 4], u8), Fault> {
+    ) -> Result<[Row; 4], Fault> {
         let parts = match operand {
-            Operand::Vector(parts) if lengths.contains(&parts.len()) => parts,
+            Operand::Vector(parts) if parts.len() == usize::from(length) => parts,
             _ => return Err(of.wrong("an operand must be a vector of registers of the form's length")),
         };
         let mut rows = [NONE; 4];
         for (row, part) in rows.iter_mut().zip(parts) {
             *row = if written { self.result(of, part, 'w')? } else { self.value(of, part, 'w')? };
         }
-        Ok((rows, parts.len() as u8))
+        Ok(rows)
     }
 
-    /// Tensor cores: the forms themselves are in the list of known forms.
-    fn matrix(&mut self, of: &Statement<'a>, parts: &[&str]) -> Result<Op, Fault> {
-        let sparse = parts.get(1).is_some_and(|part| part.starts_with("sp"));
-        let (operands, sparse) = match (of.operands.as_slice(), sparse) {
+    /// Tensor cores.
+    fn matrix(&mut self, of: &Statement<'a>) -> Result<Op, Fault> {
+        let dense = Element::ALL.map(|element| (element, false, Some(element.mma())));
+        let sparse = Element::ALL.map(|element| (element, true, element.mma_sp()));
+        let found = dense.into_iter().chain(sparse).find_map(|(element, is_sparse, form)| {
+            form.filter(|&form| form == of.form).map(|form| (element, is_sparse, form))
+        });
+        let (element, is_sparse, form) = found.ok_or_else(|| of.wrong("this product is not built"))?;
+        let (operands, sparse) = match (of.operands.as_slice(), is_sparse) {
             ([d, a, b, c], false) => ([d, a, b, c], None),
             ([d, a, b, c, metadata, Operand::Integer(selector)], true) => {
                 let selector = u32::try_from(*selector).ok().filter(|&selector| selector < 4);
@@ -297,11 +303,11 @@ impl<'a> Decoder<'a> {
             _ => return Err(of.wrong("takes four matrices and, if sparse, metadata and a selector")),
         };
         let [d, a, b, c] = operands;
-        let (a, of_a) = self.registers(of, a, &[4], false)?;
-        let (b, of_b) = self.registers(of, b, if sparse.is_some() { &[4] } else { &[2] }, false)?;
-        let (c, _) = self.registers(of, c, &[4], false)?;
-        let (d, _) = self.registers(of, d, &[4], true)?;
-        let matrix = Matrix { form: of.form.to_owned(), d, a, b, c, counts: [of_a, of_b], sparse };
+        let a = self.registers(of, a, 4, false)?;
+        let b = self.registers(of, b, if is_sparse { 4 } else { 2 }, false)?;
+        let c = self.registers(of, c, 4, false)?;
+        let d = self.registers(of, d, 4, true)?;
+        let matrix = Matrix { form, element, d, a, b, c, sparse };
         Ok(Op::Meet { members: NONE, what: Meeting::Matrix(Box::new(matrix)) })
     }
 }

@@ -2,7 +2,10 @@
 //! Nothing is shared with the emulator's maps: neither with the twins' nor with those of `tensor`.
 
 use half::{bf16, f16};
-use twofour_emulator::tensor::{Element, Registers};
+use twofour_emulator::tensor::{Arithmetic, Element, Registers, mma, mma_sp};
+use twofour_emulator::{Args, Buffer, Fault, Kernel, Launch, Report};
+
+use super::Numbers;
 
 /// A type of elements: how a number is encoded, and how many fit into a register.
 #[derive(Clone, Copy)]
@@ -64,7 +67,63 @@ pub struct Fragments {
     pub metadata: [u32; 32],
 }
 
+/// The kernels of `kernels/wrappers.cu` with one product each: elements, k, and the selector of a sparse one.
+pub const PRODUCTS: [(&str, Type, usize, Option<u32>); 9] = [
+    ("twofour_test_mma_f16", F16, 16, None),
+    ("twofour_test_mma_bf16", BF16, 16, None),
+    ("twofour_test_mma_tf32", TF32, 8, None),
+    ("twofour_test_mma_s8", S8, 32, None),
+    ("twofour_test_mma_sp_f16_0", F16, 32, Some(0)),
+    ("twofour_test_mma_sp_f16_1", F16, 32, Some(1)),
+    ("twofour_test_mma_sp_bf16_0", BF16, 32, Some(0)),
+    ("twofour_test_mma_sp_bf16_1", BF16, 32, Some(1)),
+    ("twofour_test_mma_sp_s8", S8, 64, Some(0)),
+];
+
+/// Bits of any kind for a type: numbers near one, most of them, and zeros, subnormals, infinities and NaNs.
+fn bits(of: Type, numbers: &mut Numbers) -> u32 {
+    let any = numbers.next();
+    match (of.bits, numbers.below(200)) {
+        (8, _) => any & 0xff,
+        (32, 0) | (16, 0) => any >> (32 - of.bits),
+        (_, 1..10) => (of.encode)(0.0),
+        _ => (of.encode)(f64::from(any as i32) / f64::from(1 << 30)),
+    }
+}
+
 impl Fragments {
+    /// Random ones, for one of [`PRODUCTS`].
+    pub fn random(of: Type, k: usize, selector: Option<u32>, numbers: &mut Numbers) -> Fragments {
+        let mut many = |of, count| (0..count).map(|_| bits(of, numbers)).collect::<Vec<u32>>();
+        let (a, b) = (many(of, 16 * k), many(of, 8 * k));
+        let c = if of.integer { numbers.many(128) } else { many(TF32, 128) };
+        let pattern = |_| PATTERNS[numbers.below(6) as usize];
+        let kept = selector.map(|_| (0..4 * k).map(pattern).collect());
+        Fragments::cut(of, &Whole { k, a, b, c, kept }, selector.unwrap_or(0) as usize)
+    }
+
+    /// The product as `tensor` has it.
+    pub fn product(&self, element: Element, arithmetic: Arithmetic, selector: Option<u32>) -> Registers<4> {
+        let Fragments { a, b, c, metadata } = self;
+        match selector {
+            None => mma(element, arithmetic, a, &self.dense_b(), c),
+            Some(selector) => mma_sp(element, arithmetic, a, b, c, metadata, selector).unwrap(),
+        }
+    }
+
+    /// The product as `run` has one of `kernels/wrappers.cu`.
+    pub fn through(&self, kernel: &str, run: impl FnOnce(&Launch) -> Result<Report, Fault>) -> Registers<4> {
+        let a = Buffer::input("a", self.a.as_flattened()).unwrap();
+        let b = Buffer::input("b", self.b.as_flattened()).unwrap();
+        let metadata = Buffer::input("metadata", &self.metadata).unwrap();
+        let d = Buffer::in_place("d", self.c.as_flattened()).unwrap();
+        let args = Args::new().pointer(&a).pointer(&b).pointer(&metadata).pointer(&d).finish();
+        let kernel = Kernel::find(kernel).unwrap();
+        run(&Launch { kernel, grid: [1; 3], block: [32, 1, 1], shared_bytes: 0, args: &args }).unwrap();
+        let d = d.values::<u32>();
+        std::array::from_fn(|lane| std::array::from_fn(|i| d[4 * lane + i]))
+    }
+
     /// Of one instruction. Where no code belongs, the metadata has an ordered one that is wrong for most groups.
     pub fn cut(of: Type, whole: &Whole, selector: usize) -> Fragments {
         let each = (32 / of.bits) as usize;
