@@ -51,10 +51,9 @@
 //! seen.
 //!
 //! **What is not.** Mbarriers, bulk copies, wgmma, `setmaxnreg` and clusters are not read at all; they belong into
-//! `Meeting` (op.rs) and meet.rs. Functions and calls, textures, generic addresses of local memory: not built. Registers
-//! that are read before they are written, and races, are not noticed as such. The order of blocks and the memory model
-//! are those of the
-//! processor.
+//! `Meeting` (op.rs) and meet.rs. Functions and calls, textures, generic addresses of local memory: not built.
+//! Registers that are read before they are written, and races, are not noticed as such. The order of blocks and the
+//! memory model are those of the processor.
 //!
 //! **Where the ISA leaves room**: `scalar.rs` says what is taken.
 
