@@ -53,8 +53,9 @@
 //!   is written. On a device, which nobody looks at, such a row's loss and gradient are NaN (with a token that comes
 //!   twice, wrong), and nothing beyond the row is read or written.
 //!
-//! Logits are of magnitudes up to 1e28: differences of them are summed in `f32`. Gradients of 16-bit logits are rounded once, and those too small for the type
-//! are 0: in `f16` that is below 6e-8, so give it a scale of some thousands and divide afterwards.
+//! Logits are of magnitudes up to 1e28: differences of them are summed in `f32`. Gradients of 16-bit logits are rounded
+//! once, and those too small for the type are 0: in `f16` that is below 6e-8, so give it a scale of some thousands and
+//! divide afterwards.
 //!
 //! # Top-k teachers
 //!

