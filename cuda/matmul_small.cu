@@ -14,6 +14,7 @@
 // Symbols: twofour_matmul_small_{soft,hard}_{logits}_{weights}_{tokens} sample the mask (hard: argmax too, if asked);
 //          twofour_matmul_small_codes_{weights}_{tokens} read it, as codes.
 
+#include "common/fold.cuh"
 #include "common/sample.cuh"
 #include "common/vector.cuh"
 
@@ -22,6 +23,7 @@ namespace twofour {
 constexpr u32 kThreads = 256;
 constexpr u32 kWarps = kThreads / kWarpSize;
 constexpr u32 kStep = 32;
+constexpr u32 kFoldSteps = kFoldTerms / kStep;
 // Two blocks an SM leave a thread 128 registers: a step's loads are under way while another's arithmetic runs.
 constexpr u32 kBlocks = 2;
 
@@ -406,6 +408,13 @@ struct Walker {
     }
   }
 
+  // Whether it has worked on kFoldTerms columns since it began, or since it last had. (From where it stands: a counter
+  // would be a register too many.)
+  TWOFOUR_DEVICE bool folds() const {
+    static_assert(kFoldSteps % (P::stages * P::steps) == 0, "it does not step over it");
+    return (step - block_index_y() * args.share) / P::stride % kFoldSteps == 0;
+  }
+
   // Whether all that the next `advance` works on and fetches is whole.
   TWOFOUR_DEVICE bool goes_on() const {
     return step + ((P::stages + 1) * P::steps - 1) * P::stride + kStep <= end && args.cols % 8 == 0;
@@ -419,9 +428,15 @@ TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
   const u32 warp_index = shuffle_index(warp(), 0);
   const u32 row_warp = warp_index % P::row_warps, split_warp = warp_index / P::row_warps;
   Walker<Mask, W, P> walker(args, row_warp, split_warp);
-  // The first loop has no branches: what is under way is waited for only where it is needed.
-  while (walker.goes_on()) walker.template advance<true>(table);
-  while (walker.step < walker.end) walker.template advance<false>(table);
+  u32x4 memory[P::tiles];
+  Totals<P::tiles> totals(memory, args.share > kFoldSteps * P::stride);
+  const auto fold = [&] {
+    if (walker.folds()) totals.take(walker.sums);
+  };
+  // The first loop has no other branches: what is under way is waited for only where it is needed.
+  while (walker.goes_on()) walker.template advance<true>(table), fold();
+  while (walker.step < walker.end) walker.template advance<false>(table), fold();
+  totals.give(walker.sums);
   write_sums<W, P>(args, row_warp, split_warp, walker.sums);
 }
 

@@ -24,6 +24,9 @@ template <typename T>
 constexpr u32 kSparseStageBytes = kOperandBytes + kCodeBytesOf<T>;
 template <typename T>
 constexpr u32 kStageCols = 4 * kDepth / sizeof(T);  // columns of W, before they were compressed
+constexpr u32 kSparseFoldStages = kFoldTerms / kDepth;
+template <typename T>
+using SparseTotals = Totals<kWarpRows16 * kWarpCols8, SumOf<T>>;
 constexpr u32 kTileSumBytes = kTile * kTile * 4;
 static_assert(kTileSumBytes <= kSparseStages * kSparseStageBytes<f16>, "a tile's sums lie where the ring was");
 
@@ -102,7 +105,7 @@ TWOFOUR_DEVICE void multiply_half(const u8* stage, u32 k, SumsIn<SumOf<T>>& sums
 // The whole contraction of a block. One barrier a stage, as in tile.cuh.
 template <typename T, bool aligned>
 TWOFOUR_DEVICE void contract_sparse(Copier<Lies::kAlongDepth>& kept, Copier<Lies::kAlongDepth>& tokens,
-                                    StageCodes<T>& codes, u8* ring, u32 stages, SumsIn<SumOf<T>>& sums) {
+                                    StageCodes<T>& codes, u8* ring, u32 stages, SumsIn<SumOf<T>>& sums, SparseTotals<T>& totals) {
   const auto copy = [&](u32 stage) {
     if (stage < stages) {
       u8* to = ring + stage % kSparseStages * kSparseStageBytes<T>;
@@ -115,6 +118,7 @@ TWOFOUR_DEVICE void contract_sparse(Copier<Lies::kAlongDepth>& kept, Copier<Lies
   };
   for (u32 stage = 0; stage < kSparseStages - 1; ++stage) copy(stage);
   for (u32 stage = 0; stage < stages; ++stage) {
+    if (stage > 0 && stage % kSparseFoldStages == 0) totals.take(sums.of[0]);
     cp_async_wait<kSparseStages - 2>();
     sync_threads();
     copy(stage + kSparseStages - 1);
@@ -195,12 +199,15 @@ TWOFOUR_DEVICE void tile_kernel(const SparseArgs& args) {
   Copier<Lies::kAlongDepth> tokens(x, tile.col * kTile, begin / each * 2);
   StageCodes<T> codes(args, tile.row * kTile, begin);
   const u32 stages = (end - begin + kStageCols<T> - 1) / kStageCols<T>;
+  u32x4 memory[kWarpRows16 * kWarpCols8];
+  SparseTotals<T> totals(memory, stages > kSparseFoldStages);
   SumsIn<SumOf<T>> sums = {};
   if (is_aligned<Lies::kAlongDepth>(values) && is_aligned<Lies::kAlongDepth>(x)) {
-    contract_sparse<T, true>(kept, tokens, codes, ring, stages, sums);
+    contract_sparse<T, true>(kept, tokens, codes, ring, stages, sums, totals);
   } else {
-    contract_sparse<T, false>(kept, tokens, codes, ring, stages, sums);
+    contract_sparse<T, false>(kept, tokens, codes, ring, stages, sums, totals);
   }
+  totals.give(sums.of[0]);
   u32* shared = reinterpret_cast<u32*>(ring);
   put_transposed(sums, shared);
   sync_threads();

@@ -39,6 +39,7 @@ constexpr u32 kWarps = kThreads / kWarpSize;
 constexpr u32 kBlocks = 2;
 constexpr u32 kWarpRows = 32;
 constexpr u32 kWarpStages = 4;
+constexpr u32 kFoldSteps = kFoldTerms / kDepth;
 constexpr u32 kTilesAhead = 2;  // of tokens, of which a warp has loads under way
 
 // Of a step: bytes of a token, of a row's kept values, and of what a stage holds, kept values and then codes.
@@ -140,7 +141,7 @@ struct Walker {
   // of an H200 must have under way to be served at the speed of memory. Behind the warp's barrier, what all lanes copied
   // for this step has landed, and all are done with the step before, whose place the newest copy takes.
   template <bool aligned>
-  TWOFOUR_DEVICE void walk() {
+  TWOFOUR_DEVICE void walk(Totals<2 * P::tiles, SumOf<T>>& totals) {
     const u32 steps = (end + kTokenBytes - 1) / kTokenBytes;
     const auto copy = [&](u32 number, u32 step) {
       if (step < steps) {
@@ -152,6 +153,7 @@ struct Walker {
     };
     for (u32 number = 0; number < kWarpStages - 1; ++number) copy(number, step + number * stride);
     for (u32 number = 0; step < steps; ++number, step += stride) {
+      if (number > 0 && number % kFoldSteps == 0) totals.take(sums[0]);
       const bool whole = (step + 1) * kTokenBytes <= end;
       u32 b[kTilesAhead][2][4];
       if (whole) fetch_first<true>(b);
@@ -255,6 +257,8 @@ TWOFOUR_DEVICE void small_kernel(const SparseArgs& args) {
   const u32 token_blocks = (args.tokens + P::tokens - 1) / P::tokens;
   const u32 row_at = block_index() / token_blocks * args.row_warps * kWarpRows;
   const u32 token_at = block_index() % token_blocks * P::tokens;
+  u32x4 memory[2 * P::tiles];
+  Totals<2 * P::tiles, SumOf<T>> totals(memory, args.share * args.row_warps > kFoldSteps * kWarps * (kTokenBytes / u32(sizeof(T))));
   // `begin` must not be clamped: the share of a grid row too many begins behind the last step and takes none, whereas
   // from `cols` on it would take the last step, if that is a short one, and add it twice.
   const u32 begin = block_index_y() * args.share, end = smaller(begin + args.share, args.cols);
@@ -262,8 +266,9 @@ TWOFOUR_DEVICE void small_kernel(const SparseArgs& args) {
   const u32 first_step = begin * u32(sizeof(T)) / kTokenBytes + split_warp;
   Walker<T, P> walker(args, values, row_at + row_warp * kWarpRows, token_at, first_step, kWarps / args.row_warps,
                       end * u32(sizeof(T)), ring + warp() * (kWarpStages * kWarpStageBytes<T>));
-  if (is_aligned<Lies::kAlongDepth>(values)) walker.template walk<true>();
-  else walker.template walk<false>();
+  if (is_aligned<Lies::kAlongDepth>(values)) walker.template walk<true>(totals);
+  else walker.template walk<false>(totals);
+  totals.give(walker.sums[0]);
   u32* shared = reinterpret_cast<u32*>(ring);
   TWOFOUR_UNROLL
   for (u32 n = 0; n < P::tiles; n += 2) {

@@ -8,7 +8,7 @@
 // way. Chunks of 16 bytes are permuted (swizzled) so that both the copies and ldmatrix touch every bank once at a time.
 #pragma once
 
-#include "common/vector.cuh"
+#include "common/fold.cuh"
 
 namespace twofour {
 
@@ -310,13 +310,18 @@ TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masking
     sync_threads();
     mask(0);
   }
+  u32x4 memory[kWarpRows16 * kWarpCols8];
+  constexpr u32 kFoldStages = kFoldTerms / kDepth;
+  Totals<kWarpRows16 * kWarpCols8> totals(memory, stages > kFoldStages);
   for (u32 stage = 0; stage < stages; ++stage) {
+    if (stage > 0 && stage % kFoldStages == 0) totals.take(sums.of[0]);
     cp_async_wait<masked ? kStages - 3 : kStages - 2>();
     sync_threads();
     copy(stage + kStages - 1);
     if constexpr (masked) mask(stage + 1);
     multiply_stage<T, a_lies, b_lies>(ring + stage % kStages * kStageBytes, sums);
   }
+  totals.give(sums.of[0]);
   sync_threads();  // everyone is done with the ring: its place may be taken
 }
 
