@@ -428,8 +428,10 @@ TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
   const u32 warp_index = shuffle_index(warp(), 0);
   const u32 row_warp = warp_index % P::row_warps, split_warp = warp_index / P::row_warps;
   Walker<Mask, W, P> walker(args, row_warp, split_warp);
+  // (The share's columns would do for all; for few tokens those of all shares cost a register less.)
+  constexpr u32 kTurn = P::stages * P::steps;
   u32x4 memory[P::tiles];
-  Totals<P::tiles> totals(memory, args.share > kFoldSteps * P::stride);
+  Totals<P::tiles> totals(memory, (P::few ? args.cols : args.share) > (kFoldSteps - kTurn) * P::stride);
   const auto fold = [&] {
     if (walker.folds()) totals.take(walker.sums);
   };

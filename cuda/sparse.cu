@@ -193,14 +193,14 @@ TWOFOUR_DEVICE void tile_kernel(const SparseArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u8, ring);
   const TileAt tile = tile_of(block_index(), tiles(args.rows), tiles(args.tokens));
   const u32 begin = smaller(block_index_y() * args.share, args.cols), end = smaller(begin + args.share, args.cols);
+  const u32 stages = (end - begin + kStageCols<T> - 1) / kStageCols<T>;
+  u32x4 memory[kWarpRows16 * kWarpCols8];
+  SparseTotals<T> totals(memory, args.share > kSparseFoldStages * kStageCols<T>);
   const Matrix values = kept_values<T>(args, end), x = tokens_of<T>(args, end);
   constexpr u32 each = 4 / sizeof(T);  // columns that two bytes of kept values are of
   Copier<Lies::kAlongDepth> kept(values, tile.row * kTile, begin / each);
   Copier<Lies::kAlongDepth> tokens(x, tile.col * kTile, begin / each * 2);
   StageCodes<T> codes(args, tile.row * kTile, begin);
-  const u32 stages = (end - begin + kStageCols<T> - 1) / kStageCols<T>;
-  u32x4 memory[kWarpRows16 * kWarpCols8];
-  SparseTotals<T> totals(memory, stages > kSparseFoldStages);
   SumsIn<SumOf<T>> sums = {};
   if (is_aligned<Lies::kAlongDepth>(values) && is_aligned<Lies::kAlongDepth>(x)) {
     contract_sparse<T, true>(kept, tokens, codes, ring, stages, sums, totals);

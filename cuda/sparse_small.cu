@@ -258,7 +258,8 @@ TWOFOUR_DEVICE void small_kernel(const SparseArgs& args) {
   const u32 row_at = block_index() / token_blocks * args.row_warps * kWarpRows;
   const u32 token_at = block_index() % token_blocks * P::tokens;
   u32x4 memory[2 * P::tiles];
-  Totals<2 * P::tiles, SumOf<T>> totals(memory, args.share * args.row_warps > kFoldSteps * kWarps * (kTokenBytes / u32(sizeof(T))));
+  constexpr u32 kFoldCols = kFoldSteps * kTokenBytes / u32(sizeof(T));  // of a warp
+  Totals<2 * P::tiles, SumOf<T>> totals(memory, mul_wide(args.share, args.row_warps) > kFoldCols * kWarps);
   // `begin` must not be clamped: the share of a grid row too many begins behind the last step and takes none, whereas
   // from `cols` on it would take the last step, if that is a short one, and add it twice.
   const u32 begin = block_index_y() * args.share, end = smaller(begin + args.share, args.cols);

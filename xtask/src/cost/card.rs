@@ -93,8 +93,9 @@ impl Card {
         if spill_stores + spill_loads > 0 {
             faults.push(format!("{}: spills ({spill_stores} bytes stored, {spill_loads} loaded)", self.name()));
         }
-        if stack > 0 || self.local_memory {
-            faults.push(format!("{}: local memory ({stack} bytes of stack)", self.name()));
+        let totals = totals(&self.kernel);
+        if stack > totals || (self.local_memory && totals == 0) {
+            faults.push(format!("{}: local memory ({stack} bytes of stack, {totals} of them for totals)", self.name()));
         }
         for needed in needed(&self.kernel) {
             if !self.tally.tensor.contains_key(*needed) {
@@ -151,6 +152,22 @@ fn needed(kernel: &str) -> &'static [&'static str] {
     } else {
         &[]
     }
+}
+
+/// Bytes of local memory a kernel may have: the totals that `cuda/common/fold.cuh` adds long sums to, as many as there
+/// are sums in a thread's registers.
+fn totals(kernel: &str) -> u32 {
+    let small = kernel.starts_with("twofour_matmul_small_");
+    if needed(kernel).first().is_none_or(|tensor| tensor.starts_with("IMMA")) && !small {
+        return 0;
+    }
+    let sums = match (kernel.rsplit('_').next(), small) {
+        (Some("16"), true) => 8,
+        (Some("16"), false) => 16,
+        (Some("128"), _) => 64,
+        _ => 128,
+    };
+    4 * sums
 }
 
 /// `twofour_mask_<variant>_<logits>_<weights>[_<gradient>]`: a thread takes 8 bytes of one pattern's logits a turn.

@@ -81,6 +81,31 @@ fn products_need_their_instructions() -> Result<()> {
 }
 
 #[test]
+fn local_memory_is_for_totals_alone() -> Result<()> {
+    for (kernel, bytes) in [
+        ("twofour_mask_soft_f32_bf16", 0),
+        ("twofour_matmul_output_dense_f16", 512),
+        ("twofour_matmul_step_soft_f32_bf16", 512),
+        ("twofour_matmul_sum_f32", 0),
+        ("twofour_matmul_small_codes_f16_16", 32),
+        ("twofour_matmul_small_soft_f32_bf16_128", 256),
+        ("twofour_sparse_tile_bf16", 512),
+        ("twofour_sparse_tile_i8", 0),
+        ("twofour_sparse_small_f16_16", 64),
+        ("twofour_sparse_small_i8_128", 0),
+    ] {
+        assert_eq!(totals(kernel), bytes, "{kernel}");
+        let of = |stack| {
+            let reported = Reported { stack, ..Reported::default() };
+            let card = Card { kernel: kernel.into(), reported, local_memory: stack > 0, ..card()? };
+            anyhow::Ok(card.faults().iter().any(|fault| fault.contains("local memory")))
+        };
+        assert!(!of(bytes)? && of(bytes + 4)?, "{kernel}");
+    }
+    Ok(())
+}
+
+#[test]
 fn groups_follow_the_logits() {
     assert_eq!(groups_a_turn("twofour_mask_soft_f32_bf16"), Some(2));
     assert_eq!(groups_a_turn("twofour_mask_hard_full_bf16_f32"), Some(4));
