@@ -105,7 +105,8 @@ TWOFOUR_DEVICE void multiply_half(const u8* stage, u32 k, SumsIn<SumOf<T>>& sums
 // The whole contraction of a block. One barrier a stage, as in tile.cuh.
 template <typename T, bool aligned>
 TWOFOUR_DEVICE void contract_sparse(Copier<Lies::kAlongDepth>& kept, Copier<Lies::kAlongDepth>& tokens,
-                                    StageCodes<T>& codes, u8* ring, u32 stages, SumsIn<SumOf<T>>& sums, SparseTotals<T>& totals) {
+                                    StageCodes<T>& codes, u8* ring, u32 stages, SumsIn<SumOf<T>>& sums,
+                                    SparseTotals<T>& totals) {
   const auto copy = [&](u32 stage) {
     if (stage < stages) {
       u8* to = ring + stage % kSparseStages * kSparseStageBytes<T>;
