@@ -23,7 +23,8 @@ namespace twofour {
 constexpr u32 kThreads = 256;
 constexpr u32 kWarps = kThreads / kWarpSize;
 constexpr u32 kStep = 32;
-constexpr u32 kFoldSteps = kFoldTerms / kStep;
+template <typename W>
+constexpr u32 kFoldSteps = kFoldTerms<W> / kStep;
 // Two blocks an SM leave a thread 128 registers: a step's loads are under way while another's arithmetic runs.
 constexpr u32 kBlocks = 2;
 
@@ -411,8 +412,8 @@ struct Walker {
   // Whether it has worked on kFoldTerms columns since it began, or since it last had. (From where it stands: a counter
   // would be a register too many.)
   TWOFOUR_DEVICE bool folds() const {
-    static_assert(kFoldSteps % (P::stages * P::steps) == 0, "it does not step over it");
-    return (step - block_index_y() * args.share) / P::stride % kFoldSteps == 0;
+    static_assert(kFoldSteps<W> % (P::stages * P::steps) == 0, "it does not step over it");
+    return (step - block_index_y() * args.share) / P::stride % kFoldSteps<W> == 0;
   }
 
   // Whether all that the next `advance` works on and fetches is whole.
@@ -431,7 +432,7 @@ TWOFOUR_DEVICE void small_kernel(const MatmulSmallArgs& args) {
   // (The share's columns would do for all; for few tokens those of all shares cost a register less.)
   constexpr u32 kTurn = P::stages * P::steps;
   u32x4 memory[P::tiles];
-  Totals<P::tiles> totals(memory, (P::few ? args.cols : args.share) > (kFoldSteps - kTurn) * P::stride);
+  Totals<P::tiles> totals(memory, (P::few ? args.cols : args.share) > (kFoldSteps<W> - kTurn) * P::stride);
   const auto fold = [&] {
     if (walker.folds()) totals.take(walker.sums);
   };

@@ -24,7 +24,8 @@ template <typename T>
 constexpr u32 kSparseStageBytes = kOperandBytes + kCodeBytesOf<T>;
 template <typename T>
 constexpr u32 kStageCols = 4 * kDepth / sizeof(T);  // columns of W, before they were compressed
-constexpr u32 kSparseFoldStages = kFoldTerms / kDepth;
+template <typename T>
+constexpr u32 kSparseFoldStages = kFoldTerms<T> / kDepth;
 template <typename T>
 using SparseTotals = Totals<kWarpRows16 * kWarpCols8, SumOf<T>>;
 constexpr u32 kTileSumBytes = kTile * kTile * 4;
@@ -119,7 +120,7 @@ TWOFOUR_DEVICE void contract_sparse(Copier<Lies::kAlongDepth>& kept, Copier<Lies
   };
   for (u32 stage = 0; stage < kSparseStages - 1; ++stage) copy(stage);
   for (u32 stage = 0; stage < stages; ++stage) {
-    if (stage > 0 && stage % kSparseFoldStages == 0) totals.take(sums.of[0]);
+    if (stage > 0 && stage % kSparseFoldStages<T> == 0) totals.take(sums.of[0]);
     cp_async_wait<kSparseStages - 2>();
     sync_threads();
     copy(stage + kSparseStages - 1);
@@ -196,7 +197,7 @@ TWOFOUR_DEVICE void tile_kernel(const SparseArgs& args) {
   const u32 begin = smaller(block_index_y() * args.share, args.cols), end = smaller(begin + args.share, args.cols);
   const u32 stages = (end - begin + kStageCols<T> - 1) / kStageCols<T>;
   u32x4 memory[kWarpRows16 * kWarpCols8];
-  SparseTotals<T> totals(memory, args.share > kSparseFoldStages * kStageCols<T>);
+  SparseTotals<T> totals(memory, args.share > kSparseFoldStages<T> * kStageCols<T>);
   const Matrix values = kept_values<T>(args, end), x = tokens_of<T>(args, end);
   constexpr u32 each = 4 / sizeof(T);  // columns that two bytes of kept values are of
   Copier<Lies::kAlongDepth> kept(values, tile.row * kTile, begin / each);

@@ -39,7 +39,8 @@ constexpr u32 kWarps = kThreads / kWarpSize;
 constexpr u32 kBlocks = 2;
 constexpr u32 kWarpRows = 32;
 constexpr u32 kWarpStages = 4;
-constexpr u32 kFoldSteps = kFoldTerms / kDepth;
+template <typename T>
+constexpr u32 kFoldSteps = kFoldTerms<T> / kDepth;
 constexpr u32 kTilesAhead = 2;  // of tokens, of which a warp has loads under way
 
 // Of a step: bytes of a token, of a row's kept values, and of what a stage holds, kept values and then codes.
@@ -153,7 +154,7 @@ struct Walker {
     };
     for (u32 number = 0; number < kWarpStages - 1; ++number) copy(number, step + number * stride);
     for (u32 number = 0; step < steps; ++number, step += stride) {
-      if (number > 0 && number % kFoldSteps == 0) totals.take(sums[0]);
+      if (number > 0 && number % kFoldSteps<T> == 0) totals.take(sums[0]);
       const bool whole = (step + 1) * kTokenBytes <= end;
       u32 b[kTilesAhead][2][4];
       if (whole) fetch_first<true>(b);
@@ -258,7 +259,7 @@ TWOFOUR_DEVICE void small_kernel(const SparseArgs& args) {
   const u32 row_at = block_index() / token_blocks * args.row_warps * kWarpRows;
   const u32 token_at = block_index() % token_blocks * P::tokens;
   u32x4 memory[2 * P::tiles];
-  constexpr u32 kFoldCols = kFoldSteps * kTokenBytes / u32(sizeof(T));  // of a warp
+  constexpr u32 kFoldCols = kFoldSteps<T> * kTokenBytes / u32(sizeof(T));  // of a warp
   Totals<2 * P::tiles, SumOf<T>> totals(memory, mul_wide(args.share, args.row_warps) > kFoldCols * kWarps);
   // `begin` must not be clamped: the share of a grid row too many begins behind the last step and takes none, whereas
   // from `cols` on it would take the last step, if that is a short one, and add it twice.

@@ -34,5 +34,7 @@ mod step;
 mod stepped;
 #[path = "matmul/suite.rs"]
 mod suite;
+#[path = "matmul/sums.rs"]
+mod sums;
 #[path = "matmul/weight.rs"]
 mod weight;

@@ -33,3 +33,5 @@ mod plans;
 mod routes;
 #[path = "sparse/suite.rs"]
 mod suite;
+#[path = "sparse/sums.rs"]
+mod sums;

@@ -1,14 +1,18 @@
 // Long sums on tensor cores. What an instruction adds is cut off 24 or 25 bits below its largest term, toward zero (arXiv
 // 2511.10909), so a sum of positive terms shrinks with each of them: by about 1e-8 of itself on sm_80, half of that on
 // sm_90. No sum here is of more than kFoldTerms terms: it then goes into a total, in f32 and rounded to nearest, and the
-// next one begins at zero.
+// next one begins at zero. So all stay within 1e-5 of the sum of magnitudes (tests/matmul/sums.rs, tests/sparse/sums.rs).
 #pragma once
 
 #include "common/vector.cuh"
 
 namespace twofour {
 
+// Products of f16 have bits to lose that products of bf16 do not have.
+template <typename T>
 constexpr u32 kFoldTerms = 1024;
+template <>
+constexpr u32 kFoldTerms<f16> = 512;
 
 // The totals of a thread's sums, four of each of so many tiles; `used` if there is a sum of more than kFoldTerms terms.
 //

@@ -311,7 +311,7 @@ TWOFOUR_DEVICE void contract(Copier<a_lies>& a, Copier<b_lies>& b, const Masking
     mask(0);
   }
   u32x4 memory[kWarpRows16 * kWarpCols8];
-  constexpr u32 kFoldStages = kFoldTerms / kDepth;
+  constexpr u32 kFoldStages = kFoldTerms<T> / kDepth;
   Totals<kWarpRows16 * kWarpCols8> totals(memory, stages > kFoldStages);
   for (u32 stage = 0; stage < stages; ++stage) {
     if (stage > 0 && stage % kFoldStages == 0) totals.take(sums.of[0]);

@@ -9,6 +9,7 @@ use twofour::device::{Launch, Limits};
 use twofour::pass::{Binder, Checked, Libraries, Names, Pass, Plan, Queue, Work};
 use twofour::space::{Input, Output, Plain, Raw, RawSlice};
 use twofour::{Executor, Result};
+use twofour_emulator::tensor::Arithmetic;
 use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
 
 mod beside;
@@ -31,6 +32,8 @@ pub struct Emulator {
     pub libraries: Libraries,
     /// Blocks that run at a time.
     pub workers: usize,
+    /// How tensor cores add.
+    pub arithmetic: Arithmetic,
     /// Only these blocks of a grid.
     pub blocks: Option<Range<u64>>,
 }
@@ -38,7 +41,14 @@ pub struct Emulator {
 impl Emulator {
     /// On this schedule, as a small device with cuBLASLt, a block at a time.
     pub fn new(schedule: Schedule) -> Self {
-        Self { schedule, limits: SMALL, libraries: Libraries::CUBLASLT, workers: 1, blocks: None }
+        Self {
+            schedule,
+            limits: SMALL,
+            libraries: Libraries::CUBLASLT,
+            workers: 1,
+            arithmetic: Arithmetic::InOrder,
+            blocks: None,
+        }
     }
 
     /// By a number: on any schedule, three times of four as a small device and else as an H200, two blocks at a time or
@@ -94,8 +104,8 @@ impl Emulator {
             shared_bytes: launch.shared_bytes,
             args: launch.args.bytes(),
         };
-        let (schedule, workers, blocks) = (self.schedule, self.workers, self.blocks.clone());
-        let options = Options { schedule, workers, blocks, ..Options::default() };
+        let Self { schedule, workers, arithmetic, ref blocks, .. } = *self;
+        let options = Options { schedule, workers, arithmetic, blocks: blocks.clone() };
         let result = match beside::wanted() {
             true => beside::run(&of_emulator, &options),
             false => twofour_emulator::run(&of_emulator, &options).map(drop),

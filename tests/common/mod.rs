@@ -30,6 +30,7 @@
 pub mod data;
 pub mod emulator;
 pub mod executor;
+pub mod long;
 pub mod number;
 pub mod paths;
 pub mod runs;

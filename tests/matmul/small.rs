@@ -23,7 +23,7 @@ macro_rules! for_all_types {
 
 /// Where the mask comes from: with the types of logits and weights it names the kernel, but for the number of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mask {
+pub(crate) enum Mask {
     Soft,
     Hard,
     Argmax,
@@ -47,7 +47,7 @@ fn spec(tokens: usize, rows: usize, cols: usize, mask: Mask) -> Spec {
 }
 
 /// With the sum over K in so many parts.
-fn split(tokens: usize, rows: usize, cols: usize, mask: Mask, splits: u32) -> Spec {
+pub(crate) fn split(tokens: usize, rows: usize, cols: usize, mask: Mask, splits: u32) -> Spec {
     let route = if mask == Mask::Codes { OutputRoute::Codes } else { OutputRoute::Sampled };
     let routes = Routes { output: Some(route), output_splits: Some(splits), ..Routes::default() };
     let wants = [true, false, false];
@@ -55,7 +55,7 @@ fn split(tokens: usize, rows: usize, cols: usize, mask: Mask, splits: u32) -> Sp
 }
 
 /// With codes of any patterns where they are given.
-fn case<L: Logit, W: Float>(spec: Spec) -> Case<L, W> {
+pub(crate) fn case<L: Logit, W: Float>(spec: Spec) -> Case<L, W> {
     let mut case = Case::new(spec);
     if spec.frozen {
         let mut rng = StdRng::seed_from_u64(spec.seed.wrapping_add(1));
@@ -67,12 +67,12 @@ fn case<L: Logit, W: Float>(spec: Spec) -> Case<L, W> {
 
 /// `Y`, and on devices its parts `[splits, T, N]` where there are several.
 #[derive(Debug, PartialEq)]
-struct Outputs<W> {
-    y: Vec<W>,
-    parts: Vec<f32>,
+pub(crate) struct Outputs<W> {
+    pub(crate) y: Vec<W>,
+    pub(crate) parts: Vec<f32>,
 }
 
-fn run<L: Logit, W: Float, E: Adds>(on: &mut E, case: &Case<L, W>) -> Outputs<W> {
+pub(crate) fn run<L: Logit, W: Float, E: Adds>(on: &mut E, case: &Case<L, W>) -> Outputs<W> {
     let (spec, codes) = (&case.spec, on.upload(&case.codes).unwrap());
     let (logits, weight) = (on.upload(&case.logits).unwrap(), on.upload(&case.weight).unwrap());
     let weight = E::input(&weight);

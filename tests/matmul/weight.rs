@@ -27,7 +27,11 @@ pub(crate) fn check<L: Logit, W: Float + GradientOf<W>, E: Adds>(on: &mut E, spe
 /// `dX`, and `G`.
 type Gradients<W, G> = (Vec<W>, Vec<G>);
 
-fn run<L: Logit, W: Float, G: GradientOf<W>, E: Adds>(on: &mut E, case: &Case<L, W>, beside: bool) -> Gradients<W, G> {
+pub(crate) fn run<L: Logit, W: Float, G: GradientOf<W>, E: Adds>(
+    on: &mut E,
+    case: &Case<L, W>,
+    beside: bool,
+) -> Gradients<W, G> {
     let (logits, weight) = (on.upload(&case.logits).unwrap(), on.upload(&case.weight).unwrap());
     let (codes, shape) = (on.upload(&case.codes).unwrap(), case.spec.shape);
     if case.spec.frozen {
