@@ -123,6 +123,7 @@ fn every_other_form_has_a_test_of_its_own() {
     for form in forms() {
         let Some(see) = form.see else { continue };
         let text = match see {
+            "ptx_local" => include_str!("ptx_local.rs"),
             "ptx_memory" => include_str!("ptx_memory.rs"),
             "ptx_flow" => include_str!("ptx_flow.rs"),
             "ptx_approx" => include_str!("ptx_approx.rs"),

@@ -222,35 +222,6 @@ fn parameters_and_constants_are_read() {
     assert_eq!(to.values::<u64>(), expected);
 }
 
-/// `st.local.u32` and `ld.local.u32`.
-#[test]
-fn local_memory_is_each_threads_own() {
-    let body = ".local .align 8 .b8 own[16]; mov.u64 %d0, own; st.local.u32 [%d0+4], %lane; bar.warp.sync 0xffffffff;
-        ld.local.u32 %w0, [own+4]; cvt.u64.u32 %d1, %w0; st.global.u64 [%own], %d1;";
-    let (_, values) = run(&module("", body), &[0; 8], 96, 0, Schedule::Random(1)).unwrap();
-    assert_eq!(values, (0..96).collect::<Vec<u64>>());
-    let beyond = fault("", ".local .align 8 .b8 own[16]; ld.local.u32 %w0, [own+16];", 32);
-    assert!(matches!(beyond, Fault::OutOfBounds { .. }), "{beyond}");
-}
-
-/// `st.local.v4.u32`: four words, the first at the address, which must be a multiple of 16.
-#[test]
-fn vectors_go_to_local_memory() {
-    let body = |offset: u32| {
-        format!(
-            ".local .align 16 .b8 own[32]; mov.u64 %d0, own; add.u32 %w1, %lane, 1; add.u32 %w2, %lane, 2;
-            add.u32 %w3, %lane, 3; st.local.v4.u32 [%d0+{offset}], {{%lane, %w1, %w2, %w3}}; ld.local.u32 %w4, [own+16];
-            ld.local.u32 %w5, [own+28]; mov.b64 %d1, {{%w4, %w5}}; st.global.u64 [%own], %d1;"
-        )
-    };
-    let (_, values) = run(&module("", &body(16)), &[0; 8], 96, 0, Schedule::Random(1)).unwrap();
-    assert_eq!(values, (0..96).map(|lane| lane | (lane + 3) << 32).collect::<Vec<u64>>());
-    let misaligned = fault("", &body(8), 32);
-    assert!(matches!(misaligned, Fault::Misaligned { .. }), "{misaligned}");
-    let beyond = fault("", &body(32), 32);
-    assert!(matches!(beyond, Fault::OutOfBounds { .. }), "{beyond}");
-}
-
 /// `cvta.shared.u64`, `cvta.to.shared.u64`: a generic address reaches shared memory.
 #[test]
 fn generic_addresses_reach_shared_memory() {
