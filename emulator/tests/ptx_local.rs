@@ -32,7 +32,7 @@ fn vectors_lie_in_local_memory() {
         )
     };
     let (_, values) = run(&module("", &body(16, 16)), &[0; 8], 96, 0, Schedule::Random(1)).unwrap();
-    let expected = |lane: u64| 1000 * lane + lane + 1 | (700_000 + lane + 3) << 32;
+    let expected = |lane: u64| (1000 * lane + lane + 1) | ((700_000 + lane + 3) << 32);
     assert_eq!(values, (0..96).map(expected).collect::<Vec<u64>>());
     for (store, load) in [(8, 16), (16, 8)] {
         let misaligned = fault("", &body(store, load), 32);

@@ -54,6 +54,8 @@
 //!   executors and routes, but not from run to run on the CPU and in this crate's kernels. `i8` is exact there, modulo
 //!   2³². The CPU's sums of `f32` are fused multiply-adds in an order that the number of tokens, K and the type decide:
 //!   the same bits whatever vectors and threads it has.
+//! - Long sums are folded as in [`crate::matmul`], counted in terms that are kept. How `mma.sp` adds is not published;
+//!   the figures there hold if it does as `mma` does. cuSPARSELt's and cuBLASLt's products are what they are.
 //! - In tf32, which cuSPARSELt makes of `f32`, `X` and `W` are each rounded to 11 bits first: add `2⁻¹⁰ Σ_k |X_tk
 //!   W_nk|`.
 //! - How cuSPARSELt rounds `i32` sums beyond 2²⁴ is not documented, and it is said to saturate: a plan takes it for

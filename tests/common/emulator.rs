@@ -12,7 +12,7 @@ use twofour::{Executor, Result};
 use twofour_emulator::tensor::Arithmetic;
 use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
 
-mod beside;
+pub mod beside;
 mod corner;
 mod product;
 

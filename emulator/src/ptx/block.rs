@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use super::lanes::each;
 use super::memory::{Memory, Trouble};
 use super::module::Entry;
 use super::op::{Instruction, Op};
-use super::warp::{Registers, each};
+use super::warp::Registers;
 use crate::copies::Copies;
 use crate::fault::{Fault, Place};
 use crate::memory::Region;

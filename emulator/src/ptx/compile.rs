@@ -14,16 +14,18 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The first nvcc of: `TWOFOUR_NVCC`, `NVCC`, the toolkit folders people set, PATH, `/usr/local/cuda`.
+    /// The first nvcc of: `TWOFOUR_PTX_NVCC`, which nothing but this looks at, `TWOFOUR_NVCC`, `NVCC`, the toolkit
+    /// folders people set, PATH, `/usr/local/cuda`.
     ///
-    /// `TWOFOUR_NVCC=off` means none.
+    /// `TWOFOUR_NVCC=off` means none, if the first is not set.
     #[must_use]
     pub fn find() -> Option<Compiler> {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if set("TWOFOUR_NVCC").is_some_and(|value| value.as_os_str() == "off") {
+        let own = set("TWOFOUR_PTX_NVCC");
+        if own.is_none() && set("TWOFOUR_NVCC").is_some_and(|value| value.as_os_str() == "off") {
             return None;
         }
-        let named = ["TWOFOUR_NVCC", "NVCC"].into_iter().filter_map(set);
+        let named = own.into_iter().chain(["TWOFOUR_NVCC", "NVCC"].into_iter().filter_map(set));
         let toolkits = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"].into_iter().filter_map(set);
         let path = env::var_os("PATH").unwrap_or_default();
         let folders = env::split_paths(&path).map(|folder| folder.join("nvcc"));

@@ -1,8 +1,8 @@
 //! Fused multiply-adds of whole rows: with the processor's own instruction where it has one, as the library's function
 //! costs as much as ten other instructions. Both round once.
 
+use super::lanes::{Doubles, Words, each};
 use super::scalar::canonical;
-use super::warp::{Doubles, Words, each};
 
 #[inline(always)]
 fn floats_of(a: &Words, b: &Words, c: &Words) -> Words {

@@ -7,22 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
+use super::lanes::{Doubles, each};
 use super::module::Entry;
-use super::op::{Address, Atomic, File, Space};
-use super::warp::{Doubles, Registers, each};
+use super::op::{Address, Atomic, File, LOCAL, PARAMS, SHARED, Space};
+use super::warp::Registers;
 use crate::access::{near, near_buffer, region_of};
 use crate::fault::{Access, Near};
 use crate::mapping::Mapping;
 use crate::memory::Region;
-
-/// The first address of shared memory. As on newer devices the first KiB is not the kernel's, so that null is not.
-pub(super) const SHARED: u64 = 1 << 10;
-
-/// The first address of parameters.
-pub(super) const PARAMS: u64 = 1 << 12;
-
-/// The first address of a thread's local memory.
-pub(super) const LOCAL: u64 = 1 << 16;
 
 /// One byte of a NaN of every float type.
 const POISON: u8 = 0xFF;

@@ -64,6 +64,7 @@ mod decode;
 mod forms;
 mod fused;
 mod kinds;
+mod lanes;
 mod launch;
 mod meet;
 mod memory;

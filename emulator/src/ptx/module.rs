@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::decode::{Decoder, Special};
-use super::memory::{LOCAL, PARAMS, SHARED};
-use super::op::{Instruction, Row};
+use super::op::{Instruction, LOCAL, PARAMS, Row, SHARED};
 use super::parse::{self, EntryText, Item, ModuleText, Variable};
 use super::statement::Operand;
 use super::text::wrong;

@@ -85,6 +85,15 @@ pub(super) enum Space {
     Const,
 }
 
+/// The first address of shared memory. As on newer devices the first KiB is not the kernel's, so that null is not.
+pub(super) const SHARED: u64 = 1 << 10;
+
+/// The first address of parameters.
+pub(super) const PARAMS: u64 = 1 << 12;
+
+/// The first address of a thread's local memory.
+pub(super) const LOCAL: u64 = 1 << 16;
+
 /// A row and what is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {

@@ -4,12 +4,9 @@
 //! lanes that execute it. Lanes that do not are computed, too: no operation here can fail.
 
 use super::kinds::{D1, D2, D3, DW, Shift, W1, W2, W2D, W3, WD};
+use super::lanes::{Doubles, Words, each, keep};
 use super::op::{Guard, Logic, NONE, Op, Row};
 use super::{fused, scalar as s};
-
-/// 32 lanes of a register.
-pub(super) type Words = [u32; 32];
-pub(super) type Doubles = [u64; 32];
 
 /// The registers of a warp.
 pub(super) struct Registers {
@@ -369,26 +366,5 @@ fn join(logic: Logic, a: u32, b: u32) -> u32 {
         Logic::And => a & b,
         Logic::Or => a | b,
         Logic::Xor => a ^ b,
-    }
-}
-
-/// All lanes of a row.
-#[inline(always)]
-pub(super) fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> [T; 32] {
-    let mut values = [T::default(); 32];
-    for (i, value) in values.iter_mut().enumerate() {
-        *value = f(i);
-    }
-    values
-}
-
-#[inline(always)]
-fn keep<T: Copy>(row: &mut [T; 32], lanes: u32, values: &[T; 32]) {
-    if lanes == u32::MAX {
-        *row = *values;
-        return;
-    }
-    for (i, (kept, value)) in row.iter_mut().zip(values).enumerate() {
-        *kept = if lanes >> i & 1 == 1 { *value } else { *kept };
     }
 }

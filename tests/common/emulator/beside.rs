@@ -19,6 +19,11 @@ pub fn wanted() -> bool {
     *WANTED
 }
 
+/// What a run from PTX is counted as.
+pub fn from_ptx(kernel: &str) -> String {
+    format!("{kernel} from PTX")
+}
+
 /// Runs a launch on both executors.
 pub fn run(launch: &Launch, options: &Options) -> Result<(), Fault> {
     let name = launch.kernel.name();
@@ -27,7 +32,7 @@ pub fn run(launch: &Launch, options: &Options) -> Result<(), Fault> {
         Ok(None) => Ok(()),
         Ok(Some(differences)) => {
             assert!(differences.is_empty(), "{name}: emulator and PTX differ: {differences:#x?}");
-            super::ran(&format!("{name} from PTX"));
+            super::ran(&from_ptx(&name));
             Ok(())
         }
     }
@@ -42,7 +47,8 @@ fn module_of(kernel: &str) -> Arc<Module> {
     }
     let op = kernel.split('_').nth(1).unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let compiler = Compiler::find().expect("TWOFOUR_PTX=beside needs nvcc: put it on PATH, or set CUDA_HOME");
+    let compiler =
+        Compiler::find().expect("TWOFOUR_PTX=beside needs nvcc: put it on PATH, or name it in TWOFOUR_PTX_NVCC");
     let options: Vec<_> = targets::OPTIONS.into_iter().chain(targets::NVCC_OPTIONS).collect();
     for entry in std::fs::read_dir(root.join("cuda")).unwrap() {
         let path = entry.unwrap().path();
