@@ -18,7 +18,7 @@ pub struct Point {
     pub moved: f64,
     /// Mean over groups of the largest share of a pattern in the last step's masks.
     pub confidence: Option<f64>,
-    /// Seconds of steps and of validation, over all sessions.
+    /// Seconds of steps and of validation, from the start on, pauses left out.
     pub seconds: f64,
 }
 
