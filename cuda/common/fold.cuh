@@ -14,11 +14,11 @@ constexpr u32 kFoldTerms = 1024;
 template <>
 constexpr u32 kFoldTerms<f16> = 512;
 
-// The totals of a thread's sums, four of each of so many tiles; `used` if there is a sum of more than kFoldTerms terms.
+// The totals of a thread's sums, four of each of so many tiles; `used` if a sum may have more than kFoldTerms terms.
 //
-// For more than a few there are no registers. They lie in local memory, which is touched once in kFoldTerms; an index
-// keeps them there that is 0 (no grid here has a z) but not known to be. Otherwise ptxas takes the registers, and spills
-// others in every step.
+// There are no registers for them. They lie in local memory, which is touched once in kFoldTerms; an index keeps them
+// there that is 0 (no grid here has a z) but not known to be. Otherwise ptxas takes the registers, and spills others in
+// every step.
 template <u32 tiles, typename Sum = float>
 struct Totals {
   u32x4 (&of)[tiles];
