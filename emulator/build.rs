@@ -2,8 +2,12 @@
 //!
 //! `TWOFOUR_EMULATOR_CHECKS=off` leaves out the compiler's own checks (undefined behaviour, static array bounds).
 //! `TWOFOUR_EMULATOR_OPT=0` compiles kernels without optimisation, for a debugger.
+//!
+//! Objects are kept in the target folder by their contents: neither another profile nor a change of another kernel compiles
+//! a kernel again.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,11 +22,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-env-changed=TWOFOUR_EMULATOR_CHECKS");
     println!("cargo::rerun-if-env-changed=TWOFOUR_EMULATOR_OPT");
 
+    let kept = kept_objects(&out)?;
     let mut sources = device_sources(&cuda)?;
     sources.extend(device_sources(&here.join("kernels"))?);
     let mut units = Vec::new();
     for source in &sources {
-        units.push(write_unit(source, &out)?);
+        units.push(write_unit(source, &kept)?);
     }
     let names: Vec<String> = units.iter().map(|unit| stem(unit)).collect();
     let table = out.join("units.cpp");
@@ -30,8 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     units.insert(0, here.join("runtime/shared_begin.cpp"));
     units.push(here.join("runtime/shared_end.cpp"));
-    let mut build = compiler(&here, &cuda);
-    let objects = build.files(&units).try_compile_intermediates()?;
+    let build = compiler(&here, &cuda);
+    let objects = units.iter().map(|unit| object(&build, unit, &kept)).collect::<Result<Vec<_>, _>>()?;
     let joined = join(&build, &objects, &out.join("kernels.o"));
     if joined.is_none() {
         println!("cargo::warning=objects cannot be joined: static shared memory is not filled before a block");
@@ -67,10 +72,40 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// The folder of objects, in the target folder, which all profiles share; in `out` where there is none.
+fn kept_objects(out: &Path) -> io::Result<PathBuf> {
+    let target = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).unwrap_or(out);
+    let kept = target.join("emulated");
+    fs::create_dir_all(&kept)?;
+    Ok(kept)
+}
+
+/// The object of one unit, named by what the compiler sees: its own version and options, and the text after the
+/// preprocessor.
+fn object(build: &cc::Build, unit: &Path, kept: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let mut build = build.clone();
+    build.file(unit);
+    let mut compiler = build.try_get_compiler()?.to_command();
+    let mut hasher = DefaultHasher::new();
+    format!("{compiler:?}").hash(&mut hasher);
+    compiler.arg("--version").output()?.stdout.hash(&mut hasher);
+    build.try_expand()?.hash(&mut hasher);
+    let object = kept.join(format!("{}-{:016x}.o", stem(unit), hasher.finish()));
+    if !object.exists() {
+        // Renamed when it is whole: several profiles may be built at once.
+        let folder = kept.join(format!("{}.{}", stem(unit), std::process::id()));
+        for compiled in build.out_dir(&folder).try_compile_intermediates()? {
+            fs::rename(compiled, &object)?;
+        }
+        fs::remove_dir_all(&folder)?;
+    }
+    Ok(object)
+}
+
 /// The translation unit around one `.cu`: the unnamed namespace keeps the helpers of different files apart.
-fn write_unit(source: &Path, out: &Path) -> io::Result<PathBuf> {
+fn write_unit(source: &Path, kept: &Path) -> io::Result<PathBuf> {
     let name = stem(source);
-    let path = out.join(format!("{name}.cpp"));
+    let path = kept.join(format!("{name}.cpp"));
     let text = format!(
         "#include \"emulator.hpp\"\n\
          namespace {{\n\
@@ -81,7 +116,9 @@ fn write_unit(source: &Path, out: &Path) -> io::Result<PathBuf> {
          }}\n",
         source.display()
     );
-    fs::write(&path, text)?;
+    if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+        fs::write(&path, text)?;
+    }
     Ok(path)
 }
 

@@ -59,6 +59,9 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub mod bodies;
 mod check;
 pub mod compress;
 mod cpu;
@@ -82,6 +85,7 @@ pub mod select;
 mod shape;
 pub mod space;
 pub mod sparse;
+mod threads;
 
 pub use cpu::Cpu;
 #[cfg(feature = "cuda")]

@@ -7,8 +7,8 @@ use crate::element::{Float, Logit};
 use crate::sample::GradientOf;
 use crate::sample::cpu::{Context, Numbering, PIECE, Rule};
 use crate::space::HostSpace;
+use crate::threads;
 use moments::{Eight, Full, PieceMoments};
-use rayon::prelude::*;
 use source::{Memory, OfMask, OfMemory, Source};
 use step::Piece;
 use stepping::Stepping;
@@ -69,11 +69,11 @@ pub(super) fn measure<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass: 
     let context = Context::new(pass.kind, &pass.sampling, pass.shape, pass.shard);
     let rule = Rule::new(&pass.sampling, pass.regulariser);
     let sources = of_mask(&context, &rule, S::slice(pass.weight), S::slice(pass.gradient), false);
-    let pieces = S::slice(pass.logits).chunks(6 * PIECE).zip(sources).enumerate().collect::<Vec<_>>();
+    let pieces = S::slice(pass.logits).chunks(6 * PIECE).zip(sources).enumerate();
     let measure = |(i, (logits, source)): (usize, (&[L], _))| {
         step::measure_piece::<L, _>(i * PIECE, logits.len() / 6, logits, source)
     };
-    let shares = pieces.into_par_iter().map(measure).collect::<Vec<_>>();
+    let shares = threads::map(pieces, measure);
     add_squares(S::slice_mut(pass.norm_squares), shares.iter().sum());
 }
 
@@ -83,7 +83,7 @@ pub(super) fn norm<S: HostSpace>(pass: Norm<'_, S>) {
         let source = OfMemory { gradient: Memory::Read(gradient), scale: pass.scale };
         step::measure_piece::<f32, _>(0, gradient.len() / 6, &[], source)
     };
-    let shares = S::slice(pass.gradient).par_chunks(6 * PIECE).map(measure).collect::<Vec<_>>();
+    let shares = threads::map(S::slice(pass.gradient).chunks(6 * PIECE), measure);
     add_squares(S::slice_mut(pass.norm_squares), shares.iter().sum());
 }
 
@@ -140,8 +140,7 @@ fn step_pieces<L: Logit, S: Source, M: PieceMoments>(
 ) -> Statistics {
     let operands = logits.chunks_mut(6 * PIECE).zip(sources).zip(moments).enumerate();
     let pieces = operands.map(|(i, ((logits, source), moments))| Piece { first: i * PIECE, logits, source, moments });
-    let pieces = pieces.collect::<Vec<_>>();
-    let shares = pieces.into_par_iter().map(|piece| step::step_piece(stepping, piece)).collect::<Vec<_>>();
+    let shares = threads::map(pieces, |piece| step::step_piece(stepping, piece));
     // In order, so that threads do not change the result.
     shares.iter().fold(Statistics::default(), |sum, share| sum.plus(share))
 }

@@ -9,7 +9,7 @@ use crate::sample::lanes::{self, Block, Choice, Soft};
 use crate::sample::vector::{LANES, Vector, by_processor};
 use crate::sample::{GradientOf, Kind, Source};
 use crate::space::HostSpace;
-use rayon::prelude::*;
+use crate::threads;
 
 /// Samples masks, or takes those of codes, and writes what was asked for.
 pub(super) fn forward<S: HostSpace, L: Logit, W: Float>(pass: Forward<'_, S, L, W>) {
@@ -42,8 +42,7 @@ pub(super) fn forward<S: HostSpace, L: Logit, W: Float>(pass: Forward<'_, S, L, 
         previous_codes: piece(previous_codes, i, PIECE / 2),
         counts: statistics.is_some(),
     });
-    let pieces = pieces.collect::<Vec<_>>();
-    let shares = pieces.into_par_iter().map(|piece| forward_piece(&context, piece)).collect::<Vec<_>>();
+    let shares = threads::map(pieces, |piece| forward_piece(&context, piece));
     if let Some([result, ..]) = statistics {
         *result = add_up(&shares);
     }
@@ -66,16 +65,15 @@ pub(super) fn backward<S: HostSpace, L: Logit, W: Float, G: GradientOf<W>>(pass:
         weight_gradient: weight_gradient.next(),
         accumulate: pass.accumulate,
     });
-    let pieces = pieces.collect::<Vec<_>>();
-    pieces.into_par_iter().for_each(|piece| backward_piece(&context, &rule, piece));
+    threads::map(pieces, |piece| backward_piece(&context, &rule, piece));
 }
 
 /// Writes `W∘M` from codes: `+0` where a weight is dropped, NaN where a code is none of the six.
 fn keep<W: Float>(codes: &[u8], weight: &[W], masked: &mut [W]) {
     /// Groups of a task: an even number, so that it starts on a byte.
     const GROUPS: usize = 1 << 14;
-    let tasks = masked.par_chunks_mut(4 * GROUPS).zip(weight.par_chunks(4 * GROUPS)).zip(codes.par_chunks(GROUPS / 2));
-    tasks.for_each(|((masked, weight), codes)| {
+    let tasks = masked.chunks_mut(4 * GROUPS).zip(weight.chunks(4 * GROUPS)).zip(codes.chunks(GROUPS / 2));
+    threads::map(tasks, |((masked, weight), codes)| {
         for (group, (masked, weight)) in masked.chunks_exact_mut(4).zip(weight.chunks_exact(4)).enumerate() {
             let code = codes[group / 2] >> (4 * (group % 2)) & 15;
             match Pattern::from_code(code) {

@@ -4,6 +4,7 @@
 use crate::compress::value::Sparsity;
 use crate::element::Element;
 use crate::shape::Shape;
+use crate::threads;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -89,17 +90,17 @@ pub(super) fn choose_all<T: Element, R: Rule>(
     values: Option<&mut [T]>,
 ) -> Option<usize> {
     let sparsity = Sparsity::of(T::DTYPE);
-    let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(codes.par_chunks_mut(PIECE / 2)).enumerate();
-    let Some(values) = values else {
-        return pieces.filter_map(|(i, (dense, codes))| Some(i * PIECE + choose::<T, R>(dense, codes)?)).min();
-    };
-    let pieces = pieces.zip(values.par_chunks_mut(sparsity.kept() * PIECE));
-    let bad = pieces.filter_map(|((i, (dense, codes)), values)| {
+    let mut values = values.map(|values| values.chunks_mut(sparsity.kept() * PIECE));
+    let pieces = dense.chunks(sparsity.width() * PIECE).zip(codes.chunks_mut(PIECE / 2)).enumerate();
+    let pieces = pieces.map(|piece| (piece, values.as_mut().and_then(Iterator::next)));
+    let bad = threads::map(pieces, |((i, (dense, codes)), values)| {
         let bad = choose::<T, R>(dense, codes);
-        keep(codes, dense, values);
+        if let Some(values) = values {
+            keep(codes, dense, values);
+        }
         Some(i * PIECE + bad?)
     });
-    bad.min()
+    bad.into_iter().flatten().min()
 }
 
 /// A piece's codes, and its first group without one.
@@ -192,12 +193,13 @@ fn any_violation<T: Element>(dense: &[T]) -> bool {
 pub(super) fn keep_all<T: Element>(shape: Shape, codes: &[u8], dense: &[T], values: &mut [T], pitch: usize) {
     let (sparsity, kept) = (Sparsity::of(T::DTYPE), shape.cols / 2);
     if pitch == kept {
-        let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(codes.par_chunks(PIECE / 2));
-        let pieces = pieces.zip(values.par_chunks_mut(sparsity.kept() * PIECE));
-        return pieces.for_each(|((dense, codes), values)| keep(codes, dense, values));
+        let pieces = dense.chunks(sparsity.width() * PIECE).zip(codes.chunks(PIECE / 2));
+        let pieces = pieces.zip(values.chunks_mut(sparsity.kept() * PIECE));
+        threads::map(pieces, |((dense, codes), values)| keep(codes, dense, values));
+        return;
     }
-    let rows = dense.par_chunks(shape.cols).zip(values.par_chunks_mut(pitch)).enumerate();
-    rows.for_each(|(row, (dense, values))| {
+    let rows = dense.chunks(shape.cols).zip(values.chunks_mut(pitch)).enumerate();
+    threads::map(rows, |(row, (dense, values))| {
         let (values, padding) = values.split_at_mut(kept);
         padding.fill(T::zeroed());
         let groups = dense.chunks(sparsity.width()).zip(values.chunks_mut(sparsity.kept()));
@@ -214,8 +216,8 @@ pub(super) fn keep_all<T: Element>(shape: Shape, codes: &[u8], dense: &[T], valu
 pub(super) fn mask_all<T: Element>(codes: &[u8], dense: &[T], masked: &mut [T]) {
     let sparsity = Sparsity::of(T::DTYPE);
     let kept: [u8; 16] = std::array::from_fn(|code| sparsity.bits_of_code(code as u8).unwrap_or(0));
-    let pieces = dense.par_chunks(sparsity.width() * PIECE).zip(masked.par_chunks_mut(sparsity.width() * PIECE));
-    pieces.zip(codes.par_chunks(PIECE / 2)).for_each(|((dense, masked), codes)| {
+    let pieces = dense.chunks(sparsity.width() * PIECE).zip(masked.chunks_mut(sparsity.width() * PIECE));
+    threads::map(pieces.zip(codes.chunks(PIECE / 2)), |((dense, masked), codes)| {
         let groups = dense.chunks(sparsity.width()).zip(masked.chunks_mut(sparsity.width()));
         for ((group, masked), code) in groups.zip(codes.iter().flat_map(|&byte| [byte & 15, byte >> 4])) {
             let bits = kept[usize::from(code)];
@@ -230,12 +232,13 @@ pub(super) fn mask_all<T: Element>(codes: &[u8], dense: &[T], masked: &mut [T]) 
 pub(super) fn spread_all<T: Element>(shape: Shape, codes: &[u8], values: &[T], pitch: usize, dense: &mut [T]) {
     let (sparsity, kept) = (Sparsity::of(T::DTYPE), shape.cols / 2);
     if pitch == kept {
-        let pieces = dense.par_chunks_mut(sparsity.width() * PIECE).zip(codes.par_chunks(PIECE / 2));
-        let pieces = pieces.zip(values.par_chunks(sparsity.kept() * PIECE));
-        return pieces.for_each(|((dense, codes), values)| spread(codes, values, dense));
+        let pieces = dense.chunks_mut(sparsity.width() * PIECE).zip(codes.chunks(PIECE / 2));
+        let pieces = pieces.zip(values.chunks(sparsity.kept() * PIECE));
+        threads::map(pieces, |((dense, codes), values)| spread(codes, values, dense));
+        return;
     }
-    let rows = dense.par_chunks_mut(shape.cols).zip(values.par_chunks(pitch)).enumerate();
-    rows.for_each(|(row, (dense, values))| {
+    let rows = dense.chunks_mut(shape.cols).zip(values.chunks(pitch)).enumerate();
+    threads::map(rows, |(row, (dense, values))| {
         dense.fill(T::zeroed());
         let groups = dense.chunks_mut(sparsity.width()).zip(values.chunks(sparsity.kept()));
         for ((group, values), code) in groups.zip(row_codes(sparsity, shape, codes, row)) {

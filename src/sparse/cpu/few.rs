@@ -4,7 +4,7 @@
 use super::vector::{Aligned, LANES, SPAN, Vector, Work, load, selector, sum};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
-use rayon::prelude::*;
+use crate::threads;
 use std::array::from_fn;
 
 /// Rows at a time, which share what is read of `X`.
@@ -27,7 +27,7 @@ pub(super) fn multiply<T: Factor, const CODES: usize>(product: Product<'_, T>) -
     }
     let x: Vec<&[Span]> = wide.chunks(spans).collect();
     let band = |(band, y)| path.run(Band::<T, CODES> { weight, x: &x, bias, first: band * BAND, y });
-    bands(y, n, BAND).into_par_iter().enumerate().all(band)
+    threads::map(bands(y, n, BAND).into_iter().enumerate(), band).into_iter().all(|is_legal| is_legal)
 }
 
 /// Some rows of the weight, from the first, and of `y` what they make.

@@ -4,7 +4,7 @@
 use super::vector::{Aligned, BYTES, Vector, Work};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
-use rayon::prelude::*;
+use crate::threads;
 use std::array::from_fn;
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub(super) fn multiply<T: Factor>(product: Product<'_, T>) -> bool {
         })
         .collect();
     let band = |(band, y)| path.run(Band { weight, x: &x, bias, first: band * BAND, y });
-    bands(y, n, BAND).into_par_iter().enumerate().all(band)
+    threads::map(bands(y, n, BAND).into_iter().enumerate(), band).into_iter().all(|is_legal| is_legal)
 }
 
 /// Some rows of the weight, from the first, and of `y` what they make.
