@@ -10,9 +10,12 @@
 use std::io;
 
 use crate::thread::Range;
+use crate::touched::{self, Touched};
 
 const GUARD: usize = 1 << 20;
 const SLACK: u8 = 0xFB;
+/// With more bytes, it pays to look which were touched.
+const LARGE: usize = 16 << 20;
 
 pub(crate) struct Mapping {
     whole: Range,
@@ -80,9 +83,31 @@ impl Mapping {
 
     /// Copies `source` to the start; what does not fit is left out.
     pub(crate) fn write(&self, source: &[u8]) {
-        let len = source.len().min(self.bytes.end - self.bytes.start);
-        // SAFETY: `len` bytes from `bytes.start` are this object's own writable memory, which no reference covers.
-        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), self.bytes.start as *mut u8, len) }
+        self.write_at(0, source);
+    }
+
+    /// Copies `source` to where it begins; what does not fit is left out.
+    pub(crate) fn write_at(&self, offset: usize, source: &[u8]) {
+        let whole = self.bytes.end - self.bytes.start;
+        let offset = offset.min(whole);
+        let len = source.len().min(whole - offset);
+        let to = (self.bytes.start + offset) as *mut u8;
+        // SAFETY: `offset + len` is at most the length of this object's own writable memory, which no reference covers.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), to, len) }
+    }
+
+    /// What it holds: all of it, or of a large one the pages that were touched.
+    pub(crate) fn touched(&self) -> io::Result<Touched> {
+        let (bytes, pages, size) = (self.bytes, self.pages, page_size());
+        if bytes.end - bytes.start <= LARGE {
+            return Ok(Touched::new([(0, self.read(0, LARGE))]));
+        }
+        let page = |at: usize| {
+            let (start, end) = (at.max(bytes.start), (at + size).min(bytes.end));
+            (start < end).then(|| (start - bytes.start, self.read(start - bytes.start, end - start)))
+        };
+        let found = touched::pages(pages.start, (pages.end - pages.start) / size, size)?;
+        Ok(Touched::new(found.into_iter().filter_map(page)))
     }
 
     /// A copy of the bytes `offset..offset + len`, cut where the memory ends.
