@@ -1,6 +1,7 @@
 //! What memory holds that may be larger than the machine: the pages of it that were touched.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 
 /// Parts of memory and what they hold, by where they begin. Where there is no part, all is zero.
@@ -25,27 +26,50 @@ impl Touched {
     }
 }
 
-/// The first addresses of those of so many pages, from an address on, that were touched.
+/// A file of so many zeros that lives in memory, and takes it page by page.
 #[cfg(target_os = "linux")]
-pub(crate) fn pages(start: usize, count: usize, size: usize) -> io::Result<Vec<usize>> {
-    use std::os::unix::fs::FileExt as _;
+pub(crate) fn file(len: usize) -> io::Result<File> {
+    use std::os::fd::FromRawFd as _;
 
-    const AT_ONCE: usize = 1 << 16;
-    const WORD: usize = size_of::<u64>();
-    let map = std::fs::File::open("/proc/self/pagemap")?;
-    let (mut words, mut found) = (vec![0; WORD * AT_ONCE], Vec::new());
-    for first in (0..count).step_by(AT_ONCE) {
-        let words = &mut words[..WORD * AT_ONCE.min(count - first)];
-        map.read_exact_at(words, ((start / size + first) * WORD) as u64)?;
-        // The two highest bits of a page's word: it is in memory, it is swapped out.
-        let touched = words.chunks_exact(WORD).enumerate().filter(|(_, word)| word[WORD - 1] & 0xC0 != 0);
-        found.extend(touched.map(|(i, _)| start + (first + i) * size));
+    // SAFETY: the name ends in a zero.
+    let descriptor = unsafe { libc::memfd_create(c"reserved".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and nobody else's.
+    let file = unsafe { File::from_raw_fd(descriptor) };
+    file.set_len(len as u64)?;
+    Ok(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn file(_: usize) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Where a file that lives in memory has pages: the offsets of all that were touched, of those that begin before `len`.
+#[cfg(target_os = "linux")]
+pub(crate) fn pages(file: &File, len: usize, size: usize) -> io::Result<Vec<usize>> {
+    use std::os::fd::AsRawFd as _;
+
+    let (mut found, mut from) = (Vec::new(), 0);
+    while from < len {
+        // SAFETY: lseek reads and sets a number of the file's own.
+        let start = unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, libc::SEEK_DATA) };
+        let Ok(start) = usize::try_from(start) else {
+            let error = io::Error::last_os_error();
+            // There are no more.
+            return if error.raw_os_error() == Some(libc::ENXIO) { Ok(found) } else { Err(error) };
+        };
+        // SAFETY: as above.
+        let end = unsafe { libc::lseek(file.as_raw_fd(), start as libc::off_t, libc::SEEK_HOLE) };
+        from = usize::try_from(end).map_err(|_| io::Error::last_os_error())?.min(len);
+        found.extend((start - start % size..from).step_by(size));
     }
     Ok(found)
 }
 
-/// All of them, for all that is known.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn pages(start: usize, count: usize, size: usize) -> io::Result<Vec<usize>> {
-    Ok((0..count).map(|i| start + i * size).collect())
+pub(crate) fn pages(_: &File, _: usize, _: usize) -> io::Result<Vec<usize>> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -40,7 +40,7 @@ impl Module {
 /// the last left.
 ///
 /// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
-/// the buffers that the arguments point into, of one larger than memory the pages that were touched.
+/// the buffers that the arguments point into, of a [reserved](crate::Buffer::reserve) one the pages that were touched.
 ///
 /// # Errors
 ///
