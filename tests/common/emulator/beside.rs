@@ -92,9 +92,12 @@ pub fn run(launch: &Launch, options: &Options) -> Result<(), Fault> {
     Ok(())
 }
 
+/// By the kernels that each has.
+type Modules = HashMap<(Maker, String), Arc<Module>>;
+
 /// The module with a kernel, of those of its op.
 fn module_of(maker: Maker, kernel: &str) -> Arc<Module> {
-    static MODULES: LazyLock<Mutex<HashMap<(Maker, String), Arc<Module>>>> = LazyLock::new(Mutex::default);
+    static MODULES: LazyLock<Mutex<Modules>> = LazyLock::new(Mutex::default);
     let mut modules = MODULES.lock().unwrap();
     let key = (maker, kernel.to_owned());
     if !modules.contains_key(&key) {
