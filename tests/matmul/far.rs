@@ -7,7 +7,7 @@ use crate::common::{Emulator, SMALL};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use twofour::device::Launch;
-use twofour::mask::Kind;
+use twofour::mask::{GradientOf, Kind};
 use twofour::matmul::{
     Backward, Dense, Forward, InputRoute, Keep, Layer, LogitRoute, Masks, OutputRoute, Plan, Problem,
 };
@@ -175,6 +175,32 @@ fn weight_gradients_beyond_32_bits_are_right() {
     weight_gradient::<bf16>([1 << 28, 128]);
     weight_gradient::<f16>([128, 1 << 29]);
     weight_gradient::<bf16>([72, (1 << 28) + 4]);
+}
+
+/// The same as an output of the weight's own type.
+fn rounded_weight_gradient<W: Float + GradientOf<W>>([rows, cols]: [usize; 2]) {
+    let (rng, tokens, shape) = (&mut StdRng::seed_from_u64(4), 40, Shape::new(rows, cols));
+    let problem = Problem::new(tokens, shape);
+    let plan = Plan::<f32, W>::new(&SMALL, Libraries::NONE, problem, Masks::Frozen, Keep::Nothing).unwrap();
+    let (plan, high, wide) = (plan.with_weight_gradient(Dense::Own).unwrap(), last(rows), last(cols));
+    let (dy, x) = (integers::<W>(rng, tokens * high), integers::<W>(rng, tokens * wide));
+    let expected = product(&transposed(&dy, high), &transposed(&x, wide), tokens);
+    let dy = Corner { of: [tokens, rows], high: tokens, wide: high }.array(&dy);
+    let x = Corner { of: [tokens, cols], high: tokens, wide }.array(&x);
+    let (codes, weight) = (Array::<u8>::reserved(shape.packed_codes()), Array::<W>::reserved(shape.weights()));
+    let mut gradient = Array::<W>::reserved(shape.weights());
+    let mut workspace = Array::<u8>::reserved(plan.workspace_bytes());
+    let layer = Layer::<Raw, f32, W>::frozen(shape, &codes, &weight);
+    let pass = Backward::new(&plan, &layer, &dy).weight_gradient::<W>(&x, &mut gradient).workspace(&mut workspace);
+    run_last(&launches(SMALL, pass).unwrap()[0]);
+    assert_eq!(Corner { of: [rows, cols], high, wide }.read(&gradient), rounded::<W>(expected));
+}
+
+#[test]
+fn rounded_weight_gradients_beyond_32_bits_are_right() {
+    rounded_weight_gradient::<bf16>([1 << 28, 128]);
+    rounded_weight_gradient::<f16>([128, 1 << 29]);
+    rounded_weight_gradient::<f16>([72, (1 << 28) + 4]);
 }
 
 /// The gradient of the logits in one pass, with the bits of the same groups as a slice that begins at nothing.
