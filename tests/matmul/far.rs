@@ -7,9 +7,10 @@ use crate::common::{Emulator, SMALL};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use twofour::device::Launch;
+use twofour::learn::{self, AdamW, Moments};
 use twofour::mask::{GradientOf, Kind};
 use twofour::matmul::{
-    Backward, Dense, Forward, InputRoute, Keep, Layer, LogitRoute, Masks, OutputRoute, Plan, Problem,
+    Backward, Dense, Forward, InputRoute, Keep, Layer, LogitRoute, Masks, OutputRoute, Plan, Problem, Step,
 };
 use twofour::space::Raw;
 use twofour::{Float, Libraries, Logit, Pattern, Shape, Shard, bf16, f16};
@@ -251,4 +252,45 @@ fn logit_gradients_beyond_32_bits_are_right() {
     fused::<bf16, bf16>([128, 1 << 29], Kind::Soft, true);
     // Rows that are not whole chunks.
     fused::<bf16, bf16>([1 << 28, 132], Kind::Soft, true);
+}
+
+/// The step in one pass: logits and moments of the corner have the bits of a slice that is the corner alone.
+fn stepped<L: Logit, W: Float>(of: [usize; 2], kind: Kind) {
+    let (tokens, [high, wide]) = (40, of.map(last));
+    let spec = Spec::new(tokens, high, wide, kind);
+    let case = Case::<L, W>::new(spec);
+    let run = |[rows, cols]: [usize; 2]| {
+        let shape = Shape::new(rows, cols);
+        let dy = Corner { of: [tokens, rows], high: tokens, wide: high }.array(&case.dy);
+        let x = Corner { of: [tokens, cols], high: tokens, wide }.array(&case.x);
+        let weight = Corner { of: [rows, cols], high, wide }.array(&case.weight);
+        let of_logits = Corner { of: [rows, cols / 4 * 6], high, wide: wide / 4 * 6 };
+        let mut logits = of_logits.array(&case.logits);
+        let [mut m, mut v] = [(); 2].map(|()| Array::<f32>::reserved(shape.logits()));
+        let (problem, masks) = (Problem::new(tokens, shape), Masks::Sampled(kind));
+        let plan = Plan::<L, W>::new(&SMALL, Libraries::NONE, problem, masks, Keep::Nothing).unwrap();
+        let plan = plan.with_step(LogitRoute::Fused).unwrap();
+        let mut workspace = Array::<u8>::reserved(plan.workspace_bytes());
+        let adamw = AdamW { rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1, step: 3 };
+        let by = learn::Step::new(adamw, Moments::f32(&mut m, &mut v));
+        let [above, before] = [of[0] - rows, of[1] - cols].map(|size| size as u64);
+        let shard = Shard { row_offset: above, col_offset: before, global_cols: of[1] as u64 };
+        let pass =
+            Step::new(&plan, spec.sampling, &mut logits, &weight, &dy, &x, by).shard(shard).workspace(&mut workspace);
+        run_last(&launches(SMALL, pass).unwrap()[0]);
+        (of_logits.read(&logits), of_logits.read(&m), of_logits.read(&v))
+    };
+    let (near, far) = (run([high, wide]), run(of));
+    assert!(near.1.iter().any(|&m| m != 0.0) && near.2.iter().any(|&v| v != 0.0));
+    assert_eq!(near, far, "{of:?} {kind:?}");
+}
+
+#[test]
+fn steps_beyond_32_bits_are_right() {
+    for kind in [Kind::Soft, Kind::Hard] {
+        stepped::<f32, bf16>([1 << 28, 128], kind);
+        stepped::<f32, f16>([128, 1 << 29], kind);
+        stepped::<bf16, bf16>([128, 1 << 29], kind);
+        stepped::<bf16, f16>([1 << 28, 128], kind);
+    }
 }
