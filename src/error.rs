@@ -227,6 +227,18 @@ pub enum Error {
         /// The operand's name.
         what: &'static str,
     },
+    /// An operand and the stream are of one context, through two of cudarc's handles to it. Each handle counts its own
+    /// streams, and by an operand's own cudarc decides whether work waits for what is queued for it elsewhere.
+    #[error(
+        "`{what}` was allocated through another `CudaContext` of device {device} than the stream's, so the work might \
+         not wait for it: allocate it on a stream of `Gpu::stream().context()`, one `Arc` of which serves all streams"
+    )]
+    ForeignHandle {
+        /// The operand's name.
+        what: &'static str,
+        /// The device's number.
+        device: usize,
+    },
     /// What was asked for, or a route to it, is not possible for these arguments.
     #[error("{what} is not possible here: {because}")]
     Unsupported {

@@ -47,8 +47,9 @@ pub trait Pass<S: Space>: Sized + Sealed {
     /// Says what a device is to do, in order.
     ///
     /// # Errors
-    /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::ForeignContext`](crate::Error::ForeignContext), and
-    /// [`Error::Overflow`](crate::Error::Overflow) for sizes beyond what kernels count.
+    /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::ForeignContext`](crate::Error::ForeignContext),
+    /// [`Error::ForeignHandle`](crate::Error::ForeignHandle), and [`Error::Overflow`](crate::Error::Overflow) for sizes
+    /// beyond what kernels count.
     #[doc(hidden)]
     fn queue<'g>(pass: &'g mut Checked<Self>, binder: &mut Binder<'g, S>, queue: &mut Queue) -> Result<()>
     where

@@ -311,6 +311,19 @@ fn a_pass_is_queued_whole_or_not_at_all() {
     assert_eq!(count(&log, "launch"), 0, "{log:?}");
 }
 
+/// cudarc makes a launch wait by the handle of an operand's own stream, so all must be of the launch's.
+#[test]
+fn operands_are_of_the_streams_handle() {
+    let log = Child::new("operands_of_another_handle").nvrtc().run();
+    assert_eq!((count(&log, "launch"), count(&log, "wait of the default stream")), (0, 0), "{log:?}");
+    let log = Child::new("operands_of_another_stream").nvrtc().run();
+    assert_eq!(count(&log, "launch"), 3, "{log:?}");
+    let before = log.iter().take_while(|line| !line.starts_with("launch"));
+    assert_ne!(before.filter(|line| *line == "wait of the default stream").count(), 0, "{log:?}");
+    let log = Child::new("operands_of_another_device").env("FAKE_CUDA_COUNT", "2").nvrtc().run();
+    assert_eq!(count(&log, "launch"), 0, "{log:?}");
+}
+
 /// The one file two folders down.
 fn only_file(root: &Path) -> std::path::PathBuf {
     let only = |folder: &Path| {

@@ -303,11 +303,21 @@ TWOFOUR_DEVICE void mma_m16n8k32_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&
 // [9.7.14 mma.sp] The same where a holds the two kept of every four along k. The metadata's codes must be of the six
 // ordered ones (4 8 9 C D E). selector: which pair of each quad of lanes gives the metadata (0: lanes 0 and 1; 1: lanes
 // 2 and 3). For s8 all four lanes do.
+//
+// The word for ordered codes is of PTX ISA 8.5. Compilers before CUDA 12.5 have the instruction without it alone, which
+// does the same with these codes, more slowly on some devices.
+#if __CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 5)
+#define TWOFOUR_MMA_SP "mma.sp::ordered_metadata.sync.aligned."
+#else
+#define TWOFOUR_MMA_SP "mma.sp.sync.aligned."
+#endif
+
 #define TWOFOUR_MMA_SP_F32(name, type)                                                                      \
   template <u32 selector>                                                                                   \
   TWOFOUR_DEVICE void name(float(&d)[4], const u32(&a)[4], const u32(&b)[4], u32 metadata) {                \
     static_assert(selector < 2, "a pair of lanes");                                                         \
-    asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." type "." type                \
+    asm volatile(TWOFOUR_MMA_SP                                                                             \
+                 "m16n8k32.row.col.f32." type "." type                                                      \
                  ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;" \
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                           \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),  \
@@ -319,11 +329,12 @@ TWOFOUR_MMA_SP_F32(mma_sp_m16n8k32_bf16, "bf16")
 
 TWOFOUR_DEVICE void mma_sp_m16n8k64_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[4], u32 metadata) {
   asm volatile(
-      "mma.sp::ordered_metadata.sync.aligned.m16n8k64.row.col.s32.s8.s8.s32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, 0;"
+      TWOFOUR_MMA_SP
+      "m16n8k64.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, 0;"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(metadata));
 }
+#undef TWOFOUR_MMA_SP
 
 }  // namespace twofour
 

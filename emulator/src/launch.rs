@@ -31,6 +31,15 @@ pub struct Launch<'a> {
     pub args: &'a [u8],
 }
 
+impl Launch<'_> {
+    /// Bytes of the largest buffer that the arguments point into.
+    #[must_use]
+    pub fn largest_buffer(&self) -> usize {
+        let named = regions().into_iter().filter(|region| is_named(region, self.args));
+        named.map(|region| region.mapping.bytes()).map(|bytes| bytes.end - bytes.start).max().unwrap_or(0)
+    }
+}
+
 /// How to run a launch.
 #[derive(Debug, Clone)]
 pub struct Options {

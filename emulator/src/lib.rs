@@ -49,6 +49,7 @@ mod stack;
 mod sync;
 pub mod tensor;
 mod thread;
+mod touched;
 mod warp;
 mod worker;
 

@@ -7,9 +7,12 @@
 //! The bytes end as close to the upper guard as their alignment allows. The slack is what is left of whole pages; it
 //! holds a pattern, so that a store there is noticed later.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 
 use crate::thread::Range;
+use crate::touched::{self, Touched};
 
 const GUARD: usize = 1 << 20;
 const SLACK: u8 = 0xFB;
@@ -18,6 +21,8 @@ pub(crate) struct Mapping {
     whole: Range,
     pages: Range,
     bytes: Range,
+    /// What is under the pages of a reserved one, and tells which were touched.
+    file: Option<File>,
 }
 
 /// The system's page; more than that would do no harm.
@@ -42,8 +47,27 @@ impl Mapping {
             whole: Range { start, end: start + total },
             pages,
             bytes: Range { start: first, end: first + len },
+            file: None,
         };
         mapping.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(mapping)
+    }
+
+    /// The same, for more bytes than there is memory: it takes memory only where it is touched.
+    pub(crate) fn reserved(len: usize, align: usize) -> io::Result<Mapping> {
+        let mut mapping = Mapping::new(len, align)?;
+        let pages = mapping.pages;
+        if cfg!(target_os = "linux") && pages.start != pages.end {
+            let (file, len) = (touched::file(pages.end - pages.start)?, pages.end - pages.start);
+            let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
+            let (start, fixed) = (pages.start as *mut libc::c_void, flags | libc::MAP_FIXED);
+            // SAFETY: what is replaced are whole pages of this object's own mapping, to which nothing refers yet.
+            let at = unsafe { libc::mmap(start, len, access, fixed, file.as_raw_fd(), 0) };
+            if at == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            mapping.file = Some(file);
+        }
         Ok(mapping)
     }
 
@@ -80,9 +104,32 @@ impl Mapping {
 
     /// Copies `source` to the start; what does not fit is left out.
     pub(crate) fn write(&self, source: &[u8]) {
-        let len = source.len().min(self.bytes.end - self.bytes.start);
-        // SAFETY: `len` bytes from `bytes.start` are this object's own writable memory, which no reference covers.
-        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), self.bytes.start as *mut u8, len) }
+        self.write_at(0, source);
+    }
+
+    /// Copies `source` to where it begins; what does not fit is left out.
+    pub(crate) fn write_at(&self, offset: usize, source: &[u8]) {
+        let whole = self.bytes.end - self.bytes.start;
+        let offset = offset.min(whole);
+        let len = source.len().min(whole - offset);
+        let to = (self.bytes.start + offset) as *mut u8;
+        // SAFETY: `offset + len` is at most the length of this object's own writable memory, which no reference covers.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), to, len) }
+    }
+
+    /// What it holds: all of it, or of a reserved one the pages that were touched.
+    pub(crate) fn touched(&self) -> io::Result<Touched> {
+        let (bytes, pages, size) = (self.bytes, self.pages, page_size());
+        let Some(file) = &self.file else {
+            return Ok(Touched::new([(0, self.read(0, bytes.end - bytes.start))]));
+        };
+        let page = |offset: usize| {
+            let at = pages.start + offset;
+            let (start, end) = (at.max(bytes.start), (at + size).min(bytes.end));
+            (start < end).then(|| (start - bytes.start, self.read(start - bytes.start, end - start)))
+        };
+        let found = touched::pages(file, pages.end - pages.start, size)?;
+        Ok(Touched::new(found.into_iter().filter_map(page)))
     }
 
     /// A copy of the bytes `offset..offset + len`, cut where the memory ends.

@@ -1,6 +1,7 @@
 //! Buffers: the emulated GPU's global memory.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::element::{from_bytes, to_bytes};
@@ -68,11 +69,11 @@ impl Buffer {
     /// A writable buffer of zeros that takes memory only where it is touched: for tensors larger than the machine, of
     /// which a few blocks are run ([`Options::blocks`](crate::Options::blocks)).
     pub fn reserve(name: &str, bytes: usize) -> Result<Buffer, Fault> {
-        Buffer::register(name, Buffer::map(bytes)?, false)
+        Buffer::register(name, Buffer::map(bytes, Mapping::reserved)?, false)
     }
 
     fn new(name: &str, bytes: &[u8], read_only: bool) -> Result<Buffer, Fault> {
-        let mapping = Buffer::map(bytes.len())?;
+        let mapping = Buffer::map(bytes.len(), Mapping::new)?;
         mapping.write(bytes);
         if read_only {
             mapping.make_read_only().map_err(|source| Fault::Host { what: "protect a buffer", source })?;
@@ -80,8 +81,8 @@ impl Buffer {
         Buffer::register(name, mapping, read_only)
     }
 
-    fn map(bytes: usize) -> Result<Mapping, Fault> {
-        let mapping = Mapping::new(bytes, ALIGN).map_err(|source| Fault::Host { what: "map a buffer", source })?;
+    fn map(bytes: usize, new: fn(usize, usize) -> io::Result<Mapping>) -> Result<Mapping, Fault> {
+        let mapping = new(bytes, ALIGN).map_err(|source| Fault::Host { what: "map a buffer", source })?;
         mapping.fill_slack();
         Ok(mapping)
     }

@@ -93,8 +93,8 @@ impl<X: Element> Compressor<X> {
     /// what it likes: see [`Compressor::check_pruned`].
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`], [`Error::ForeignContext`] of an operand;
-    /// [`Error::Cuda`].
+    /// [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`], [`Error::ForeignContext`],
+    /// [`Error::ForeignHandle`] of an operand; [`Error::Cuda`].
     pub fn compress<'a>(
         &self,
         stream: &Arc<CudaStream>,

@@ -128,7 +128,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Unplanned`] for another format; [`Error::Length`], [`Error::Workspace`], [`Error::Misaligned`],
-    /// [`Error::ForeignContext`] of an operand; [`Error::Cuda`].
+    /// [`Error::ForeignContext`], [`Error::ForeignHandle`] of an operand; [`Error::Cuda`].
     pub fn compress<'a, X: Element>(
         &self,
         stream: &Arc<CudaStream>,

@@ -22,7 +22,7 @@ pub trait DeviceSpace: Space {
     /// Where an input is.
     ///
     /// # Errors
-    /// [`Error::ForeignContext`].
+    /// [`Error::ForeignContext`], [`Error::ForeignHandle`].
     #[doc(hidden)]
     fn address<'g, T>(
         guards: &mut Self::Guards<'g>,
@@ -32,7 +32,7 @@ pub trait DeviceSpace: Space {
     /// Where an output is.
     ///
     /// # Errors
-    /// [`Error::ForeignContext`].
+    /// [`Error::ForeignContext`], [`Error::ForeignHandle`].
     #[doc(hidden)]
     fn address_mut<'g, T>(
         guards: &mut Self::Guards<'g>,
@@ -164,10 +164,15 @@ impl<'g> StreamGuards<'g> {
         self.used += 1;
     }
 
-    /// Two handles of one device's primary context are the same context.
+    /// Two handles of one device's primary context are the same context, but cudarc's guards of an operand do their
+    /// part only where the operand's own handle has more streams than the default one.
     fn check(&self, what: &'static str, owner: &CudaStream) -> Result<()> {
-        match self.stream.context().cu_ctx() == owner.context().cu_ctx() {
-            true => Ok(()),
+        let (own, foreign) = (self.stream.context(), owner.context());
+        if Arc::ptr_eq(own, foreign) {
+            return Ok(());
+        }
+        match own.cu_ctx() == foreign.cu_ctx() {
+            true => Err(Error::ForeignHandle { what, device: own.ordinal() }),
             false => Err(Error::ForeignContext { what }),
         }
     }

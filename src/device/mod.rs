@@ -10,9 +10,10 @@
 //! 2. NVRTC, for exactly this device, one kernel at a time, kept in an on-disk cache;
 //! 3. embedded PTX, which the driver translates.
 //!
-//! Compute capability 8.0 or later is needed. The kernels of [`sparse`](crate::sparse) also need an nvcc or NVRTC from
-//! CUDA 12.5 on, for `mma.sp::ordered_metadata` is of PTX ISA 8.5. Code built with CUDA 12 runs on drivers from 525 on,
-//! with CUDA 13 from 580 on.
+//! Compute capability 8.0 or later is needed. NVRTC of CUDA 11.8, 12.4 and 13.0 compiles every kernel. Before 12.5 it and
+//! nvcc do not know `mma.sp::ordered_metadata` (PTX ISA 8.5): from them the kernels of [`sparse`](crate::sparse) have
+//! `mma.sp`, which is as right and may be slower. Code built with CUDA 12 runs on drivers from 525 on, with CUDA 13 from
+//! 580 on.
 //!
 //! Without embedded code, then, the first launch of a kernel waits until that kernel is compiled, about 0.3 s for those
 //! of `mask`; the cache spares later processes the wait. What is loaded stays, and the context with it, until the
@@ -72,7 +73,7 @@ pub use images::{embedded, modules};
 #[cfg(feature = "cuda")]
 pub use kernels::{is_captured, limits, prepare};
 #[cfg(feature = "cuda")]
-pub use nvrtc::{Compiled, compile, compile_kernel};
+pub use nvrtc::{Compiled, compile, compile_kernel, compile_ptx};
 #[cfg(feature = "cuda")]
 pub use probe::{available, context};
 

@@ -49,7 +49,19 @@ pub struct Compiled {
 /// # Ok::<(), twofour::Error>(())
 /// ```
 pub fn compile(module: &str, compute_capability: (u32, u32)) -> Result<Compiled> {
-    compile_with(None, module, Part::File, compute_capability)
+    compile_with(None, module, Part::File, |known| targets(compute_capability, known))
+}
+
+/// Every kernel of `cuda/<module>.cu` as PTX, with the options and the headers of [`compile`], through the on-disk
+/// cache: for tests that execute it.
+///
+/// # Errors
+///
+/// As [`compile`].
+#[doc(hidden)]
+pub fn compile_ptx(module: &str, (major, minor): (u32, u32)) -> Result<Compiled> {
+    let cache = Cache::from_environment();
+    compile_with(cache.as_ref(), module, Part::File, |_| vec![format!("compute_{major}{minor}")])
 }
 
 /// Compiles one kernel alone, as the first launch of it does when the build has no code for the device; the file's
@@ -70,18 +82,25 @@ pub fn compile(module: &str, compute_capability: (u32, u32)) -> Result<Compiled>
 /// # Ok::<(), twofour::Error>(())
 /// ```
 pub fn compile_kernel(symbol: Symbol, compute_capability: (u32, u32)) -> Result<Compiled> {
-    compile_with(None, symbol.file(), Part::Kernel(symbol), compute_capability)
+    compile_with(None, symbol.file(), Part::Kernel(symbol), |known| targets(compute_capability, known))
 }
 
 /// Either of them through the on-disk cache.
 pub(super) fn compile_cached(module: &str, part: Part, compute_capability: (u32, u32)) -> Result<Compiled> {
-    compile_with(Cache::from_environment().as_ref(), module, part, compute_capability)
+    let cache = Cache::from_environment();
+    compile_with(cache.as_ref(), module, part, |known| targets(compute_capability, known))
 }
 
-fn compile_with(cache: Option<&Cache>, module: &str, part: Part, compute_capability: (u32, u32)) -> Result<Compiled> {
+/// For the first architecture that works, of those that `targets` makes of the known ones.
+fn compile_with(
+    cache: Option<&Cache>,
+    module: &str,
+    part: Part,
+    targets: impl Fn(&[u32]) -> Vec<String>,
+) -> Result<Compiled> {
     let source = source(module).ok_or_else(|| unavailable(format!("there is no cuda/{module}.cu in this build")))?;
     let nvrtc = nvrtc()?;
-    let targets = targets(compute_capability, &nvrtc.archs);
+    let targets = targets(&nvrtc.archs);
     let mut refused = format!("version {}.{} compiles for {:?} only", nvrtc.version.0, nvrtc.version.1, nvrtc.archs);
     for arch in targets {
         let key = key(nvrtc, source, part, &arch);

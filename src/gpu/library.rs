@@ -128,8 +128,8 @@ impl<T: Factor> LibraryWeight<T> {
     /// is allocated on the stream; nothing is waited for but a probe.
     ///
     /// # Errors
-    /// As [`packing`]; [`Error::Length`], [`Error::ForeignContext`], [`Error::Misaligned`]; [`Error::Unsupported`] for
-    /// a weight that was packed for the library already.
+    /// As [`packing`]; [`Error::Length`], [`Error::Misaligned`], [`Error::ForeignContext`], [`Error::ForeignHandle`];
+    /// [`Error::Unsupported`] for a weight that was packed for the library already.
     pub fn pack(gpu: &mut Gpu, weight: &Weight<'_, Cuda, T>) -> Result<Self> {
         weight.check()?;
         let Form::Packed { layout, values, metadata } = &weight.form else {
@@ -180,7 +180,8 @@ impl<T: Factor> LibraryWeight<T> {
     /// own: which of them are kept is the library's choice.
     ///
     /// # Errors
-    /// [`Error::Length`] unless it is `[N, K]`; [`Error::ForeignContext`], [`Error::Misaligned`]; else as [`packing`].
+    /// [`Error::Length`] unless it is `[N, K]`; [`Error::Misaligned`], [`Error::ForeignContext`],
+    /// [`Error::ForeignHandle`]; else as [`packing`].
     pub fn pack_dense<'a>(
         gpu: &mut Gpu,
         shape: Shape,

@@ -19,7 +19,9 @@ const FORBIDDEN: &str = "the handle is to do without: see `Gpu::only`";
 /// A stream of the caller's, and what passes on it need: the device's limits, and the libraries, each opened when a
 /// plan first needs it. Nothing here synchronises, but [`download`](Executor::download).
 ///
-/// Operands are cudarc's slices and views, by reference: `&CudaSlice`, `&mut CudaSlice`, views.
+/// Operands are cudarc's slices and views, by reference: `&CudaSlice`, `&mut CudaSlice`, views. They may be of any
+/// stream of this one's `CudaContext`; those of another handle to the same device are refused
+/// ([`Error::ForeignHandle`]).
 ///
 /// # CUDA graphs
 ///
@@ -148,9 +150,9 @@ impl Executor for Gpu {
     /// Queues a pass. Unless the driver refuses a launch, either everything is queued or nothing.
     ///
     /// # Errors
-    /// What [`Pass::check`] finds; [`Error::Misaligned`], [`Error::ForeignContext`] of an operand; [`Error::Overflow`]
-    /// for sizes beyond what kernels count; [`Error::Unprepared`] in a capture; what finding or launching kernels and
-    /// algorithms may give ([`crate::device`]).
+    /// What [`Pass::check`] finds; [`Error::Misaligned`], [`Error::ForeignContext`], [`Error::ForeignHandle`] of an
+    /// operand; [`Error::Overflow`] for sizes beyond what kernels count; [`Error::Unprepared`] in a capture; what
+    /// finding or launching kernels and algorithms may give ([`crate::device`]).
     fn run<P: Pass<Cuda>>(&mut self, pass: P) -> Result<()> {
         let mut pass = Checked::new(pass)?;
         let stream = Arc::clone(&self.stream);

@@ -1,8 +1,9 @@
 //! The emulator as an executor: it is given the works that a device would be given, and runs the kernels as they are.
 //! Products by cuBLASLt are done here, naively, at the very addresses that the library would be given.
 
+use super::counts::{EMULATED, FAR, MANY_BLOCKS, ran};
 use super::executor::TestExecutor;
-use super::runs::ran;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 use twofour::device::{Launch, Limits};
@@ -21,7 +22,7 @@ pub use corner::Corner;
 /// A device so small that tests' sizes are many steps of its grid.
 pub const SMALL: Limits = Limits { multiprocessors: 1, ..Limits::A100 };
 
-/// What a product by cuBLASLt is counted as ([`super::runs::runs`]).
+/// What a product by cuBLASLt is called.
 pub const CUBLASLT: &str = "cuBLASLt";
 
 /// The kernels compiled as C++.
@@ -95,7 +96,6 @@ impl Emulator {
         if launch.grid.contains(&0) {
             return;
         }
-        ran(name);
         assert!(launch.shared_bytes <= self.limits.max_shared_bytes, "{name}");
         let of_emulator = twofour_emulator::Launch {
             kernel: Kernel::find(name).unwrap(),
@@ -104,6 +104,13 @@ impl Emulator {
             shared_bytes: launch.shared_bytes,
             args: launch.args.bytes(),
         };
+        ran(name, EMULATED);
+        if of_emulator.largest_buffer() > u32::MAX as usize {
+            ran(name, FAR);
+        }
+        if self.blocks.is_none() && launch.grid.iter().map(|&blocks| u64::from(blocks)).product::<u64>() > 256 {
+            ran(name, MANY_BLOCKS);
+        }
         let Self { schedule, workers, arithmetic, ref blocks, .. } = *self;
         let options = Options { schedule, workers, arithmetic, blocks: blocks.clone() };
         let result = match beside::wanted() {
@@ -159,7 +166,6 @@ impl Executor for Emulator {
             match work {
                 Work::Kernel(launch) => self.launch(&launch),
                 Work::Dense(call) => {
-                    ran(CUBLASLT);
                     product::multiply(&call);
                 }
                 Work::Cusparselt(call) => panic!("the emulator has no cuSPARSELt: {call:?}"),

@@ -27,6 +27,7 @@
 #![allow(dead_code, unused_macros, unused_imports, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod counts;
 pub mod data;
 pub mod emulator;
 pub mod executor;

@@ -1,11 +1,10 @@
-//! How many random problems there are, and how many each kernel has met.
+//! How many random problems there are, and how many each kernel is to meet.
 
-use super::emulator::beside;
+use super::counts::{EMULATED, runs};
+use super::emulator::beside::Maker;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
-use std::collections::HashMap;
 use std::panic::Location;
-use std::sync::{LazyLock, Mutex};
 use twofour_emulator::Kernel;
 
 /// Whether every random problem is wanted, as the gate wants them (`TWOFOUR_TEST=full`), or a part that ends soon.
@@ -39,19 +38,6 @@ pub fn run<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value)) {
     held.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// How often each kernel has run in this process.
-static RUNS: LazyLock<Mutex<HashMap<String, u64>>> = LazyLock::new(Mutex::default);
-
-/// Counts a run of a kernel, or of what else has a name.
-pub fn ran(what: &str) {
-    *RUNS.lock().unwrap().entry(what.to_owned()).or_default() += 1;
-}
-
-/// How often something has run.
-pub fn runs(what: &str) -> u64 {
-    RUNS.lock().unwrap().get(what).copied().unwrap_or(0)
-}
-
 /// As many problems as each kernel is to meet.
 pub fn wanted() -> u64 {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
@@ -63,15 +49,17 @@ pub fn wanted() -> u64 {
 /// some fewer.
 #[track_caller]
 pub fn each_kernel_has_met_many(start: &str, kernels: usize) {
+    let makers = Maker::ALL.into_iter().filter(|maker| maker.is_wanted()).map(Maker::name);
+    let columns: Vec<_> = [EMULATED].into_iter().chain(makers).collect();
     let names = twofour_emulator::kernels().iter().map(Kernel::name).filter(|name| name.starts_with(start));
-    let mut report: Vec<_> = names.map(|name| (runs(&name), runs(&beside::from_ptx(&name)), name)).collect();
+    let row = |name: String| (columns.iter().map(|by| runs(&name, by)).collect::<Vec<_>>(), name);
+    let mut report: Vec<_> = names.map(row).collect();
     report.sort_unstable();
-    println!("{:>10} {:>10}  kernel", "as C++", "from PTX");
-    report.iter().for_each(|(emulated, from_ptx, name)| println!("{emulated:>10} {from_ptx:>10}  {name}"));
+    println!("{columns:?}");
+    report.iter().for_each(|(counts, name)| println!("{counts:?} {name}"));
     assert_eq!(report.len(), kernels);
     let enough = if is_full() { wanted() } else { wanted() / 2 };
-    for (emulated, from_ptx, name) in report {
-        let least = if beside::wanted() { emulated.min(from_ptx) } else { emulated };
-        assert!(least >= enough, "{name}: {least} of {enough} problems");
+    for (counts, name) in report {
+        assert!(counts.iter().all(|&count| count >= enough), "{name}: {counts:?} of {enough} problems");
     }
 }

@@ -169,6 +169,7 @@ fn sampled_codes_beyond_32_bits_are_right() {
             sampled::<bf16, f32>(SHAPE, layout, kind);
         }
         sampled::<E4m3, bf16>(SHAPE, Layout::Plain, kind);
+        sampled::<E4m3, f32>(SHAPE, Layout::Plain, kind);
         sampled::<bf16, bf16>(ODD, Layout::CutlassSm80, kind);
     }
 }

@@ -6,7 +6,7 @@ use crate::common::{Emulator, SMALL};
 use twofour::device::{Launch, Limits};
 use twofour::distil::{Distil, Divergence, SquareHead, Tail, TopK};
 use twofour::space::{Raw, RawSlice};
-use twofour::{Float, bf16};
+use twofour::{Float, bf16, f16};
 use twofour_emulator::Schedule;
 
 fn at<T>(address: u64, elements: usize) -> RawSlice<T> {
@@ -94,12 +94,19 @@ fn far<L: Float>(case: Case<L>) {
 
 #[test]
 fn rows_beyond_32_bits_are_right() {
+    far_rows::<f32>();
+    far_rows::<bf16>();
+    far_rows::<f16>();
+}
+
+/// Every kernel of a type of logits.
+fn far_rows<L: Float>() {
     let [rows, vocab] = FAR;
     assert!((rows * vocab) as u64 > 1 << 32);
     let case = |teacher| Case {
         rows: 1,
         vocab,
-        student: logits::<bf16>(&mut rng(1), vocab, 2.0, 0.0),
+        student: logits::<L>(&mut rng(1), vocab, 2.0, 0.0),
         teacher,
         temperature: 2.0,
         lambda: 0.5,
@@ -108,7 +115,7 @@ fn rows_beyond_32_bits_are_right() {
         scale: 3.0,
     };
     far(Case { temperature: 1.0, ..case(Teacher::None) });
-    let teacher = logits::<bf16>(&mut rng(2), vocab, 2.0, 0.0);
+    let teacher = logits::<L>(&mut rng(2), vocab, 2.0, 0.0);
     for by in [Divergence::Forward, Divergence::Reverse, Divergence::Jsd(0.4)] {
         far(case(Teacher::Logits(by, teacher.clone())));
     }
@@ -120,12 +127,18 @@ fn rows_beyond_32_bits_are_right() {
 
 #[test]
 fn teachers_of_rows_beyond_32_bits_are_made() {
+    far_teachers::<f32>();
+    far_teachers::<bf16>();
+    far_teachers::<f16>();
+}
+
+fn far_teachers<L: Float>() {
     let [rows, vocab] = FAR;
-    let (teacher, k) = (logits::<bf16>(&mut rng(3), vocab, 2.0, 0.0), 4097);
+    let (teacher, k) = (logits::<L>(&mut rng(3), vocab, 2.0, 0.0), 4097);
     let made = |rows: usize, blocks: usize| {
         let teacher = Array::ending(rows * vocab, &teacher);
         let (mut tokens, mut log_probs) = (Array::<u32>::reserved(rows * k), Array::<f32>::reserved(rows * k));
-        let pass = TopK::<Raw, bf16>::new(rows, vocab, k, &teacher, &mut tokens, &mut log_probs);
+        let pass = TopK::<Raw, L>::new(rows, vocab, k, &teacher, &mut tokens, &mut log_probs);
         on().launch_last(&launches(SMALL, pass).unwrap()[0], blocks);
         (tokens.read_end(k), log_probs.read_end(k))
     };
@@ -135,8 +148,15 @@ fn teachers_of_rows_beyond_32_bits_are_made() {
 /// The last block's elements, which leave their share and are pulled by a factor.
 #[test]
 fn hidden_states_beyond_32_bits_are_right() {
+    far_states::<f32>();
+    far_states::<bf16>();
+    far_states::<f16>();
+}
+
+fn far_states<H: Float>() {
     let (elements, blocks) = (1 << 33, 1 << 22);
-    let [student, teacher] = [4, 5].map(|seed| logits::<f32>(&mut rng(seed), 2048, 1.0, 0.0));
+    let [student, teacher] = [4, 5].map(|seed| logits::<H>(&mut rng(seed), 2048, 1.0, 0.0));
+    let differences = || student.iter().zip(&teacher).map(|(s, t)| s.to_f32() - t.to_f32());
     let mut states = Array::ending(elements, &student);
     let (far, mut loss) = (Array::ending(elements, &teacher), Array::<f32>::reserved(1));
     let mut workspace = Array::<u8>::reserved(16 * (1 + blocks));
@@ -145,10 +165,10 @@ fn hidden_states_beyond_32_bits_are_right() {
     on().launch_last(&squares, blocks);
     let shares: Vec<f64> =
         workspace.read_end(16).chunks(8).map(|share| f64::from_le_bytes(share.try_into().unwrap())).collect();
-    let expected = student.iter().zip(&teacher).map(|(s, t)| f64::from(s - t).powi(2)).sum::<f64>();
+    let expected = differences().map(|d| f64::from(d).powi(2)).sum::<f64>();
     assert!((shares[0] / expected - 1.0).abs() < 1e-6, "{shares:?} for {expected}");
     workspace.write_at(0, &0.5f64.to_le_bytes());
     on().launch_last(&pull, blocks);
-    let expected: Vec<f32> = student.iter().zip(&teacher).map(|(s, t)| (s - t) * 0.5).collect();
+    let expected: Vec<H> = differences().map(|d| H::from_f32(d * 0.5)).collect();
     assert_eq!(states.read_end(2048), expected);
 }

@@ -271,6 +271,58 @@ fn pass_unprepared() {
     assert_eq!(run_pass(), Err(Error::Unprepared { what: "a kernel of cuda/mask.cu".into() }));
 }
 
+/// A mask of logits that were allocated on this stream.
+fn mask_of(gpu: &mut Gpu, owner: &Arc<CudaStream>) -> Result<()> {
+    let shape = Shape::new(3, 8);
+    let logits = owner.alloc_zeros::<f32>(shape.logits()).unwrap();
+    let mut codes = gpu.zeros::<u8>(shape.packed_codes())?;
+    let sampling = Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 };
+    gpu.run(Forward::<_, f32, f32>::new(shape, Kind::Hard, sampling, &logits).codes(&mut codes))
+}
+
+/// The same for an output.
+fn mask_into(gpu: &mut Gpu, owner: &Arc<CudaStream>) -> Result<()> {
+    let shape = Shape::new(3, 8);
+    let logits = gpu.zeros::<f32>(shape.logits())?;
+    let mut codes = owner.alloc_zeros::<u8>(shape.packed_codes()).unwrap();
+    let sampling = Sampling { seed: 1, draw: 2, kappa: 1.0, tau: 1.0 };
+    gpu.run(Forward::<_, f32, f32>::new(shape, Kind::Hard, sampling, &logits).codes(&mut codes))
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn operands_of_another_handle() {
+    let mut gpu = Gpu::new(&stream()).unwrap();
+    for other in [stream(), stream().context().new_stream().unwrap()] {
+        assert_eq!(other.context(), gpu.stream().context(), "the same context");
+        let refused = |what| Err(Error::ForeignHandle { what, device: 0 });
+        assert_eq!(mask_of(&mut gpu, &other), refused("logits"));
+        assert_eq!(mask_into(&mut gpu, &other), refused("codes"));
+    }
+    let said = mask_of(&mut gpu, &stream()).unwrap_err().to_string();
+    assert!(said.contains("another `CudaContext` of device 0") && said.contains("`Gpu::stream().context()`"), "{said}");
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn operands_of_another_stream() {
+    let default = stream();
+    let mut gpu = Gpu::new(&default).unwrap();
+    let other = default.context().new_stream().unwrap();
+    mask_of(&mut gpu, &other).unwrap();
+    mask_into(&mut gpu, &other).unwrap();
+    mask_of(&mut Gpu::new(&other).unwrap(), &default).unwrap();
+}
+
+#[test]
+#[ignore = "run by its parent"]
+fn operands_of_another_device() {
+    let mut gpu = Gpu::new(&stream()).unwrap();
+    let other = device::context(1).unwrap().default_stream();
+    assert_eq!(mask_of(&mut gpu, &other), Err(Error::ForeignContext { what: "logits" }));
+    assert_eq!(mask_into(&mut gpu, &other), Err(Error::ForeignContext { what: "codes" }));
+}
+
 /// A plan that wants cuBLASLt, on a handle that is to do without.
 #[test]
 #[ignore = "run by its parent"]

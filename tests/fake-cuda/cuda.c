@@ -24,7 +24,9 @@ enum { kStaticShared = 1024, kModules = 64 };
 
 static int initialized;
 static _Thread_local void* current;
-static char context, function_;
+// The primary contexts of devices 0 and 1.
+enum { kDevices = 2 };
+static char contexts[kDevices], function_, event_, stream_;
 // The one kernel of a module, empty for any; a handle points at one of these.
 static char modules[kModules][128];
 static atomic_int loaded;
@@ -52,6 +54,8 @@ static int is_module(const void* handle) {
   }
   return 0;
 }
+
+static int is_context(const void* handle) { return handle == &contexts[0] || handle == &contexts[1]; }
 
 int cuInit(unsigned flags) {
   int status = flags ? kInvalidValue : number("FAKE_CUDA_INIT", kSuccess);
@@ -88,8 +92,9 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
 }
 
 int cuDevicePrimaryCtxRetain(void** out, int device) {
-  *out = &context;
-  return device >= 0 ? kSuccess : kInvalidDevice;
+  if (device < 0 || device >= kDevices) return kInvalidDevice;
+  *out = &contexts[device];
+  return kSuccess;
 }
 
 int cuDevicePrimaryCtxRelease_v2(int device) {
@@ -108,7 +113,7 @@ int cuCtxSetCurrent(void* value) {
 }
 
 int cuModuleLoadData(void** out, const void* image) {
-  if (current != &context) return kInvalidContext;
+  if (!is_context(current)) return kInvalidContext;
   uint32_t magic;
   memcpy(&magic, image, sizeof magic);
   const char* kind = magic == 0xba55ed50u ? "fatbin" : magic == 0x464c457fu ? "elf" : "ptx";
@@ -169,7 +174,21 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
 int cuStreamIsCapturing(void* stream, int* status) {
   (void)stream;
   *status = loaded >= number("FAKE_CUDA_CAPTURING", kModules + 1);
-  return current == &context ? kSuccess : kInvalidContext;
+  return is_context(current) ? kSuccess : kInvalidContext;
+}
+
+int cuCtxSynchronize(void) { return is_context(current) ? kSuccess : kInvalidContext; }
+
+int cuStreamCreate(void** out, unsigned flags) {
+  *out = &stream_;
+  return flags <= 1 ? kSuccess : kInvalidValue;
+}
+
+int cuStreamDestroy_v2(void* stream) { return stream == &stream_ ? kSuccess : kInvalidValue; }
+
+int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
+  note("wait of %s\n", stream ? "a stream" : "the default stream");
+  return event == &event_ && !flags ? kSuccess : kInvalidValue;
 }
 
 // Memory of the host's, and events of nothing.
@@ -194,20 +213,20 @@ int cuMemsetD8Async(uint64_t address, unsigned char byte, size_t bytes, void* st
 }
 
 int cuEventCreate(void** out, unsigned flags) {
-  *out = &context;
+  *out = &event_;
   return flags <= 7 ? kSuccess : kInvalidValue;
 }
 
 int cuEventRecord(void* event, void* stream) {
   (void)stream;
-  return event == &context ? kSuccess : kInvalidValue;
+  return event == &event_ ? kSuccess : kInvalidValue;
 }
 
-int cuEventDestroy_v2(void* event) { return event == &context ? kSuccess : kInvalidValue; }
+int cuEventDestroy_v2(void* event) { return event == &event_ ? kSuccess : kInvalidValue; }
 
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void* stream, void** parameters, void** extra) {
-  if (current != &context || function != &function_ || extra) return kInvalidValue;
+  if (!is_context(current) || function != &function_ || extra) return kInvalidValue;
   char args[256] = "";
   for (int i = 0; i < number("FAKE_CUDA_ARGS", 0) && i < 80; ++i) {
     sprintf(args + 3 * i, " %02x", ((unsigned char*)parameters[0])[i]);

@@ -72,14 +72,23 @@ fn forward<L: Logit, W: Float>(kind: Kind, wants: Wants) {
     }
 }
 
+/// Every kernel of a type of logits.
+fn masks<L: Logit>() {
+    fn of<L: Logit, W: Float>() {
+        for kind in [Kind::Soft, Kind::Hard] {
+            forward::<L, W>(kind, Wants::MASKED);
+            forward::<L, W>(kind, Wants::ALL);
+        }
+    }
+    of::<L, f32>();
+    of::<L, bf16>();
+    of::<L, f16>();
+}
+
 #[test]
 fn masks_beyond_32_bits_are_right() {
-    for kind in [Kind::Soft, Kind::Hard] {
-        forward::<f32, f16>(kind, Wants::MASKED);
-        forward::<bf16, f32>(kind, Wants::MASKED);
-        forward::<f32, f32>(kind, Wants::ALL);
-        forward::<bf16, bf16>(kind, Wants::ALL);
-    }
+    masks::<f32>();
+    masks::<bf16>();
     forward::<f32, bf16>(Kind::Argmax, Wants::ALL);
 }
 
@@ -113,12 +122,21 @@ fn backward<L: Logit, W: Float, G: GradientOf<W>>(kind: Kind, accumulate: bool) 
     assert_eq!(weight_gradient.read_end(shape.weights()), expected.weight_gradient, "{kind:?}");
 }
 
+/// Every kernel of a type of logits.
+fn gradients<L: Logit>() {
+    for (kind, accumulate) in [(Kind::Soft, false), (Kind::Soft, true), (Kind::Hard, true)] {
+        backward::<L, bf16, f32>(kind, accumulate);
+        backward::<L, f16, f16>(kind, accumulate);
+        backward::<L, f16, f32>(kind, accumulate);
+        backward::<L, bf16, bf16>(kind, accumulate);
+        backward::<L, f32, f32>(kind, accumulate);
+    }
+}
+
 #[test]
 fn gradients_beyond_32_bits_are_right() {
-    for (kind, accumulate) in [(Kind::Soft, false), (Kind::Soft, true), (Kind::Hard, true)] {
-        backward::<f32, bf16, f32>(kind, accumulate);
-        backward::<bf16, f16, f16>(kind, accumulate);
-    }
+    gradients::<f32>();
+    gradients::<bf16>();
 }
 
 /// A thread has two groups, a byte of codes.
@@ -138,6 +156,7 @@ fn frozen_masks_beyond_32_bits_are_right() {
     }
     check::<f32>();
     check::<bf16>();
+    check::<f16>();
 }
 
 /// The numbers of a row's groups, and so of rows, do not fit 32 bits, on any executor; nor do those that a slice skips.

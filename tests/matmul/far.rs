@@ -7,9 +7,10 @@ use crate::common::{Emulator, SMALL};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use twofour::device::Launch;
-use twofour::mask::Kind;
+use twofour::learn::{self, AdamW, Moments};
+use twofour::mask::{GradientOf, Kind};
 use twofour::matmul::{
-    Backward, Dense, Forward, InputRoute, Keep, Layer, LogitRoute, Masks, OutputRoute, Plan, Problem,
+    Backward, Dense, Forward, InputRoute, Keep, Layer, LogitRoute, Masks, OutputRoute, Plan, Problem, Step,
 };
 use twofour::space::Raw;
 use twofour::{Float, Libraries, Logit, Pattern, Shape, Shard, bf16, f16};
@@ -177,6 +178,32 @@ fn weight_gradients_beyond_32_bits_are_right() {
     weight_gradient::<bf16>([72, (1 << 28) + 4]);
 }
 
+/// The same as an output of the weight's own type.
+fn rounded_weight_gradient<W: Float + GradientOf<W>>([rows, cols]: [usize; 2]) {
+    let (rng, tokens, shape) = (&mut StdRng::seed_from_u64(4), 40, Shape::new(rows, cols));
+    let problem = Problem::new(tokens, shape);
+    let plan = Plan::<f32, W>::new(&SMALL, Libraries::NONE, problem, Masks::Frozen, Keep::Nothing).unwrap();
+    let (plan, high, wide) = (plan.with_weight_gradient(Dense::Own).unwrap(), last(rows), last(cols));
+    let (dy, x) = (integers::<W>(rng, tokens * high), integers::<W>(rng, tokens * wide));
+    let expected = product(&transposed(&dy, high), &transposed(&x, wide), tokens);
+    let dy = Corner { of: [tokens, rows], high: tokens, wide: high }.array(&dy);
+    let x = Corner { of: [tokens, cols], high: tokens, wide }.array(&x);
+    let (codes, weight) = (Array::<u8>::reserved(shape.packed_codes()), Array::<W>::reserved(shape.weights()));
+    let mut gradient = Array::<W>::reserved(shape.weights());
+    let mut workspace = Array::<u8>::reserved(plan.workspace_bytes());
+    let layer = Layer::<Raw, f32, W>::frozen(shape, &codes, &weight);
+    let pass = Backward::new(&plan, &layer, &dy).weight_gradient::<W>(&x, &mut gradient).workspace(&mut workspace);
+    run_last(&launches(SMALL, pass).unwrap()[0]);
+    assert_eq!(Corner { of: [rows, cols], high, wide }.read(&gradient), rounded::<W>(expected));
+}
+
+#[test]
+fn rounded_weight_gradients_beyond_32_bits_are_right() {
+    rounded_weight_gradient::<bf16>([1 << 28, 128]);
+    rounded_weight_gradient::<f16>([128, 1 << 29]);
+    rounded_weight_gradient::<f16>([72, (1 << 28) + 4]);
+}
+
 /// The gradient of the logits in one pass, with the bits of the same groups as a slice that begins at nothing.
 fn fused<L: Logit, W: Float>([rows, cols]: [usize; 2], kind: Kind, accumulate: bool) {
     let (tokens, shape) = (40, Shape::new(rows, cols));
@@ -215,10 +242,55 @@ fn fused<L: Logit, W: Float>([rows, cols]: [usize; 2], kind: Kind, accumulate: b
 
 #[test]
 fn logit_gradients_beyond_32_bits_are_right() {
-    fused::<f32, bf16>([1 << 28, 128], Kind::Soft, false);
-    fused::<bf16, f16>([1 << 28, 128], Kind::Hard, true);
+    for (kind, accumulate) in [(Kind::Soft, false), (Kind::Hard, true)] {
+        fused::<f32, bf16>([1 << 28, 128], kind, accumulate);
+        fused::<f32, f16>([1 << 28, 128], kind, accumulate);
+        fused::<bf16, bf16>([1 << 28, 128], kind, accumulate);
+        fused::<bf16, f16>([1 << 28, 128], kind, accumulate);
+    }
     fused::<f32, f16>([128, 1 << 29], Kind::Hard, false);
     fused::<bf16, bf16>([128, 1 << 29], Kind::Soft, true);
     // Rows that are not whole chunks.
     fused::<bf16, bf16>([1 << 28, 132], Kind::Soft, true);
+}
+
+/// The step in one pass: logits and moments of the corner have the bits of a slice that is the corner alone.
+fn stepped<L: Logit, W: Float>(of: [usize; 2], kind: Kind) {
+    let (tokens, [high, wide]) = (40, of.map(last));
+    let spec = Spec::new(tokens, high, wide, kind);
+    let case = Case::<L, W>::new(spec);
+    let run = |[rows, cols]: [usize; 2]| {
+        let shape = Shape::new(rows, cols);
+        let dy = Corner { of: [tokens, rows], high: tokens, wide: high }.array(&case.dy);
+        let x = Corner { of: [tokens, cols], high: tokens, wide }.array(&case.x);
+        let weight = Corner { of: [rows, cols], high, wide }.array(&case.weight);
+        let of_logits = Corner { of: [rows, cols / 4 * 6], high, wide: wide / 4 * 6 };
+        let mut logits = of_logits.array(&case.logits);
+        let [mut m, mut v] = [(); 2].map(|()| Array::<f32>::reserved(shape.logits()));
+        let (problem, masks) = (Problem::new(tokens, shape), Masks::Sampled(kind));
+        let plan = Plan::<L, W>::new(&SMALL, Libraries::NONE, problem, masks, Keep::Nothing).unwrap();
+        let plan = plan.with_step(LogitRoute::Fused).unwrap();
+        let mut workspace = Array::<u8>::reserved(plan.workspace_bytes());
+        let adamw = AdamW { rate: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1, step: 3 };
+        let by = learn::Step::new(adamw, Moments::f32(&mut m, &mut v));
+        let [above, before] = [of[0] - rows, of[1] - cols].map(|size| size as u64);
+        let shard = Shard { row_offset: above, col_offset: before, global_cols: of[1] as u64 };
+        let pass =
+            Step::new(&plan, spec.sampling, &mut logits, &weight, &dy, &x, by).shard(shard).workspace(&mut workspace);
+        run_last(&launches(SMALL, pass).unwrap()[0]);
+        (of_logits.read(&logits), of_logits.read(&m), of_logits.read(&v))
+    };
+    let (near, far) = (run([high, wide]), run(of));
+    assert!(near.1.iter().any(|&m| m != 0.0) && near.2.iter().any(|&v| v != 0.0));
+    assert_eq!(near, far, "{of:?} {kind:?}");
+}
+
+#[test]
+fn steps_beyond_32_bits_are_right() {
+    for kind in [Kind::Soft, Kind::Hard] {
+        stepped::<f32, bf16>([1 << 28, 128], kind);
+        stepped::<f32, f16>([128, 1 << 29], kind);
+        stepped::<bf16, bf16>([128, 1 << 29], kind);
+        stepped::<bf16, f16>([1 << 28, 128], kind);
+    }
 }

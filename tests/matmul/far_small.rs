@@ -110,9 +110,13 @@ fn few_tokens_beyond_32_bits_are_right() {
         }
     }
     // `Y` of 16 tokens is within 32 bits of elements, not of bytes.
-    for kind in [Some(Kind::Soft), Some(Kind::Hard), None] {
-        small::<f32, bf16>(16, kind, 1);
-        small::<bf16, f16>(16, kind, 2);
+    for (tokens, kind) in
+        [16, 40].into_iter().flat_map(|some| [Some(Kind::Soft), Some(Kind::Hard), None].map(|k| (some, k)))
+    {
+        small::<f32, bf16>(tokens, kind, 1);
+        small::<f32, f16>(tokens, kind, 2);
+        small::<bf16, bf16>(tokens, kind, 1);
+        small::<bf16, f16>(tokens, kind, 2);
     }
 }
 

@@ -87,19 +87,19 @@ fn squares_beyond_32_bits_are_right() {
 }
 
 /// What a sweep queues, over memory that is there at its ends alone.
-struct Far {
+struct Far<W> {
     shape: Shape,
-    weight: Array<f32>,
+    weight: Array<W>,
     upper: Array<f32>,
     scale: Array<f32>,
-    updated: Array<f32>,
+    updated: Array<W>,
     patterns: Array<u8>,
     codes: Array<u8>,
     losses: Array<f64>,
     workspace: Array<u8>,
 }
 
-impl Far {
+impl<W: Float> Far<W> {
     fn new(shape: Shape) -> Self {
         Self {
             shape,
@@ -115,7 +115,7 @@ impl Far {
     }
 
     fn launches(&mut self) -> Vec<Launch> {
-        let pass = Sweep::<Raw, f32>::new(self.shape, &self.weight, &self.upper, &self.scale);
+        let pass = Sweep::<Raw, W>::new(self.shape, &self.weight, &self.upper, &self.scale);
         let pass = pass.updated(&mut self.updated).patterns(&mut self.patterns).codes(&mut self.codes);
         launches(SMALL, pass.losses(&mut self.losses).workspace(&mut self.workspace)).unwrap()
     }
@@ -146,9 +146,16 @@ fn swept() -> SweepCase<f32> {
 /// The last rows of a weight of so many: `weight`, what is worked on, errors, patterns, codes and losses.
 #[test]
 fn sweeps_of_rows_beyond_32_bits_are_right() {
-    let mut far = Far::new(Shape::new((1 << 34) - 512, 4));
+    sweeps_of_rows::<f32>();
+    sweeps_of_rows::<bf16>();
+    sweeps_of_rows::<f16>();
+}
+
+fn sweeps_of_rows<W: Float>() {
+    let floats = |of: &[W]| of.iter().map(|w| w.to_f32()).collect::<Vec<_>>();
+    let mut far = Far::<W>::new(Shape::new((1 << 34) - 512, 4));
     // As many rows as a block of the first and of the last kernel has.
-    let mut case = SweepCase::<f32>::of_shape(rng(9), Shape::new(512, 4));
+    let mut case = SweepCase::<W>::of_shape(rng(9), Shape::new(512, 4));
     case.weight = normal(&mut rng(9), case.shape.weights(), &[]);
     case.wants = [true; 4];
     let expected = case.run(&mut on());
@@ -158,16 +165,16 @@ fn sweeps_of_rows_beyond_32_bits_are_right() {
     let [widen, sweep, finish] = far.launches()[..] else { panic!("three") };
     let elements = far.shape.weights();
     on().launch_last(&widen, elements / 2048);
-    assert_eq!(far.work(elements - 2048, 2048), case.weight);
+    assert_eq!(far.work(elements - 2048, 2048), floats(&case.weight));
     // Of eight rows.
     on().launch_last(&sweep, far.shape.rows / 8);
     let rows = 8;
     let (updated, patterns) = (expected.updated.unwrap(), expected.patterns.unwrap());
-    let got = far.work(elements - 4 * rows, 4 * rows).into_iter().map(|w| w + 0.0).collect::<Vec<_>>();
+    let got = far.work(elements - 4 * rows, 4 * rows).into_iter().map(|w| W::from_f32(w + 0.0)).collect::<Vec<_>>();
     assert_eq!(got, updated[4 * (512 - rows)..]);
     assert_eq!(far.patterns.read_end(rows), patterns[512 - rows..]);
     // What is left for columns to the right, which no output shows.
-    let mut near = Far::new(case.shape);
+    let mut near = Far::<W>::new(case.shape);
     near.weight.write_at(0, &case.weight);
     near.upper.write_at(0, &case.upper);
     near.scale.write_at(0, &case.scale);
@@ -177,7 +184,7 @@ fn sweeps_of_rows_beyond_32_bits_are_right() {
     assert!(errors.iter().any(|&error| error != 0.0));
     assert_eq!(far.losses.read_end(rows), expected.losses.unwrap()[512 - rows..]);
     far.patterns.write_at(far.shape.groups() - 512, &patterns);
-    far.write_work(elements - 2048, &updated);
+    far.write_work(elements - 2048, &floats(&updated));
     on().launch_last(&finish, elements / 2048);
     assert_eq!(far.updated.read_end(2048), updated);
     assert_eq!(far.codes.read_end(256), expected.codes.unwrap());
@@ -186,7 +193,7 @@ fn sweeps_of_rows_beyond_32_bits_are_right() {
 /// The last columns of a square: the factor, and rows of the weight that begin anywhere.
 #[test]
 fn sweeps_of_columns_beyond_32_bits_are_right() {
-    let mut far = Far::new(Shape::new(1 << 17, 1 << 17));
+    let mut far = Far::<f32>::new(Shape::new(1 << 17, 1 << 17));
     let (case, size) = (swept(), far.shape.cols);
     let expected = case.run(&mut on());
     Corner { of: [size; 2], high: 128, wide: 128 }.write(&far.upper, &case.upper);
@@ -206,7 +213,7 @@ fn sweeps_of_columns_beyond_32_bits_are_right() {
 
 /// What the columns to the right make up for, by the last errors of 128 rows.
 fn made_up(shape: Shape) {
-    let mut far = Far::new(shape);
+    let mut far = Far::<f32>::new(shape);
     let Shape { rows, cols } = shape;
     let [errors, upper, weight] = [1, 2, 3].map(|seed| normal::<f32>(&mut rng(seed), 128 * 128, &[]));
     far.write_work(far.shape.weights() + 128 * (rows - 128), &errors);
@@ -235,12 +242,12 @@ fn what_is_made_up_for_beyond_32_bits_is_right() {
 }
 
 /// What swaps queue, over memory that is there at its ends alone.
-struct FarSwaps {
+struct FarSwaps<W> {
     shape: Shape,
-    weight: Array<f32>,
+    weight: Array<W>,
     hessian: Array<f32>,
     before: Array<u8>,
-    masked: Array<f32>,
+    masked: Array<W>,
     patterns: Array<u8>,
     codes: Array<u8>,
     losses_before: Array<f64>,
@@ -249,10 +256,10 @@ struct FarSwaps {
     workspace: Array<u8>,
 }
 
-impl FarSwaps {
+impl<W: Float> FarSwaps<W> {
     /// With the last columns of the last rows, and the last square of the Hessian; elsewhere zeros, which every group of
     /// the last row has a mask of.
-    fn new(shape: Shape, case: &SwapsCase<f32>) -> Self {
+    fn new(shape: Shape, case: &SwapsCase<W>) -> Self {
         let far = Self {
             shape,
             weight: Array::reserved(shape.weights()),
@@ -278,14 +285,14 @@ impl FarSwaps {
     }
 
     fn launches(&mut self) -> [Launch; 4] {
-        let pass = Swaps::<Raw, f32>::new(self.shape, &self.weight, &self.hessian, &self.before);
+        let pass = Swaps::<Raw, W>::new(self.shape, &self.weight, &self.hessian, &self.before);
         let pass = pass.masked(&mut self.masked).patterns(&mut self.patterns).codes(&mut self.codes);
         let pass = pass.losses_before(&mut self.losses_before).losses(&mut self.losses).swaps(&mut self.swaps);
         launches(SMALL, pass.workspace(&mut self.workspace)).unwrap().try_into().unwrap()
     }
 
     /// The last row's, in which so many of the last columns are not zeros.
-    fn check(&mut self, case: &SwapsCase<f32>) {
+    fn check(&mut self, case: &SwapsCase<W>) {
         let (expected, wide) = (case.run(&mut on()), case.shape.cols);
         assert!(*expected.swaps.as_ref().unwrap().last().unwrap() > 0);
         // So many blocks that the last row is the last block's.
@@ -310,8 +317,13 @@ impl FarSwaps {
 /// The last rows of so many; then the last columns of the last row, whose groups' sums are those of a near row's warp.
 #[test]
 fn swaps_beyond_32_bits_are_right() {
-    let case = SwapsCase::<f32>::tame(11, Shape::new(512, 8));
-    FarSwaps::new(Shape::new((1 << 34) - 512, 8), &case).check(&case);
-    let case = SwapsCase::<f32>::tame(12, Shape::new(8, 128));
-    FarSwaps::new(Shape::new((1 << 17) - 120, 1 << 17), &case).check(&case);
+    fn check<W: Float>() {
+        let case = SwapsCase::<W>::tame(11, Shape::new(512, 8));
+        FarSwaps::new(Shape::new((1 << 34) - 512, 8), &case).check(&case);
+        let case = SwapsCase::<W>::tame(12, Shape::new(8, 128));
+        FarSwaps::new(Shape::new((1 << 17) - 120, 1 << 17), &case).check(&case);
+    }
+    check::<f32>();
+    check::<bf16>();
+    check::<f16>();
 }

@@ -1,4 +1,4 @@
-//! One launch on both executors, and where they differ.
+//! One launch on several executors, and where they differ.
 
 use std::sync::Arc;
 
@@ -6,10 +6,8 @@ use super::module::Module;
 use crate::element::from_bytes;
 use crate::launch::{Options, is_named};
 use crate::memory::{Region, regions};
+use crate::touched::Touched;
 use crate::{Fault, Launch};
-
-/// A buffer with more bytes may be larger than the machine.
-const LARGEST: usize = 256 << 20;
 
 /// A place at which two executors left different bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,56 +25,69 @@ pub struct Difference {
 }
 
 impl Module {
-    /// Runs a launch in the emulator, and again, from the same contents, from this module's PTX; gives a difference for
-    /// each buffer in which they left different bits. The buffers keep what the PTX left.
-    ///
-    /// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared
-    /// are the buffers that the arguments point into; if one of more than 256 MiB is among them, which cannot be put
-    /// back as it was, the emulator alone has run and there is nothing to compare.
+    /// [`compare`] with this module alone.
     ///
     /// # Errors
     ///
-    /// The fault of the executor that has one, the emulator's first.
-    pub fn compare(&self, launch: &Launch, options: &Options) -> Result<Option<Vec<Difference>>, Fault> {
-        let named = |region: &&Arc<Region>| !region.read_only && is_named(region, launch.args);
-        let all = regions();
-        let written: Vec<_> = all.iter().filter(named).collect();
-        if written.iter().any(|region| bytes(region) > LARGEST) {
-            return crate::run(launch, options).map(|_| None);
-        }
-        let before: Vec<_> = written.iter().map(|region| contents(region)).collect();
-        crate::run(launch, options)?;
-        let of_emulator: Vec<_> = written.iter().map(|region| contents(region)).collect();
-        written.iter().zip(&before).for_each(|(region, bytes)| region.mapping.write(bytes));
-        self.run_as(launch, options)?;
-        let compared = written.iter().zip(&of_emulator);
-        let difference =
-            |(region, emulator): (&&Arc<Region>, &Vec<u8>)| difference(region.name(), emulator, &contents(region));
-        Ok(Some(compared.filter_map(difference).collect()))
+    /// The same.
+    pub fn compare(&self, launch: &Launch, options: &Options) -> Result<Vec<Difference>, Fault> {
+        compare(&[self], launch, options).map(|found| found.into_iter().flatten().collect())
     }
 }
 
-fn bytes(region: &Region) -> usize {
-    let range = region.mapping.bytes();
-    range.end - range.start
+/// Runs a launch in the emulator, and again, from the same contents, from the PTX of each of these modules; gives, for
+/// each module, a difference for each buffer in which it and the emulator left different bits. The buffers keep what
+/// the last left.
+///
+/// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
+/// the buffers that the arguments point into, of a [reserved](crate::Buffer::reserve) one the pages that were touched.
+///
+/// # Errors
+///
+/// The fault of the executor that has one, the emulator's first.
+pub fn compare(modules: &[&Module], launch: &Launch, options: &Options) -> Result<Vec<Vec<Difference>>, Fault> {
+    let all = regions();
+    let written: Vec<_> = all.iter().filter(|region| !region.read_only && is_named(region, launch.args)).collect();
+    let before = contents(&written)?;
+    crate::run(launch, options)?;
+    let of_emulator = contents(&written)?;
+    let (mut found, mut left) = (Vec::new(), None);
+    for module in modules {
+        for ((region, then), now) in written.iter().zip(&before).zip(left.as_ref().unwrap_or(&of_emulator)) {
+            then.pairs(now).for_each(|(offset, then, _)| region.mapping.write_at(offset, then));
+        }
+        module.run_as(launch, options)?;
+        let of_ptx = contents(&written)?;
+        let both = written.iter().zip(&of_emulator).zip(&of_ptx);
+        found.push(both.filter_map(|((region, emulator), ptx)| difference(region, emulator, ptx)).collect());
+        left = Some(of_ptx);
+    }
+    Ok(found)
 }
 
-fn contents(region: &Region) -> Vec<u8> {
-    region.mapping.read(0, bytes(region))
+fn contents(regions: &[&Arc<Region>]) -> Result<Vec<Touched>, Fault> {
+    let read = |region: &&Arc<Region>| region.mapping.touched();
+    regions.iter().map(read).collect::<Result<_, _>>().map_err(|source| Fault::Host { what: "copy a buffer", source })
 }
 
-fn difference(buffer: String, emulator: &[u8], ptx: &[u8]) -> Option<Difference> {
-    let words = |bytes: &[u8]| {
-        let mut padded = bytes.to_vec();
-        padded.resize(bytes.len().next_multiple_of(4), 0);
-        from_bytes::<u32>(&padded)
-    };
-    let (emulator, ptx) = (words(emulator), words(ptx));
-    let both_nan = |i| is_double_nan(&emulator, i) && is_double_nan(&ptx, i);
-    let differ = |&i: &usize| !(alike(emulator[i], ptx[i]) || both_nan(i));
-    let all: Vec<usize> = (0..emulator.len()).filter(differ).collect();
-    let first = *all.first()?;
-    Some(Difference { buffer, offset: 4 * first, words: all.len(), emulator: emulator[first], ptx: ptx[first] })
+fn difference(region: &Region, emulator: &Touched, ptx: &Touched) -> Option<Difference> {
+    let mut found: Option<Difference> = None;
+    for (start, emulator, ptx) in emulator.pairs(ptx).filter(|(_, emulator, ptx)| emulator != ptx) {
+        let (emulator, ptx) = (words(emulator), words(ptx));
+        let both_nan = |i| is_double_nan(&emulator, i) && is_double_nan(&ptx, i);
+        for i in (0..emulator.len()).filter(|&i| !(alike(emulator[i], ptx[i]) || both_nan(i))) {
+            let (offset, emulator, ptx) = (start + 4 * i, emulator[i], ptx[i]);
+            let first = || Difference { buffer: region.name(), offset, words: 0, emulator, ptx };
+            found.get_or_insert_with(first).words += 1;
+        }
+    }
+    found
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    from_bytes::<u32>(&padded)
 }
 
 /// Is a word half of a NaN of 64 bits?

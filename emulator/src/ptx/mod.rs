@@ -83,7 +83,7 @@ mod text;
 mod touch;
 mod warp;
 
-pub use compare::Difference;
+pub use compare::{Difference, compare};
 pub use compile::Compiler;
 pub use launch::Launch;
 pub use module::Module;
