@@ -82,6 +82,7 @@ mod table;
 mod text;
 mod touch;
 mod warp;
+mod watch;
 
 pub use compare::Difference;
 pub use compile::Compiler;
