@@ -10,7 +10,7 @@ use twofour::pass::{Binder, Checked, Libraries, Names, Pass, Plan, Queue, Work};
 use twofour::space::{Input, Output, Plain, Raw, RawSlice};
 use twofour::{Executor, Result};
 use twofour_emulator::tensor::Arithmetic;
-use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
+use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename, written};
 
 pub mod beside;
 mod corner;
@@ -95,7 +95,6 @@ impl Emulator {
         if launch.grid.contains(&0) {
             return;
         }
-        ran(name);
         assert!(launch.shared_bytes <= self.limits.max_shared_bytes, "{name}");
         let of_emulator = twofour_emulator::Launch {
             kernel: Kernel::find(name).unwrap(),
@@ -105,12 +104,8 @@ impl Emulator {
             args: launch.args.bytes(),
         };
         let Self { schedule, workers, arithmetic, ref blocks, .. } = *self;
-        let options = Options { schedule, workers, arithmetic, blocks: blocks.clone() };
-        let result = match beside::wanted() {
-            true => beside::run(&of_emulator, &options),
-            false => twofour_emulator::run(&of_emulator, &options).map(drop),
-        };
-        if let Err(fault) = result {
+        let options = Options { schedule, workers, arithmetic, blocks: blocks.clone(), watch: false };
+        if let Err(fault) = beside::run(&of_emulator, &options) {
             panic!("{name}: {fault}");
         }
     }
@@ -263,6 +258,7 @@ impl<T: Plain> Array<T> {
     pub fn write_at(&self, first: usize, values: &[T]) {
         assert!(!self.read_only && first + values.len() <= self.elements());
         let to = (self.buffer.address() as usize + first * size_of::<T>()) as *mut T;
+        written(to as u64, size_of_val(values));
         // SAFETY: the elements are inside the buffer, which is writable and to which there are no references; buffers
         // begin on 16 bytes.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len()) }

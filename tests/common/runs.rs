@@ -1,6 +1,6 @@
 //! How many random problems there are, and how many each kernel has met.
 
-use super::emulator::beside;
+use super::emulator::beside::{Executed, from_ptx, wanted as executed, watched};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use std::collections::HashMap;
@@ -58,20 +58,27 @@ pub fn wanted() -> u64 {
     asked.unwrap_or_else(|| share(1000).into())
 }
 
-/// Says how many problems each kernel has met whose name begins so, all `kernels` of them, as C++ and from PTX; fails if
-/// one has met fewer than [`wanted`], or than half of that where only a part is run: of few random problems, chance gives
-/// some fewer.
+/// Says how many problems each kernel has met whose name begins so, all `kernels` of them, as C++, from PTX beside it and
+/// watched; fails if one has met fewer than [`wanted`], or than half of that where only a part is run: of few random
+/// problems, chance gives some fewer.
 #[track_caller]
 pub fn each_kernel_has_met_many(start: &str, kernels: usize) {
     let names = twofour_emulator::kernels().iter().map(Kernel::name).filter(|name| name.starts_with(start));
-    let mut report: Vec<_> = names.map(|name| (runs(&name), runs(&beside::from_ptx(&name)), name)).collect();
+    let counts = |name: &str| [runs(name), runs(&from_ptx(name)), runs(&watched(name))];
+    let mut report: Vec<_> = names.map(|name| (counts(&name), name)).collect();
     report.sort_unstable();
-    println!("{:>10} {:>10}  kernel", "as C++", "from PTX");
-    report.iter().for_each(|(emulated, from_ptx, name)| println!("{emulated:>10} {from_ptx:>10}  {name}"));
+    println!("{:>10} {:>10} {:>10}  kernel", "as C++", "from PTX", "watched");
+    report
+        .iter()
+        .for_each(|([emulated, ptx, watched], name)| println!("{emulated:>10} {ptx:>10} {watched:>10}  {name}"));
     assert_eq!(report.len(), kernels);
     let enough = if is_full() { wanted() } else { wanted() / 2 };
-    for (emulated, from_ptx, name) in report {
-        let least = if beside::wanted() { emulated.min(from_ptx) } else { emulated };
+    for ([emulated, from_ptx, watched], name) in report {
+        let least = match executed() {
+            Executed::Emulator => emulated,
+            Executed::Beside => emulated.min(from_ptx),
+            Executed::Watched => watched,
+        };
         assert!(least >= enough, "{name}: {least} of {enough} problems");
     }
 }

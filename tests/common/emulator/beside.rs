@@ -1,5 +1,5 @@
-//! The kernels' own PTX, executed beside the emulator: where `TWOFOUR_PTX=beside`, each launch of a kernel runs in
-//! both, and both must leave the same bits.
+//! The kernels' own PTX, executed: where `TWOFOUR_PTX=beside`, each launch of a kernel runs in the emulator and from its
+//! PTX, and both must leave the same bits; where `TWOFOUR_PTX=watched`, it runs from its PTX alone, and is watched.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,9 +13,25 @@ mod targets {
     include!("../../../build/targets.rs");
 }
 
-/// Is PTX to be executed beside the emulator?
-pub fn wanted() -> bool {
-    static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var("TWOFOUR_PTX").is_ok_and(|value| value == "beside"));
+/// What is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executed {
+    /// The C++ alone.
+    Emulator,
+    /// Both, and compared.
+    Beside,
+    /// The PTX alone, and every access of it is watched.
+    Watched,
+}
+
+/// What `TWOFOUR_PTX` asks for.
+pub fn wanted() -> Executed {
+    static WANTED: LazyLock<Executed> = LazyLock::new(|| match std::env::var("TWOFOUR_PTX").as_deref() {
+        Ok("beside") => Executed::Beside,
+        Ok("watched") => Executed::Watched,
+        Err(_) | Ok("") => Executed::Emulator,
+        Ok(other) => panic!("TWOFOUR_PTX={other} is neither `beside` nor `watched`"),
+    });
     *WANTED
 }
 
@@ -24,18 +40,32 @@ pub fn from_ptx(kernel: &str) -> String {
     format!("{kernel} from PTX")
 }
 
-/// Runs a launch on both executors.
+/// What a watched run is counted as.
+pub fn watched(kernel: &str) -> String {
+    format!("{kernel} watched")
+}
+
+/// Runs a launch as is wanted, and counts it.
 pub fn run(launch: &Launch, options: &Options) -> Result<(), Fault> {
     let name = launch.kernel.name();
-    match module_of(&name).compare(launch, options) {
-        Err(fault) => Err(fault),
-        Ok(None) => Ok(()),
-        Ok(Some(differences)) => {
-            assert!(differences.is_empty(), "{name}: emulator and PTX differ: {differences:#x?}");
-            super::ran(&from_ptx(&name));
-            Ok(())
+    match wanted() {
+        Executed::Emulator => {
+            super::ran(&name);
+            twofour_emulator::run(launch, options)?;
+        }
+        Executed::Beside => {
+            super::ran(&name);
+            if let Some(differences) = module_of(&name).compare(launch, options)? {
+                assert!(differences.is_empty(), "{name}: emulator and PTX differ: {differences:#x?}");
+                super::ran(&from_ptx(&name));
+            }
+        }
+        Executed::Watched => {
+            super::ran(&watched(&name));
+            module_of(&name).run_as(launch, &Options { watch: true, ..options.clone() })?;
         }
     }
+    Ok(())
 }
 
 /// The module with a kernel, of those of its op.
@@ -47,8 +77,7 @@ fn module_of(kernel: &str) -> Arc<Module> {
     }
     let op = kernel.split('_').nth(1).unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let compiler =
-        Compiler::find().expect("TWOFOUR_PTX=beside needs nvcc: put it on PATH, or name it in TWOFOUR_PTX_NVCC");
+    let compiler = Compiler::find().expect("TWOFOUR_PTX needs nvcc: put it on PATH, or name it in TWOFOUR_PTX_NVCC");
     let options: Vec<_> = targets::OPTIONS.into_iter().chain(targets::NVCC_OPTIONS).collect();
     for entry in std::fs::read_dir(root.join("cuda")).unwrap() {
         let path = entry.unwrap().path();
