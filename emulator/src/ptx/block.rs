@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::lanes::each;
+use super::lanes::{Lanes, each};
 use super::memory::{Memory, Trouble};
 use super::module::Entry;
 use super::op::{Instruction, Op};
@@ -336,20 +336,6 @@ impl Warp {
     /// Puts lanes at a place.
     pub(super) fn set(&mut self, lanes: u32, at: u32) {
         Lanes(lanes).for_each(|lane| self.at[lane as usize] = at);
-    }
-}
-
-/// The numbers of set bits.
-pub(super) struct Lanes(pub(super) u32);
-
-impl Iterator for Lanes {
-    type Item = u32;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<u32> {
-        let lane = self.0.trailing_zeros();
-        self.0 &= self.0.wrapping_sub(1);
-        (lane < 32).then_some(lane)
     }
 }
 

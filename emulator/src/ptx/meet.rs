@@ -3,7 +3,8 @@
 //! A lane that waits stands at the instruction it waits in, and nothing has happened yet; when others end, it comes to
 //! it again. Mbarriers, bulk copies, warpgroups' products and clusters, once they are built, are further meetings.
 
-use super::block::{BARRIERS, Barrier, Block, Flow, Lanes, add};
+use super::block::{BARRIERS, Barrier, Block, Flow, add};
+use super::lanes::Lanes;
 use super::memory::{Trouble, addresses, read};
 use super::op::{Address, Matrix, Meeting, NONE, Op, Row, Shuffle, Vote};
 use super::warp::Registers;

@@ -3,7 +3,8 @@
 use super::cells::{Clash, Record};
 use super::{Copying, Touch, Watch};
 use crate::fault::{Access, Fault, Place};
-use crate::ptx::block::{Block, Lanes};
+use crate::ptx::block::Block;
+use crate::ptx::lanes::Lanes;
 use crate::ptx::memory::addresses;
 use crate::ptx::op::{Instruction, NONE, Op, Space, Transfer};
 

@@ -2,7 +2,7 @@
 
 use super::order::{By, Order};
 use crate::fault::Access;
-use crate::ptx::block::Lanes;
+use crate::ptx::lanes::Lanes;
 
 /// Accesses of some bytes of a word, by lanes of one warp at one instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use crate::ptx::block::Lanes;
+use crate::ptx::lanes::Lanes;
 
 /// Lanes of a warp that did something, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
