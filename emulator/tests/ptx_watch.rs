@@ -7,7 +7,7 @@
 mod support;
 
 use support::Is::Race;
-use support::{Planted, assert_found, module, run, run_with, zeros};
+use support::{Planted, assert_found, module, module_in, run, run_with, zeros};
 use twofour_emulator::{Access, Fault, Near, Options, Schedule, Source};
 
 const fn race(name: &'static str, [blocks, threads]: [u32; 2], wrong: &'static str, right: &'static str) -> Planted {
@@ -267,20 +267,22 @@ fn launches_are_in_order() {
 
 #[test]
 fn a_race_names_both_accesses() {
+    // The second line is that of a call of a function in `ptx.cuh` (file 2).
     let text = "st.shared.u32 [%w11+128], 1; barrier.sync.aligned 0;
         .loc 1 40 3
         @%p10 st.shared.u32 [%w10+132], 1;
-        .loc 1 41 3
+        .loc 2 30 3, function_name $info, inlined_at 1 41 9
         @!%p11 ld.shared.u32 %w0, [%w10+132];";
-    let fault = run(&module(text), &zeros(), 1, 64, Schedule::RoundRobin).unwrap_err();
+    let files = ".file 1 \"/a/sums.cu\"\n.file 2 \"/a/common/ptx.cuh\"\n";
+    let fault = run(&module_in(files, text), &zeros(), 1, 64, Schedule::RoundRobin).unwrap_err();
     let Fault::Race { place, access, bytes, near, other, other_access, .. } = &fault else { panic!("{fault}") };
     assert_eq!((place.thread, other.thread), ([32, 0, 0], [0; 3]));
     assert_eq!((*access, *other_access, *bytes), (Access::Load, Access::Store, 4));
     assert_eq!(*near, Near::Shared { name: "box".to_owned(), bytes: 4096, offset: 132 });
-    let line = |source: &Source| matches!(source, Source::Line(_, line) if *line > 0);
-    assert!(line(&place.source) && line(&other.source) && place.source != other.source);
+    let line = |line| Source::Line("sums.cu".to_owned(), line);
+    assert_eq!((&place.source, &other.source), (&line(41), &line(40)));
     let message = fault.to_string();
-    assert!(message.contains("races with the store by block (0, 0, 0), thread (0, 0, 0)"), "{message}");
+    assert!(message.contains("races with the store by block (0, 0, 0), thread (0, 0, 0), sums.cu:40"), "{message}");
     assert!(message.contains("barrier of the block"), "{message}");
 }
 

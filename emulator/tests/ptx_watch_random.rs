@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use support::{module, run, zeros};
 use twofour_emulator::{Fault, Schedule};
 
-/// The threads that do something: two lanes of each of two warps, which are whole.
-const THREADS: [u32; 4] = [0, 1, 32, 33];
+/// The threads that do something: three lanes of each of two warps, which are whole.
+const THREADS: [u32; 6] = [0, 1, 2, 32, 33, 34];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -33,10 +33,10 @@ enum Step {
         global: bool,
     },
     Barrier,
-    /// Of a whole warp, or of its first lane alone.
+    /// Of these lanes of a warp.
     Warp {
         warp: u32,
-        whole: bool,
+        lanes: u32,
     },
 }
 
@@ -44,11 +44,12 @@ impl Step {
     fn text(self, number: usize) -> String {
         match self {
             Step::Barrier => "barrier.sync.aligned 0;\n".to_owned(),
-            Step::Warp { warp, whole: true } => {
-                format!("setp.ge.u32 %p0, %lane, 32; @{}%p0 bar.warp.sync -1;\n", if warp == 1 { "" } else { "!" })
-            }
-            Step::Warp { warp, whole: false } => {
-                format!("setp.eq.s32 %p0, %lane, {}; @%p0 bar.warp.sync 1;\n", 32 * warp)
+            Step::Warp { warp, lanes } => {
+                let [first, second] = if warp == 0 { [lanes, 0] } else { [0, lanes] };
+                format!(
+                    "selp.u32 %w2, {first}, {second}, %p11; mov.u32 %w3, %lanemask_eq; and.b32 %w2, %w2, %w3;
+                    setp.ne.s32 %p0, %w2, 0; @%p0 bar.warp.sync {lanes};\n"
+                )
             }
             Step::Touch { thread, kind, first, bytes, global } => {
                 let (space, base) = if global { ("global", "%to") } else { ("shared", "%w10") };
@@ -69,7 +70,7 @@ impl Step {
         match self {
             Step::Touch { .. } => false,
             Step::Barrier => true,
-            Step::Warp { warp, whole } => thread / 32 == warp && (whole || thread % 32 == 0),
+            Step::Warp { warp, lanes } => thread / 32 == warp && lanes >> (thread % 32) & 1 == 1,
         }
     }
 }
@@ -97,19 +98,21 @@ fn races(steps: &[Step]) -> bool {
 
 fn step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![3 => Just(Kind::Load), 2 => Just(Kind::Store), 1 => Just(Kind::Atomic)];
-    let touch = (0..4usize, kind, 0..8u32, 0..3u32, any::<bool>()).prop_map(|(thread, kind, first, size, global)| {
-        let bytes = if kind == Kind::Atomic { 4 } else { 1 << size };
-        Step::Touch { thread, kind, first: first / bytes * bytes, bytes, global }
-    });
-    let warp = (0..2u32, prop::bool::weighted(0.8)).prop_map(|(warp, whole)| Step::Warp { warp, whole });
-    prop_oneof![5 => touch, 1 => Just(Step::Barrier), 2 => warp]
+    let touch =
+        (0..THREADS.len(), kind, 0..8u32, 0..3u32, any::<bool>()).prop_map(|(thread, kind, first, size, global)| {
+            let bytes = if kind == Kind::Atomic { 4 } else { 1 << size };
+            Step::Touch { thread, kind, first: first / bytes * bytes, bytes, global }
+        });
+    let lanes = prop::sample::select(vec![u32::MAX, u32::MAX, 0b1, 0b11, 0b110, 0b101]);
+    let warp = (0..2u32, lanes).prop_map(|(warp, lanes)| Step::Warp { warp, lanes });
+    prop_oneof![5 => touch, 1 => Just(Step::Barrier), 5 => warp]
 }
 
 #[test]
 fn a_race_is_found_exactly_if_there_is_one() {
     let counts = [Cell::new(0), Cell::new(0)];
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 600, ..Default::default() });
-    let strategy = (prop::collection::vec(step(), 2..12), any::<u64>());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 1500, ..Default::default() });
+    let strategy = (prop::collection::vec(step(), 2..16), any::<u64>());
     runner
         .run(&strategy, |(steps, seed)| {
             let body: String = steps.iter().enumerate().map(|(number, step)| step.text(number)).collect();

@@ -56,7 +56,12 @@ const BEFORE: &str = "mov.u32 %w10, box; shl.b32 %w11, %lane, 2; add.s32 %w11, %
 pub const BYTES: usize = 4096;
 
 pub fn module(body: &str) -> Module {
-    ptx::module(".shared .align 16 .b8 box[4096];", &format!("{BEFORE}{body}"))
+    module_in("", body)
+}
+
+/// In a module that has these directives, too.
+pub fn module_in(directives: &str, body: &str) -> Module {
+    ptx::module(&format!("{directives}.shared .align 16 .b8 box[4096];"), &format!("{BEFORE}{body}"))
 }
 
 /// Runs a body on `to`.
