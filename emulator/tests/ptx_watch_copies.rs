@@ -8,7 +8,7 @@ mod support;
 
 use support::Is::{NeverWaited, Race, Stale, UnderWay, Unwritten};
 use support::{BYTES, Is, Planted, assert_found, module, run, run_with, zeros};
-use twofour_emulator::{Buffer, Fault, Options, Schedule, written};
+use twofour_emulator::{Access, Buffer, Fault, Options, Schedule, written};
 
 const fn planted(
     name: &'static str,
@@ -147,6 +147,22 @@ fn copies() {
         ),
     ];
     assert_found(&planted, zeros);
+}
+
+/// The barrier comes before the wait, so that it says nothing of the copy; which fault it is depends on who is first.
+#[test]
+fn a_wait_after_the_barrier_is_too_late_for_the_others() {
+    let wrong = module(
+        "@%p11 cp.async.ca.shared.global [%w11], [%from], 4; barrier.sync.aligned 0; @%p11 cp.async.wait_all;
+        @!%p11 ld.shared.u32 %w0, [%w13];",
+    );
+    let found = |schedule| match run(&wrong, &zeros(), 1, 64, schedule).unwrap_err() {
+        Fault::Race { other_access: Access::CopyTarget, .. } => Race,
+        Fault::CopyUnderWay { .. } => UnderWay,
+        other => panic!("{schedule:?}: {other}"),
+    };
+    let found: Vec<Is> = Schedule::several(8).map(found).collect();
+    assert!(found.contains(&Race) && found.contains(&UnderWay), "{found:?}");
 }
 
 #[test]
