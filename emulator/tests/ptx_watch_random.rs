@@ -135,3 +135,21 @@ fn a_race_is_found_exactly_if_there_is_one() {
         .unwrap_or_else(|error| panic!("{error}"));
     assert!(counts.iter().all(|count| count.get() > 100), "right and with a race: {counts:?}");
 }
+
+/// Three lanes hand a word on in pairs, and the two of the last pair know different things.
+#[test]
+fn order_goes_on_from_lane_to_lane() {
+    let touch = |thread, kind| Step::Touch { thread, kind, first: 0, bytes: 4, global: false };
+    let meet = |lanes| Step::Warp { warp: 0, lanes };
+    let chain = [touch(2, Kind::Store), meet(0b110), meet(0b011), touch(0, Kind::Load)];
+    for missing in [None, Some(1), Some(2)] {
+        let mut steps = chain.to_vec();
+        missing.map(|missing| steps.remove(missing));
+        let body: String = steps.iter().enumerate().map(|(number, step)| step.text(number)).collect();
+        let module = module(&format!("@%p10 st.shared.u32 [%w10+1024], 0; barrier.sync.aligned 0;\n{body}"));
+        for schedule in Schedule::several(3) {
+            let found = run(&module, &zeros(), 1, 64, schedule).is_err();
+            assert_eq!((found, races(&steps)), (missing.is_some(), missing.is_some()), "{missing:?} {schedule:?}");
+        }
+    }
+}

@@ -177,6 +177,9 @@ fn clash(old: &Record, new: &Record, order: &Order) -> Result<(), Clash> {
     if !new.conflicts(old) {
         return Ok(());
     }
+    if order.is_past(&old.by) {
+        return Ok(());
+    }
     // Each lane of the new ones for itself.
     let each = Lanes(new.by.lanes).map(|lane| order.open(&old.by, &By { lanes: 1 << lane, ..new.by }));
     match each.fold(0, |open, lanes| open | lanes) {

@@ -76,13 +76,19 @@ impl Order {
         by.block != self.block && !self.fences
     }
 
+    /// Has it happened before all that the block still does?
+    #[inline]
+    pub(super) fn is_past(&self, old: &By) -> bool {
+        old.block == self.block && old.stamp < self.floor
+    }
+
     /// The lanes of `old` that have not happened before the first of `new`, who is at it now; none that are in both.
     #[inline]
     pub(super) fn open(&self, old: &By, new: &By) -> u32 {
-        let own = old.block == self.block;
-        if own && old.stamp < self.floor {
+        if self.is_past(old) {
             return 0;
         }
+        let own = old.block == self.block;
         let clock = &self.clocks[(32 * new.warp + new.lanes.trailing_zeros()) as usize];
         let known = if own { Some(&clock.block) } else { clock.others.get(&old.block) };
         let Some(known) = known else { return old.lanes };
