@@ -135,6 +135,8 @@ struct NarrowMoments {
     write_own_codes(unit, static_cast<u8*>(step.m), staging, of_m);
     write_own_codes(unit, static_cast<u8*>(step.v), staging, of_v);
     const u64 at = unit.first / kUnitGroups * 2;
+    // All lanes have loaded the old ones; shuffles order no memory.
+    sync_warp();
     if (lane() < 2) store(step.scales + at + lane(), lane() == 0 ? top[0] : top[1]);
   }
 };

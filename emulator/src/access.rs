@@ -111,7 +111,7 @@ impl Block {
 
     /// The buffer that holds all these bytes.
     pub(crate) fn region_of(&self, address: usize, bytes: usize) -> Option<&Region> {
-        region_of(&self.context.regions, address, bytes)
+        region_of(&self.context.regions, address, bytes).map(|region| &**region)
     }
 
     /// The closest memory to an address that is outside of everything.
@@ -129,10 +129,10 @@ impl Block {
 }
 
 /// The buffer that holds all these bytes, among those given lowest address first.
-pub(crate) fn region_of(regions: &[Arc<Region>], address: usize, bytes: usize) -> Option<&Region> {
+pub(crate) fn region_of(regions: &[Arc<Region>], address: usize, bytes: usize) -> Option<&Arc<Region>> {
     let after = regions.partition_point(|region| region.mapping.bytes().start <= address);
     let region = regions.get(after.checked_sub(1)?)?;
-    region.mapping.bytes().contains(address, bytes).then_some(&**region)
+    region.mapping.bytes().contains(address, bytes).then_some(region)
 }
 
 /// The closest buffer to an address that is outside of all.

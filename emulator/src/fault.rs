@@ -51,6 +51,10 @@ pub enum Access {
     StoreGlobal,
     /// The source of an asynchronous copy.
     CopySource,
+    /// What an asynchronous copy writes.
+    CopyTarget,
+    /// An atomic operation.
+    Atomic,
 }
 
 impl fmt::Display for Access {
@@ -61,6 +65,8 @@ impl fmt::Display for Access {
             Access::Store => "store",
             Access::StoreGlobal => "global store",
             Access::CopySource => "cp.async",
+            Access::CopyTarget => "write by cp.async",
+            Access::Atomic => "atomic",
         })
     }
 }
@@ -119,6 +125,12 @@ impl fmt::Display for Near {
 
 fn sized(access: Access, bytes: Option<u32>) -> String {
     bytes.map_or_else(|| format!("a raw {access}"), |bytes| format!("{access} of {bytes} bytes"))
+}
+
+/// A place whose kernel was just named.
+fn with_block(place: &Place) -> String {
+    let whole = place.to_string();
+    whole.strip_prefix(&format!("{}, ", place.kernel)).map_or(whole.clone(), str::to_owned)
 }
 
 /// Why a launch did not run to its end.
@@ -305,6 +317,85 @@ pub enum Fault {
         /// The instruction and what it was given.
         what: String,
     },
+    /// Two threads touched the same bytes, at least one of them wrote, and nothing orders the two.
+    #[error(
+        "{place}: {} at {near} races with the {other_access} by {}: {missing}",
+        sized(*access, Some(*bytes)), with_block(other)
+    )]
+    Race {
+        /// The access that came later in this run.
+        place: Box<Place>,
+        /// What it was.
+        access: Access,
+        /// How many bytes.
+        bytes: u32,
+        /// Where.
+        near: Near,
+        /// The access that came first in this run.
+        other: Box<Place>,
+        /// What that was.
+        other_access: Access,
+        /// What would order them.
+        missing: &'static str,
+    },
+    /// Memory that an asynchronous copy reads or writes was touched before the copy was waited for.
+    #[error(
+        "{place}: {} at {near}, where the cp.async of {} is under way: wait for its group first, then a barrier",
+        sized(*access, Some(*bytes)), with_block(other)
+    )]
+    CopyUnderWay {
+        /// The access.
+        place: Box<Place>,
+        /// What it was.
+        access: Access,
+        /// How many bytes.
+        bytes: u32,
+        /// Where.
+        near: Near,
+        /// Where the copy was issued.
+        other: Box<Place>,
+    },
+    /// A thread ended without waiting for an asynchronous copy of its own.
+    #[error("{place}: never waits for its cp.async to {near}: wait for all groups before the end, or copy less")]
+    CopyNeverWaitedFor {
+        /// Where the copy was issued.
+        place: Box<Place>,
+        /// Where it writes.
+        near: Near,
+    },
+    /// A load through the read-only path of bytes that the same launch writes.
+    #[error(
+        "{place}: {} at {near}, which this launch also {} ({other_access} by {}): load it with ld.global, not .nc",
+        sized(*access, Some(*bytes)), if *access == Access::LoadReadOnly { "writes" } else { "loads by .nc" },
+        with_block(other)
+    )]
+    Stale {
+        /// Whichever of the two came later in this run.
+        place: Box<Place>,
+        /// What it was.
+        access: Access,
+        /// How many bytes.
+        bytes: u32,
+        /// Where.
+        near: Near,
+        /// The other one.
+        other: Box<Place>,
+        /// What that was.
+        other_access: Access,
+    },
+    /// A load of bytes that nothing has written.
+    #[error("{place}: {} at {near}, where nothing was written: write it first, or do not load it",
+        sized(*access, Some(*bytes)))]
+    Uninitialised {
+        /// Where.
+        place: Box<Place>,
+        /// What it was.
+        access: Access,
+        /// How many bytes.
+        bytes: u32,
+        /// What was loaded.
+        near: Near,
+    },
     /// A compiler check failed: an index beyond a static array, a shift by 32 or more, a signed overflow, a raw
     /// misaligned dereference or a division by zero.
     #[error("{place}: undefined behaviour in C++ (array bound, shift, signed overflow, alignment or division by zero)")]
@@ -330,6 +421,11 @@ impl Fault {
             | Fault::UnorderedMetadata { place, .. }
             | Fault::StackOverflow { place, .. }
             | Fault::UndefinedPtx { place, .. }
+            | Fault::Race { place, .. }
+            | Fault::CopyUnderWay { place, .. }
+            | Fault::CopyNeverWaitedFor { place, .. }
+            | Fault::Stale { place, .. }
+            | Fault::Uninitialised { place, .. }
             | Fault::Undefined { place } => Some(place),
             _ => None,
         }

@@ -51,11 +51,15 @@ pub struct Options {
     pub blocks: Option<Range<u64>>,
     /// How tensor cores add; matters to kernels with an `mma` over floats.
     pub arithmetic: Arithmetic,
+    /// Whether to look for races, reads of what was never written, and other faults that need not change a result;
+    /// where PTX is executed ([`ptx`](crate::ptx)). It takes several times as long, and one OS thread.
+    pub watch: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { schedule: Schedule::RoundRobin, workers: 0, blocks: None, arithmetic: Arithmetic::InOrder }
+        let (schedule, arithmetic) = (Schedule::RoundRobin, Arithmetic::InOrder);
+        Options { schedule, workers: 0, blocks: None, arithmetic, watch: false }
     }
 }
 
@@ -90,6 +94,7 @@ pub fn run(launch: &Launch, options: &Options) -> Result<Report, Fault> {
     let blocks = options.blocks_of(launch.grid);
     let workers = options.workers_for(&blocks);
     let report = run_blocks::<Fibers>(context, options.schedule, blocks, workers)?;
+    own.iter().for_each(|region| region.write_all());
     let overwritten = own.iter().find_map(|region| Some((region, region.mapping.changed_slack()?)));
     overwritten.map_or(Ok(report), |(region, offset)| {
         region.mapping.fill_slack();

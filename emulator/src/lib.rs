@@ -58,6 +58,6 @@ pub use element::Element;
 pub use fault::{Access, Fault, Near, Place, Source};
 pub use kernel::{Kernel, kernels};
 pub use launch::{Launch, MAX_SHARED_BYTES, Options, run, unwritten};
-pub use memory::{Buffer, rename};
+pub use memory::{Buffer, rename, written};
 pub use report::Report;
 pub use schedule::Schedule;

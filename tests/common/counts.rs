@@ -9,9 +9,11 @@ use std::sync::{LazyLock, Mutex, Once};
 
 /// What the emulator's runs are counted as.
 pub const EMULATED: &str = "C++";
-/// Of these, those with a buffer that 32 bits do not address.
+/// What watched runs from PTX are.
+pub const WATCHED: &str = "watched";
+/// Of all, those with a buffer that 32 bits do not address.
 pub const FAR: &str = "far";
-/// Of these, those of more than 256 blocks.
+/// Of all, those of more than 256 blocks.
 pub const MANY_BLOCKS: &str = "blocks";
 
 /// By kernel, or what else has a name, and by what ran it.

@@ -1,7 +1,7 @@
 //! The emulator as an executor: it is given the works that a device would be given, and runs the kernels as they are.
 //! Products by cuBLASLt are done here, naively, at the very addresses that the library would be given.
 
-use super::counts::{EMULATED, FAR, MANY_BLOCKS, ran};
+use super::counts::{FAR, MANY_BLOCKS, ran};
 use super::executor::TestExecutor;
 
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use twofour::pass::{Binder, Checked, Libraries, Names, Pass, Plan, Queue, Work};
 use twofour::space::{Input, Output, Plain, Raw, RawSlice};
 use twofour::{Executor, Result};
 use twofour_emulator::tensor::Arithmetic;
-use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename};
+use twofour_emulator::{Buffer, Kernel, Options, Schedule, rename, written};
 
 pub mod beside;
 mod corner;
@@ -37,6 +37,8 @@ pub struct Emulator {
     pub arithmetic: Arithmetic,
     /// Only these blocks of a grid.
     pub blocks: Option<Range<u64>>,
+    /// For random problems, of which there are many.
+    pub is_random: bool,
 }
 
 impl Emulator {
@@ -49,6 +51,7 @@ impl Emulator {
             workers: 1,
             arithmetic: Arithmetic::InOrder,
             blocks: None,
+            is_random: false,
         }
     }
 
@@ -57,7 +60,7 @@ impl Emulator {
     pub fn numbered(number: u64) -> Self {
         let schedule = [Schedule::RoundRobin, Schedule::Solo(number), Schedule::Random(number)][number as usize % 3];
         let limits = [SMALL, SMALL, SMALL, Limits::H200][number as usize / 3 % 4];
-        Self { limits, workers: 1 + number as usize % 2, ..Self::new(schedule) }
+        Self { limits, workers: 1 + number as usize % 2, is_random: true, ..Self::new(schedule) }
     }
 
     /// A few that differ much.
@@ -104,7 +107,6 @@ impl Emulator {
             shared_bytes: launch.shared_bytes,
             args: launch.args.bytes(),
         };
-        ran(name, EMULATED);
         if of_emulator.largest_buffer() > u32::MAX as usize {
             ran(name, FAR);
         }
@@ -112,12 +114,8 @@ impl Emulator {
             ran(name, MANY_BLOCKS);
         }
         let Self { schedule, workers, arithmetic, ref blocks, .. } = *self;
-        let options = Options { schedule, workers, arithmetic, blocks: blocks.clone() };
-        let result = match beside::wanted() {
-            true => beside::run(&of_emulator, &options),
-            false => twofour_emulator::run(&of_emulator, &options).map(drop),
-        };
-        if let Err(fault) = result {
+        let options = Options { schedule, workers, arithmetic, blocks: blocks.clone(), watch: false };
+        if let Err(fault) = beside::run(&of_emulator, &options, self.is_random) {
             panic!("{name}: {fault}");
         }
     }
@@ -269,6 +267,7 @@ impl<T: Plain> Array<T> {
     pub fn write_at(&self, first: usize, values: &[T]) {
         assert!(!self.read_only && first + values.len() <= self.elements());
         let to = (self.buffer.address() as usize + first * size_of::<T>()) as *mut T;
+        written(to as u64, size_of_val(values));
         // SAFETY: the elements are inside the buffer, which is writable and to which there are no references; buffers
         // begin on 16 bytes.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len()) }

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use super::lanes::each;
+use super::lanes::{Lanes, each};
 use super::memory::{Memory, Trouble};
 use super::module::Entry;
 use super::op::{Instruction, Op};
 use super::warp::Registers;
+use super::watch::Watch;
 use crate::copies::Copies;
 use crate::fault::{Fault, Place};
 use crate::memory::Region;
@@ -29,6 +30,7 @@ pub(super) struct Context {
     pub(super) args: Vec<u128>,
     pub(super) schedule: Schedule,
     pub(super) arithmetic: Arithmetic,
+    pub(super) watch: bool,
     pub(super) regions: Arc<[Arc<Region>]>,
 }
 
@@ -74,6 +76,8 @@ pub(super) struct Block {
     index: [u32; 3],
     pub(super) random: Random,
     pub(super) counts: Counts,
+    /// Nothing, unless the launch is watched.
+    pub(super) watch: Option<Box<Watch>>,
 }
 
 /// Why a warp's lanes stop running together.
@@ -96,7 +100,10 @@ impl Runner for Block {
         let memory = Memory::new(&entry, &context.regions, context.shared_bytes, &context.args, threads);
         let memory = memory.map_err(|source| Fault::Host { what: "map shared memory", source })?;
         let warps = (0..threads.div_ceil(32)).map(|number| Warp::new(context, number, threads)).collect();
+        let fences = entry.code.iter().any(|instruction| instruction.op == Op::Fence);
+        let watch = || Watch::new(&context.regions, threads, entry.shared_bytes(context.shared_bytes), fences);
         Ok(Block {
+            watch: context.watch.then(|| Box::new(watch())),
             context: Arc::clone(context),
             entry,
             memory,
@@ -114,6 +121,9 @@ impl Runner for Block {
         self.random = self.context.schedule.random(number);
         self.barriers = [Barrier::default(); BARRIERS];
         self.memory.start();
+        if let Some(watch) = &mut self.watch {
+            watch.start(number);
+        }
         for warp in &mut self.warps {
             warp.start(&self.context, self.index);
         }
@@ -235,6 +245,10 @@ impl Block {
                 self.arrive(number, at, active, [*row, *threads], *aligned)
             }
             Op::Meet { members, what } => self.meet(number, at, lanes, active, *members, what),
+            _ if self.watch.is_some() => {
+                self.touch_watched(instruction, number, at, active)?;
+                Ok(Flow::Next)
+            }
             _ => match self.touch(instruction, number, at, active) {
                 Ok(()) => Ok(Flow::Next),
                 Err((lane, trouble)) => Err(self.fault(number, lane, at, trouble)),
@@ -322,20 +336,6 @@ impl Warp {
     /// Puts lanes at a place.
     pub(super) fn set(&mut self, lanes: u32, at: u32) {
         Lanes(lanes).for_each(|lane| self.at[lane as usize] = at);
-    }
-}
-
-/// The numbers of set bits.
-pub(super) struct Lanes(pub(super) u32);
-
-impl Iterator for Lanes {
-    type Item = u32;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<u32> {
-        let lane = self.0.trailing_zeros();
-        self.0 &= self.0.wrapping_sub(1);
-        (lane < 32).then_some(lane)
     }
 }
 

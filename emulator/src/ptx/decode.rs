@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::kinds::{W2, W2D};
 use super::op::{Address, File, Guard, Instruction, NONE, Op, Row};
 use super::parse::{Class, Item, Registers};
-use super::statement::{Operand, Statement};
+use super::statement::{Operand, Place, Statement};
 use super::table::plain;
 use super::text::wrong;
 use super::{forms, special};
@@ -42,7 +42,7 @@ struct Declared {
 pub(super) struct Code {
     pub(super) instructions: Vec<Instruction>,
     pub(super) lines: Vec<u32>,
-    pub(super) places: Vec<(u32, u32)>,
+    pub(super) places: Vec<Place>,
 }
 
 impl<'a> Decoder<'a> {
@@ -94,7 +94,7 @@ impl<'a> Decoder<'a> {
             // The end of the body is an end of the thread.
             code.instructions.push(Instruction { guard: None, op: Op::Return });
             code.lines.push(code.lines.last().copied().unwrap_or(0));
-            code.places.push(code.places.last().copied().unwrap_or((0, 0)));
+            code.places.push(code.places.last().copied().unwrap_or_default());
         }
         Ok(code)
     }

@@ -24,3 +24,17 @@ pub(super) fn keep<T: Copy>(row: &mut [T; 32], lanes: u32, values: &[T; 32]) {
         *kept = if lanes >> i & 1 == 1 { *value } else { *kept };
     }
 }
+
+/// The numbers of set bits.
+pub(super) struct Lanes(pub(super) u32);
+
+impl Iterator for Lanes {
+    type Item = u32;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<u32> {
+        let lane = self.0.trailing_zeros();
+        self.0 &= self.0.wrapping_sub(1);
+        (lane < 32).then_some(lane)
+    }
+}

@@ -1,5 +1,7 @@
 //! Launching a module's kernel.
 
+use std::sync::Arc;
+
 use super::block::{Block, Context};
 use super::module::Module;
 use crate::Fault;
@@ -50,10 +52,19 @@ impl Module {
             args: launch::in_words(launch.args),
             schedule: options.schedule,
             arithmetic: options.arithmetic,
+            watch: options.watch,
             regions: regions().into(),
         };
         let blocks = options.blocks_of(launch.grid);
-        run_blocks::<Block>(context, options.schedule, blocks.clone(), options.workers_for(&blocks))
+        let workers = if options.watch { 1 } else { options.workers_for(&blocks) };
+        let regions = Arc::clone(&context.regions);
+        let report = run_blocks::<Block>(context, options.schedule, blocks, workers)?;
+        if !options.watch || options.blocks.is_some() {
+            // Nobody knows what was written, or would have been by the other blocks.
+            let named = regions.iter().filter(|region| launch::is_named(region, launch.args));
+            named.for_each(|region| region.write_all());
+        }
+        Ok(report)
     }
 
     /// Executes what the emulator would run, from this module's PTX: the kernel of the same name.

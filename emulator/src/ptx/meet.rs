@@ -3,7 +3,8 @@
 //! A lane that waits stands at the instruction it waits in, and nothing has happened yet; when others end, it comes to
 //! it again. Mbarriers, bulk copies, warpgroups' products and clusters, once they are built, are further meetings.
 
-use super::block::{BARRIERS, Barrier, Block, Flow, Lanes, add};
+use super::block::{BARRIERS, Barrier, Block, Flow, add};
+use super::lanes::Lanes;
 use super::memory::{Trouble, addresses, read};
 use super::op::{Address, Matrix, Meeting, NONE, Op, Row, Shuffle, Vote};
 use super::warp::Registers;
@@ -72,7 +73,10 @@ impl Block {
     fn act(&mut self, number: usize, at: u32, lanes: u32, what: &Meeting) -> Result<(), Fault> {
         let registers = &mut self.warps[number].registers;
         match what {
-            Meeting::Warp => Ok(()),
+            Meeting::Warp => {
+                self.join_lanes(number, lanes);
+                Ok(())
+            }
             Meeting::Shuffle { mode, d, p, a, b, c } => {
                 let (a, b, c) = (registers.word(*a), registers.word(*b), registers.word(*c));
                 let (mut values, mut inside) = ([0; 32], 0);
@@ -158,6 +162,7 @@ impl Block {
                 *element = unsafe { read(from.wrapping_add(2 * i), 2) } as u16;
             }
         }
+        self.load_matrix_watched(number, at, &places[..8 * usize::from(count)])?;
         for (matrix, row) in matrices.iter().zip(rows).take(count.into()) {
             let element = |row: usize, column: usize| u32::from(matrix[row][column]);
             let values = std::array::from_fn(|lane| {
@@ -227,6 +232,7 @@ impl Block {
             return;
         }
         *barrier = Barrier::default();
+        self.join_warps(id);
         for warp in self.warps.iter_mut().filter(|warp| warp.barrier == Some(id)) {
             (warp.barrier, warp.waiting) = (None, 0);
             warp.at.iter_mut().for_each(|at| *at += 1);
@@ -236,6 +242,7 @@ impl Block {
 
     /// Lanes end.
     pub(super) fn end(&mut self, number: usize, lanes: u32) -> Result<(), Fault> {
+        self.end_watched(number, lanes)?;
         let warp = &mut self.warps[number];
         warp.live &= !lanes;
         // Those that wait look again who must come.

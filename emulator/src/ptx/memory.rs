@@ -181,10 +181,11 @@ impl Memory {
     }
 
     /// What an address outside of everything is close to.
-    fn near(&self, space: Space, address: u64) -> Near {
-        match space {
-            Space::Shared => self.near_shared(address),
-            Space::Param | Space::Local => Near::Nothing,
+    pub(super) fn near(&self, space: Space, address: u64) -> Near {
+        match (space, self.in_shared(address)) {
+            (Space::Shared, _) => self.near_shared(address),
+            (Space::Generic, Some(address)) => self.near_shared(address),
+            (Space::Param | Space::Local, _) => Near::Nothing,
             _ => match region_of(&self.regions, address as usize, 1) {
                 Some(region) => near(region, address as usize),
                 None => near_buffer(&self.regions, address as usize),
@@ -229,6 +230,11 @@ impl Memory {
     /// Generic addresses of shared ones, and back.
     pub(super) fn generic_of_shared(&self, address: u64) -> u64 {
         address.wrapping_sub(SHARED).wrapping_add(self.shared.bytes().start as u64)
+    }
+
+    /// The address in the window of shared memory, if a generic one leads there.
+    pub(super) fn in_shared(&self, address: u64) -> Option<u64> {
+        self.shared.bytes().contains(address as usize, 1).then(|| self.shared_of_generic(address))
     }
 
     pub(super) fn shared_of_generic(&self, address: u64) -> u64 {

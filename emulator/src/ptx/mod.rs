@@ -48,12 +48,14 @@
 //!
 //! **What is checked.** Bounds and alignment of every access, each variable of shared memory apart; stores to inputs;
 //! barriers that not all threads reach; collectives without a member; what the ISA calls undefined where it can be
-//! seen.
+//! seen. With [`Options::watch`](crate::Options) also races, in shared and global memory, by what the memory model
+//! orders; loads of what was never written; asynchronous copies used before their wait, or never waited for; and loads
+//! through the read-only path of what the launch writes.
 //!
 //! **What is not.** Mbarriers, bulk copies, wgmma, `setmaxnreg` and clusters are not read at all; they belong into
 //! `Meeting` (op.rs) and meet.rs. Functions and calls, textures, generic addresses of local memory: not built.
-//! Registers that are read before they are written, and races, are not noticed as such. The order of blocks and the
-//! memory model are those of the processor.
+//! Registers that are read before they are written are not noticed as such. The order of blocks and the values that a
+//! race leaves are those of the processor.
 //!
 //! **Where the ISA leaves room**: `scalar.rs` says what is taken.
 
@@ -82,6 +84,7 @@ mod table;
 mod text;
 mod touch;
 mod warp;
+mod watch;
 
 pub use compare::{Difference, compare};
 pub use compile::Compiler;

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use super::decode::{Decoder, Special};
 use super::op::{Instruction, LOCAL, PARAMS, Row, SHARED};
 use super::parse::{self, EntryText, Item, ModuleText, Variable};
-use super::statement::Operand;
+use super::statement::{Operand, Place};
 use super::text::wrong;
 use crate::fault::Source;
 use crate::{Buffer, Fault};
 
 /// Bytes between variables of shared memory, so that a step beyond one is not a step into the next.
 const GAP: u64 = 64;
+
+/// The file whose functions are one instruction each.
+const WRAPPERS: &str = "ptx.cuh";
 
 /// A PTX module that can be executed. Its global variables live as long as it does, and keep what kernels store there.
 pub struct Module {
@@ -37,7 +40,7 @@ pub(super) struct Entry {
     pub(super) local_bytes: u64,
     /// The line of each instruction in the text, and its file and line in the source.
     lines: Vec<u32>,
-    places: Vec<(u32, u32)>,
+    places: Vec<Place>,
     files: Arc<HashMap<u32, String>>,
 }
 
@@ -141,11 +144,12 @@ impl Entry {
         self.shared.iter().map(end).max().unwrap_or(SHARED) - SHARED
     }
 
-    /// Where an instruction is, in the source if that is known, else in the text.
+    /// Where an instruction is, in the source if that is known, else in the text; of a wrapper, where it is called.
     pub(super) fn source(&self, at: u32) -> Source {
-        let (file, line) = self.places.get(at as usize).copied().unwrap_or_default();
-        match self.files.get(&file) {
-            Some(name) if line > 0 => Source::Line(name.clone(), line),
+        let place = self.places.get(at as usize).copied().unwrap_or_default();
+        let [own, call] = place.map(|(file, line)| Some((self.files.get(&file)?, line)).filter(|_| line > 0));
+        match own.filter(|(name, _)| *name != WRAPPERS).or(call).or(own) {
+            Some((name, line)) => Source::Line(name.clone(), line),
             _ => Source::Line("PTX".to_owned(), self.lines.get(at as usize).copied().unwrap_or_default()),
         }
     }

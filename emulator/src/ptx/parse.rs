@@ -283,7 +283,7 @@ fn entry<'a>(text: &mut Text<'a>, line: u32) -> Result<EntryText<'a>, Fault> {
 }
 
 fn body<'a>(text: &mut Text<'a>, entry: &mut EntryText<'a>) -> Result<(), Fault> {
-    let mut place: Place = (0, 0);
+    let mut place = Place::default();
     let mut depth = 0;
     loop {
         let line = text.line();
@@ -303,8 +303,7 @@ fn body<'a>(text: &mut Text<'a>, entry: &mut EntryText<'a>) -> Result<(), Fault>
             }
             Token::Word(".loc") => {
                 text.take()?;
-                place = (text.number()?, text.number()?);
-                rest_of_line(text, line)?;
+                place = [(text.number()?, text.number()?), call(&rest_of_line(text, line)?)];
             }
             Token::Word(word) if word.starts_with('.') => {
                 text.take()?;
@@ -313,6 +312,19 @@ fn body<'a>(text: &mut Text<'a>, entry: &mut EntryText<'a>) -> Result<(), Fault>
             Token::Word(_) | Token::Mark('@') => instruction(text, entry, place)?,
             other => return Err(wrong(line, format!("an instruction must come here, found {}", other.show()))),
         }
+    }
+}
+
+/// `..., inlined_at 1 187 3`
+fn call(rest: &[Token]) -> (u32, u32) {
+    let after = rest.iter().skip_while(|token| !matches!(token, Token::Word("inlined_at"))).skip(1);
+    let number = |token: &Token| match token {
+        Token::Word(word) => integer(word).and_then(|number| number.try_into().ok()),
+        _ => None,
+    };
+    match after.map_while(number).collect::<Vec<u32>>()[..] {
+        [file, line, ..] => (file, line),
+        _ => (0, 0),
     }
 }
 

@@ -26,14 +26,14 @@ pub(super) enum Operand<'a> {
     Sink,
 }
 
-/// Where a statement is in the source that the compiler was given.
-pub(super) type Place = (u32, u32);
+/// Where a statement is in the source that the compiler was given, and where the call is that was inlined there: file
+/// and line, 0 if not known.
+pub(super) type Place = [(u32, u32); 2];
 
 /// An instruction with its guard.
 #[derive(Debug)]
 pub(super) struct Statement<'a> {
     pub(super) line: u32,
-    /// File and line of the source; 0 is not known.
     pub(super) place: Place,
     /// The predicate's name, and whether it is negated.
     pub(super) guard: Option<(&'a str, bool)>,

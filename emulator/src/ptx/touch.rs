@@ -1,6 +1,7 @@
 //! Instructions that touch memory.
 
-use super::block::{Block, Checked, Lanes, add};
+use super::block::{Block, Checked, add};
+use super::lanes::Lanes;
 use super::memory::{Memory, Trouble};
 use super::memory::{Request, addresses, change, read, write};
 use super::op::{Address, File, Instruction, NONE, Op, Row, Space, Transfer};

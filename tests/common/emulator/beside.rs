@@ -1,8 +1,9 @@
-//! The kernels' own PTX, executed beside the emulator: where `TWOFOUR_PTX=beside`, each launch of a kernel runs in the
-//! emulator and from the PTX that nvcc makes of it, and all must leave the same bits. With `TWOFOUR_PTX_NVRTC=1` it also
-//! runs from the PTX of the NVRTC that the crate finds, which has other instructions for the same source.
+//! The kernels' own PTX, executed. Where `TWOFOUR_PTX=beside`, launches of a kernel run in the emulator and from the PTX
+//! that nvcc makes of it, and all must leave the same bits; with `TWOFOUR_PTX_NVRTC=1` also from the PTX of the NVRTC that
+//! the crate finds, which has other instructions for the same source. Where `TWOFOUR_PTX=watched`, launches run from
+//! nvcc's PTX alone, and every access of theirs is watched.
 
-use crate::common::counts::ran;
+use crate::common::counts::{EMULATED, WATCHED, ran, runs};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -15,34 +16,86 @@ mod targets {
     include!("../../../build/targets.rs");
 }
 
+/// What is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Executed {
+    /// The C++ alone.
+    Emulator,
+    /// Both, and compared.
+    Beside,
+    /// The PTX alone, and every access of it is watched.
+    Watched,
+}
+
+/// What `TWOFOUR_PTX` asks for.
+fn executed() -> Executed {
+    static WANTED: LazyLock<Executed> = LazyLock::new(|| match std::env::var("TWOFOUR_PTX").as_deref() {
+        Ok("beside") => Executed::Beside,
+        Ok("watched") => Executed::Watched,
+        Err(_) | Ok("") => Executed::Emulator,
+        Ok(other) => panic!("TWOFOUR_PTX={other} is neither `beside` nor `watched`"),
+    });
+    *WANTED
+}
+
+/// What runs of launches are counted as.
+pub fn columns() -> Vec<&'static str> {
+    match executed() {
+        Executed::Emulator => vec![EMULATED],
+        Executed::Beside => [EMULATED].into_iter().chain(makers().iter().map(|maker| maker.name())).collect(),
+        Executed::Watched => vec![WATCHED],
+    }
+}
+
+/// Random problems of a kernel that run from PTX; those after are for the emulator alone, which is faster.
+pub fn enough(kernel: &str) -> u64 {
+    let has_tensor_cores = ["twofour_matmul", "twofour_sparse"].iter().any(|op| kernel.starts_with(op));
+    if has_tensor_cores { 40 } else { 300 }
+}
+
+/// Runs a launch as is wanted, and counts it.
+pub fn run(launch: &Launch, options: &Options, is_random: bool) -> Result<(), Fault> {
+    let name = launch.kernel.name();
+    let how = executed();
+    if how == Executed::Watched {
+        ran(&name, WATCHED);
+        module_of(Maker::Nvcc, &name).run_as(launch, &Options { watch: true, ..options.clone() })?;
+        return Ok(());
+    }
+    ran(&name, EMULATED);
+    if how == Executed::Emulator || is_random && runs(&name, Maker::Nvcc.name()) >= enough(&name) {
+        twofour_emulator::run(launch, options)?;
+        return Ok(());
+    }
+    let modules: Vec<_> = makers().iter().map(|&maker| module_of(maker, &name)).collect();
+    let differences = compare(&modules.iter().map(Arc::as_ref).collect::<Vec<_>>(), launch, options)?;
+    for (maker, differences) in makers().iter().zip(differences) {
+        let of = maker.name();
+        assert!(differences.is_empty(), "{name}: the emulator and the PTX of {of} differ: {differences:#x?}");
+        ran(&name, of);
+    }
+    Ok(())
+}
+
 /// Whose PTX there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Maker {
+enum Maker {
     Nvcc,
     Nvrtc,
 }
 
-impl Maker {
-    pub const ALL: [Self; 2] = [Self::Nvcc, Self::Nvrtc];
+/// Those whose PTX runs beside the emulator.
+fn makers() -> &'static [Maker] {
+    static NVRTC: LazyLock<bool> = LazyLock::new(|| std::env::var("TWOFOUR_PTX_NVRTC").is_ok_and(|value| value == "1"));
+    if *NVRTC { &[Maker::Nvcc, Maker::Nvrtc] } else { &[Maker::Nvcc] }
+}
 
+impl Maker {
     /// What a run from its PTX is counted as.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Nvcc => "nvcc",
             Self::Nvrtc => "NVRTC",
-        }
-    }
-
-    /// Is its PTX to be executed beside the emulator?
-    pub fn is_wanted(self) -> bool {
-        fn is(name: &str, wanted: &str) -> bool {
-            std::env::var(name).is_ok_and(|value| value == wanted)
-        }
-        static NVCC: LazyLock<bool> = LazyLock::new(|| is("TWOFOUR_PTX", "beside"));
-        static NVRTC: LazyLock<bool> = LazyLock::new(|| *NVCC && is("TWOFOUR_PTX_NVRTC", "1"));
-        match self {
-            Self::Nvcc => *NVCC,
-            Self::Nvrtc => *NVRTC,
         }
     }
 
@@ -52,8 +105,8 @@ impl Maker {
             Self::Nvcc => {
                 let root = Path::new(env!("CARGO_MANIFEST_DIR"));
                 let options: Vec<_> = targets::OPTIONS.into_iter().chain(targets::NVCC_OPTIONS).collect();
-                let compiler = Compiler::find()
-                    .expect("TWOFOUR_PTX=beside needs nvcc: put it on PATH, or name it in TWOFOUR_PTX_NVCC");
+                let compiler =
+                    Compiler::find().expect("TWOFOUR_PTX needs nvcc: put it on PATH, or name it in TWOFOUR_PTX_NVCC");
                 let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
                 compiler.ptx(source, "compute_80", &options, root, &root.join("cuda"), cache).unwrap()
             }
@@ -71,25 +124,6 @@ fn of_nvrtc(file: &str) -> String {
 #[cfg(not(feature = "cuda"))]
 fn of_nvrtc(_: &str) -> String {
     panic!("TWOFOUR_PTX_NVRTC=1 needs the feature `cuda`, which opens NVRTC");
-}
-
-/// Is any?
-pub fn wanted() -> bool {
-    Maker::Nvcc.is_wanted()
-}
-
-/// Runs a launch on all executors.
-pub fn run(launch: &Launch, options: &Options) -> Result<(), Fault> {
-    let name = launch.kernel.name();
-    let makers: Vec<_> = Maker::ALL.into_iter().filter(|maker| maker.is_wanted()).collect();
-    let modules: Vec<_> = makers.iter().map(|&maker| module_of(maker, &name)).collect();
-    let differences = compare(&modules.iter().map(Arc::as_ref).collect::<Vec<_>>(), launch, options)?;
-    for (maker, differences) in makers.into_iter().zip(differences) {
-        let of = maker.name();
-        assert!(differences.is_empty(), "{name}: the emulator and the PTX of {of} differ: {differences:#x?}");
-        ran(&name, of);
-    }
-    Ok(())
 }
 
 /// By the kernels that each has.
