@@ -59,7 +59,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(test)))]
 #[doc(hidden)]
 pub mod bodies;
 mod check;
