@@ -60,7 +60,7 @@ impl Emulator {
     pub fn numbered(number: u64) -> Self {
         let schedule = [Schedule::RoundRobin, Schedule::Solo(number), Schedule::Random(number)][number as usize % 3];
         let limits = [SMALL, SMALL, SMALL, Limits::H200][number as usize / 3 % 4];
-        Self { limits, workers: 1 + number as usize % 2, is_random: true, ..Self::new(schedule) }
+        Self { limits, workers: 1 + number as usize % 2, ..Self::new(schedule).random() }
     }
 
     /// A few that differ much.
@@ -71,6 +71,12 @@ impl Emulator {
             Self::new(Schedule::Random(2)).limits(Limits::H200),
         ]
         .into_iter()
+    }
+
+    /// For random problems: see [`beside::enough`].
+    pub fn random(mut self) -> Self {
+        self.is_random = true;
+        self
     }
 
     /// With the limits of another device.

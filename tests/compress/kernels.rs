@@ -36,7 +36,7 @@ fn case(value_type: DType, number: u64) -> Case {
 /// Any of several schedules; devices on which a block takes one patch, or all.
 fn emulator(number: u64) -> Emulator {
     let schedule = [Schedule::RoundRobin, Schedule::Solo(number), Schedule::Random(number)][number as usize / 7 % 3];
-    Emulator::new(schedule).limits([SMALL, Limits::H200][number as usize / 3 % 2])
+    Emulator::new(schedule).random().limits([SMALL, Limits::H200][number as usize / 3 % 2])
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -296,8 +296,8 @@ fn another_thread() {
         elsewhere(run(&mut gpu, &plan, &packed, &x, None).unwrap_err());
         elsewhere(packing::<bf16>(&mut gpu, SMALL).unwrap_err());
         elsewhere(plan.complete(&mut gpu).unwrap_err());
-        // A handle of its own has a library of its own, on the same weight.
-        run(&mut self::gpu(), &plan, &packed, &x, None).unwrap();
+        // Another `Gpu` has a library of its own, on the same weight.
+        run(&mut Gpu::new(gpu.stream()).unwrap(), &plan, &packed, &x, None).unwrap();
         (gpu, packed, x)
     })
     .join()

@@ -130,7 +130,7 @@ fn every_kernel_meets_many_problems() {
         spec.kind = kind.unwrap_or(Kind::Hard);
         adjust(&mut spec);
         let schedule = [Schedule::RoundRobin, Schedule::Solo(round), Schedule::Random(round)][round as usize / 4 % 3];
-        let on = &mut Emulator::new(schedule).limits([Limits::A100, Limits::H200][round as usize / 12 % 2]);
+        let on = &mut Emulator::new(schedule).random().limits([Limits::A100, Limits::H200][round as usize / 12 % 2]);
         match types {
             0 => check::<f32, f32, _>(spec, on),
             _ => check_types(round, spec, on),
