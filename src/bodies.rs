@@ -1,5 +1,6 @@
-//! The CPU's bodies of every operation and type, compiled with the crate. In an unoptimised build the crates downstream
-//! take them from here; without it each of the tests, benches and examples would compile those it uses again.
+//! The CPU's bodies of every operation and type, compiled with the crate. In a build that is little optimised, crates
+//! downstream take them from here; else each of the tests, benches and examples would compile those it uses again. For
+//! this checkout alone: `build.rs` says when.
 
 use crate::element::{Element, Factor, Float, Logit};
 use crate::pass::{Pass, run_on_host};

@@ -59,7 +59,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(all(debug_assertions, not(test)))]
+#[cfg(all(bodies, not(test)))]
 #[doc(hidden)]
 pub mod bodies;
 mod check;
