@@ -9,6 +9,9 @@ use std::sync::{LazyLock, Mutex, Once};
 
 /// What the emulator's runs are counted as.
 pub const EMULATED: &str = "C++";
+/// What those from the PTX of each compiler are.
+pub const NVCC: &str = "nvcc";
+pub const NVRTC: &str = "NVRTC";
 /// What watched runs from PTX are.
 pub const WATCHED: &str = "watched";
 /// Of all, those with a buffer that 32 bits do not address.

@@ -1,6 +1,6 @@
 //! How many random problems there are, and how many each kernel is to meet.
 
-use super::counts::{EMULATED, WATCHED, runs};
+use super::counts::runs;
 use super::emulator::beside::{columns, enough};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -45,8 +45,8 @@ pub fn wanted() -> u64 {
 }
 
 /// Says how many problems each kernel has met whose name begins so, all `kernels` of them, on each way that is wanted;
-/// fails if one has met fewer than [`wanted`] (from PTX beside the emulator, [`enough`]), or than half of that where only a
-/// part is run: of few random problems, chance gives some fewer.
+/// fails if one has met fewer than [`wanted`] and [`enough`], or than half of that where only a part is run: of few random
+/// problems, chance gives some fewer.
 #[track_caller]
 pub fn each_kernel_has_met_many(start: &str, kernels: usize) {
     let columns = columns();
@@ -59,7 +59,7 @@ pub fn each_kernel_has_met_many(start: &str, kernels: usize) {
     assert_eq!(report.len(), kernels);
     for (counts, name) in report {
         for (by, met) in columns.iter().zip(counts) {
-            let wanted = if [EMULATED, WATCHED].contains(by) { wanted() } else { wanted().min(enough(&name)) };
+            let wanted = wanted().min(enough(&name, by));
             let least = if is_full() { wanted } else { wanted / 2 };
             assert!(met >= least, "{name}: {met} of {least} problems, {by}");
         }

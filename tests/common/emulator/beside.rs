@@ -1,9 +1,9 @@
 //! The kernels' own PTX, executed. Where `TWOFOUR_PTX=beside`, launches of a kernel run in the emulator and from the PTX
-//! that nvcc makes of it, and all must leave the same bits; with `TWOFOUR_PTX_NVRTC=1` also from the PTX of the NVRTC that
-//! the crate finds, which has other instructions for the same source. Where `TWOFOUR_PTX=watched`, launches run from
+//! that nvcc makes of it, and all must leave the same bits; with `TWOFOUR_PTX_NVRTC=1` some also from the PTX of the NVRTC
+//! that the crate finds, which has other instructions for the same source. Where `TWOFOUR_PTX=watched`, launches run from
 //! nvcc's PTX alone, and every access of theirs is watched.
 
-use crate::common::counts::{EMULATED, WATCHED, ran, runs};
+use crate::common::counts::{EMULATED, NVCC, NVRTC, WATCHED, ran, runs};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -47,10 +47,17 @@ pub fn columns() -> Vec<&'static str> {
     }
 }
 
-/// Random problems of a kernel that run from PTX; those after are for the emulator alone, which is faster.
-pub fn enough(kernel: &str) -> u64 {
+/// Problems of a kernel that run from PTX, and are counted as this: those after are for the emulator alone, which is
+/// faster.
+pub fn enough(kernel: &str, by: &str) -> u64 {
     let has_tensor_cores = ["twofour_matmul", "twofour_sparse"].iter().any(|op| kernel.starts_with(op));
-    if has_tensor_cores { 40 } else { 300 }
+    match (by, has_tensor_cores) {
+        (NVCC, false) => 300,
+        (NVCC, true) => 40,
+        (NVRTC, false) => 40,
+        (NVRTC, true) => 10,
+        _ => u64::MAX,
+    }
 }
 
 /// Runs a launch as is wanted, and counts it.
@@ -63,13 +70,17 @@ pub fn run(launch: &Launch, options: &Options, is_random: bool) -> Result<(), Fa
         return Ok(());
     }
     ran(&name, EMULATED);
-    if how == Executed::Emulator || is_random && runs(&name, Maker::Nvcc.name()) >= enough(&name) {
+    // What is no random problem is a case of its own.
+    let is_wanted =
+        |maker: &Maker| maker.name() == NVCC && !is_random || runs(&name, maker.name()) < enough(&name, maker.name());
+    let makers: Vec<_> = makers().iter().copied().filter(is_wanted).collect();
+    if how == Executed::Emulator || makers.is_empty() {
         twofour_emulator::run(launch, options)?;
         return Ok(());
     }
-    let modules: Vec<_> = makers().iter().map(|&maker| module_of(maker, &name)).collect();
+    let modules: Vec<_> = makers.iter().map(|&maker| module_of(maker, &name)).collect();
     let differences = compare(&modules.iter().map(Arc::as_ref).collect::<Vec<_>>(), launch, options)?;
-    for (maker, differences) in makers().iter().zip(differences) {
+    for (maker, differences) in makers.into_iter().zip(differences) {
         let of = maker.name();
         assert!(differences.is_empty(), "{name}: the emulator and the PTX of {of} differ: {differences:#x?}");
         ran(&name, of);
@@ -86,16 +97,16 @@ enum Maker {
 
 /// Those whose PTX runs beside the emulator.
 fn makers() -> &'static [Maker] {
-    static NVRTC: LazyLock<bool> = LazyLock::new(|| std::env::var("TWOFOUR_PTX_NVRTC").is_ok_and(|value| value == "1"));
-    if *NVRTC { &[Maker::Nvcc, Maker::Nvrtc] } else { &[Maker::Nvcc] }
+    static BOTH: LazyLock<bool> = LazyLock::new(|| std::env::var("TWOFOUR_PTX_NVRTC").is_ok_and(|value| value == "1"));
+    if *BOTH { &[Maker::Nvcc, Maker::Nvrtc] } else { &[Maker::Nvcc] }
 }
 
 impl Maker {
     /// What a run from its PTX is counted as.
     fn name(self) -> &'static str {
         match self {
-            Self::Nvcc => "nvcc",
-            Self::Nvrtc => "NVRTC",
+            Self::Nvcc => NVCC,
+            Self::Nvrtc => NVRTC,
         }
     }
 
