@@ -8,8 +8,11 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) fn map<T: Send, R: Send>(items: impl Iterator<Item = T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let slots: Vec<_> = items.map(|item| Mutex::new((Some(item), None))).collect();
     each(slots.len(), &|number| {
-        let mut slot = slots[number].lock().unwrap_or_else(PoisonError::into_inner);
-        slot.1 = slot.0.take().map(&work);
+        let slot = || slots[number].lock().unwrap_or_else(PoisonError::into_inner);
+        // Not locked while it works.
+        let item = slot().0.take();
+        let made = item.map(&work);
+        slot().1 = made;
     });
     slots.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect()
 }

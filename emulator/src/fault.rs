@@ -127,8 +127,8 @@ fn sized(access: Access, bytes: Option<u32>) -> String {
     bytes.map_or_else(|| format!("a raw {access}"), |bytes| format!("{access} of {bytes} bytes"))
 }
 
-/// A place whose kernel was just named.
-fn with_block(place: &Place) -> String {
+/// A place without its kernel, which the message has named.
+fn without_kernel(place: &Place) -> String {
     let whole = place.to_string();
     whole.strip_prefix(&format!("{}, ", place.kernel)).map_or(whole.clone(), str::to_owned)
 }
@@ -320,7 +320,7 @@ pub enum Fault {
     /// Two threads touched the same bytes, at least one of them wrote, and nothing orders the two.
     #[error(
         "{place}: {} at {near} races with the {other_access} by {}: {missing}",
-        sized(*access, Some(*bytes)), with_block(other)
+        sized(*access, Some(*bytes)), without_kernel(other)
     )]
     Race {
         /// The access that came later in this run.
@@ -341,7 +341,7 @@ pub enum Fault {
     /// Memory that an asynchronous copy reads or writes was touched before the copy was waited for.
     #[error(
         "{place}: {} at {near}, where the cp.async of {} is under way: wait for its group first, then a barrier",
-        sized(*access, Some(*bytes)), with_block(other)
+        sized(*access, Some(*bytes)), without_kernel(other)
     )]
     CopyUnderWay {
         /// The access.
@@ -367,7 +367,7 @@ pub enum Fault {
     #[error(
         "{place}: {} at {near}, which this launch also {} ({other_access} by {}): load it with ld.global, not .nc",
         sized(*access, Some(*bytes)), if *access == Access::LoadReadOnly { "writes" } else { "loads by .nc" },
-        with_block(other)
+        without_kernel(other)
     )]
     Stale {
         /// Whichever of the two came later in this run.

@@ -74,7 +74,8 @@ pub fn rename(address: u64, name: &str) {
 
 /// Counts bytes of a buffer as written, which the host has written past it: a watched launch may load them.
 pub fn written(address: u64, bytes: usize) {
-    let (start, end) = (address as usize, address as usize + bytes);
+    let start = address as usize;
+    let Some(end) = start.checked_add(bytes) else { return };
     let regions = REGIONS.read().unwrap_or_else(PoisonError::into_inner);
     let region = regions.range(..=start).next_back().map(|(_, region)| (region, region.mapping.bytes()));
     if let Some((region, range)) = region.filter(|(_, range)| start < end && end <= range.end) {

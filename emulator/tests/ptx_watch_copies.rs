@@ -92,6 +92,17 @@ fn copies() {
             "cp.async.ca.shared.global [%w11], [%d10], 4; cp.async.wait_all; st.global.u32 [%d10], 1;",
         ),
         planted(
+            "a store to the source after the wait for the first of two turns of a loop",
+            UnderWay,
+            [1, 32],
+            "mov.u32 %w2, %w11; mov.u32 %w3, 0; AGAIN: cp.async.ca.shared.global [%w2], [%d10], 4;
+            cp.async.commit_group; add.s32 %w2, %w2, 512; add.s32 %w3, %w3, 1; setp.lt.u32 %p0, %w3, 2;
+            @%p0 bra AGAIN; cp.async.wait_group 1; st.global.u32 [%d10], 1; cp.async.wait_all;",
+            "mov.u32 %w2, %w11; mov.u32 %w3, 0; AGAIN: cp.async.ca.shared.global [%w2], [%d10], 4;
+            cp.async.commit_group; add.s32 %w2, %w2, 512; add.s32 %w3, %w3, 1; setp.lt.u32 %p0, %w3, 2;
+            @%p0 bra AGAIN; cp.async.wait_group 0; st.global.u32 [%d10], 1;",
+        ),
+        planted(
             "a source that another thread has just stored",
             Race,
             [1, 64],
@@ -235,7 +246,7 @@ fn what_was_never_written() {
             "shared memory that another block wrote",
             Unwritten,
             [2, 32],
-            "setp.eq.s32 %p0, %w14, 0; mov.u32 %w2, 2048; @%p0 st.shared.u32 [%w11+2048], 1; @!%p0 ld.shared.u32 %w0, [%w11+2048];",
+            "setp.eq.s32 %p0, %w14, 0; @%p0 st.shared.u32 [%w11+2048], 1; @!%p0 ld.shared.u32 %w0, [%w11+2048];",
             "st.shared.u32 [%w11+2048], 1; ld.shared.u32 %w0, [%w11+2048];",
         ),
         planted(

@@ -37,7 +37,8 @@ impl Module {
 
 /// Runs a launch in the emulator, and again, from the same contents, from the PTX of each of these modules; gives, for
 /// each module, a difference for each buffer in which it and the emulator left different bits. The buffers keep what
-/// the last left.
+/// the last left. With [`Options::watch`] the PTX is watched, but for loads of what was never written in buffers: the
+/// emulator, which runs first, counts as having written all of them.
 ///
 /// NaNs count as equal, as 64, 32 or 16 bits: the PTX ISA does not say which of them an operation gives. Compared are
 /// the buffers that the arguments point into, of a [reserved](crate::Buffer::reserve) one the pages that were touched.

@@ -58,13 +58,13 @@ impl Module {
         let blocks = options.blocks_of(launch.grid);
         let workers = if options.watch { 1 } else { options.workers_for(&blocks) };
         let regions = Arc::clone(&context.regions);
-        let report = run_blocks::<Block>(context, options.schedule, blocks, workers)?;
+        let report = run_blocks::<Block>(context, options.schedule, blocks, workers);
         if !options.watch || options.blocks.is_some() {
             // Nobody knows what was written, or would have been by the other blocks.
             let named = regions.iter().filter(|region| launch::is_named(region, launch.args));
             named.for_each(|region| region.write_all());
         }
-        Ok(report)
+        report
     }
 
     /// Executes what the emulator would run, from this module's PTX: the kernel of the same name.

@@ -151,7 +151,8 @@ impl<'a> Decoder<'a> {
         let mut space = Space::Generic;
         for modifier in modifiers {
             match *modifier {
-                "relaxed" | "acquire" | "release" | "acq_rel" | "gpu" | "cta" | "sys" => {}
+                // The watch knows no order of an atomic's own, and no scope below the device.
+                "relaxed" | "gpu" | "sys" => {}
                 other => space = space_named(other).filter(|space| stored_to(*space)).ok_or_else(unbuilt)?,
             }
         }

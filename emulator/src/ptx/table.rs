@@ -238,6 +238,7 @@ const OTHERS: &[Line] = &[
     ("and.pred", "ppp", Make::Logic(Logic::And)),
     ("or.pred", "ppp", Make::Logic(Logic::Or)),
     ("xor.pred", "ppp", Make::Logic(Logic::Xor)),
-    ("fence.acq_rel.gpu fence.acq_rel.cta fence.sc.gpu membar.gl membar.cta", "", Make::Fence),
+    // Not those of a block: the watch takes a fence for one of the device.
+    ("fence.acq_rel.gpu fence.sc.gpu membar.gl", "", Make::Fence),
     ("ret exit", "", Make::Return),
 ];

@@ -20,7 +20,7 @@ pub fn compiler() -> Option<Compiler> {
     let found = Compiler::find();
     if found.is_none() {
         let required = std::env::var_os("TWOFOUR_REQUIRE_PTX").is_some_and(|value| value == "1");
-        assert!(!required, "TWOFOUR_REQUIRE_PTX=1, but there is no nvcc: put it on PATH, or set CUDA_HOME");
+        assert!(!required, "TWOFOUR_REQUIRE_PTX=1, but there is no nvcc: put it on PATH, or set TWOFOUR_PTX_NVCC");
         println!("skipped: no nvcc");
     }
     found

@@ -161,7 +161,8 @@ impl Cell {
                 && old.by.lanes == by.lanes
                 && old.by.block == by.block
         };
-        for old in self.first.iter_mut().chain(&mut self.rest).filter(mine) {
+        // One: a later group's may read the same, and is still under way.
+        if let Some(old) = self.first.iter_mut().chain(&mut self.rest).find(mine) {
             (old.by, old.under_way) = (by, false);
         }
     }

@@ -1,5 +1,5 @@
-//! A sanitizer: what a launch does to shared and global memory is written down, and what nothing orders is found, though
-//! the result be right.
+//! A sanitizer: what a launch does to shared and global memory is written down, and what nothing orders is found,
+//! though the result be right.
 //!
 //! An access is compared with those before it to the same bytes, by what happens before what in the PTX memory model
 //! ([`order`]), not by when they ran: a race is found whichever side of it comes first. What an earlier launch did is
