@@ -4,12 +4,13 @@
 //! others are: so lanes that went apart meet again where structured code joins. A lane that comes to a meeting (a
 //! barrier or a `.sync` instruction) waits there for those that must come.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lanes::{Lanes, each};
 use super::memory::{Memory, Trouble};
 use super::module::Entry;
 use super::op::{Instruction, Op};
+use super::profile::Recorder;
 use super::warp::Registers;
 use super::watch::Watch;
 use crate::copies::Copies;
@@ -31,6 +32,8 @@ pub(super) struct Context {
     pub(super) schedule: Schedule,
     pub(super) arithmetic: Arithmetic,
     pub(super) watch: bool,
+    /// Where what was recorded is handed in, if it is.
+    pub(super) recorder: Option<Arc<Mutex<Recorder>>>,
     pub(super) regions: Arc<[Arc<Region>]>,
 }
 
@@ -78,6 +81,8 @@ pub(super) struct Block {
     pub(super) counts: Counts,
     /// Nothing, unless the launch is watched.
     pub(super) watch: Option<Box<Watch>>,
+    /// Nothing, unless the launch is profiled.
+    pub(super) recorder: Option<Box<Recorder>>,
 }
 
 /// Why a warp's lanes stop running together.
@@ -104,6 +109,7 @@ impl Runner for Block {
         let watch = || Watch::new(&context.regions, threads, entry.shared_bytes(context.shared_bytes), fences);
         Ok(Block {
             watch: context.watch.then(|| Box::new(watch())),
+            recorder: context.recorder.is_some().then(|| Box::new(Recorder::new(&entry))),
             context: Arc::clone(context),
             entry,
             memory,
@@ -133,6 +139,9 @@ impl Runner for Block {
     }
 
     fn report(&self) -> Report {
+        if let (Some(own), Some(to)) = (&self.recorder, &self.context.recorder) {
+            to.lock().unwrap_or_else(PoisonError::into_inner).clone_from(own);
+        }
         Report::of(&self.counts)
     }
 }
@@ -171,9 +180,13 @@ impl Block {
         self.divide(number);
         add(&self.counts.switches, 1);
         while self.warps[number].ready() != 0 {
-            let before = turn;
-            self.run_together(&entry.code, number, &mut turn)?;
-            add(&self.counts.instructions, u64::from(before - turn));
+            // Recorded one by one: the loop within has nothing to ask.
+            let given = if self.recorder.is_some() { 1 } else { turn };
+            self.record(number);
+            let mut left = given;
+            self.run_together(&entry.code, number, &mut left)?;
+            turn -= given - left;
+            add(&self.counts.instructions, u64::from(given - left));
             if turn == 0 {
                 break;
             }
@@ -315,7 +328,7 @@ impl Warp {
     }
 
     /// The lanes to run, their place, and the least place of others.
-    fn together(&mut self) -> (u32, u32, u32) {
+    pub(super) fn together(&mut self) -> (u32, u32, u32) {
         let ready = self.ready();
         if ready & self.first == 0 {
             self.first = u32::MAX;

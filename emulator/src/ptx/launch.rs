@@ -1,14 +1,15 @@
 //! Launching a module's kernel.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::block::{Block, Context};
 use super::module::Module;
-use crate::Fault;
+use super::profile::{Profile, Recorder};
 use crate::launch::{self, Asked, Options};
 use crate::memory::regions;
 use crate::report::Report;
 use crate::worker::run_blocks;
+use crate::{Fault, Schedule};
 
 /// One launch of a kernel of a [`Module`], as the driver would be told it.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,28 @@ impl Module {
     ///
     /// A launch that CUDA would refuse, and every fault of the kernel: see [`Fault`].
     pub fn run(&self, launch: &Launch, options: &Options) -> Result<Report, Fault> {
+        self.execute(launch, options, None)
+    }
+
+    /// Executes a launch, in order on one OS thread, and counts what it asks of memory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Module::run).
+    pub fn profile(&self, launch: &Launch, options: &Options) -> Result<Profile, Fault> {
+        let recorder = Arc::new(Mutex::new(Recorder::default()));
+        let options = Options { schedule: Schedule::RoundRobin, workers: 1, ..options.clone() };
+        let report = self.execute(launch, &options, Some(Arc::clone(&recorder)))?;
+        let recorded = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(recorded.profile(self.entry(launch.kernel)?, report))
+    }
+
+    fn execute(
+        &self,
+        launch: &Launch,
+        options: &Options,
+        recorder: Option<Arc<Mutex<Recorder>>>,
+    ) -> Result<Report, Fault> {
         let entry = self.entry(launch.kernel)?;
         let asked = Asked {
             kernel: &entry.name,
@@ -53,6 +76,7 @@ impl Module {
             schedule: options.schedule,
             arithmetic: options.arithmetic,
             watch: options.watch,
+            recorder,
             regions: regions().into(),
         };
         let blocks = options.blocks_of(launch.grid);

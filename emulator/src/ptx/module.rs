@@ -144,13 +144,18 @@ impl Entry {
         self.shared.iter().map(end).max().unwrap_or(SHARED) - SHARED
     }
 
+    /// The line of an instruction in the text.
+    pub(super) fn line(&self, at: u32) -> u32 {
+        self.lines.get(at as usize).copied().unwrap_or_default()
+    }
+
     /// Where an instruction is, in the source if that is known, else in the text; of a wrapper, where it is called.
     pub(super) fn source(&self, at: u32) -> Source {
         let place = self.places.get(at as usize).copied().unwrap_or_default();
         let [own, call] = place.map(|(file, line)| Some((self.files.get(&file)?, line)).filter(|_| line > 0));
         match own.filter(|(name, _)| *name != WRAPPERS).or(call).or(own) {
             Some((name, line)) => Source::Line(name.clone(), line),
-            _ => Source::Line("PTX".to_owned(), self.lines.get(at as usize).copied().unwrap_or_default()),
+            _ => Source::Line("PTX".to_owned(), self.line(at)),
         }
     }
 }
