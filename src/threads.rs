@@ -20,3 +20,25 @@ pub(crate) fn map<T: Send, R: Send>(items: impl Iterator<Item = T>, work: impl F
 fn each(count: usize, work: &(dyn Fn(usize) + Sync)) {
     (0..count).into_par_iter().for_each(work);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::map;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn each_item_is_worked_on_once_and_results_are_in_order() {
+        let calls = AtomicUsize::new(0);
+        for count in [0, 1, 1000] {
+            let mut items: Vec<usize> = (0..count).collect();
+            let made = map(items.iter_mut(), |item| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                *item += 1;
+                10 * *item
+            });
+            assert_eq!(made, (1..=count).map(|i| 10 * i).collect::<Vec<_>>());
+            assert_eq!(items, (1..=count).collect::<Vec<_>>());
+        }
+        assert_eq!(calls.into_inner(), 1001);
+    }
+}

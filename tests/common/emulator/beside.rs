@@ -41,9 +41,8 @@ fn executed() -> Executed {
 /// What runs of launches are counted as.
 pub fn columns() -> Vec<&'static str> {
     match executed() {
-        Executed::Emulator => vec![EMULATED],
-        Executed::Beside => [EMULATED].into_iter().chain(makers().iter().map(|maker| maker.name())).collect(),
         Executed::Watched => vec![WATCHED],
+        _ => [EMULATED].into_iter().chain(makers().iter().map(|maker| maker.name())).collect(),
     }
 }
 
@@ -63,8 +62,7 @@ pub fn enough(kernel: &str, by: &str) -> u64 {
 /// Runs a launch as is wanted, and counts it.
 pub fn run(launch: &Launch, options: &Options, is_random: bool) -> Result<(), Fault> {
     let name = launch.kernel.name();
-    let how = executed();
-    if how == Executed::Watched {
+    if executed() == Executed::Watched {
         ran(&name, WATCHED);
         module_of(Maker::Nvcc, &name).run_as(launch, &Options { watch: true, ..options.clone() })?;
         return Ok(());
@@ -74,7 +72,7 @@ pub fn run(launch: &Launch, options: &Options, is_random: bool) -> Result<(), Fa
     let is_wanted =
         |maker: &Maker| maker.name() == NVCC && !is_random || runs(&name, maker.name()) < enough(&name, maker.name());
     let makers: Vec<_> = makers().iter().copied().filter(is_wanted).collect();
-    if how == Executed::Emulator || makers.is_empty() {
+    if makers.is_empty() {
         twofour_emulator::run(launch, options)?;
         return Ok(());
     }
@@ -98,7 +96,11 @@ enum Maker {
 /// Those whose PTX runs beside the emulator.
 fn makers() -> &'static [Maker] {
     static BOTH: LazyLock<bool> = LazyLock::new(|| std::env::var("TWOFOUR_PTX_NVRTC").is_ok_and(|value| value == "1"));
-    if *BOTH { &[Maker::Nvcc, Maker::Nvrtc] } else { &[Maker::Nvcc] }
+    match executed() {
+        Executed::Beside if *BOTH => &[Maker::Nvcc, Maker::Nvrtc],
+        Executed::Beside => &[Maker::Nvcc],
+        _ => &[],
+    }
 }
 
 impl Maker {

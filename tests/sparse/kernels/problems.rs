@@ -65,7 +65,7 @@ fn every_kernel_meets_many_problems() {
     let problems: Vec<(usize, u64)> =
         (0..3).flat_map(|kind| (0..3 * wanted() * 11 / 10).map(move |round| (kind, round))).collect();
     problems.par_iter().for_each(|&(kind, round)| {
-        check_type(&mut emulator(schedule(round / 9)), round, random(kind, round / 3));
+        check_type(&mut emulator(schedule(round / 9)).random(), round, random(kind, round / 3));
     });
     each_kernel_has_met_many("twofour_sparse_", 12);
     let some = || problems.iter().step_by(9);
