@@ -16,7 +16,7 @@ pub const NVRTC: &str = "NVRTC";
 pub const WATCHED: &str = "watched";
 /// Of all, those with a buffer that 32 bits do not address.
 pub const FAR: &str = "far";
-/// Of all, those of more than 256 blocks.
+/// Of all, those of a block behind the first 256; of a kernel whose blocks leave shares of a sum, those of all blocks.
 pub const MANY_BLOCKS: &str = "blocks";
 
 /// By kernel, or what else has a name, and by what ran it.

@@ -77,8 +77,13 @@ fn hidden_states_are_pulled_by_the_formula() {
 
 /// 1025 blocks' worth and a few elements, which 1024 take.
 fn states_of_many_blocks_are_all_there(on: &mut impl TestExecutor) {
-    let elements = 1025 * 2048 + 5;
-    let (student, teacher) = (vec![bf16::from_f32(3.0); elements], vec![bf16::from_f32(2.0); elements]);
+    many::<bf16>(on, 1025 * 2048 + 5);
+    many::<f16>(on, 257 * 2048 + 5);
+    many::<f32>(on, 257 * 2048 + 5);
+}
+
+fn many<L: Float>(on: &mut impl TestExecutor, elements: usize) {
+    let [student, teacher] = [3.0, 2.0].map(|state| vec![L::from_f32(state); elements]);
     let got = run(on, &student, &teacher, 0.0, elements as f32, 0.0);
     assert_eq!(got.loss, 0.25);
     assert!(got.gradient.iter().all(|gradient| gradient.to_f32() == 0.5));

@@ -6,8 +6,8 @@ use crate::common::{Emulator, TestExecutor, everywhere_tests};
 use crate::oracle;
 use crate::suite::compare;
 use twofour::learn::{AdamW, Statistics};
-use twofour::mask::{Kind, Sampling};
-use twofour::{Shape, Shard, bf16};
+use twofour::mask::{GradientOf, Kind, Sampling};
+use twofour::{Float, Logit, Shape, Shard, bf16, f16};
 use twofour_emulator::Schedule;
 
 everywhere_tests!(
@@ -24,12 +24,12 @@ everywhere_tests!(
 const MANY: Shape = Shape::new(1, 526_340);
 
 /// Squares of six a group; the last group is skipped.
-fn sums_of_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
+fn updates<L: Logit>(on: &mut impl TestExecutor, bits: Bits) {
     let mut gradient = vec![1.0; MANY.logits()];
     gradient[MANY.logits() - 1] = f32::NAN;
-    let mut case = UpdateCase::<f32>::plain(MANY, Bits::Full, gradient, vec![0.0; MANY.logits()]);
-    case.logits.iter_mut().step_by(6).for_each(|logit| *logit = 1e-4);
-    // A step of 1e-3 against the gradient: only that of the first of six is smaller.
+    let mut case = UpdateCase::<L>::plain(MANY, bits, gradient, vec![L::zeroed(); MANY.logits()]);
+    case.logits.iter_mut().step_by(6).for_each(|logit| *logit = L::from_f32(1e-4));
+    // Steps of a half, and of two thirds for the first of six, which was the largest.
     case.gradient.chunks_mut(6).for_each(|six| six[0] *= 2.0);
     case.by = AdamW { rate: 1.0, beta1: 0.0, beta2: 0.0, epsilon: 1.0, decay: 0.0, step: 1 };
     (case.norm_squares, case.statistics) = (Some(0.5), true);
@@ -41,24 +41,28 @@ fn sums_of_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
     assert_eq!(got.statistics, Some(expected));
 }
 
+fn sums_of_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
+    updates::<f32>(on, Bits::Full);
+}
+
 fn norms_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
     let case = UpdateCase::<f32>::plain(MANY, Bits::Full, vec![2.0; MANY.logits()], vec![]);
     assert_eq!(case.norm(on, 1.0), 24.0 * MANY.groups() as f64 + 1.0, "{on:?}");
 }
 
 /// Energies and confidences too: without noise to speak of, all weights are kept by halves.
-fn sums_of_fused_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
-    let case = FusedCase::<f32, bf16, bf16> {
+fn fused<L: Logit, W: Float, G: GradientOf<W>>(on: &mut impl TestExecutor, bits: Bits) {
+    let case = FusedCase::<L, W, G> {
         shape: MANY,
         shard: Shard::whole(MANY.cols as u64),
         kind: Kind::Soft,
         sampling: Sampling { seed: 1, draw: 2, kappa: 0.0, tau: 1e6 },
         regulariser: 0.0,
         by: AdamW { rate: 0.0, ..USUAL },
-        logits: vec![0.0; MANY.logits()],
-        weight: vec![bf16::ONE; MANY.weights()],
-        gradient: vec![bf16::ONE; MANY.weights()],
-        moments: Moments::zero(Bits::Full, MANY),
+        logits: vec![L::zeroed(); MANY.logits()],
+        weight: vec![W::from_f32(1.0); MANY.weights()],
+        gradient: vec![G::from_f32(1.0); MANY.weights()],
+        moments: Moments::zero(bits, MANY),
         factor: None,
         norm_squares: Some(3.0),
         statistics: true,
@@ -71,6 +75,28 @@ fn sums_of_fused_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor
     assert_eq!(got.norm_squares.unwrap(), 3.0 + statistics.gradient_squares);
     // Each weight keeps a half whatever the pattern, so nothing has a gradient but for rounding.
     assert!(statistics.gradient_squares < 1e-6);
+}
+
+fn sums_of_fused_steps_over_many_blocks_are_all_there(on: &mut impl TestExecutor) {
+    fused::<f32, bf16, bf16>(on, Bits::Full);
+}
+
+/// Of every kernel, on one executor.
+#[test]
+fn sums_of_all_types_over_many_blocks_are_all_there() {
+    fn of<L: Logit>(on: &mut impl TestExecutor) {
+        for bits in [Bits::Full, Bits::Eight] {
+            updates::<L>(on, bits);
+            fused::<L, f32, f32>(on, bits);
+            fused::<L, f16, f32>(on, bits);
+            fused::<L, f16, f16>(on, bits);
+            fused::<L, bf16, f32>(on, bits);
+            fused::<L, bf16, bf16>(on, bits);
+        }
+    }
+    let on = &mut Emulator::new(Schedule::RoundRobin);
+    of::<f32>(on);
+    of::<bf16>(on);
 }
 
 /// 2^60 squared is the limit: skipped once, and counted; the next float below is stepped.

@@ -8,18 +8,18 @@ use crate::oracle;
 use twofour::device::Limits;
 use twofour::mask::{Forward, Kind, Sampling, Statistics};
 use twofour::space::Raw;
-use twofour::{Cpu, Executor, Logit, Pattern, Shape, bf16};
+use twofour::{Cpu, Executor, Float, Logit, Pattern, Shape, bf16, f16};
 use twofour_emulator::Schedule;
 
 const SAMPLING: Sampling = Sampling { seed: 5, draw: 6, kappa: 0.0, tau: 1.0 };
 
 /// No patterns are moved in the first half of a weight, all are in the second; each weight is 1.
-fn counted<E: TestExecutor, L: Logit>(on: &mut E, groups: usize) -> Statistics {
+fn counted<E: TestExecutor, L: Logit, W: Float>(on: &mut E, groups: usize) -> Statistics {
     let shape = Shape::new(1, 4 * groups);
     let logits: Vec<L> = (0..groups).flat_map(|_| [1.0, 0.0, 0.0, 0.0, 0.0, 0.0].map(L::from_f32)).collect();
     let mut codes = vec![0x44; shape.packed_codes()];
     codes[groups / 4..].fill(0x88);
-    let (logits, weight) = (on.upload(&logits).unwrap(), on.upload(&vec![bf16::ONE; shape.weights()]).unwrap());
+    let (logits, weight) = (on.upload(&logits).unwrap(), on.upload(&vec![W::from_f32(1.0); shape.weights()]).unwrap());
     let (codes, mut statistics) = (on.upload(&codes).unwrap(), on.poisoned::<Statistics>(Statistics::SLOTS));
     let pass = Forward::new(shape, Kind::Argmax, SAMPLING, E::input(&logits)).weight(E::input(&weight));
     on.run(pass.previous_codes(E::input(&codes)).statistics(E::output(&mut statistics))).unwrap();
@@ -28,15 +28,19 @@ fn counted<E: TestExecutor, L: Logit>(on: &mut E, groups: usize) -> Statistics {
 
 /// 258 blocks, whose shares one block of 256 threads adds up; and, of `f32`, a step more for the first of 1024 blocks.
 fn sums_over_many_blocks_are_all_there<E: TestExecutor>(on: &mut E) {
-    fn check<E: TestExecutor, L: Logit>(on: &mut E, groups: usize) {
-        let got = counted::<E, L>(on, groups);
+    fn check<E: TestExecutor, L: Logit, W: Float>(on: &mut E, groups: usize) {
+        let got = counted::<E, L, W>(on, groups);
         let moved = (groups - groups / 4 * 2) as u64;
         assert_eq!((got.groups, got.moved, got.kept_energy), (groups as u64, moved, 2.0 * groups as f64), "{on:?}");
         // One logit of 1 and five of 0, where kappa is 0: patterns are equal.
         assert!((got.confidence - 1.0 / 6.0).abs() < 1e-6, "{}", got.confidence);
     }
-    check::<_, f32>(on, 131_585);
-    check::<_, bf16>(on, 263_171);
+    check::<_, f32, f32>(on, 131_585);
+    check::<_, f32, bf16>(on, 131_585);
+    check::<_, f32, f16>(on, 131_585);
+    check::<_, bf16, f32>(on, 263_171);
+    check::<_, bf16, bf16>(on, 263_171);
+    check::<_, bf16, f16>(on, 263_171);
 }
 
 everywhere_tests!(sums_over_many_blocks_are_all_there);
@@ -44,7 +48,7 @@ everywhere_tests!(sums_over_many_blocks_are_all_there);
 #[test]
 fn the_first_of_1024_blocks_takes_a_second_step() {
     let groups = 1024 * 512 + 3 * 512 + 1;
-    let got = counted::<_, f32>(&mut Emulator::new(Schedule::RoundRobin), groups);
+    let got = counted::<_, f32, bf16>(&mut Emulator::new(Schedule::RoundRobin), groups);
     assert_eq!((got.groups, got.moved), (groups as u64, (groups - groups / 4 * 2) as u64));
     assert_eq!(got.kept_energy, 2.0 * groups as f64);
 }

@@ -5,7 +5,7 @@ use crate::common::{Emulator, TestExecutor, everywhere_tests};
 use crate::swaps::SwapsCase;
 use twofour::device::Limits;
 use twofour::select::Statistics;
-use twofour::{Float, Shape, bf16};
+use twofour::{Float, Shape, bf16, f16};
 use twofour_emulator::Schedule;
 
 everywhere_tests!(kept_scores_of_many_blocks_are_all_there, squares_of_many_slabs_and_strips_are_all_there);
@@ -23,14 +23,21 @@ fn kept_scores_of_many_blocks_are_all_there(on: &mut impl TestExecutor) {
     }
     check::<f32>(on, 131_585);
     check::<bf16>(on, 263_170);
+    check::<f16>(on, 263_170);
 }
 
 /// 258 slabs of 128 tokens; and 260 strips of columns, of which a block of the second kernel has but two.
 fn squares_of_many_slabs_and_strips_are_all_there(on: &mut impl TestExecutor) {
+    squares::<f32>(on);
+    squares::<bf16>(on);
+    squares::<f16>(on);
+}
+
+fn squares<X: Float>(on: &mut impl TestExecutor) {
     for (tokens, cols) in [(32_899, 4), (3, 33_284)] {
-        let x = (0..tokens * cols).map(|i| (i % cols % 5 + 1) as f32).collect();
+        let x = (0..tokens * cols).map(|i| X::from_f32((i % cols % 5 + 1) as f32)).collect();
         let sums = (0..cols).map(|column| column as f64).collect();
-        let (sums, norms) = SquaresCase::<f32> { tokens, cols, x, sums, norms: true }.run(on);
+        let (sums, norms) = SquaresCase::<X> { tokens, cols, x, sums, norms: true }.run(on);
         for (column, (sum, norm)) in sums.into_iter().zip(norms.unwrap()).enumerate() {
             let expected = column as f64 + tokens as f64 * ((column % 5 + 1) as f64).powi(2);
             assert_eq!(sum, expected, "{on:?} column {column}");
