@@ -56,9 +56,6 @@ pub struct Args {
     /// What masks are learnt in
     #[arg(long, value_enum, default_value_t)]
     pub(super) memory: Memory,
-    /// Multiplies by hard masks, with the gradients of the soft ones
-    #[arg(long)]
-    pub(super) hard: bool,
     /// Learns from what the dense model says of the same tokens, by this divergence: forward, reverse or jsd:BETA. The
     /// teacher is the same weights with the mask off: one forward pass more
     #[arg(long, value_name = "DIVERGENCE", num_args = 0..=1, default_missing_value = "forward", value_parser = divergence)]
@@ -161,10 +158,10 @@ enum Which {
 impl Args {
     /// How masks are to be learnt.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let Self { seed, window, batch, accumulate, memory, hard, recompute, .. } = *self;
+        let Self { seed, window, batch, accumulate, memory, recompute, .. } = *self;
         let recipe = self.recipe.recipe(self.steps.into())?;
         let distil = self.distil.map(|by| Teaching { by, temperature: self.temperature, labels: self.labels });
-        let settings = Settings { recipe, seed, window, batch, accumulate, memory, hard, distil, recompute };
+        let settings = Settings { recipe, seed, window, batch, accumulate, memory, distil, recompute };
         settings.check()?;
         Ok(settings)
     }

@@ -53,8 +53,6 @@ pub struct Learning {
     pub(super) by: By,
     pub(super) recipe: Recipe,
     sampler: Sampler,
-    /// What steps multiply by.
-    mode: Mode,
     distil: Option<Teaching>,
     pub(super) device: Device,
     /// Sum over all weights and the configuration.
@@ -103,8 +101,7 @@ impl Learning {
         };
         let network = network.recompute(settings.recompute);
         let (recipe, device, digest) = (settings.recipe.clone(), model.device().clone(), digest.finish());
-        let mode = if settings.hard { Mode::Hard } else { Mode::Soft };
-        Ok(Self { network, by, recipe, sampler, mode, distil: settings.distil, device, digest })
+        Ok(Self { network, by, recipe, sampler, distil: settings.distil, device, digest })
     }
 
     /// Makes a step, counted from 0, by the mean over micro-batches of windows of T + 1 tokens each; the mean loss, in
@@ -115,20 +112,14 @@ impl Learning {
     /// are no whole windows; what a layer returns.
     pub fn step(&mut self, step: u32, micro_batches: &[Vec<u32>], length: usize) -> Result<f64, Failure> {
         let now = self.recipe.at(u64::from(step));
-        let Self { network, by, recipe, sampler, mode, distil, .. } = self;
-        let taught = |windows: &[u32]| {
-            let states = teacher(network, sampler, *distil, windows, length)?;
-            sampler.update(|now| now.mode = *mode)?;
-            Ok::<_, Failure>(states)
-        };
         let mut sum = 0.0;
-        match (by, micro_batches) {
+        match (&mut self.by, micro_batches) {
             (_, []) => return Err("a step needs one micro-batch at least".into()),
             (By::Learner(learner), [windows]) => {
                 learner.begin(step, &now)?;
-                let teacher = taught(windows)?;
-                let teacher = teacher.as_ref().zip(*distil);
-                sum += network.backward_of(windows, length, teacher, &mut |_, _| Ok(()))?;
+                let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
+                let teacher = teacher.as_ref().zip(self.distil);
+                sum += self.network.backward_of(windows, length, teacher, &mut |_, _| Ok(()))?;
                 learner.end()?;
             }
             (By::Learner(_), several) => {
@@ -136,16 +127,16 @@ impl Learning {
                 return Err(format!("a step of {count} micro-batches, and the settings accumulate over one").into());
             }
             (By::Summed(summed), _) => {
-                sampler.begin(step, &now)?;
+                self.sampler.begin(step, &now)?;
                 for (number, windows) in micro_batches.iter().enumerate() {
                     let number = u16::try_from(number).map_err(|_| "a step has at most 2^16 micro-batches")?;
-                    sampler.update(|now| now.micro_batch = number)?;
-                    let teacher = taught(windows)?;
-                    let teacher = teacher.as_ref().zip(*distil);
+                    self.sampler.update(|now| now.micro_batch = number)?;
+                    let teacher = teacher(&self.network, &self.sampler, self.distil, windows, length)?;
+                    let teacher = teacher.as_ref().zip(self.distil);
                     let done = &mut |layer: &Masked, gradients: &mut _| summed.add(layer.masked(), gradients);
-                    sum += network.backward_of(windows, length, teacher, done)?;
+                    sum += self.network.backward_of(windows, length, teacher, done)?;
                 }
-                summed.step(step, now.adamw, recipe.max_norm, micro_batches.len())?;
+                summed.step(step, now.adamw, self.recipe.max_norm, micro_batches.len())?;
             }
         }
         Ok(sum / micro_batches.len() as f64)
@@ -195,7 +186,7 @@ impl Learning {
     }
 }
 
-/// What the same weights say with the mask off, as hidden states, if it is taught.
+/// What the same weights say with the mask off, as hidden states, if it is taught. Masks are soft from here on.
 fn teacher(
     network: &Network<Masked>,
     sampler: &Sampler,
@@ -203,9 +194,13 @@ fn teacher(
     windows: &[u32],
     length: usize,
 ) -> Result<Option<Tensor>, Failure> {
-    if teaching.is_none() {
-        return Ok(None);
-    }
-    sampler.update(|now| now.mode = Mode::Dense)?;
-    Ok(Some(network.states(&read(windows, length)?, length)?))
+    let states = match teaching {
+        Some(_) => {
+            sampler.update(|now| now.mode = Mode::Dense)?;
+            Some(network.states(&read(windows, length)?, length)?)
+        }
+        None => None,
+    };
+    sampler.update(|now| now.mode = Mode::Soft)?;
+    Ok(states)
 }

@@ -118,7 +118,6 @@ impl<'a> Task<'a> {
             "batch": settings.batch,
             "accumulate": settings.accumulate,
             "memory": format!("{:?}", settings.memory).to_lowercase(),
-            "hard": settings.hard,
             "distil": settings.distil.map(|of| format!("{:?} T={} labels={}", of.by, of.temperature, of.labels)),
             "every": args.every,
             "validation": validation.as_ref().map(|(tokens, window)| format!("{} {window}", Digest::of_tokens(tokens))),

@@ -32,8 +32,6 @@ pub struct Settings {
     pub accumulate: u16,
     /// What masks are learnt in.
     pub memory: Memory,
-    /// Whether the forward pass multiplies by hard masks, with the gradients of the soft ones (straight-through).
-    pub hard: bool,
     /// What the dense model, the same weights with the mask off, teaches; without, the next token alone does.
     pub distil: Option<Teaching>,
     /// Whether a block's forward pass is made again for its backward pass, so that less is kept. The same bits.
@@ -45,17 +43,7 @@ impl Settings {
     #[must_use]
     pub fn few_steps(steps: u64) -> Self {
         let (recipe, memory) = (Recipe::few_steps(steps), Memory::default());
-        Self {
-            recipe,
-            seed: 1,
-            window: 256,
-            batch: 2,
-            accumulate: 1,
-            memory,
-            hard: false,
-            distil: None,
-            recompute: false,
-        }
+        Self { recipe, seed: 1, window: 256, batch: 2, accumulate: 1, memory, distil: None, recompute: false }
     }
 
     /// Whether every step will take these.
