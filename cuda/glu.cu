@@ -222,10 +222,10 @@ TWOFOUR_DEVICE void backward_kernel(const GluArgs& args) {
 }
 
 #define TWOFOUR_GLU(T)                                                                                             \
-  TWOFOUR_KERNEL(twofour_glu_forward_##T, GluArgs, kThreads, 4) { forward_kernel<T, false>(args); }                \
-  TWOFOUR_KERNEL(twofour_glu_forward_pairs_##T, GluArgs, kThreads, 4) { forward_kernel<T, true>(args); }           \
-  TWOFOUR_KERNEL(twofour_glu_backward_##T, GluArgs, kThreads, 4) { backward_kernel<T, false>(args); }              \
-  TWOFOUR_KERNEL(twofour_glu_backward_pairs_##T, GluArgs, kThreads, 4) { backward_kernel<T, true>(args); }
+  TWOFOUR_KERNEL(twofour_glu_forward_##T, GluArgs, kThreads, 5) { forward_kernel<T, false>(args); }                \
+  TWOFOUR_KERNEL(twofour_glu_forward_pairs_##T, GluArgs, kThreads, 5) { forward_kernel<T, true>(args); }           \
+  TWOFOUR_KERNEL(twofour_glu_backward_##T, GluArgs, kThreads, 5) { backward_kernel<T, false>(args); }              \
+  TWOFOUR_KERNEL(twofour_glu_backward_pairs_##T, GluArgs, kThreads, 5) { backward_kernel<T, true>(args); }
 
 TWOFOUR_GLU(f32)
 TWOFOUR_GLU(f16)

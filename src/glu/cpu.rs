@@ -16,13 +16,28 @@ type Block = [f32; BLOCK];
 
 /// A row of gate and up, and where what is made of it goes.
 enum Row<'a, L> {
-    Apart { gate: &'a [L], up: &'a [L], to: [&'a mut [L]; 2] },
+    Apart {
+        gate: &'a [L],
+        up: &'a [L],
+        to: [&'a mut [L]; 2],
+    },
     /// What is made of up takes its place.
-    OverUp { gate: &'a [L], up: &'a mut [L] },
+    OverUp {
+        gate: &'a [L],
+        up: &'a mut [L],
+    },
     /// Both take the places of both.
-    Over { gate: &'a mut [L], up: &'a mut [L] },
-    Pairs { both: &'a [L], to: &'a mut [L] },
-    OverPairs { both: &'a mut [L] },
+    Over {
+        gate: &'a mut [L],
+        up: &'a mut [L],
+    },
+    Pairs {
+        both: &'a [L],
+        to: &'a mut [L],
+    },
+    OverPairs {
+        both: &'a mut [L],
+    },
 }
 
 /// From pairs, and back.

@@ -10,7 +10,7 @@ use crate::pass::{Binder, DeviceSpace, Queue};
 /// Threads of a block, which takes a row at a time.
 const THREADS: u32 = 256;
 /// Such blocks that a multiprocessor holds.
-const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
+const BLOCKS_PER_MULTIPROCESSOR: u32 = 5;
 
 /// `GluArgs`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

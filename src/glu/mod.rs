@@ -63,6 +63,7 @@
 use crate::check::{finite, length, not_negative};
 use crate::element::Float;
 use crate::error::{Error, Result};
+use crate::space::Array;
 
 mod backward;
 mod bounds;
@@ -122,7 +123,7 @@ fn elements<L: Float>(tokens: usize, neurons: usize) -> Result<usize> {
     }
 }
 
-/// Checks what both passes have: one length for each of some operands of `[T, f]`, and the mask.
-fn mask<A: crate::space::Array>(mask: Option<&A>, tokens: usize, neurons: usize) -> Result<()> {
+/// Checks the length of a mask.
+fn mask<A: Array>(mask: Option<&A>, tokens: usize, neurons: usize) -> Result<()> {
     length("mask", mask, tokens * words(neurons))
 }

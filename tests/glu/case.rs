@@ -54,8 +54,7 @@ pub(crate) fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-const SPECIAL: [f32; 9] =
-    [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, -1e-40, 3.3e38, -3.3e38];
+const SPECIAL: [f32; 9] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, -1e-40, 3.3e38, -3.3e38];
 
 /// Normal numbers, special ones among them.
 pub(crate) fn numbers<L: Float>(rng: &mut StdRng, count: usize, special: bool) -> Vec<L> {

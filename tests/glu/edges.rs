@@ -130,7 +130,7 @@ fn any_number_of_neurons_is_right(on: &mut impl TestExecutor) {
 
 /// More than the blocks of a device.
 fn many_rows_are_all_there(on: &mut impl TestExecutor) {
-    let (tokens, neurons) = (1500, 9);
+    let (tokens, neurons) = (700, 9);
     let [gate, up, dh] = [1, 2, 3].map(|seed| numbers::<f32>(&mut rng(seed), tokens * neurons, false));
     for lie in [Lie::Over, Lie::Joined(Joined::Pairs)] {
         let (gate, up, dh) = (gate.clone(), up.clone(), dh.clone());

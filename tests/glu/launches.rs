@@ -29,7 +29,7 @@ fn a_block_takes_a_row() {
     };
     assert_eq!(of(Limits::H200, 5).symbol.name(), "twofour_glu_forward_bf16");
     assert_eq!(of(Limits::H200, 5).grid, [5, 1, 1]);
-    assert_eq!(of(Limits::H200, 4096).grid, [528, 1, 1]);
+    assert_eq!(of(Limits::H200, 4096).grid, [660, 1, 1]);
     assert_eq!(of(Limits::H200, 0).grid, [0, 1, 1]);
     for (joined, variant) in [(Joined::Halves, "backward_f16"), (Joined::Pairs, "backward_pairs_f16")] {
         let pass = Backward::<Raw, f16>::over_joined([2, 8], by, joined, at(64, 16), at(128, 32));
