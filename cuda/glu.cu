@@ -28,7 +28,7 @@ struct GluArgs {
   u64 stride;     // elements from a row of gate, and of up, to the next
   u64 to_stride;  // and of what is written
   u32 neurons;
-  u32 words;  // of a row's mask
+  u32 words;              // of a row's mask
   float from, low, high;  // on where from <= gate or low <= gate <= high
   float l1;
   u32 both;    // 1: and up > 0
@@ -221,10 +221,10 @@ TWOFOUR_DEVICE void backward_kernel(const GluArgs& args) {
   }
 }
 
-#define TWOFOUR_GLU(T)                                                                                             \
-  TWOFOUR_KERNEL(twofour_glu_forward_##T, GluArgs, kThreads, 5) { forward_kernel<T, false>(args); }                \
-  TWOFOUR_KERNEL(twofour_glu_forward_pairs_##T, GluArgs, kThreads, 5) { forward_kernel<T, true>(args); }           \
-  TWOFOUR_KERNEL(twofour_glu_backward_##T, GluArgs, kThreads, 5) { backward_kernel<T, false>(args); }              \
+#define TWOFOUR_GLU(T)                                                                                   \
+  TWOFOUR_KERNEL(twofour_glu_forward_##T, GluArgs, kThreads, 5) { forward_kernel<T, false>(args); }      \
+  TWOFOUR_KERNEL(twofour_glu_forward_pairs_##T, GluArgs, kThreads, 5) { forward_kernel<T, true>(args); } \
+  TWOFOUR_KERNEL(twofour_glu_backward_##T, GluArgs, kThreads, 5) { backward_kernel<T, false>(args); }    \
   TWOFOUR_KERNEL(twofour_glu_backward_pairs_##T, GluArgs, kThreads, 5) { backward_kernel<T, true>(args); }
 
 TWOFOUR_GLU(f32)
