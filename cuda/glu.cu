@@ -208,7 +208,7 @@ TWOFOUR_DEVICE void backward_kernel(const GluArgs& args) {
         const Silu silu(gate[i]);
         const float a = args.smooth ? silu.value : gate[i], slope = args.smooth ? silu.slope : 1.0f;
         const float d = dh[i] + slope_of_l1(args.l1, a, up[i]);
-        gate[i] = on ? d * up[i] * slope : 0.0f;
+        gate[i] = on ? d * slope * up[i] : 0.0f;
         up[i] = on ? d * a : 0.0f;
       }
       if constexpr (pairs) {

@@ -252,7 +252,7 @@ fn backward_row<L: Float>(by: &Slope, dh: &[L], mut row: Row<'_, L>, mask: Optio
             }
             let sign = if a == 0.0 || u == 0.0 { 0.0 } else { l1.copysign(a.signum() * u.signum()) };
             let d = d[neuron] + sign;
-            (gate[neuron], up[neuron]) = (d * u * slope[neuron], d * a);
+            (gate[neuron], up[neuron]) = (d * slope[neuron] * u, d * a);
         }
         row.write(first, count, [&gate, &up]);
     });

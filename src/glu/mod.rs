@@ -21,8 +21,8 @@
 //!
 //! Whether a neuron is on is a comparison of `g` and `u` with bounds that are worked out once, for CATS too: no result of
 //! an approximate exponential is ever compared, so every executor has the same bits. `h` of the three without SiLU is one
-//! product, rounded once, and the same to the bit everywhere; with SiLU it is so to 4e-6 of itself, and what a unit in the
-//! last place of its type is.
+//! product, rounded once, and the same to the bit everywhere, gradients too; with SiLU results are so to 4e-6 of the terms
+//! that are added up (its slope is zero at −1.28), and a unit in the last place of their type.
 //!
 //! # What is no number
 //!

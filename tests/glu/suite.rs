@@ -23,7 +23,7 @@ macro_rules! of_type {
 }
 
 /// What a result may be off by: of products rounding alone, of SiLU a share besides; and what underflows.
-pub(crate) fn assert_near<L: Float>(got: L, expected: f64, smooth: bool, what: &dyn Fn() -> String) {
+pub(crate) fn assert_near<L: Float>(got: L, expected: f64, size: f64, smooth: bool, what: &dyn Fn() -> String) {
     let written = L::from_f32(expected as f32).to_f32();
     let got = got.to_f32();
     if expected.is_nan() || written.is_infinite() || got.is_infinite() {
@@ -34,7 +34,7 @@ pub(crate) fn assert_near<L: Float>(got: L, expected: f64, smooth: bool, what: &
         return;
     }
     let share = if smooth { 4e-6 } else { 2e-7 };
-    let slack = share * expected.abs() + rounding::<L>(expected) + 1e-37;
+    let slack = share * size + rounding::<L>(expected) + 1e-37;
     assert!((f64::from(got) - expected).abs() <= slack, "{got} for {expected}: {}", what());
 }
 
@@ -45,14 +45,14 @@ pub(crate) fn compare<L: Float>(case: &Case<L>, made: &Made<L>, [dgate, dup]: &[
         for i in 0..case.neurons {
             let at = row * case.neurons + i;
             let all = [&case.gate, &case.up, &case.dh].map(|of| f64::from(of[at].to_f32()));
-            let Neuron { on, lost: is_lost, h, dgate: of_gate, dup: of_up } =
+            let Neuron { on, lost: is_lost, h, dgate: of_gate, size, dup: of_up } =
                 neuron(case.activation, case.l1.into(), all);
             let what = &|| format!("{all:?} in row {row}: {case:?}");
             bits[i / 32] |= u32::from(on) << (i % 32);
             (active, lost) = (active + u32::from(on), lost + u32::from(is_lost));
-            assert_near(made.h[at], h, smooth, what);
-            assert_near(dgate[at], of_gate, smooth, what);
-            assert_near(dup[at], of_up, smooth, what);
+            assert_near(made.h[at], h, h.abs(), smooth, what);
+            assert_near(dgate[at], of_gate, size, smooth, what);
+            assert_near(dup[at], of_up, of_up.abs(), smooth, what);
             assert!(on || [made.h[at], dgate[at], dup[at]].iter().all(|x| x.to_f32().to_bits() == 0), "{}", what());
         }
         assert_eq!(made.mask[row * bits.len()..][..bits.len()], bits, "{case:?}");
