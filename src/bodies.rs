@@ -6,7 +6,7 @@ use crate::element::{Element, Factor, Float, Logit};
 use crate::pass::{Pass, run_on_host};
 use crate::sample::GradientOf;
 use crate::space::Host;
-use crate::{E4m3, E5m2, bf16, compress, distil, f16, learn, mask, matmul, select, sparse};
+use crate::{E4m3, E5m2, bf16, compress, distil, f16, glu, learn, mask, matmul, select, sparse};
 use std::hint::black_box;
 
 /// Compiles them; there is no reason to call it.
@@ -68,6 +68,8 @@ fn rows<X: Float + Factor>() {
     keep::<distil::Distil<Host, X>>();
     keep::<distil::TopK<Host, X>>();
     keep::<distil::SquareHead<Host, X>>();
+    keep::<glu::Forward<Host, X>>();
+    keep::<glu::Backward<Host, X>>();
     factor::<X>();
     keep::<compress::Unpack<Host, X>>();
 }

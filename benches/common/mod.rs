@@ -13,6 +13,7 @@ pub mod compress;
 pub mod cuda;
 pub mod data;
 pub mod distil;
+pub mod glu;
 pub mod learn;
 pub mod level;
 pub mod mask;

@@ -1,0 +1,43 @@
+//! Speed of `glu`: `cargo bench --bench glu`, or a part with `-- forward`.
+//!
+//! h and its mask, and both gradients by the mask, of 512 tokens and the feed-forward of a 7B model (11,008 neurons),
+//! with normal-distributed gate and up: of dReLU's a quarter are on. Throughput is in bytes, the least that must move were
+//! every neuron looked at, beside a plain copy.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use common::Place;
+use common::glu::{Case, Does};
+use common::level::Level;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twofour::DType;
+use twofour::glu::Activation;
+
+criterion_group! {
+    name = benches;
+    config = common::config();
+    targets = glu
+}
+criterion_main!(benches);
+
+fn glu(criterion: &mut Criterion) {
+    let (mut group, places) = (criterion.benchmark_group("glu"), Place::all());
+    common::copy(&mut group, &places);
+    let [tokens, neurons] = if common::smoke() { [4, 100] } else { [512, 11_008] };
+    let mut case = |does, activation, dtype| {
+        let case = Case { does, activation, dtype, tokens, neurons };
+        common::bench(&mut group, &case.name(), &places, Throughput::Bytes(case.bytes()), |at| {
+            common::glu::ready(case, at)
+        });
+    };
+    for does in [Does::Forward, Does::Backward] {
+        case(does, Activation::DRelu, DType::Bf16);
+        case(does, Activation::SwiGlu, DType::Bf16);
+        if Level::asked() != Level::Quick {
+            case(does, Activation::DRelu, DType::F32);
+            case(does, Activation::Cats(0.2), DType::Bf16);
+        }
+    }
+}
