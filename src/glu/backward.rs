@@ -99,8 +99,8 @@ impl<'a, S: Space, L: Float> Backward<'a, S, L> {
         Self::of(shape, activation, dh, Operands::OverJoined { by, both: both.output() })
     }
 
-    /// Takes which neurons are on from the forward pass, in place of a look at gate and up; where none of eight is,
-    /// nothing else of them is read.
+    /// Takes which neurons are on from the forward pass, in place of a look at gate and up; a device reads nothing else of
+    /// eight of which none is.
     #[must_use]
     pub fn mask(mut self, mask: impl Input<'a, Space = S, Element = u32>) -> Self {
         self.mask = Some(mask.input());
