@@ -67,7 +67,7 @@ impl<L: Float> Row<'_, L> {
         L::widen(&from_up[neurons], up);
     }
 
-    /// Of the forward pass `second` alone.
+    /// Of the forward pass the second alone.
     fn write(&mut self, first: usize, count: usize, made: [&Block; 2]) {
         let (neurons, pairs) = (first..first + count, 2 * first..2 * (first + count));
         match self {

@@ -86,6 +86,10 @@ fn args(rows: usize, neurons: usize, activation: Activation, from: &Places) -> G
 }
 
 fn launch<L: Float>(queue: &mut Queue, variant: &'static str, args: &GluArgs) {
+    // Rows of nothing may be more than a device would come to an end of.
+    if args.neurons == 0 && args.active == 0 && args.lost == 0 {
+        return;
+    }
     let blocks = args.rows.min(queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR).into()) as u32;
     queue.launch(Launch::new(Symbol::new("glu", variant, &[L::DTYPE.name()]), blocks, THREADS, args));
 }

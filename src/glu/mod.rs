@@ -14,8 +14,8 @@
 //! | `Cats(t)` | `SiLU(g) u` (CATS, arXiv 2404.08763) | `\|SiLU(g)\| > t` |
 //!
 //! `SiLU(g) = g/(1 + e⁻ᵍ)`. Gradients, where it is on: `dg = dh b a′(g)`, `du = dh a(g)`; elsewhere 0. So `h`, `dg` and
-//! `du` have one support, and one bit a neuron says it: [`Forward::mask`] writes it, [`Backward::mask`] reads it, and what
-//! decodes reads it too. [`Backward::l1`] adds the gradient of `λ Σ |h|`, which makes more of `h` zero in training.
+//! `du` have one support, and one bit a neuron says it: [`Forward::mask`] writes it, [`Backward::mask`] reads it.
+//! [`Backward::l1`] adds the gradient of `λ Σ |h|`, which makes more of `h` zero in training.
 //!
 //! # The support is exact
 //!

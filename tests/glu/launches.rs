@@ -37,6 +37,17 @@ fn a_block_takes_a_row() {
     }
 }
 
+/// However many rows: none are gone over unless something is written of each.
+#[test]
+fn rows_without_neurons_are_nothing_to_do() {
+    let (by, rows) = (Activation::DRelu, usize::MAX);
+    let forward = || Forward::<Raw, f32>::new([rows, 0], by, at(64, 0), at(64, 0), at(64, 0));
+    assert_eq!(launches(SMALL, forward()).unwrap(), []);
+    assert_eq!(launches(SMALL, forward().active(at(64, rows))).unwrap().len(), 1);
+    let backward = Backward::<Raw, f32>::over([rows, 0], by, at(64, 0), at(64, 0), at(64, 0));
+    assert_eq!(launches(SMALL, backward).unwrap(), []);
+}
+
 /// Rows so many that 32 bits do not hold the number of a neuron, nor that of a word of their masks.
 const FAR: [usize; 2] = [(1 << 27) + 3, 1032];
 
