@@ -6,14 +6,13 @@
 // A thread takes 8 neurons at a time: 16 bytes of a 16-bit type, and a byte of the mask.
 
 #include "common/vector.cuh"
+#include "glu/neuron.cuh"
 
 namespace twofour {
 
 constexpr u32 kThreads = 256;
 constexpr u32 kWarps = kThreads / kWarpSize;
 constexpr u32 kRun = 8;
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kMost = 3.40282347e38f;
 
 struct GluArgs {
   const void* gate;  // of pairs both
@@ -28,11 +27,9 @@ struct GluArgs {
   u64 stride;     // elements from a row of gate, and of up, to the next
   u64 to_stride;  // and of what is written
   u32 neurons;
-  u32 words;              // of a row's mask
-  float from, low, high;  // on where from <= gate or low <= gate <= high
+  u32 words;  // of a row's mask
+  Bounds bounds;
   float l1;
-  u32 both;    // 1: and up > 0
-  u32 smooth;  // 1: a is SiLU, else the gate
 };
 static_assert(sizeof(GluArgs) == 120, "GluArgs in src/glu/launch.rs");
 
@@ -108,27 +105,6 @@ TWOFOUR_DEVICE void read_both(const GluArgs& args, u64 row, u32 first, u32 count
   }
 }
 
-// ---- a neuron -----------------------------------------------------------------------------------------------------------
-
-// NaN.
-TWOFOUR_DEVICE bool is_unordered(float x) { return x != x; }
-
-TWOFOUR_DEVICE bool is_on(const GluArgs& args, float gate, float up) {
-  const bool inside = gate >= args.from || (gate >= args.low && gate <= args.high);
-  return inside && (args.both == 0 || up > 0.0f) && !is_unordered(gate * up);
-}
-
-// 1/(1 + e^-gate); SiLU of -infinity is 0, and slopes are numbers.
-struct Silu {
-  float value, slope;
-  TWOFOUR_DEVICE explicit Silu(float gate) {
-    const float share = rcp_approx(1.0f + ex2_approx(gate * -kLog2E));
-    const float least = max_nan(gate, -kMost), inside = min_nan(least, kMost);
-    value = least * share;
-    slope = share * (1.0f + inside * (1.0f - share));
-  }
-};
-
 // ---- the kernels --------------------------------------------------------------------------------------------------------
 
 // The block's sums of two counts, by all of its threads; thread 0 has them. A barrier before and after.
@@ -163,10 +139,10 @@ TWOFOUR_DEVICE void forward_kernel(const GluArgs& args) {
         read_both<T, pairs>(args, row, first, count, whole, gate, h);
         TWOFOUR_UNROLL
         for (u32 i = 0; i < kRun; ++i) {
-          const bool on = is_on(args, gate[i], h[i]) && i < count;
+          const bool on = is_on(args.bounds, gate[i], h[i]) && i < count;
           bits |= u32(on) << i;
           lost += is_unordered(gate[i] * h[i]);
-          h[i] = on ? (args.smooth ? Silu(gate[i]).value : gate[i]) * h[i] : 0.0f;
+          h[i] = on ? (args.bounds.smooth ? Silu(gate[i]).value : gate[i]) * h[i] : 0.0f;
         }
         active += popcount(bits);
         write_neurons<T>(args.to_up, row * args.to_stride + first, count, whole, h);
@@ -204,9 +180,9 @@ TWOFOUR_DEVICE void backward_kernel(const GluArgs& args) {
       }
       TWOFOUR_UNROLL
       for (u32 i = 0; i < kRun; ++i) {
-        const bool on = args.mask ? bits >> i & 1 : is_on(args, gate[i], up[i]);
+        const bool on = args.mask ? bits >> i & 1 : is_on(args.bounds, gate[i], up[i]);
         const Silu silu(gate[i]);
-        const float a = args.smooth ? silu.value : gate[i], slope = args.smooth ? silu.slope : 1.0f;
+        const float a = args.bounds.smooth ? silu.value : gate[i], slope = args.bounds.smooth ? silu.slope : 1.0f;
         const float d = dh[i] + slope_of_l1(args.l1, a, up[i]);
         gate[i] = on ? d * slope * up[i] : 0.0f;
         up[i] = on ? d * a : 0.0f;

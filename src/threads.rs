@@ -17,6 +17,11 @@ pub(crate) fn map<T: Send, R: Send>(items: impl Iterator<Item = T>, work: impl F
     slots.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect()
 }
 
+/// How many there are.
+pub(crate) fn count() -> usize {
+    rayon::current_num_threads()
+}
+
 fn each(count: usize, work: &(dyn Fn(usize) + Sync)) {
     (0..count).into_par_iter().for_each(work);
 }

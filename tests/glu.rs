@@ -6,10 +6,14 @@ mod common;
 
 #[path = "glu/case.rs"]
 mod case;
+#[path = "glu/decode.rs"]
+mod decode;
 #[path = "glu/edges.rs"]
 mod edges;
 #[path = "glu/errors.rs"]
 mod errors;
+#[path = "glu/ffn.rs"]
+mod ffn;
 #[path = "glu/launches.rs"]
 mod launches;
 #[path = "glu/oracle.rs"]

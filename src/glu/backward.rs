@@ -138,7 +138,7 @@ impl<S: Space, L: Float> Pass<S> for Backward<'_, S, L> {
             }
             Operands::OverJoined { both, .. } => length("gate and up", Some(both), 2 * one)?,
         }
-        mask(self.mask.as_ref(), self.tokens, self.neurons)?;
+        mask("mask", self.mask.as_ref(), self.tokens, self.neurons)?;
         not_negative("lambda", self.l1)
     }
 

@@ -43,6 +43,16 @@ impl Bounds {
             }
         }
     }
+
+    /// Whether a gate is, by itself.
+    pub(super) fn is_inside(&self, gate: f32) -> bool {
+        gate >= self.from || (gate >= self.low && gate <= self.high)
+    }
+
+    /// Whether a neuron is on.
+    pub(super) fn is_on(&self, gate: f32, up: f32) -> bool {
+        self.is_inside(gate) && (!self.both || up > 0.0) && !(gate * up).is_nan()
+    }
 }
 
 /// In `f64`; 0 of −∞.

@@ -8,6 +8,10 @@ use crate::sample::vector::{LANES, by_processor};
 use crate::space::HostSpace;
 use crate::threads;
 
+mod decode;
+
+pub(super) use decode::decode;
+
 /// Neurons that are worked on at a time: whole words of a mask.
 const BLOCK: usize = 256;
 

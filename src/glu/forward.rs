@@ -124,7 +124,7 @@ impl<S: Space, L: Float> Pass<S> for Forward<'_, S, L> {
                 length("h", Some(h), one)?;
             }
         }
-        mask(self.mask.as_ref(), self.tokens, self.neurons)?;
+        mask("mask", self.mask.as_ref(), self.tokens, self.neurons)?;
         length("active", self.active.as_ref(), self.tokens)?;
         length("lost", self.lost.as_ref(), self.tokens)
     }

@@ -1,4 +1,4 @@
-//! The launches of the `glu` kernels. The struct mirrors that of `cuda/glu.cu`.
+//! The launches of the `glu` kernels. The structs mirror those of `cuda/glu.cu` and `cuda/glu/neuron.cuh`.
 
 use super::bounds::Bounds;
 use super::{Activation, Backward, Forward, Joined, backward, forward, words};
@@ -6,6 +6,11 @@ use crate::device::{Launch, Symbol};
 use crate::element::Float;
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
+
+mod decode;
+
+pub use decode::MAX_NEURONS;
+pub(super) use decode::{decode, workspace_bytes};
 
 /// Threads of a block, which takes a row at a time.
 const THREADS: u32 = 256;
@@ -29,14 +34,29 @@ struct GluArgs {
     to_stride: u64,
     neurons: u32,
     words: u32,
+    bounds: BoundsArgs,
+    l1: f32,
+}
+const _: () = assert!(size_of::<GluArgs>() == 120);
+
+/// `Bounds` of `cuda/glu/neuron.cuh`.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct BoundsArgs {
     from: f32,
     low: f32,
     high: f32,
-    l1: f32,
     both: u32,
     smooth: u32,
 }
-const _: () = assert!(size_of::<GluArgs>() == 120);
+const _: () = assert!(size_of::<BoundsArgs>() == 20);
+
+impl BoundsArgs {
+    fn of(activation: Activation) -> Self {
+        let Bounds { from, low, high, both, smooth } = Bounds::new(activation);
+        Self { from, low, high, both: both.into(), smooth: smooth.into() }
+    }
+}
 
 /// Where two arrays of rows are: addresses, and elements from a row to the next.
 struct Places {
@@ -61,7 +81,6 @@ impl Places {
 }
 
 fn args(rows: usize, neurons: usize, activation: Activation, from: &Places) -> GluArgs {
-    let Bounds { from: least, low, high, both, smooth } = Bounds::new(activation);
     GluArgs {
         gate: from.gate,
         up: from.up,
@@ -76,12 +95,8 @@ fn args(rows: usize, neurons: usize, activation: Activation, from: &Places) -> G
         to_stride: 0,
         neurons: neurons as u32,
         words: words(neurons) as u32,
-        from: least,
-        low,
-        high,
+        bounds: BoundsArgs::of(activation),
         l1: 0.0,
-        both: both.into(),
-        smooth: smooth.into(),
     }
 }
 

@@ -62,17 +62,25 @@
 
 use crate::check::{finite, length, not_negative};
 use crate::element::Float;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unsupported};
 use crate::space::Array;
 
 mod backward;
 mod bounds;
 mod cpu;
+mod decode;
 mod forward;
 mod launch;
+mod neurons;
+mod plan;
 
+pub use crate::element::Factor;
 pub use backward::Backward;
+pub use decode::{Decode, MAX_TOKENS};
 pub use forward::Forward;
+pub use launch::MAX_NEURONS;
+pub use neurons::{Axis, FeedForward, Neurons};
+pub use plan::{Plan, Route, Scratch};
 
 /// What is made of gate and up.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,6 +132,15 @@ fn elements<L: Float>(tokens: usize, neurons: usize) -> Result<usize> {
 }
 
 /// Checks the length of a mask.
-fn mask<A: Array>(mask: Option<&A>, tokens: usize, neurons: usize) -> Result<()> {
-    length("mask", mask, tokens * words(neurons))
+fn mask<A: Array>(what: &'static str, mask: Option<&A>, tokens: usize, neurons: usize) -> Result<()> {
+    length(what, mask, tokens * words(neurons))
+}
+
+/// Checks that a decode has few tokens.
+fn tokens(tokens: usize) -> Result<()> {
+    if tokens <= MAX_TOKENS {
+        return Ok(());
+    }
+    let because = "most neurons are on for one of them: multiply by whole weights, and see `glu::Forward`";
+    Err(unsupported("decode of more than 8 tokens", because))
 }

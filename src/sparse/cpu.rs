@@ -20,6 +20,7 @@ use vector::Path;
 mod few;
 mod integers;
 mod many;
+pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -149,24 +150,30 @@ impl<T: Factor> Canonical<'_, T> {
         }
         let sparsity = Sparsity::of(T::DTYPE);
         let bytes = sparsity.row_groups(self.shape.cols).div_ceil(2);
-        let (words, last) = self.codes[rows.start * bytes..rows.end * bytes].as_chunks::<8>();
-        // Bits of codes that are not.
-        let illegal = |word: u64| match sparsity {
-            // The first position is less than the second.
-            Sparsity::TwoFour => {
-                let [low, high] = [word, word >> 1];
-                let less = !high & high >> 2 | !(high ^ high >> 2) & !low & low >> 2;
-                !less & 0x1111_1111_1111_1111
-            }
-            // 4 and E.
-            Sparsity::OneTwo => {
-                let word = word ^ 0x4444_4444_4444_4444;
-                word & 0x5555_5555_5555_5555 | (word ^ word >> 2) & 0x2222_2222_2222_2222
-            }
-        };
-        let words = words.iter().fold(0, |all, word| all | illegal(u64::from_le_bytes(*word)));
-        words | last.iter().fold(0, |all, byte| all | illegal(u64::from(*byte) | 0x4444_4444_4444_4400)) == 0
+        is_legal(sparsity, &self.codes[rows.start * bytes..rows.end * bytes])
     }
+}
+
+/// Whether codes are, two to a byte.
+#[inline(always)]
+fn is_legal(sparsity: Sparsity, codes: &[u8]) -> bool {
+    let (words, last) = codes.as_chunks::<8>();
+    // Bits of codes that are not.
+    let illegal = |word: u64| match sparsity {
+        // The first position is less than the second.
+        Sparsity::TwoFour => {
+            let [low, high] = [word, word >> 1];
+            let less = !high & high >> 2 | !(high ^ high >> 2) & !low & low >> 2;
+            !less & 0x1111_1111_1111_1111
+        }
+        // 4 and E.
+        Sparsity::OneTwo => {
+            let word = word ^ 0x4444_4444_4444_4444;
+            word & 0x5555_5555_5555_5555 | (word ^ word >> 2) & 0x2222_2222_2222_2222
+        }
+    };
+    let words = words.iter().fold(0, |all, word| all | illegal(u64::from_le_bytes(*word)));
+    words | last.iter().fold(0, |all, byte| all | illegal(u64::from(*byte) | 0x4444_4444_4444_4400)) == 0
 }
 
 /// Zeros behind what there is.

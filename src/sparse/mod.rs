@@ -121,6 +121,7 @@ mod scratch;
 
 pub use crate::dense::Problem;
 pub use crate::element::Factor;
+pub(crate) use cpu::rows::{Rows, Wide};
 pub use launch::MAX_SMALL_TOKENS;
 pub use multiply::Multiply;
 pub use plan::{Given, Packing, Plan, Route};

@@ -8,12 +8,12 @@ use crate::threads;
 use std::array::from_fn;
 
 /// Rows at a time, which share what is read of `X`.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Rows of a task.
 const BAND: usize = 32;
 
 /// Activations of some columns of a token.
-type Span = Aligned<[f32; SPAN]>;
+pub(super) type Span = Aligned<[f32; SPAN]>;
 
 /// For types whose sums are `f32`; `CODES` bytes are those of 32 columns.
 pub(super) fn multiply<T: Factor, const CODES: usize>(product: Product<'_, T>) -> bool {
@@ -83,7 +83,7 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
 
 /// Products of rows and tokens.
 #[inline(always)]
-fn dots<V: Vector, T: Factor, const CODES: usize, const N: usize>(
+pub(super) fn dots<V: Vector, T: Factor, const CODES: usize, const N: usize>(
     values: [&[T]; ROWS],
     codes: [&[u8]; ROWS],
     x: [&[Span]; N],

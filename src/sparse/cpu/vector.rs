@@ -66,6 +66,23 @@ pub(super) trait Vector: Copy {
     fn index(selector: u32) -> Self::Index;
     /// The columns that it selects.
     fn pick(x: &[f32; SPAN], index: Self::Index) -> Self;
+    /// Sixteen kept values where a selector says, zeros elsewhere, and a bit for each of the 32 columns that has one.
+    #[inline(always)]
+    fn spread(values: Self, selector: u32) -> ([Self; 2], u32) {
+        let (mut to, mut kept) = ([[0.0; LANES]; 2], 0);
+        for (lane, value) in values.array().into_iter().enumerate() {
+            let column = lane / 2 * 4 + (selector >> (2 * lane) & 3) as usize;
+            to[column / LANES][column % LANES] = value;
+            kept |= 1 << column;
+        }
+        (to.map(|to| Self::load(&to)), kept)
+    }
+    /// `self · by + to`, rounded once, where a bit is set; `to` elsewhere.
+    #[inline(always)]
+    fn mul_add_where(self, by: Self, to: Self, bits: u16) -> Self {
+        let (sum, to) = (self.mul_add(by, to).array(), to.array());
+        Self::load(&std::array::from_fn(|lane| if bits >> lane & 1 == 1 { sum[lane] } else { to[lane] }))
+    }
 
     /// Partial sums of products of integers.
     type Sums: Copy;

@@ -128,6 +128,27 @@ impl Vector for Zmm {
         Self(op!(_mm512_permutex2var_ps(low, index, high)))
     }
 
+    #[inline(always)]
+    fn spread(values: Self, selector: u32) -> ([Self; 2], u32) {
+        // Which of four a code keeps, a bit each.
+        let kept = op!(_mm_setr_epi8(3, 3, 5, 9, 3, 2, 6, 10, 5, 6, 4, 12, 9, 10, 12, 8));
+        // Codes four bits each, lowest first, to bytes.
+        let codes = op!(_pdep_u64(selector.into(), 0x0f0f_0f0f_0f0f_0f0f));
+        let codes = op!(_mm_cvtsi64_si128(codes.cast_signed()));
+        let bits = op!(_mm_shuffle_epi8(kept, codes));
+        let bits = op!(_mm_cvtsi128_si64(bits)).cast_unsigned();
+        let bits = op!(_pext_u64(bits, 0x0f0f_0f0f_0f0f_0f0f)) as u32;
+        let low = op!(_mm512_maskz_expand_ps(bits as u16, values.0));
+        let upper = op!(_mm512_shuffle_f32x4::<0x4e>(values.0, values.0));
+        let high = op!(_mm512_maskz_expand_ps((bits >> 16) as u16, upper));
+        ([Self(low), Self(high)], bits)
+    }
+
+    #[inline(always)]
+    fn mul_add_where(self, by: Self, to: Self, bits: u16) -> Self {
+        Self(op!(_mm512_mask3_fmadd_ps(self.0, by.0, to.0, bits)))
+    }
+
     type Sums = __m512i;
     // One factor of `vpdpbusd` has no sign.
     const OFFSET: u8 = 128;
