@@ -27,7 +27,8 @@ struct GluDownArgs {
   const void* weight;  // [neurons, width], or [neurons, width/2] kept values
   const u8* codes;     // of kept values
   const float* h;      // [neurons, padded tokens]
-  const u8* of_lost;   // [neurons] a bit a token
+  const u8* by_gate;   // [32 words] a bit for each token whose gate is on
+  const u8* of_lost;   // [32 words] a bit a token
   void* y;             // [tokens, width]
   u32* mask;           // [tokens, words]; null: not wanted
   u32* lost;           // [tokens]; null: not wanted
@@ -64,10 +65,8 @@ TWOFOUR_DEVICE void report(const GluDownArgs& args, const Active& active, u32* o
   for (u32 token = 0; token < which.tokens; ++token) {
     u32 lost = 0;
     for (u32 word = thread_index(); word < which.words; word += kThreads) {
-      const u32 given = given_word(which, word);
-      if (args.mask)
-        store(args.mask + token * which.words + word, bits_of_token(which.on[1], word, token) & active.bits[word]);
-      if (args.lost && given != 0) lost += popcount(bits_of_token(args.of_lost, word, token) & given);
+      if (args.mask) store(args.mask + token * which.words + word, bits_of_token(which.on, word, token));
+      if (args.lost) lost += popcount(bits_of_token(args.of_lost, word, token));
     }
     if (!args.lost) continue;
     lost = add_up(lost, of_warps);
@@ -78,7 +77,7 @@ TWOFOUR_DEVICE void report(const GluDownArgs& args, const Active& active, u32* o
   for (u32 word = thread_index(); word < which.words; word += kThreads) {
     const u32 given = given_word(which, word);
     gate += popcount(given);
-    up += popcount(which.whole ? given : given & bits_of_bytes(which.on[0] + 32 * word));
+    up += popcount(which.whole ? given : bits_of_bytes(args.by_gate + 32 * word));
   }
   gate = add_up(gate, of_warps), up = add_up(up, of_warps);
   if (thread_index() == 0) store(args.rows, gate), store(args.rows + 1, up), store(args.rows + 2, active.count);

@@ -31,12 +31,12 @@ struct GluRowsArgs {
   Which which;
   float* gate;  // [neurons, padded tokens]; the gate writes it, up reads it
   float* h;     // the same; null: this is the gate
-  u8* on;       // [neurons] a bit a token; of up another than the gate's
-  u8* lost;     // [neurons] a bit a token; up adds to it
+  u8* on;       // [32 words] a bit a token; of up another than the gate's
+  u8* lost;     // [32 words] a bit a token; up adds to it
   u32 width;
   Bounds bounds;
 };
-static_assert(sizeof(GluRowsArgs) == 120, "RowsArgs in src/glu/launch/decode.rs");
+static_assert(sizeof(GluRowsArgs) == 112, "RowsArgs in src/glu/launch/decode.rs");
 
 // Rows that a warp has at once, and of each sum so many tokens.
 template <bool kept, u32 tokens>
@@ -229,7 +229,7 @@ struct Dots {
         store(args.gate + at, sum);
       } else {
         const float gate = load(args.gate + at);
-        const bool was = load(args.which.on[0] + neuron) >> token & 1;
+        const bool was = load(args.which.on + neuron) >> token & 1;
         on = was && is_on(args.bounds, gate, sum);
         lost = was && is_unordered(gate * sum);
         store(args.h + at, on ? (args.bounds.smooth ? Silu(gate).value : gate) * sum : 0.0f);
@@ -258,13 +258,24 @@ TWOFOUR_DEVICE void take(const GluRowsArgs& args, const Active& active, bool all
   dots.write(count);
 }
 
+// Neurons that no warp takes are off.
+TWOFOUR_DEVICE void write_zeros(const GluRowsArgs& args, const Active& active, bool all) {
+  const u32 neurons = 32 * active.words;
+  for (u32 neuron = block_index() * kThreads + thread_index(); neuron < neurons; neuron += block_count() * kThreads) {
+    if (all ? neuron < args.which.neurons : active.bits[neuron / 32] >> (neuron % 32) & 1) continue;
+    store(args.on + neuron, u8(0));
+    if (!args.h) store(args.lost + neuron, u8(0));
+  }
+}
+
 template <typename T, bool kept, u32 tokens>
 TWOFOUR_DEVICE void rows_kernel(const GluRowsArgs& args) {
   TWOFOUR_DYNAMIC_SHARED(u32, shared);
   TWOFOUR_SHARED u32 of_warps[kWarps];
   Active active(args.which, shared);
-  const bool all = args.which.whole || (!args.which.given && !args.which.on[0]);
+  const bool all = args.which.whole || (!args.which.given && !args.which.on);
   if (!all) active.fill<kThreads>(args.which, of_warps);
+  write_zeros(args, active, all);
   // Neighbours in the order of ranks are warps of several blocks: so few neurons are spread over the device.
   const u32 warps = block_count() * kWarps, number = warp() * block_count() + block_index();
   const u32 each = active.count / warps, more = active.count % warps;

@@ -70,6 +70,7 @@ fn rows<X: Float + Factor>() {
     keep::<distil::SquareHead<Host, X>>();
     keep::<glu::Forward<Host, X>>();
     keep::<glu::Backward<Host, X>>();
+    keep::<glu::Decode<Host, X>>();
     factor::<X>();
     keep::<compress::Unpack<Host, X>>();
 }

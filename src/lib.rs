@@ -15,7 +15,7 @@
 //! | [`learn`] | what a training step adds: initial logits, schedules, AdamW fused with the gradient, clipping |
 //! | [`select`] | one-shot masks by score: magnitude, Wanda, SparseGPT |
 //! | [`distil`] | rows of student and teacher logits to loss and gradient, in place |
-//! | [`glu`] | gated activations with exact zeros, and their gradients |
+//! | [`glu`] | gated activations with exact zeros, their gradients, and decode that skips those zeros |
 //!
 //! The crate `twofour-formats` has files: compressed weights, masks, and the state of a run. `twofour-candle` has
 //! layers for candle. [`cusparselt`] is a safe wrapper of NVIDIA's library by itself.

@@ -12,6 +12,7 @@ pub mod compress;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod decode;
 pub mod distil;
 pub mod glu;
 pub mod learn;

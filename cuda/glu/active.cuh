@@ -11,13 +11,13 @@ constexpr u32 kMaxWords = kMaxNeurons / 32;
 // Which neurons.
 struct Which {
   const u32* given;  // [tokens, words], those of any token; null: all
-  const u8* on[2];   // [32 words], of these those with a bit that is set, in both; null: not looked at
+  const u8* on;      // [32 words], those with a bit that is set, instead; null: not looked at
   u32 tokens;
   u32 neurons;
   u32 words;
   u32 whole;  // 1: all, whatever is above
 };
-static_assert(sizeof(Which) == 40, "WhichArgs in src/glu/launch/decode.rs");
+static_assert(sizeof(Which) == 32, "WhichArgs in src/glu/launch/decode.rs");
 
 // A bit for each of four bytes that is not zero.
 TWOFOUR_DEVICE u32 bits_of_bytes(u32 bytes) {
@@ -49,13 +49,7 @@ TWOFOUR_DEVICE u32 given_word(const Which& which, u32 word) {
 
 // Of 32 neurons those that a row is read of.
 TWOFOUR_DEVICE u32 word_of(const Which& which, u32 word) {
-  u32 bits = given_word(which, word);
-  if (which.whole) return bits;
-  TWOFOUR_UNROLL
-  for (u32 i = 0; i < 2; ++i) {
-    if (which.on[i]) bits &= bits_of_bytes(which.on[i] + 32 * word);
-  }
-  return bits;
+  return which.on && !which.whole ? bits_of_bytes(which.on + 32 * word) : given_word(which, word);
 }
 
 struct Active {

@@ -54,6 +54,17 @@ fn thresholds_are_kept_from_there_on(on: &mut impl TestExecutor) {
         assert_eq!(made.mask[i / 32] >> (i % 32) & 1 == 1, expected, "{on:?} {gate}");
     }
     assert!((500..2500).contains(&made.active[0]));
+    // The very gates on both sides of the three edges.
+    for [mut off, mut on_side] in [[-9.0f32, -1.28], [-1e-3, -1.27], [1e-3, 9.0]] {
+        let above = |gate: f32| silu(f64::from(gate)) > f64::from(0.2f32);
+        while off.to_bits().abs_diff(on_side.to_bits()) > 1 {
+            let middle =
+                f32::from_bits(off.to_bits().min(on_side.to_bits()) + off.to_bits().abs_diff(on_side.to_bits()) / 2);
+            *if above(middle) { &mut on_side } else { &mut off } = middle;
+        }
+        let made = row(Activation::Cats(0.2), &[off, on_side], &[1.0; 2]).forward(on);
+        assert_eq!(made.mask, [0b10], "{on:?} {off} {on_side}");
+    }
 }
 
 fn what_is_no_number_is_off_and_counted(on: &mut impl TestExecutor) {

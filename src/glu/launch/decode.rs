@@ -2,8 +2,8 @@
 //! `cuda/glu_down.cu` and `cuda/glu/active.cuh`.
 //!
 //! Kernels leave for each other, in the workspace, gates and h `[f, padded tokens]`, and of each neuron three bytes: for
-//! which tokens its gate is on, for which it is on, for which it is no number. Each goes over the neurons that the bytes of
-//! those before it have; nothing is read back, and nothing need be cleared.
+//! which tokens its gate is on, for which it is on, for which it is no number. Each goes over the neurons that the one
+//! before it has left a bit of, and writes all bytes; nothing is read back, and nothing need be cleared.
 
 use super::super::neurons::{Form, Neurons};
 use super::super::{Decode, Route, words};
@@ -29,13 +29,13 @@ const DOWN_LISTED: usize = 4096;
 #[repr(C)]
 struct WhichArgs {
     given: u64,
-    on: [u64; 2],
+    on: u64,
     tokens: u32,
     neurons: u32,
     words: u32,
     whole: u32,
 }
-const _: () = assert!(size_of::<WhichArgs>() == 40);
+const _: () = assert!(size_of::<WhichArgs>() == 32);
 
 /// `GluRowsArgs`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -52,7 +52,7 @@ struct RowsArgs {
     width: u32,
     bounds: BoundsArgs,
 }
-const _: () = assert!(size_of::<RowsArgs>() == 120);
+const _: () = assert!(size_of::<RowsArgs>() == 112);
 
 /// `GluDownArgs`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -61,6 +61,7 @@ struct DownArgs {
     weight: u64,
     codes: u64,
     h: u64,
+    by_gate: u64,
     of_lost: u64,
     y: u64,
     mask: u64,
@@ -174,7 +175,7 @@ pub(in super::super) fn decode<'g, S: DeviceSpace, L: Float + Factor>(
         x,
         weight: weight.weight,
         codes: weight.codes,
-        which: which([before, 0]),
+        which: which(before),
         gate: gates,
         h,
         on,
@@ -195,12 +196,13 @@ pub(in super::super) fn decode<'g, S: DeviceSpace, L: Float + Factor>(
         weight: down.weight,
         codes: down.codes,
         h,
+        by_gate: gate_on,
         of_lost,
         y,
         mask,
         lost,
         rows,
-        which: which([gate_on, on]),
+        which: which(on),
         width: width as u32,
         accumulate: pass.accumulate.into(),
     };

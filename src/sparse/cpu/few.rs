@@ -1,7 +1,7 @@
 //! The product for few tokens: kept values of a row side by side, and the activations of their columns picked for them.
 //! Value `j` is in sum `j % 16` of its row, and the sixteen are added up at last.
 
-use super::vector::{Aligned, LANES, SPAN, Vector, Work, load, selector, sum};
+use super::vector::{Aligned, LANES, SPAN, Vector, Work, load, prefetch_rows, selector, sum};
 use super::{Canonical, Product, bands, finish, padded};
 use crate::element::Factor;
 use crate::threads;
@@ -9,6 +9,8 @@ use std::array::from_fn;
 
 /// Rows at a time, which share what is read of `X`.
 pub(super) const ROWS: usize = 4;
+/// Vectors of a row that are brought near at once.
+const AT_ONCE: usize = 8;
 /// Rows of a task.
 const BAND: usize = 32;
 
@@ -70,7 +72,8 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
         let tokens: [usize; N] = from_fn(|i| (token + i).min(self.x.len() - 1));
         let (values, codes) =
             (rows.map(|row| self.weight.values(self.first + row)), rows.map(|row| self.weight.codes(self.first + row)));
-        let sums = dots::<V, T, CODES, N>(values, codes, tokens.map(|token| self.x[token]));
+        let next = from_fn(|i| self.weight.values(self.first + (row + ROWS + i).min(last_row)));
+        let sums = dots::<V, T, CODES, N>(values, codes, next, tokens.map(|token| self.x[token]));
         for (row, sums) in rows.into_iter().zip(sums) {
             let bias = self.bias.map(|bias| bias[self.first + row]);
             for (token, sum) in tokens.into_iter().zip(sums) {
@@ -81,21 +84,26 @@ impl<T: Factor, const CODES: usize> Band<'_, T, CODES> {
     }
 }
 
-/// Products of rows and tokens.
+/// Products of rows and tokens. Rows that come next are brought near meanwhile: a row is too short for a processor to see
+/// where it goes.
 #[inline(always)]
 pub(super) fn dots<V: Vector, T: Factor, const CODES: usize, const N: usize>(
     values: [&[T]; ROWS],
     codes: [&[u8]; ROWS],
+    next: [&[T]; ROWS],
     x: [&[Span]; N],
 ) -> [[f32; N]; ROWS] {
     let whole = values[0].len() / LANES;
-    let values = values.map(<[T]>::as_chunks::<LANES>);
+    let (all, values) = (values, values.map(<[T]>::as_chunks::<LANES>));
     let all_values = values.map(|values| &values.0[..whole]);
     let all_codes = codes.map(|codes| &codes.as_chunks::<CODES>().0[..whole]);
     let all_x = x.map(|x| &x[..whole]);
     let mut sums = [[V::splat(0.0); N]; ROWS];
-    for i in 0..whole {
-        add(&mut sums, all_values.map(|values| &values[i]), all_codes.map(|codes| &codes[i]), all_x.map(|x| &x[i]));
+    for first in (0..whole).step_by(AT_ONCE) {
+        prefetch_rows(&all, &next, first * LANES..(first + AT_ONCE) * LANES);
+        for i in first..whole.min(first + AT_ONCE) {
+            add(&mut sums, all_values.map(|values| &values[i]), all_codes.map(|codes| &codes[i]), all_x.map(|x| &x[i]));
+        }
     }
     if !values[0].1.is_empty() {
         let values = values.map(|values| padded(values.1));

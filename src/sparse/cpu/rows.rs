@@ -2,7 +2,7 @@
 //! and sums of some ([`Rows::add`]). A row's result is the same bits whatever else is picked, and on every processor.
 
 use super::few::{self, ROWS, Span};
-use super::vector::{Aligned, LANES, Path, SPAN, Vector, Work, load, sum};
+use super::vector::{Aligned, LANES, LINE, Path, SPAN, Vector, Work, load, prefetch, prefetch_rows, sum};
 use super::{is_legal, padded};
 use crate::compress::Sparsity;
 use crate::element::Factor;
@@ -70,6 +70,7 @@ struct Kept<'a, T> {
 }
 
 impl<'a, T> Kept<'a, T> {
+    #[inline(always)]
     fn new(values: &'a [T], codes: &'a [u8], cols: usize, row: usize) -> Option<Self> {
         let (groups, values) = (cols / 4, &values[row * (cols / 2)..][..cols / 2]);
         let codes: std::borrow::Cow<'_, [u8]> = if groups.is_multiple_of(2) {
@@ -82,6 +83,13 @@ impl<'a, T> Kept<'a, T> {
         };
         is_legal(Sparsity::TwoFour, &codes).then_some(Self { values, codes })
     }
+}
+
+/// Has a row's codes brought near.
+#[inline(always)]
+fn prefetch_codes(codes: &[u8], cols: usize, row: usize) {
+    let of_row = &codes[row * (cols / 4) / 2..][..cols / 8];
+    of_row.iter().step_by(LINE).for_each(|line| prefetch(Some(line)));
 }
 
 struct Dots<'a, T> {
@@ -98,8 +106,8 @@ impl<T: Factor> Work for Dots<'_, T> {
     fn on<V: Vector>(self) -> Option<Vec<f32>> {
         let mut to = vec![0.0; self.picked.len() * self.x.len()];
         let tokens = self.x.len();
-        for (picked, to) in self.picked.chunks(ROWS).zip(to.chunks_mut(ROWS * tokens.max(1))) {
-            let mut token = 0;
+        for (i, to) in to.chunks_mut(ROWS * tokens.max(1)).enumerate() {
+            let (picked, mut token) = (&self.picked[i * ROWS..], 0);
             while token < tokens {
                 token += match tokens - token {
                     1 => self.write::<V, 1>(picked, token, to)?,
@@ -120,18 +128,25 @@ impl<T: Factor> Dots<'_, T> {
         let tokens: [usize; N] = from_fn(|i| (token + i).min(self.x.len() - 1));
         let x: [&[Span]; N] = tokens.map(|token| self.x[token].0.as_slice());
         let sums = match *self.rows {
-            Rows::Dense(weight) => dense::<V, T, N>(from_fn(|i| &weight[row(i) * self.cols..][..self.cols]), x),
+            Rows::Dense(weight) => {
+                let of = |i: usize| &weight[row(i) * self.cols..][..self.cols];
+                dense::<V, T, N>(from_fn(of), from_fn(|i| of(ROWS + i)), x)
+            }
             Rows::Kept(values, codes) => {
                 let [a, b, c, d] = from_fn(|i| Kept::new(values, codes, self.cols, row(i)));
                 let rows = [a?, b?, c?, d?];
+                let half = self.cols / 2;
+                let next = from_fn(|i| &values[row(ROWS + i) * half..][..half]);
+                (ROWS..2 * ROWS).for_each(|i| prefetch_codes(codes, self.cols, row(i)));
                 few::dots::<V, T, CODES, N>(
                     rows.each_ref().map(|row| row.values),
                     rows.each_ref().map(|row| &*row.codes),
+                    next,
                     x,
                 )
             }
         };
-        for (to, sums) in to.chunks_mut(self.x.len()).zip(sums) {
+        for (to, sums) in to.chunks_mut(self.x.len()).zip(sums).take(picked.len()) {
             tokens.into_iter().zip(sums).for_each(|(token, sum)| to[token] = sum);
         }
         Some(N)
@@ -140,19 +155,28 @@ impl<T: Factor> Dots<'_, T> {
 
 /// Products of rows and tokens: column `k` is in sum `k % 16`.
 #[inline(always)]
-fn dense<V: Vector, T: Factor, const N: usize>(rows: [&[T]; ROWS], x: [&[Span]; N]) -> [[f32; N]; ROWS] {
+fn dense<V: Vector, T: Factor, const N: usize>(
+    rows: [&[T]; ROWS],
+    next: [&[T]; ROWS],
+    x: [&[Span]; N],
+) -> [[f32; N]; ROWS] {
     let whole = rows[0].len() / SPAN;
     let parts = rows.map(|row| &row.as_chunks::<SPAN>().0[..whole]);
     let all_x = x.map(|x| &x[..whole]);
     let mut sums = [[V::splat(0.0); N]; ROWS];
     for i in 0..whole {
+        prefetch_rows(&rows, &next, i * SPAN..(i + 1) * SPAN);
         add_span(&mut sums, parts.map(|part| &part[i]), all_x.map(|x| &x[i]));
     }
     if whole * SPAN < rows[0].len() {
         let last = rows.map(|row| padded(&row[whole * SPAN..]));
         add_span::<V, T, N>(&mut sums, last.each_ref(), x.map(|x| &x[whole]));
     }
-    sums.map(|sums| sums.map(sum))
+    let mut totals = [[0.0; N]; ROWS];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        totals.iter_mut().zip(sums).for_each(|(total, vector)| *total = sum(vector));
+    }
+    totals
 }
 
 #[inline(always)]
@@ -182,11 +206,12 @@ impl<T: Factor> Work for Add<'_, T> {
     #[inline(always)]
     fn on<V: Vector>(mut self) -> bool {
         let tokens = self.to.len();
-        for (i, picked) in self.picked.chunks(ROWS).enumerate() {
-            let by = &self.by[i * ROWS * tokens..];
+        for i in (0..self.picked.len()).step_by(ROWS) {
+            let (picked, by) = (&self.picked[i..], &self.by[i * tokens..]);
+            let next = |row: usize| picked[row.min(picked.len() - 1)];
             let is_legal = match picked.first_chunk() {
-                Some(picked) => self.write::<V, ROWS>(picked, by),
-                None => picked.iter().zip(by.chunks(tokens)).all(|(row, by)| self.write::<V, 1>(&[*row], by)),
+                Some(rows) => self.write::<V, ROWS>(rows, &from_fn(|row| next(ROWS + row)), by),
+                None => picked.iter().zip(by.chunks(tokens)).all(|(row, by)| self.write::<V, 1>(&[*row], &[*row], by)),
             };
             if !is_legal {
                 return false;
@@ -198,18 +223,24 @@ impl<T: Factor> Work for Add<'_, T> {
 
 impl<T: Factor> Add<'_, T> {
     #[inline(always)]
-    fn write<V: Vector, const R: usize>(&mut self, picked: &[u32; R], by: &[f32]) -> bool {
+    fn write<V: Vector, const R: usize>(&mut self, picked: &[u32; R], next: &[u32; R], by: &[f32]) -> bool {
         let spans = self.to.first().map_or(0, |to| to.0.len());
+        // No closures over vectors: they would not be compiled for the processor.
+        let mut parts = [Spread::<V>::none(); R];
         match *self.rows {
             Rows::Dense(weight) => {
-                let rows = picked.map(|row| &weight[row as usize * self.cols..][..self.cols]);
+                let of = |row: u32| &weight[row as usize * self.cols..][..self.cols];
+                let (rows, next) = (picked.map(of), next.map(of));
                 for span in 0..spans {
                     let at = (self.first + span) * SPAN;
-                    let parts: [Spread<V>; R] = rows.map(|row| match row[at..].first_chunk() {
-                        Some(part) => Spread::dense::<T>(part),
-                        None => Spread::dense::<T>(&padded(&row[at..])),
-                    });
-                    self.add(parts, by, span);
+                    next.iter().for_each(|next| prefetch(next.get(at)));
+                    for (part, row) in parts.iter_mut().zip(rows) {
+                        *part = match row[at..].first_chunk() {
+                            Some(columns) => Spread::dense::<T>(columns),
+                            None => Spread::dense::<T>(&padded(&row[at..])),
+                        };
+                    }
+                    self.add(&parts, by, span);
                 }
             }
             Rows::Kept(values, codes) => {
@@ -217,10 +248,17 @@ impl<T: Factor> Add<'_, T> {
                 if rows.iter().any(Option::is_none) {
                     return false;
                 }
+                next.iter().for_each(|row| prefetch_codes(codes, self.cols, *row as usize));
+                let next = next.map(|row| &values[row as usize * (self.cols / 2)..][..self.cols / 2]);
                 for span in 0..spans {
                     let at = self.first + span;
-                    let part = |i: usize| rows[i].as_ref().map_or_else(Spread::none, |row| row.span(at));
-                    self.add::<V, R>(from_fn(part), by, span);
+                    if span % 2 == 0 {
+                        next.iter().for_each(|next| prefetch(next.get(at * LANES)));
+                    }
+                    for (part, row) in parts.iter_mut().zip(rows.iter().flatten()) {
+                        *part = row.span(at);
+                    }
+                    self.add(&parts, by, span);
                 }
             }
         }
@@ -229,7 +267,7 @@ impl<T: Factor> Add<'_, T> {
 
     /// Of each row a span of columns.
     #[inline(always)]
-    fn add<V: Vector, const R: usize>(&mut self, parts: [Spread<V>; R], by: &[f32], span: usize) {
+    fn add<V: Vector, const R: usize>(&mut self, parts: &[Spread<V>; R], by: &[f32], span: usize) {
         let tokens = self.to.len();
         for (token, to) in self.to.iter_mut().enumerate() {
             let to = to.0[span].0.as_chunks_mut().0;

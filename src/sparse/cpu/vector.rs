@@ -4,6 +4,7 @@
 use crate::element::{DType, Factor};
 use crate::sample::vector::Processor;
 use half::{bf16, f16};
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -15,6 +16,8 @@ mod portable;
 pub(super) const LANES: usize = 16;
 /// Columns that these are kept of.
 pub(super) const SPAN: usize = 2 * LANES;
+/// Bytes of a line of a cache.
+pub(super) const LINE: usize = 64;
 /// Columns of integers at a time.
 pub(super) const BYTES: usize = 64;
 
@@ -75,7 +78,7 @@ pub(super) trait Vector: Copy {
             to[column / LANES][column % LANES] = value;
             kept |= 1 << column;
         }
-        (to.map(|to| Self::load(&to)), kept)
+        ([Self::load(&to[0]), Self::load(&to[1])], kept)
     }
     /// `self · by + to`, rounded once, where a bit is set; `to` elsewhere.
     #[inline(always)]
@@ -102,6 +105,36 @@ pub(super) trait Vector: Copy {
             at.into_iter().zip(pair).for_each(|(at, value)| out[at] = value.wrapping_add_unsigned(Self::OFFSET));
         }
         out
+    }
+}
+
+/// Has a line of memory brought near, if there is one and the machine knows how.
+#[inline(always)]
+pub(super) fn prefetch<T>(line: Option<&T>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(line) = line {
+        // SAFETY: every x86-64 has the instruction, which reads nothing and faults nowhere.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(line).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Has what lies so far ahead of places in some rows brought near: of themselves, or from their end on of those that come
+/// next. A row is too short for a processor to see where it goes.
+#[inline(always)]
+pub(super) fn prefetch_rows<T, const R: usize>(rows: &[&[T]; R], next: &[&[T]; R], places: Range<usize>) {
+    const AHEAD_BYTES: usize = 2048;
+    let ahead = AHEAD_BYTES / size_of::<T>().max(1);
+    for (row, next) in rows.iter().zip(next) {
+        let (from, at) = match places.start + ahead {
+            at if at < row.len() => (row, at),
+            at => (next, at - row.len()),
+        };
+        let some = from.get(at..from.len().min(at + places.len())).unwrap_or_default();
+        some.iter().step_by(LINE / size_of::<T>().max(1)).for_each(|line| prefetch(Some(line)));
     }
 }
 
