@@ -18,5 +18,7 @@ mod ffn;
 mod launches;
 #[path = "glu/oracle.rs"]
 mod oracle;
+#[path = "glu/refused.rs"]
+mod refused;
 #[path = "glu/suite.rs"]
 mod suite;

@@ -270,13 +270,13 @@ impl<T: Factor> Add<'_, T> {
     fn add<V: Vector, const R: usize>(&mut self, parts: &[Spread<V>; R], by: &[f32], span: usize) {
         let tokens = self.to.len();
         for (token, to) in self.to.iter_mut().enumerate() {
-            let to = to.0[span].0.as_chunks_mut().0;
-            for half in 0..2 {
-                let mut sum = V::load(&to[half]);
+            let to: &mut [[f32; LANES]] = to.0[span].0.as_chunks_mut().0;
+            for (half, to) in to.iter_mut().enumerate() {
+                let mut sum = V::load(to);
                 for (row, part) in parts.iter().enumerate() {
                     sum = part.values[half].mul_add_where(V::splat(by[row * tokens + token]), sum, part.kept[half]);
                 }
-                to[half] = sum.array();
+                *to = sum.array();
             }
         }
     }

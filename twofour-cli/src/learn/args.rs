@@ -110,16 +110,17 @@ pub(super) struct RecipeArgs {
     /// maskllm, for thousands of a million
     #[arg(long, value_enum, default_value_t)]
     recipe: Which,
-    /// Learning rate; FROM alone goes to a tenth, by cosine [default: 2e-3:2e-4:cosine; maskllm: 5e-4:5e-5:cosine]
+    /// Learning rate; FROM alone goes to a tenth, by cosine [default: 2.5e-3, or 8.7e-3 / steps^0.3 if
+    /// that is less; maskllm: 5e-4:5e-5:cosine]
     #[arg(long, value_name = "SCHEDULE")]
     rate: Option<String>,
     /// Steps over which the rate rises first
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     warmup: u64,
-    /// What logits are multiplied by; FROM alone stays [default: 100:300:linear; maskllm: 100:500:linear]
+    /// What logits are multiplied by; FROM alone stays [default: 1000; maskllm: 100:500:linear]
     #[arg(long, value_name = "SCHEDULE")]
     kappa: Option<String>,
-    /// Temperature; FROM alone stays [default: 1:0.1:linear; maskllm: 4:0.05:linear]
+    /// Temperature; FROM alone stays [default: 10; maskllm: 4:0.05:linear]
     #[arg(long, value_name = "SCHEDULE")]
     tau: Option<String>,
     /// Coefficient of the energy that is kept; FROM alone goes to 0, linear [default: 1e-5:0:linear]
