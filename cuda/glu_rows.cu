@@ -40,7 +40,9 @@ static_assert(sizeof(GluRowsArgs) == 112, "RowsArgs in src/glu/launch/decode.rs"
 
 // Rows that a warp has at once, and of each sum so many tokens.
 template <bool kept, u32 tokens>
-constexpr u32 kRows = tokens == 1 ? 4 : kept && tokens == 8 ? 1 : 2;
+constexpr u32 kRows = tokens == 1           ? 4
+                      : kept && tokens == 8 ? 1
+                                            : 2;
 
 // Some rows and tokens, and their sums, a part of each in every lane.
 template <typename T, u32 rows, u32 tokens>

@@ -8,15 +8,12 @@ use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::space::{HostSpace, Input, Output, Space};
 use std::fmt;
 
-/// The most tokens of a decode.
-pub const MAX_TOKENS: usize = 8;
-
-/// Arguments of `Y = h down`, `h = a(X gateᵀ) ⊙ b(X upᵀ)` for 1 to [`MAX_TOKENS`] tokens; with memory that an executor has
+/// Arguments of `Y = h down`, `h = a(X gateᵀ) ⊙ b(X upᵀ)` for 1 to [`MAX_TOKENS`](super::MAX_TOKENS) tokens; with memory that an executor has
 /// allocated, [`Plan::decode`] makes them.
 ///
 /// Shapes, row-major: x and y `[T, d]`, weights as [`FeedForward`] has them; given and mask `[T, ⌈f/32⌉]`, lost `[T]`, rows
-/// `[3]`. y is overwritten, or added to; masks and counts are overwritten. T = 0 is nothing to do but for rows, and f = 0
-/// makes zeros. On a device every operand starts on a 16-byte boundary; accesses are of 16 bytes where d is a multiple of
+/// `[3]`. y is overwritten, or added to; masks and counts are overwritten. T = 0 is nothing to do, and f = 0 makes
+/// zeros. On a device every operand starts on a 16-byte boundary; accesses are of 16 bytes where d is a multiple of
 /// 8 (of 16, where gate and up are 2:4), else of an element.
 ///
 /// # Errors

@@ -125,14 +125,19 @@ mod forward;
 mod launch;
 mod neurons;
 mod plan;
+mod scratch;
 
 pub use crate::element::Factor;
 pub use backward::Backward;
-pub use decode::{Decode, MAX_TOKENS};
+pub use decode::Decode;
 pub use forward::Forward;
 pub use launch::MAX_NEURONS;
 pub use neurons::{Axis, FeedForward, Neurons};
-pub use plan::{Plan, Route, Scratch};
+pub use plan::{Plan, Route};
+pub use scratch::Scratch;
+
+/// The most tokens of a decode.
+pub const MAX_TOKENS: usize = 8;
 
 /// What is made of gate and up.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -232,7 +232,7 @@ fn a_warp_takes_a_row_at_least() {
 #[test]
 fn rows_beyond_32_bits_are_right() {
     fn far<L: Float + Factor>(tokens: usize, is_kept: bool) {
-        let (size, some) = ([40_000usize, 60_000usize], 3);
+        let (size, some) = ([if is_kept { 80_000 } else { 40_000usize }, 60_000usize], 3);
         let [width, neurons] = size;
         let parts: [Vec<L>; 3] =
             [1, 2, 3].map(|seed| numbers(&mut rng(seed), some * if is_kept { width / 2 } else { width }, false));

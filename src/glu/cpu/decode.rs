@@ -42,13 +42,15 @@ impl Picked {
 /// Of the pass.
 pub(in super::super) fn decode<S: HostSpace, L: Float + Factor>(pass: Decode<'_, S, L>) -> Result<()> {
     let (tokens, [width, neurons]) = (pass.tokens, pass.weights.size);
+    if tokens == 0 {
+        return Ok(());
+    }
     let bounds = Bounds::new(pass.activation);
     let is_whole = pass.plan.is_some_and(|plan| plan.route() == Route::Whole);
     let x = S::slice(pass.x);
     let x: Vec<Wide> = (0..tokens).map(|token| Wide::of(&x[token * width..][..width])).collect();
     let given = pass.given.map(S::slice);
-    let all = (1u16 << tokens) as u8;
-    let all = all.wrapping_sub(1);
+    let all = u8::MAX >> (8 - tokens);
 
     // The gate: a bit for each token that has it on.
     let bits = |neuron: u32| given.map_or(all, |given| bits_of(given, words(neurons), tokens, neuron));
@@ -56,7 +58,7 @@ pub(in super::super) fn decode<S: HostSpace, L: Float + Factor>(pass: Decode<'_,
     let mut picked = Picked { neurons: neurons_of_gate.collect(), ..Picked::default() };
     let mut lost = vec![0; tokens];
     let gate = products(&pass.weights.gate, [width, neurons], &picked.neurons, &x)?;
-    for (neuron, gate) in picked.neurons.iter().zip(gate.chunks(tokens.max(1))) {
+    for (neuron, gate) in picked.neurons.iter().zip(gate.chunks(tokens)) {
         let of = |holds: &dyn Fn(f32) -> bool| gate.iter().rev().fold(0, |all, g| all << 1 | u8::from(holds(*g)));
         picked.on.push(bits(*neuron) & of(&|g| bounds.is_inside(g)));
         picked.lost.push(bits(*neuron) & of(&|g| g.is_nan()));
