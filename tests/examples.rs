@@ -259,6 +259,28 @@ fn a_step_through_the_packed_weight_agrees() {
     }
 }
 
+/// Every way of decode gives the same, and those that skip read less.
+#[test]
+fn decode_by_every_way_agrees() {
+    let run = |arguments: &[&str], require: &str| {
+        example("relu_decode").args(arguments).env("TWOFOUR_REQUIRE_GPU", require).output().unwrap()
+    };
+    for tokens in ["1", "5"] {
+        let output = run(&["--width", "136", "--neurons", "300", "--rounds", "1", "--tokens", tokens], "0");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && printed.contains("given mask, 2:4"), "{printed}");
+    }
+    for wrong in [["--width", "12"], ["--active", "2"], ["--tokens", "9"]] {
+        assert_eq!(run(&wrong, "0").status.code(), Some(2), "{wrong:?}");
+    }
+    let output = run(&["--device", "cuda", "--width", "256", "--neurons", "256"], "0");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}");
+    if printed.starts_with("skipped: no CUDA device (") {
+        assert_eq!(run(&["--device", "cuda"], "1").status.code(), Some(2));
+    }
+}
+
 /// Every layout gives back the weight, by magnitude and by codes; what cannot be packed is said.
 #[test]
 fn a_weight_is_packed_in_every_layout() {

@@ -30,6 +30,7 @@ const EXCEPTIONS: &[(&str, Treatment, &str)] = &[
         Treatment::With(&["--device", "cuda", "--rows", "4096", "--cols", "4096", "--tokens", "2048"]),
         "by itself it would take the CPU",
     ),
+    ("examples/relu_decode", Treatment::With(&["--device", "cuda"]), "by itself it would take the CPU"),
     (
         "examples/masked_gemm",
         Treatment::With(&["--shape", "4096,4096", "--tokens", "2048", "--dtype", "bf16"]),
