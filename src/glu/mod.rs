@@ -87,6 +87,10 @@
 //! ([`sparse`](crate::sparse)) and [`Forward`]. It is of no use where most neurons are on, nor where something else than
 //! the weights takes the time. A model whose activation was SwiGLU must be trained to another first.
 //!
+//! Measured on two cores (Zen 4) by `cargo run --release --example relu_decode`, medians of one run: `[4096, 11008]` in
+//! `bf16`, one token, a tenth of the neurons on. All rows 7.1 ms (38 GB/s); 2:4 weights 1.5 times as fast; skipping 2.0
+//! times; skipping on 2:4 weights 2.8 times; with a mask that is given 8.5 times on either.
+//!
 //! On a device a decode is three kernels: gates, up, down. Each counts the neurons that the one before it left on in shared
 //! memory, and takes an even share of them by rank, so that it does not matter where they are; nothing is read back, so a
 //! graph can hold it. Sums are `f32` in an order that which neurons are on decides, and no split or schedule. Gates are not
