@@ -12,6 +12,7 @@ mod masked;
 mod number;
 pub mod ops;
 mod place;
+mod relu_mlp;
 mod sampler;
 mod stepper;
 
@@ -21,6 +22,7 @@ pub use frozen::FrozenMaskLinear;
 pub use fused::FusedLinear;
 pub use learner::{Learner, Moments};
 pub use masked::MaskedLinear;
+pub use relu_mlp::{ReluDecoder, ReluMlp};
 pub use sampler::{Mode, Sampler, Settings};
 pub use twofour;
 pub use twofour_formats;

@@ -144,6 +144,10 @@ impl<'s, P: Place> Operand<'s, P> {
         self.storage.dtype()
     }
 
+    pub(crate) fn shape(&self) -> &'s candle_core::Shape {
+        self.layout.shape()
+    }
+
     pub(crate) fn device(&self) -> &'s DeviceOf<P> {
         self.storage.device()
     }

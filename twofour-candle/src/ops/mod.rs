@@ -8,6 +8,8 @@
 //! | [`frozen_linear`] | `x`, `weight`, packed codes | `x (W∘M)ᵀ` under a mask that does not move | `x`, `weight` |
 //! | [`frozen_weight`] | `weight`, packed codes | `W∘M` | `weight` |
 //! | [`compressed_linear`] | `x`, kept values and codes, bias | `x Wᵀ + b` | |
+//! | [`glu`] | `gate [.., f]`, `up [.., f]` | `a(gate) ⊙ b(up)` of dReLU and its kin | `gate`, `up` |
+//! | [`relu_decode`] | `x`, three weights of a row a neuron | `Y`, reading no row of neurons that are off | |
 //! | [`loss`] | logits `[R, V]`, a teacher's, the next tokens | losses `[R]`, and the gradient in place of the logits | |
 //!
 //! `x` and `weight` are of one type, `f32`, `f16` or `bf16`, and logits are `f32` or `bf16`; all are on one device, the
@@ -33,14 +35,18 @@ use crate::place::{Operand, Place};
 mod codes;
 mod compressed;
 pub(crate) mod custom;
+mod decode;
 mod frozen;
+mod glu;
 pub(crate) mod linear;
 mod loss;
 mod weight;
 
 pub use compressed::{Compressed, compressed_linear};
 use custom::Custom;
+pub use decode::{Neurons, relu_decode};
 pub use frozen::{frozen_linear, frozen_weight};
+pub use glu::glu;
 pub use loss::{Loss, loss};
 
 /// How the masks of one weight are drawn.
