@@ -16,8 +16,11 @@ namespace twofour {
 
 constexpr u32 kThreads = 256;
 constexpr u32 kWarps = kThreads / kWarpSize;
+// Blocks that a multiprocessor holds, of one token and of more.
+constexpr u32 kBlocksOfOne = 3;
+constexpr u32 kBlocksOfMore = 2;
 template <u32 tokens>
-constexpr u32 kBlocks = tokens == 1 ? 3 : 2;
+constexpr u32 kBlocks = tokens == 1 ? kBlocksOfOne : kBlocksOfMore;
 constexpr u32 kRun = 8;
 constexpr u32 kStep = kWarpSize * kRun;
 // Accesses to the weight that a lane has under way.

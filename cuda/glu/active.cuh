@@ -5,8 +5,8 @@
 
 namespace twofour {
 
+// As many as numbers of 16 bits tell apart.
 constexpr u32 kMaxNeurons = 1 << 16;
-constexpr u32 kMaxWords = kMaxNeurons / 32;
 
 // Which neurons.
 struct Which {

@@ -8,8 +8,8 @@ use crate::pass::{self, Binder, Checked, DeviceSpace, Pass, Queue};
 use crate::space::{HostSpace, Input, Output, Space};
 use std::fmt;
 
-/// Arguments of `Y = h down`, `h = a(X gateᵀ) ⊙ b(X upᵀ)` for 1 to [`MAX_TOKENS`](super::MAX_TOKENS) tokens; with memory that an executor has
-/// allocated, [`Plan::decode`] makes them.
+/// Arguments of `Y = h down`, `h = a(X gateᵀ) ⊙ b(X upᵀ)` for 1 to [`MAX_TOKENS`](super::MAX_TOKENS) tokens; with
+/// memory that an executor has allocated, [`Plan::decode`] makes them.
 ///
 /// Shapes, row-major: x and y `[T, d]`, weights as [`FeedForward`] has them; given and mask `[T, ⌈f/32⌉]`, lost `[T]`, rows
 /// `[3]`. y is overwritten, or added to; masks and counts are overwritten. T = 0 is nothing to do, and f = 0 makes

@@ -3,7 +3,7 @@
 use crate::case::{numbers, rng};
 use crate::common::emulator::{Array, launches};
 use crate::common::runs::{each_kernel_has_met_many, wanted};
-use crate::common::{Counts, Emulator, SMALL, TestExecutor, everywhere_tests, for_all, same_on_every_path};
+use crate::common::{Counts, Emulator, TestExecutor, everywhere_tests, for_all, same_on_every_path};
 use crate::ffn::{Ffn, Weight};
 use proptest::prelude::any;
 use rayon::prelude::*;
@@ -294,5 +294,4 @@ fn plans_say_why() {
         Neurons::dense(&[bf16::ONE]),
     );
     assert_eq!(bytes.bytes([100, 10, 5]), 100 * 128 + 10 * (64 + 8) + 5 * 128);
-    let _ = SMALL;
 }

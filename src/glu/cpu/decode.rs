@@ -6,7 +6,7 @@ use super::super::{Decode, Route, words};
 use super::{BLOCK, silu};
 use crate::compress::{Sparsity, check_codes};
 use crate::element::{Factor, Float};
-use crate::error::Result;
+use crate::error::{Result, unsupported};
 use crate::shape::Shape;
 use crate::space::HostSpace;
 use crate::sparse::{Rows, Wide};
@@ -83,13 +83,7 @@ pub(in super::super) fn decode<S: HostSpace, L: Float + Factor>(pass: Decode<'_,
         }
     }
     if let Some(mask) = pass.mask {
-        let mask = S::slice_mut(mask);
-        mask.fill(0);
-        for (neuron, on) in picked.neurons.iter().zip(&picked.on) {
-            for token in (0..tokens).filter(|token| on >> token & 1 == 1) {
-                mask[token * words(neurons) + *neuron as usize / 32] |= 1 << (neuron % 32);
-            }
-        }
+        write_mask(&picked, words(neurons), tokens, S::slice_mut(mask));
     }
     if let Some(to) = pass.lost {
         S::slice_mut(to).copy_from_slice(&lost);
@@ -104,6 +98,16 @@ pub(in super::super) fn decode<S: HostSpace, L: Float + Factor>(pass: Decode<'_,
 fn bits_of(mask: &[u32], words: usize, tokens: usize, neuron: u32) -> u8 {
     let word = |token: usize| mask[token * words + neuron as usize / 32];
     (0..tokens).fold(0, |bits, token| bits | ((word(token) >> (neuron % 32) & 1) as u8) << token)
+}
+
+/// Writes which neurons are on, of each token.
+fn write_mask(picked: &Picked, words: usize, tokens: usize, mask: &mut [u32]) {
+    mask.fill(0);
+    for (neuron, on) in picked.neurons.iter().zip(&picked.on) {
+        for token in (0..tokens).filter(|token| on >> token & 1 == 1) {
+            mask[token * words + *neuron as usize / 32] |= 1 << (neuron % 32);
+        }
+    }
 }
 
 /// Adds bits to their tokens' counts.
@@ -145,12 +149,16 @@ impl<S: HostSpace, L: Float + Factor> Neurons<'_, S, L> {
         }
     }
 
-    /// Says which code is not legal, where one was found.
-    fn complain(&self, [width, neurons]: [usize; 2]) -> Result<()> {
-        match self.rows() {
-            Rows::Dense(_) => Ok(()),
-            Rows::Kept(_, codes) => check_codes(Sparsity::TwoFour, Shape::new(neurons, width), codes),
-        }
+    /// What all parts of the rows gave, each nothing if it met a code that is not legal: an error that says which one.
+    fn all<R>(&self, [width, neurons]: [usize; 2], parts: Vec<Option<R>>) -> Result<Vec<R>> {
+        let codes = match self.rows() {
+            Rows::Kept(_, codes) => codes,
+            Rows::Dense(_) => &[],
+        };
+        parts.into_iter().collect::<Option<_>>().ok_or_else(|| {
+            let checked = check_codes(Sparsity::TwoFour, Shape::new(neurons, width), codes);
+            checked.err().unwrap_or(unsupported("a weight of this form", "a code of it is not legal"))
+        })
     }
 }
 
@@ -163,10 +171,7 @@ fn products<S: HostSpace, L: Float + Factor>(
 ) -> Result<Vec<f32>> {
     let rows = weight.rows();
     let made = threads::map(neurons.chunks(BAND), |band| rows.dots(size[0], band, x));
-    if made.iter().any(Option::is_none) {
-        weight.complain(size)?;
-    }
-    Ok(made.into_iter().flatten().flatten().collect())
+    Ok(weight.all(size, made)?.concat())
 }
 
 /// `h [neurons, tokens]` times some neurons' rows, summed up in their order: of each token a row.
@@ -184,9 +189,6 @@ fn sums<S: HostSpace, L: Float + Factor>(
         let mut to: Vec<Wide> = (0..tokens).map(|_| Wide::zeros(columns)).collect();
         rows.add(size[0], neurons, h, first, &mut to).then_some(to)
     });
-    if bands.iter().any(Option::is_none) {
-        weight.complain(size)?;
-    }
-    let bands: Vec<Vec<Wide>> = bands.into_iter().flatten().collect();
+    let bands = weight.all(size, bands)?;
     Ok((0..tokens).map(|token| bands.iter().flat_map(|band| band[token].elements()).take(size[0]).collect()).collect())
 }

@@ -224,6 +224,10 @@ mod tests {
     fn constants_are_those_of_the_kernels() {
         let (rows, down, active) = (Cuda::read("glu_rows.cu"), Cuda::read("glu_down.cu"), Cuda::read("glu/active.cuh"));
         assert_eq!(rows.constant("kThreads"), u64::from(ROWS_THREADS));
+        assert_eq!(
+            ["kBlocksOfOne", "kBlocksOfMore"].map(|name| rows.constant(name)),
+            [1, 2].map(|n| rows_blocks(n).into())
+        );
         assert_eq!(down.constant("kThreads"), u64::from(DOWN_THREADS));
         assert_eq!(down.constant("kColumns"), DOWN_COLUMNS as u64);
         assert_eq!(down.constant("kListed"), DOWN_LISTED as u64);
