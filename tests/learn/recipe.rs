@@ -46,6 +46,21 @@ fn the_recipe_is_maskllms() {
     assert_eq!(first.sampling(1, 2), twofour::mask::Sampling { seed: 1, draw: 2, kappa: 100.0, tau: 4.0 });
 }
 
+/// Masks are no more decided at the end than at the start, and the more steps the lower the rate.
+#[test]
+fn the_recipe_for_few_steps_goes_by_their_number() {
+    for (steps, rate) in [(1, 2.5e-3), (32, 2.5e-3), (64, 2.4984e-3), (128, 2.0293e-3), (1000, 1.0953e-3)] {
+        let recipe = Recipe::few_steps(steps);
+        let first = recipe.at(0);
+        assert!((first.adamw.rate / rate - 1.0).abs() < 1e-4, "{steps}: {}", first.adamw.rate);
+        let last = recipe.at(steps - 1);
+        assert_eq!([first.kappa, first.tau, last.kappa, last.tau], [1000.0, 10.0, 1000.0, 10.0]);
+        assert_eq!((recipe.max_norm, recipe.sigma, recipe.alpha, first.adamw.epsilon), (f64::MAX, 0.01, 6.0, 1e-5));
+        assert_eq!(recipe.check(), Ok(()));
+    }
+    assert!(Recipe::few_steps(0).check().is_err());
+}
+
 #[test]
 fn recipes_are_checked() {
     let bad = |change: fn(&mut Recipe)| {
