@@ -14,7 +14,7 @@ mod common;
 use common::decode::{self, Reads};
 use common::glu::{Case, Does};
 use common::level::Level;
-use common::{Op, Place};
+use common::{At, Op, Place};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::DType;
 use twofour::glu::Activation;

@@ -9,7 +9,7 @@
 mod common;
 
 use common::select::{Case, Does};
-use common::{Group, Place, data};
+use common::{At, Group, Place, data};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twofour::select::Hessian;
 use twofour::{Cpu, Executor, Float, Shape, bf16};

@@ -228,9 +228,9 @@ struct Pack {
   }
 #define SAMPLED(L, V)                                                                                      \
   TWOFOUR_KERNEL(twofour_compress_sampled_##L##_##V, CompressPackArgs, kPatchThreads, kBlocksSampled<V>) { \
-    TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];                                                          \
+    TWOFOUR_SHARED GumbelTable table;                                                                      \
     TWOFOUR_SHARED u32 codes[kPatchWords];                                                                 \
-    load_gumbel_lines(lines);                                                                              \
+    const u32x2* lines = load_gumbel_lines<kPatchThreads>(table);                                          \
     const Pack<V, Choice::kSampled, L> pack{args, lines, reinterpret_cast<u8*>(codes)};                    \
     pack.run<1>();                                                                                         \
   }

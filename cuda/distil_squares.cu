@@ -3,6 +3,7 @@
 // Symbols: twofour_distil_squares_{states} leaves each block's share of the sums of squares, twofour_distil_share adds
 // them up to the loss, twofour_distil_pull_{states} writes the gradient.
 
+#include "common/sums.cuh"
 #include "common/vector.cuh"
 #include "common/walk.cuh"
 
@@ -16,6 +17,8 @@ constexpr int kRun = 8;
 // Sums of squares: of the differences, and of the teacher's states.
 struct Squares {
   double differences, teacher;
+
+  TWOFOUR_DEVICE void add(const Squares& other) { differences += other.differences, teacher += other.teacher; }
 };
 
 struct SquaresArgs {
@@ -58,10 +61,7 @@ TWOFOUR_DEVICE void squares_kernel(const SquaresArgs& args) {
   if (lane() == 0) of_warps[warp()] = sums;
   sync_threads();
   if (thread_index() != 0) return;
-  for (u32 w = 1; w < kWarps; ++w) {
-    sums.differences += of_warps[w].differences;
-    sums.teacher += of_warps[w].teacher;
-  }
+  for (u32 w = 1; w < kWarps; ++w) sums.add(of_warps[w]);
   store(args.sums + 1 + block_index(), sums);
 }
 
@@ -93,18 +93,10 @@ OF_TYPE(bf16)
 
 // One block: adds the shares in a fixed order, so the result depends on the number of elements alone.
 TWOFOUR_KERNEL(twofour_distil_share, SquaresArgs, kThreads, 1) {
-  TWOFOUR_SHARED Squares of_threads[kThreads];
   Squares all = {0, 0};
-  for (u32 block = thread_index(); block < args.blocks; block += kThreads) {
-    const Squares share = load(args.sums + 1 + block);
-    all.differences += share.differences, all.teacher += share.teacher;
-  }
-  of_threads[thread_index()] = all;
-  sync_threads();
+  for (u32 block = thread_index(); block < args.blocks; block += kThreads) all.add(load(args.sums + 1 + block));
+  all = sum_of_threads<kThreads>(all);
   if (thread_index() != 0) return;
-  for (u32 t = 1; t < kThreads; ++t) {
-    all.differences += of_threads[t].differences, all.teacher += of_threads[t].teacher;
-  }
   const double elements = double(args.elements), size = all.teacher / elements + double(args.epsilon);
   store(args.loss, load(args.loss) + float(all.differences / elements / size));
   // A NaN among the sums is to be one in every gradient.

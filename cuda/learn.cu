@@ -12,6 +12,7 @@
 
 #include "common/gradient.cuh"
 #include "common/step.cuh"
+#include "common/sums.cuh"
 #include "learn/eight.cuh"
 #include "learn/unit.cuh"
 
@@ -230,10 +231,10 @@ TWOFOUR_DEVICE void make_gradient(const LearnFusedArgs& args, const u32x2* lines
 
 template <typename L, typename S, typename W, typename G>
 TWOFOUR_DEVICE void fused_kernel(const LearnFusedArgs& args) {
-  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
+  TWOFOUR_SHARED GumbelTable table;
   TWOFOUR_SHARED Staging staging[kWarps];
   Staging& own = staging[warp()];
-  load_gumbel_lines(lines);
+  const u32x2* lines = load_gumbel_lines<kThreads>(table);
   const float factor = clip_factor(args.step.factor);
   StepSums sums;
   for_each_unit(args.step.walk, [&](const Unit& unit, const u64(&global)[kLaneGroups]) {
@@ -308,31 +309,32 @@ struct LearnFinishArgs {
   u64 blocks;
 };
 
+struct Shares {
+  Statistics total;
+  double squares;
+
+  TWOFOUR_DEVICE void add(const Shares& other) {
+    total.add(other.total);
+    squares += other.squares;
+  }
+};
+
 // One block: adds the blocks' shares in a fixed order, so the result depends on the grids alone. Statistics become those
 // of this pass, the norm's squares are added to those that are there.
 TWOFOUR_KERNEL(twofour_learn_finish, LearnFinishArgs, kThreads, 1) {
-  TWOFOUR_SHARED Statistics of_threads[kThreads];
-  TWOFOUR_SHARED double squares_of_threads[kThreads];
-  Statistics total = {};
-  double squares = 0;
+  Shares shares = {};
   TWOFOUR_NO_UNROLL
   for (u64 block = thread_index(); block < args.blocks; block += kThreads) {
-    if (args.statistics) total.add(load(args.shares + block));
-    if (args.norm_squares) squares += load(args.shares_of_norm + block);
+    if (args.statistics) shares.total.add(load(args.shares + block));
+    if (args.norm_squares) shares.squares += load(args.shares_of_norm + block);
   }
-  of_threads[thread_index()] = total;
-  squares_of_threads[thread_index()] = squares;
-  sync_threads();
+  shares = sum_of_threads<kThreads>(shares);
   if (thread_index() != 0) return;
-  TWOFOUR_NO_UNROLL
-  for (u32 t = 1; t < kThreads; ++t) {
-    total.add(of_threads[t]);
-    squares += squares_of_threads[t];
-  }
+  Statistics& total = shares.total;
   const u64 stepped = total.groups - total.skipped;
   total.confidence = stepped ? total.confidence / double(stepped) : 0.0;
   if (args.statistics) store(args.statistics, total);
-  if (args.norm_squares) store(args.norm_squares, load(args.norm_squares) + squares);
+  if (args.norm_squares) store(args.norm_squares, load(args.norm_squares) + shares.squares);
 }
 
 struct LearnClipArgs {

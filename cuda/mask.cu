@@ -10,6 +10,7 @@
 //          twofour_mask_statistics adds up the blocks' shares.
 
 #include "common/gradient.cuh"
+#include "common/sums.cuh"
 #include "common/vector.cuh"
 #include "common/walk.cuh"
 
@@ -242,8 +243,8 @@ TWOFOUR_DEVICE void add_up(const Sums& sums, Statistics* share) {
 
 template <typename L, typename W, Kind kind>
 TWOFOUR_DEVICE void forward_kernel(const MaskForwardArgs& args) {
-  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
-  load_gumbel_lines(lines);
+  TWOFOUR_SHARED GumbelTable table;
+  const u32x2* lines = load_gumbel_lines<kThreads>(table);
   constexpr int count = 8 / sizeof(L);
   Sums sums;
   u32 even = 0;
@@ -261,8 +262,8 @@ TWOFOUR_DEVICE void forward_kernel(const MaskForwardArgs& args) {
 
 template <typename L, typename W, typename G, bool hard>
 TWOFOUR_DEVICE void backward_kernel(const MaskBackwardArgs& args) {
-  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
-  load_gumbel_lines(lines);
+  TWOFOUR_SHARED GumbelTable table;
+  const u32x2* lines = load_gumbel_lines<kThreads>(table);
   constexpr int count = 8 / sizeof(L);
   for_each_chunk<count>(
       args.walk, [&](u64 group, Place place) { backward<L, W, G, hard, count, true>(args, lines, group, place); },
@@ -302,15 +303,12 @@ LOGITS(bf16)
 
 // One block: adds the blocks' shares in a fixed order, so the result depends on the grid alone.
 TWOFOUR_KERNEL(twofour_mask_statistics, MaskStatisticsArgs, kThreads, 1) {
-  TWOFOUR_SHARED Statistics of_threads[kThreads];
   Statistics total = {};
   for (u64 block = thread_index(); block < args.blocks; block += kThreads) {
     total.add(load(args.statistics + 1 + block));
   }
-  of_threads[thread_index()] = total;
-  sync_threads();
+  total = sum_of_threads<kThreads>(total);
   if (thread_index() != 0) return;
-  for (u32 t = 1; t < kThreads; ++t) total.add(of_threads[t]);
   total.confidence = total.groups ? total.confidence / double(total.groups) : 0.0;
   store(args.statistics, total);
 }

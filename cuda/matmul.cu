@@ -135,10 +135,8 @@ TWOFOUR_DEVICE const u32x2* gradient_tile(const void* dy, const void* x, u32 row
   Copier<lies> a(a_matrix, tile.row * kTile, 0), b(b_matrix, tile.col * kTile, 0);
   const bool aligned = is_aligned<lies>(a_matrix) && is_aligned<lies>(b_matrix);
   contract<T>(aligned, a, b, NoMasker{}, ring, nullptr, (tokens + kDepth - 1) / kDepth, sums);
-  u32x2* lines = reinterpret_cast<u32x2*>(ring + kBandBytes);
-  static_assert(kBandBytes + kGumbelLineCount * sizeof(u32x2) <= kRingBytes, "both fit the ring");
-  load_gumbel_lines(lines);
-  return lines;
+  static_assert(kBandBytes + sizeof(GumbelTable) <= kRingBytes, "both fit the ring");
+  return load_gumbel_lines<kTileThreads>(*reinterpret_cast<GumbelTable*>(ring + kBandBytes));
 }
 
 // Groups side by side, from column `col` of a row on, and where their gradients of masked weights are in the band.

@@ -121,14 +121,11 @@ TWOFOUR_DEVICE void keep_packed(u32 selectors, const u32* weight, u32* masked) {
 // The noise table, or for argmax one of zeros: with no noise and a kappa of 1 the scores are the logits themselves, and the
 // loop needs no branch. No template, so that there is one array for all.
 TWOFOUR_DEVICE const u32x2* gumbel_table(bool zeros) {
-  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
-  if (zeros) {
-    for (u32 i = thread_index(); i < kGumbelLineCount; i += kThreads) lines[i] = {0, 0};
-    sync_threads();
-  } else {
-    load_gumbel_lines(lines);
-  }
-  return lines;
+  TWOFOUR_SHARED GumbelTable table;
+  if (!zeros) return load_gumbel_lines<kThreads>(table);
+  for (u32 i = thread_index(); i < kGumbelLineCount; i += kThreads) table.lines[i] = {0, 0};
+  sync_threads();
+  return table.lines;
 }
 
 // The selectors of each of the 16 codes.

@@ -17,8 +17,8 @@ struct NoiseGumbelsArgs {
 };
 
 TWOFOUR_KERNEL(twofour_noise_gumbels, NoiseGumbelsArgs, kNoiseThreads, 1) {
-  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
-  load_gumbel_lines(lines);
+  TWOFOUR_SHARED GumbelTable table;
+  const u32x2* lines = load_gumbel_lines<kNoiseThreads>(table);
   for (u64 i = u64(block_index()) * kNoiseThreads + thread_index(); i < args.groups;
        i += u64(block_count()) * kNoiseThreads) {
     float g[6];
@@ -35,8 +35,8 @@ struct NoiseTableArgs {
 };
 
 TWOFOUR_KERNEL(twofour_noise_table, NoiseTableArgs, kNoiseThreads, 1) {
-  TWOFOUR_SHARED u32x2 lines[kGumbelLineCount];
-  load_gumbel_lines(lines);
+  TWOFOUR_SHARED GumbelTable table;
+  const u32x2* lines = load_gumbel_lines<kNoiseThreads>(table);
   for (u64 i = u64(block_index()) * kNoiseThreads + thread_index(); i < args.count;
        i += u64(block_count()) * kNoiseThreads) {
     store(args.out + i, gumbel(lines, float_of(u32(args.first + i) << 2 | 0x3f800002u)));

@@ -10,6 +10,7 @@
 //          twofour_select_widen_{weights}, _sweep, _make_up and _finish_{weights} are the steps of a sweep;
 //          twofour_select_swap_groups, _swap_product_{weights}, _swap_{weights} and _swap_finish_{weights} those of swaps.
 
+#include "common/sums.cuh"
 #include "common/walk.cuh"
 #include "select/swaps.cuh"
 
@@ -246,14 +247,10 @@ OF_TYPE(bf16)
 
 // One block: adds the blocks' shares in a fixed order, so the result depends on the grid alone.
 TWOFOUR_KERNEL(twofour_select_statistics, SelectStatisticsArgs, kThreads, 1) {
-  TWOFOUR_SHARED Statistics of_threads[kThreads];
   Statistics total = {};
   for (u64 block = thread_index(); block < args.blocks; block += kThreads) total.add(load(args.statistics + 1 + block));
-  of_threads[thread_index()] = total;
-  sync_threads();
-  if (thread_index() != 0) return;
-  for (u32 t = 1; t < kThreads; ++t) total.add(of_threads[t]);
-  store(args.statistics, total);
+  total = sum_of_threads<kThreads>(total);
+  if (thread_index() == 0) store(args.statistics, total);
 }
 
 // A thread a column.

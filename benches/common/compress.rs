@@ -1,7 +1,7 @@
 //! The `compress` op as it is timed.
 
 use super::data::{self, Number, for_values};
-use super::{Op, Place, Result, Run, Timed};
+use super::{At, Op, Result, Run, Timed};
 use std::marker::PhantomData;
 use twofour::compress::{Compressed, Layout, Pack, Reorder, Sparsity, Unpack};
 use twofour::mask::{Kind, Sampling};
@@ -62,12 +62,12 @@ impl Case {
 }
 
 /// A case, ready to run.
-pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    for_values!(case, of_type(case, place))
+pub fn ready(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    for_values!(case, of_type(case, at))
 }
 
-fn of_type<T: Number>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    place.ready(&Typed::<T>(case, PhantomData))
+fn of_type<T: Number>(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    at.ready(&Typed::<T>(case, PhantomData))
 }
 
 /// A case with its type.

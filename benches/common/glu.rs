@@ -1,6 +1,6 @@
 //! The `glu` op as it is timed.
 
-use super::{Op, Place, Result, Run, Timed, data};
+use super::{At, Op, Result, Run, Timed, data};
 use std::marker::PhantomData;
 use twofour::glu::{Activation, Backward, Forward, words};
 use twofour::{DType, Executor, Float, bf16, f16};
@@ -42,11 +42,11 @@ impl Case {
 }
 
 /// A case, ready to run.
-pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+pub fn ready(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
     match case.dtype {
-        DType::F32 => place.ready(&Typed::<f32>(case, PhantomData)),
-        DType::F16 => place.ready(&Typed::<f16>(case, PhantomData)),
-        DType::Bf16 => place.ready(&Typed::<bf16>(case, PhantomData)),
+        DType::F32 => at.ready(&Typed::<f32>(case, PhantomData)),
+        DType::F16 => at.ready(&Typed::<f16>(case, PhantomData)),
+        DType::Bf16 => at.ready(&Typed::<bf16>(case, PhantomData)),
         other => Err(format!("{other} activations are not timed").into()),
     }
 }

@@ -1,7 +1,7 @@
 //! The `learn` op as it is timed.
 
 use super::mask::Inputs;
-use super::{Op, Place, Result, Run, Timed, data};
+use super::{At, Op, Result, Run, Timed, data};
 use std::marker::PhantomData;
 use twofour::learn::{AdamW, Fused, Moments, Rounding, Step, Update};
 use twofour::mask::{Backward, Forward, GradientOf, Kind, Sampling};
@@ -67,17 +67,17 @@ impl Case {
 }
 
 /// A case, ready to run.
-pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
+pub fn ready(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
     match (case.logits, case.weights) {
-        (DType::F32, DType::F32) => of_types::<f32, f32>(case, place),
-        (DType::F32, DType::Bf16) => of_types::<f32, twofour::bf16>(case, place),
-        (DType::Bf16, DType::Bf16) => of_types::<twofour::bf16, twofour::bf16>(case, place),
+        (DType::F32, DType::F32) => of_types::<f32, f32>(case, at),
+        (DType::F32, DType::Bf16) => of_types::<f32, twofour::bf16>(case, at),
+        (DType::Bf16, DType::Bf16) => of_types::<twofour::bf16, twofour::bf16>(case, at),
         (logits, weights) => Err(format!("{logits} logits with {weights} weights are not timed").into()),
     }
 }
 
-fn of_types<L: Logit, W: Float + GradientOf<W>>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    place.ready(&Typed::<L, W>(case, PhantomData))
+fn of_types<L: Logit, W: Float + GradientOf<W>>(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    at.ready(&Typed::<L, W>(case, PhantomData))
 }
 
 /// A case with its types.

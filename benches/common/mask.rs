@@ -1,6 +1,6 @@
 //! The `mask` op as it is timed.
 
-use super::{Op, Place, Result, Run, Timed, data};
+use super::{At, Op, Result, Run, Timed, data};
 use std::marker::PhantomData;
 use twofour::mask::{Backward, Forward, GradientOf, Kind, Sampling, Statistics};
 use twofour::{DType, Executor, Float, Logit, Shape};
@@ -77,12 +77,12 @@ macro_rules! for_types {
 pub(super) use for_types;
 
 /// A case, ready to run.
-pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    for_types!(case, of_types(case, place))
+pub fn ready(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    for_types!(case, of_types(case, at))
 }
 
-fn of_types<L: Logit, W: Float + GradientOf<W>>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    place.ready(&Typed::<L, W>(case, PhantomData))
+fn of_types<L: Logit, W: Float + GradientOf<W>>(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    at.ready(&Typed::<L, W>(case, PhantomData))
 }
 
 /// A case with its types.

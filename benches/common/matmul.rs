@@ -2,7 +2,7 @@
 
 use super::learn::BY;
 use super::mask::for_types;
-use super::{Op, Place, Result, Run, Timed, data};
+use super::{At, Op, Place, Result, Run, Timed, data};
 use std::marker::PhantomData;
 use twofour::learn::{self, Moments, Rounding, Update};
 use twofour::mask::{self, Kind, Sampling};
@@ -110,7 +110,7 @@ impl Case {
 /// A case, ready to run.
 pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     match place {
-        Place::Cpu => for_types!(case, of_types(case, place)),
+        Place::Cpu => planned(case, place, place),
         // There operands that take turns share a workspace, as layers do.
         #[cfg(feature = "cuda")]
         Place::Gpu(cache) => super::cuda::matmul::ready(case, cache),
@@ -119,8 +119,13 @@ pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     }
 }
 
-fn of_types<L: Logit, W: Float>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    place.ready(&Typed::<L, W> { case, keep: case.keep(place), of: PhantomData })
+/// A case on operands of its own, as plans are made for a place.
+pub fn planned(case: Case, place: Place, at: impl At) -> Result<Box<dyn Timed>> {
+    for_types!(case, of_types(case, place, at))
+}
+
+fn of_types<L: Logit, W: Float>(case: Case, place: Place, at: impl At) -> Result<Box<dyn Timed>> {
+    at.ready(&Typed::<L, W> { case, keep: case.keep(place), of: PhantomData })
 }
 
 /// A case with its types.

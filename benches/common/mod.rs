@@ -49,6 +49,11 @@ pub trait Run<E: Executor> {
     fn run(&mut self, on: &mut E, number: u64) -> twofour::Result<()>;
 }
 
+/// Who makes an op ready to run: a [`Place`] here.
+pub trait At {
+    fn ready(self, op: &impl Op) -> Result<Box<dyn Timed>>;
+}
+
 /// Where an op is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -74,9 +79,10 @@ impl Place {
         }
         &[]
     }
+}
 
-    /// An op there, ready to run.
-    pub fn ready(self, op: &impl Op) -> Result<Box<dyn Timed>> {
+impl At for Place {
+    fn ready(self, op: &impl Op) -> Result<Box<dyn Timed>> {
         match self {
             Self::Cpu => Ok(Box::new(OnCpu { ready: op.ready(&mut Cpu, 0)?, number: 0 })),
             #[cfg(feature = "cuda")]

@@ -1,7 +1,7 @@
 //! The `sparse` op as it is timed.
 
 use super::data::{Number, for_values};
-use super::{Op, Place, Result, Run, Timed, matmul};
+use super::{At, Op, Place, Result, Run, Timed, matmul};
 use std::marker::PhantomData;
 use twofour::compress::{Compressed, Layout};
 use twofour::mask::Kind;
@@ -36,7 +36,7 @@ impl Case {
 /// A case, ready to run.
 pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     match place {
-        Place::Cpu => for_values!(case, of_type(case, place)),
+        Place::Cpu => planned(case, place),
         // There operands that take turns share a workspace, as layers do.
         #[cfg(feature = "cuda")]
         Place::Gpu(cache) => super::cuda::sparse::ready(case, cache),
@@ -45,8 +45,13 @@ pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     }
 }
 
-fn of_type<T: Number>(case: Case, place: Place) -> Result<Box<dyn Timed>> {
-    place.ready(&Typed::<T>(case, PhantomData))
+/// A case on operands of its own.
+pub fn planned(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    for_values!(case, of_type(case, at))
+}
+
+fn of_type<T: Number>(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
+    at.ready(&Typed::<T>(case, PhantomData))
 }
 
 /// A case with its type.

@@ -21,10 +21,23 @@ struct Noise {
   u32 unused;
 };
 
-// Copies the table to shared memory, by all threads of the block. Ends with a barrier.
-TWOFOUR_DEVICE void load_gumbel_lines(u32x2* shared) {
-  for (u32 i = thread_index(); i < kGumbelLineCount; i += block_size()) shared[i] = load_8(&kGumbelLines[i]);
+// The table in shared memory.
+struct alignas(16) GumbelTable {
+  u32x2 lines[kGumbelLineCount];
+};
+
+// Copies the table to shared memory, by all threads of the block, all copies under way at once. Ends with a barrier.
+template <u32 threads>
+TWOFOUR_DEVICE const u32x2* load_gumbel_lines(GumbelTable& table) {
+  constexpr u32 kCopies = sizeof(GumbelTable) / 16;
+  TWOFOUR_UNROLL
+  for (u32 step = 0; step < (kCopies + threads - 1) / threads; ++step) {
+    const u32 i = step * threads + thread_index();
+    if (i < kCopies) cp_async_16(table.lines + 2 * i, kGumbelLines + 2 * i);
+  }
+  cp_async_wait_all();
   sync_threads();
+  return table.lines;
 }
 
 // -ln(-ln u) for u = 1 + u - 1 = (k + 1/2) * 2^-21. The subtractions are exact.

@@ -68,7 +68,7 @@ constexpr u32 kFullWarp = 0xffffffffu;
 //                          is 1: so NVRTC compiles the one that is about to be launched.
 // TWOFOUR_SHARED T x[N];   static shared memory, in a function body.
 // TWOFOUR_DYNAMIC_SHARED(T, name)  declares `T* name`, the start of the dynamic shared memory, 16-byte aligned.
-// TWOFOUR_TABLE T x[N] = {...};    constants in global memory, at namespace scope.
+// TWOFOUR_TABLE T x[N] = {...};    constants in global memory, 16-byte aligned, at namespace scope.
 // TWOFOUR_UNROLL           before a loop with a constant trip count.
 // TWOFOUR_NO_UNROLL        before a loop that is to stay one: where code size matters and speed does not.
 //
@@ -79,7 +79,7 @@ constexpr u32 kFullWarp = 0xffffffffu;
 #define TWOFOUR_DEVICE inline
 #define TWOFOUR_UNROLL
 #define TWOFOUR_NO_UNROLL
-#define TWOFOUR_TABLE static const
+#define TWOFOUR_TABLE alignas(16) static const
 #define TWOFOUR_SHARED TWOFOUR_EMULATOR_SHARED
 #define TWOFOUR_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(::twofour_emulator::dynamic_shared())
 #define TWOFOUR_KERNEL(symbol, Args, max_threads, min_blocks) \
@@ -90,7 +90,7 @@ constexpr u32 kFullWarp = 0xffffffffu;
 #define TWOFOUR_DEVICE __device__ __forceinline__
 #define TWOFOUR_UNROLL _Pragma("unroll")
 #define TWOFOUR_NO_UNROLL _Pragma("unroll 1")
-#define TWOFOUR_TABLE static __device__ const
+#define TWOFOUR_TABLE alignas(16) static __device__ const
 #define TWOFOUR_SHARED __shared__
 #define TWOFOUR_DYNAMIC_SHARED(T, name)                                  \
   extern __shared__ __align__(16)::twofour::u8 twofour_dynamic_shared[]; \

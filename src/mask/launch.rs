@@ -1,16 +1,20 @@
 //! The launches of the `mask` kernels. The structs mirror those of `cuda/mask.cu`.
 
 use super::{Backward, Forward, GradientOf, Kind};
-use crate::device::{Launch, Symbol};
+use crate::device::{Launch, Limits, Symbol};
 use crate::element::{DType, Float, Logit};
 use crate::error::Result;
 use crate::pass::{Binder, DeviceSpace, Queue};
 use crate::sample::launch::{Differentiation, SamplingArgs};
 use crate::sample::walk::{self, THREADS, Walk};
 use crate::sample::{Source, statistics};
+use crate::shape::Shape;
 
-/// Blocks a multiprocessor holds at once; more would only load the noise table again.
+/// Blocks a multiprocessor holds at once of the kernels that write the masked weight alone, and of the others with
+/// `f32` logits; more would only load the noise table again.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 4;
+/// The same of the others with `bf16` logits, of which a thread takes twice as many groups.
+const BLOCKS_OF_BF16: u32 = 2;
 
 /// `MaskForwardArgs`.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -63,6 +67,12 @@ const fn chunk(logits: DType) -> u64 {
     8 / logits.size() as u64
 }
 
+/// How many blocks walk over a weight on this device.
+fn blocks(shape: Shape, logits: DType, is_lean: bool, limits: &Limits) -> u32 {
+    let each = if is_lean || logits == DType::F32 { BLOCKS_PER_MULTIPROCESSOR } else { BLOCKS_OF_BF16 };
+    walk::blocks(shape, chunk(logits), limits.blocks(each))
+}
+
 pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
     pass: &'g mut Forward<'_, S, L, W>,
     binder: &mut Binder<'g, S>,
@@ -83,8 +93,11 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
         }
     };
     let counts = pass.statistics.is_some();
-    let most = if counts { statistics::MAX_BLOCKS } else { queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR) };
-    let blocks = walk::blocks(shape, chunk(L::DTYPE), most);
+    let is_lean = only_masked && kind != Kind::Argmax;
+    let blocks = match counts {
+        true => walk::blocks(shape, chunk(L::DTYPE), statistics::MAX_BLOCKS),
+        false => blocks(shape, L::DTYPE, is_lean, queue.limits()),
+    };
     let shares = binder.output_if("statistics", &mut pass.statistics)?;
     let args = ForwardArgs {
         logits,
@@ -105,8 +118,8 @@ pub(super) fn forward<'g, S: DeviceSpace, L: Logit, W: Float>(
         unused: 0,
     };
     let variant = match kind {
-        Kind::Soft if only_masked => "soft",
-        Kind::Hard if only_masked => "hard",
+        Kind::Soft if is_lean => "soft",
+        Kind::Hard if is_lean => "hard",
         _ => "full",
     };
     queue.launch(Launch::new(Symbol::new("mask", variant, &types), blocks, THREADS, &args));
@@ -121,7 +134,7 @@ pub(super) fn backward<'g, S: DeviceSpace, L: Logit, W: Float, G: GradientOf<W>>
     binder: &mut Binder<'g, S>,
     queue: &mut Queue,
 ) -> Result<()> {
-    let blocks = walk::blocks(pass.shape, chunk(L::DTYPE), queue.limits().blocks(BLOCKS_PER_MULTIPROCESSOR));
+    let blocks = blocks(pass.shape, L::DTYPE, false, queue.limits());
     let args = BackwardArgs {
         logits: binder.input("logits", &pass.logits)?.address,
         weight: binder.input("weight", &pass.weight)?.address,
@@ -149,6 +162,8 @@ mod tests {
         let cuda = Cuda::read("mask.cu");
         assert_eq!(u64::from(THREADS), cuda.constant("kThreads"));
         assert_eq!(u64::from(BLOCKS_PER_MULTIPROCESSOR), cuda.constant("kBlocksLean"));
+        let others = [2, 4].map(|logits| cuda.constant_of("kBlocks", &[("sizeof(L)", logits)]));
+        assert_eq!(others, [BLOCKS_OF_BF16, BLOCKS_PER_MULTIPROCESSOR].map(u64::from));
         assert_eq!(u64::from(THREADS), Cuda::read("mask_frozen.cu").bounds("twofour_mask_frozen_W")[0]);
     }
 }

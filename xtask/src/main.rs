@@ -9,6 +9,7 @@ mod bindings;
 mod bundle;
 mod cost;
 mod noise;
+mod predict;
 mod toolkit;
 
 #[derive(Parser)]
@@ -27,6 +28,8 @@ enum Task {
     OnDevice(bundle::OnDevice),
     /// Compile every kernel for every architecture and write what it costs to cuda/COST.md.
     Cost(cost::Options),
+    /// Predict how near to its roof each kernel can come, without a device, and write it to cuda/PREDICT.md.
+    Predict(predict::Options),
     /// Generate the Gumbel table, or with --check compare it with what is checked in.
     Noise {
         /// Compare instead of writing.
@@ -41,6 +44,7 @@ fn main() -> Result<ExitCode> {
         Task::Bundle(options) => bundle::run(&root(), &options),
         Task::OnDevice(task) => return bundle::on_device(&task),
         Task::Cost(options) => cost::run(&root(), &options),
+        Task::Predict(options) => predict::run(&root(), &options),
         Task::Noise { check } => noise::run(&root(), check),
     }?;
     Ok(ExitCode::SUCCESS)

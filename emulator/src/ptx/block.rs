@@ -130,6 +130,9 @@ impl Runner for Block {
         if let Some(watch) = &mut self.watch {
             watch.start(number);
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.start(self.warps.len());
+        }
         for warp in &mut self.warps {
             warp.start(&self.context, self.index);
         }

@@ -14,7 +14,7 @@ impl Block {
         let Some(instruction) = self.entry.code.get(at as usize) else { return };
         let registers = &warp.registers;
         let active = instruction.guard.map_or(lanes, |guard| lanes & registers.guarded(guard));
-        recorder.issue(at, active);
+        recorder.issue(number, at, instruction, active);
         if active == 0 {
             return;
         }

@@ -2,20 +2,23 @@
 //!
 //! Every address that a warp touches is seen before it is touched. Of global memory are counted requests (one for each
 //! instruction of a warp), bytes, 32-byte sectors and 128-byte lines; of shared memory wavefronts, by the rule of its
-//! banks ([`banks`]); and how often each instruction was issued, with how many lanes. Nothing here is a time: there
-//! are no caches, so that what one request has loaded is asked for again by the next, and
-//! [`read_bytes`](Profile::read_bytes) is what a cold and boundless L2 would fetch.
+//! banks ([`banks`]); and how often each instruction was issued, with how many lanes. There are no caches,
+//! so that what one request has loaded is asked for again by the next, and [`read_bytes`](Profile::read_bytes) is what a
+//! cold and boundless L2 would fetch. The instructions of a warp that wait for one another are followed besides, in
+//! clocks ([`chain`]).
 //!
 //! A launch that is not profiled has no `Recorder`, and pays for none.
 
 mod banks;
 mod block;
+mod chain;
 mod show;
 
 use std::collections::HashMap;
 
 use super::lanes::{Doubles, Lanes, Words};
 use super::module::Entry;
+use super::op::Instruction;
 use crate::fault::Source;
 use crate::report::Report;
 
@@ -36,6 +39,10 @@ pub struct Profile {
     pub read_bytes: u64,
     /// Bytes of the sectors of global memory that were written, each once.
     pub written_bytes: u64,
+    /// Clocks of the slowest warp, did it wait for its own values and for barriers alone (`chain.rs`).
+    pub chain: u64,
+    /// Clocks up to the first barrier of the last block; without one, none.
+    pub first_barrier: u64,
 }
 
 /// What a PTX instruction did.
@@ -173,6 +180,7 @@ impl Sectors {
 #[derive(Clone, Default)]
 pub(super) struct Recorder {
     counts: Vec<(Kind, Counts)>,
+    chain: chain::Chain,
     read: Sectors,
     written: Sectors,
 }
@@ -188,7 +196,13 @@ struct Asked<'a> {
 
 impl Recorder {
     pub(super) fn new(entry: &Entry) -> Recorder {
-        Recorder { counts: vec![Default::default(); entry.code.len()], ..Recorder::default() }
+        let counts = vec![Default::default(); entry.code.len()];
+        Recorder { counts, chain: chain::Chain::new(entry), ..Recorder::default() }
+    }
+
+    /// A block of so many warps begins.
+    pub(super) fn start(&mut self, warps: usize) {
+        self.chain.start(warps);
     }
 
     fn at(&mut self, at: u32, kind: Kind) -> Option<&mut Counts> {
@@ -198,7 +212,8 @@ impl Recorder {
     }
 
     /// A warp is about to carry out an instruction with these lanes.
-    fn issue(&mut self, at: u32, lanes: u32) {
+    fn issue(&mut self, warp: usize, at: u32, instruction: &Instruction, lanes: u32) {
+        self.chain.issue(warp, at, instruction, lanes != 0);
         if let Some((_, counts)) = self.counts.get_mut(at as usize) {
             counts.issued += 1;
             counts.lanes += u64::from(lanes.count_ones());
@@ -277,6 +292,8 @@ impl Recorder {
             sites: issued.map(site).collect(),
             read_bytes: self.read.bytes(),
             written_bytes: self.written.bytes(),
+            chain: self.chain.longest,
+            first_barrier: self.chain.first_barrier.unwrap_or(0),
         }
     }
 }
