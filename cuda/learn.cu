@@ -65,7 +65,8 @@ TWOFOUR_DEVICE float largest_of_warp(float x) {
   return x;
 }
 
-// Moments of f32.
+// Moments of f32. `update` updates a logit's, if it is to be, and gives the stepped logit; `write` writes all, and rounds
+// the stepped logits.
 struct WideMoments {
   float m[kLane];
   float v[kLane];
@@ -74,15 +75,20 @@ struct WideMoments {
     read_own<f32>(unit, step.m, m);
     read_own<f32>(unit, step.v, v);
   }
-  // Updates a logit's, if it is to be, and gives the root of v.
-  TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken) {
+  TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken, float logit) {
     m[i] = taken ? next_m(by, m[i], g) : m[i];
     v[i] = taken ? next_v(by, v[i], g) : v[i];
-    return square_root(v[i]);
+    return stepped(by, logit, m[i], square_root(v[i]));
   }
-  TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&)[kLaneGroups], Staging& staging) const {
+  template <typename L>
+  TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups], Staging& staging,
+                            float (&after)[kLane], L) const {
     write_own(unit, static_cast<float*>(step.m), staging, m);
     write_own(unit, static_cast<float*>(step.v), staging, v);
+    TWOFOUR_UNROLL
+    for (int i = 0; i < int(kLaneGroups); ++i) {
+      round_logits(step.logit_keys, global[i], step.draw, after + 6 * i, L{});
+    }
   }
 };
 
@@ -99,18 +105,20 @@ struct NarrowMoments {
     const float step_m = CodeOfM::step(load(step.scales + at));
     const float step_v = CodeOfV::step(load(step.scales + at + 1));
     TWOFOUR_UNROLL
-    for (int i = 0; i < kLane; ++i) {
-      m[i] = decode_m(of_m[i / 4] >> (8 * (i % 4)) & 255, step_m);
-      v[i] = decode_v(of_v[i / 4] >> (8 * (i % 4)) & 255, step_v);
+    for (int i = 0; i < kLane; i += 2) {
+      decode_m(of_m[i / 4], i % 4 / 2, step_m, m[i], m[i + 1]);
+      decode_root(of_v[i / 4], i % 4 / 2, step_v, v[i], v[i + 1]);
+      v[i] *= v[i], v[i + 1] *= v[i + 1];
     }
   }
-  TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken) {
+  TWOFOUR_DEVICE float update(const AdamW& by, int i, float g, bool taken, float logit) {
     m[i] = taken ? next_m(by, m[i], g) : m[i];
-    v[i] = square_root(taken ? next_v(by, v[i], g) : v[i]);
-    return v[i];
+    v[i] = nearly_root(taken ? next_v(by, v[i], g) : v[i]);
+    return nearly_stepped(by, logit, m[i], v[i]);
   }
-  TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups],
-                            Staging& staging) const {
+  template <typename L>
+  TWOFOUR_DEVICE void write(const Step& step, const Unit& unit, const u64 (&global)[kLaneGroups], Staging& staging,
+                            float (&after)[kLane], L) const {
     float top[2] = {0, 0};
     TWOFOUR_UNROLL
     for (int i = 0; i < kLane; ++i) top[0] = max_nan(top[0], absolute(m[i])), top[1] = max_nan(top[1], v[i]);
@@ -132,6 +140,7 @@ struct NarrowMoments {
         of_m[i / 4] |= encode_m(m[i], inverse_m, field(words[k / 3], k % 3)) << (8 * (i % 4));
         of_v[i / 4] |= encode_v(v[i], inverse_v, field(words[2 + k / 3], k % 3)) << (8 * (i % 4));
       }
+      round_logits(words, after + 6 * group, L{});
     }
     write_own_codes(unit, static_cast<u8*>(step.m), staging, of_m);
     write_own_codes(unit, static_cast<u8*>(step.v), staging, of_v);
@@ -164,14 +173,9 @@ TWOFOUR_DEVICE void take_step(const Step& step, const Unit& unit, const u64 (&gl
   float after[kLane];
   TWOFOUR_UNROLL
   for (int i = 0; i < kLane; ++i) {
-    const float root = moments.update(step.by, i, factor * g[i], taken >> (i / 6) & 1);
-    after[i] = stepped(step.by, logits[i], moments.m[i], root);
+    after[i] = moments.update(step.by, i, factor * g[i], taken >> (i / 6) & 1, logits[i]);
   }
-  moments.write(step, unit, global, staging);
-  TWOFOUR_UNROLL
-  for (int i = 0; i < int(kLaneGroups); ++i) {
-    round_logits(step.logit_keys, global[i], step.draw, after + 6 * i, L{});
-  }
+  moments.write(step, unit, global, staging, after, L{});
   TWOFOUR_UNROLL
   for (int i = 0; i < kLane; ++i) after[i] = taken >> (i / 6) & 1 ? after[i] : logits[i];
   write_own(unit, static_cast<L*>(step.logits), staging, after);

@@ -1,7 +1,7 @@
 // AdamW's moments in 8 bits (src/learn/moments.rs is the contract). The same bits as the CPU executor's.
 #pragma once
 
-#include "common/ptx.cuh"
+#include "common/vector.cuh"
 
 namespace twofour {
 
@@ -15,17 +15,14 @@ struct Code {
   // What the top code stands for, where code 1 is 1.
   static constexpr float kLargest = float(((2 << mantissa) - 1) << 14);
 
-  // `step` is what code 1 stands for. 2^126 takes a code from its place in a float to its number over 2^mantissa.
-  TWOFOUR_DEVICE static float decode(u32 code, float step) {
-    return (float_of(code << kShift) * float_of(253u << 23)) * (float(1 << mantissa) * step);
-  }
   // x in steps, from 0 to kLargest, rounded by ten random bits.
   TWOFOUR_DEVICE static u32 encode(float x, u32 random) {
     const float placed = x * float_of(1u << kShift);
     const u32 code = (bits_of(placed) + (random << (kShift - 10)) + (1u << (kShift - 11))) >> kShift;
     return code < kTop ? code : kTop;
   }
-  TWOFOUR_DEVICE static float step(float scale) { return divide(scale, kLargest); }
+  // What code 1 stands for.
+  TWOFOUR_DEVICE static float step(float scale) { return scale * (1.0f / kLargest); }
   // Steps in 1.
   TWOFOUR_DEVICE static float inverse(float scale) { return divide(kLargest, scale); }
 };
@@ -35,9 +32,16 @@ using CodeOfV = Code<4>;
 // Blocks whose largest number is below this, 2^-100, hold zeros.
 constexpr u32 kNothingBits = (127 - 100) << 23;
 
-TWOFOUR_DEVICE float decode_m(u32 code, float step) {
-  const float size = CodeOfM::decode(code & 127, step);
-  return float_of(bits_of(size) | (code & 128) << 24);
+// The first moments that the codes in bytes 2 * pair and 2 * pair + 1 of a word stand for, and roots of the second ones. An
+// f16 has an exponent of five bits: a code in its place is its number times 2^-17, or 2^-18, subnormals included.
+TWOFOUR_DEVICE void decode_m(u32 word, int pair, float step, float& lo, float& hi) {
+  const u32 codes = byte_permute(word, 0, pair ? 0x3424 : 0x1404);
+  unpack((codes & 0x7f007f00) >> 1 | (codes & 0x80008000), lo, hi, f16{});
+  lo *= 0x1p17f * step, hi *= 0x1p17f * step;
+}
+TWOFOUR_DEVICE void decode_root(u32 word, int pair, float step, float& lo, float& hi) {
+  unpack(byte_permute(word, 0, pair ? 0x4342 : 0x4140) << 6, lo, hi, f16{});
+  lo *= 0x1p18f * step, hi *= 0x1p18f * step;
 }
 TWOFOUR_DEVICE u32 encode_m(float m, float inverse, u32 random) {
   const u32 code = CodeOfM::encode(absolute(m) * inverse, random);
@@ -45,10 +49,6 @@ TWOFOUR_DEVICE u32 encode_m(float m, float inverse, u32 random) {
 }
 // The second moment is stored as its root. One that is not 0 keeps a code that is not: a 0 beside a first moment would
 // be a step without bound.
-TWOFOUR_DEVICE float decode_v(u32 code, float step) {
-  const float root = CodeOfV::decode(code, step);
-  return root * root;
-}
 TWOFOUR_DEVICE u32 encode_v(float root, float inverse, u32 random) {
   const float x = root * inverse;
   const u32 code = CodeOfV::encode(x, random), least = x > 0.0f ? 1 : 0;

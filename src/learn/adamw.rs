@@ -12,7 +12,7 @@ pub struct AdamW {
     pub beta1: f64,
     /// Decay of the second moment, from 0 to less than 1.
     pub beta2: f64,
-    /// What is added to the square root of the second moment, at least 1e-20.
+    /// What is added to the square root of the second moment, from 1e-20 to 1e20.
     pub epsilon: f64,
     /// Weight decay, not negative; a step multiplies logits by `1 − rate·decay`, which must be positive.
     pub decay: f64,
@@ -55,8 +55,8 @@ impl AdamW {
             return scalar("beta2", beta2, "at least 0 and less than 1, in f32 too");
         }
         // A gradient below 4e-23 has no square in f32: epsilon must count before that.
-        if !(epsilon >= 1e-20 && (epsilon as f32).is_finite()) {
-            return scalar("epsilon", epsilon, "at least 1e-20, and finite in f32");
+        if !(1e-20..=1e20).contains(&epsilon) {
+            return scalar("epsilon", epsilon, "from 1e-20 to 1e20");
         }
         not_negative("decay", decay)?;
         if rate * decay >= 1.0 {

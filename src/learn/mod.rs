@@ -107,6 +107,7 @@ mod fused;
 mod initial;
 mod launch;
 mod moments;
+mod nearly;
 mod recipe;
 mod schedule;
 mod update;

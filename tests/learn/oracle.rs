@@ -66,7 +66,9 @@ pub(crate) fn moments(of: &Moments) -> [Vec<f32>; 2] {
     match of {
         Moments::Full { m, v } => [m.clone(), v.clone()],
         Moments::Eight { m, v, scales } => {
-            let unit = |at: usize, which: usize| scales[2 * (at / (6 * BLOCK)) + which] / VALUES[which].last().unwrap();
+            let unit = |at: usize, which: usize| {
+                scales[2 * (at / (6 * BLOCK)) + which] * (1.0 / VALUES[which].last().unwrap())
+            };
             let m = m.iter().enumerate().map(|(at, &code)| {
                 let magnitude = VALUES[0][usize::from(code & 127)] * unit(at, 0);
                 if code & 128 == 0 { magnitude } else { -magnitude }
@@ -132,14 +134,22 @@ pub(crate) fn update<L: Logit>(case: &UpdateCase<L>) -> Stepped<L> {
             continue;
         }
         let number = number(case.shape, &case.shard, group);
-        let random = words(1, case.rounding.seed, number, case.rounding.draw);
+        let is_eight = matches!(case.moments, Moments::Eight { .. });
+        let random = words(if is_eight { 2 } else { 1 }, case.rounding.seed, number, case.rounding.draw);
         let range = 6 * group..6 * group + 6;
         for (i, at) in range.clone().enumerate() {
             let g = factor * g[i];
             m[at] = b1.mul_add(m[at], c1 * g);
             v[at] = b2.mul_add(v[at], c2 * g * g);
-            let p = keep.mul_add(logits[at].to_f32(), -(rate * m[at] / v[at].sqrt().mul_add(root, epsilon)));
-            logits[at] = round(p, (random[i / 2] >> (16 * (i % 2))) as u16);
+            let change = if is_eight {
+                rate * m[at] * nearly_inverse(nearly_root(v[at]).mul_add(root, epsilon))
+            } else {
+                rate * m[at] / v[at].sqrt().mul_add(root, epsilon)
+            };
+            // With 8-bit moments a logit is rounded by bits of the words that the other half of its group's codes take.
+            let (word, upper) = if is_eight { ([1, 1, 3, 0, 0, 2][i], i % 3 == 1) } else { (i / 2, i % 2 == 1) };
+            logits[at] =
+                round(keep.mul_add(logits[at].to_f32(), -change), (random[word] >> (16 * u32::from(upper))) as u16);
         }
         sums.moved += u64::from(argmax(&case.logits[range.clone()]) != argmax(&logits[range]));
     }
@@ -150,6 +160,17 @@ pub(crate) fn update<L: Logit>(case: &UpdateCase<L>) -> Stepped<L> {
         norm_squares: case.norm_squares.map(|before| before + sums.gradient_squares),
         statistics: case.statistics.then_some(sums),
     }
+}
+
+/// The root and the inverse that 8-bit moments go by: a first guess from the bits, and two of Newton's steps.
+fn nearly_root(v: f32) -> f32 {
+    let step = |y: f32, constant: f32| y * (-0.5 * v * y).mul_add(y, constant);
+    v * step(step(f32::from_bits(0x5f37_4540 - (v.to_bits() >> 1)), 1.500_908_4), 1.500_000_6)
+}
+
+fn nearly_inverse(x: f32) -> f32 {
+    let step = |y: f32, constant: f32| y * (-x).mul_add(y, constant);
+    step(step(f32::from_bits(0x7ef3_343c_u32.wrapping_sub(x.to_bits())), 2.001_282_2), 2.000_000_8)
 }
 
 /// To `bf16` by the bits below it and a random number; `f32` stays.
@@ -169,7 +190,7 @@ fn pack<L: Logit>(case: &UpdateCase<L>, stepped: &[bool], m: Vec<f32>, v: Vec<f3
     };
     for (block, stepped) in stepped.chunks(BLOCK).enumerate().filter(|(_, block)| block.contains(&true)) {
         let range = 6 * BLOCK * block..6 * (BLOCK * block + stepped.len());
-        let roots: Vec<f32> = v.iter().map(|v| v.sqrt()).collect();
+        let roots: Vec<f32> = v.iter().map(|&v| nearly_root(v)).collect();
         for (which, of) in [&m, &roots].into_iter().enumerate() {
             let top = of[range.clone()].iter().fold(0.0f32, |top, x| top.max(x.abs()));
             let top = if top < 2f32.powi(-100) { 0.0 } else { top };

@@ -7,6 +7,7 @@
 use super::stepping::Stepping;
 use crate::learn::Moments;
 use crate::learn::eight::{LEAST, OfM, OfV, SIGN, inverse};
+use crate::learn::nearly;
 use crate::sample::lanes::Block;
 use crate::sample::vector::{LANES, Vector, Words, to_arrays};
 use std::ops::Range;
@@ -37,6 +38,18 @@ pub(super) trait PieceMoments: Send {
     /// Called after the last write of a block, the piece's groups of `range`; the first has the number `first` in the
     /// shard.
     fn finish<V: Vector>(&mut self, kept: Self::Kept<V>, stepping: &Stepping, first: usize, range: Range<usize>);
+    /// The square root of a second moment.
+    fn root<V: Vector>(v: V) -> V;
+    /// A quotient, by what is made of such a root.
+    fn over<V: Vector>(of: V, by: V) -> V;
+    /// Sixteen random bits, the others 0, for each logit of sixteen groups from the one of this number on.
+    fn random_of_logits<V: Vector>(stepping: &Stepping, first: usize) -> [V::Words; 6];
+}
+
+/// The lower and the upper half of a word.
+#[inline(always)]
+fn halves<W: Words>(word: W) -> [W; 2] {
+    [word & W::splat(0xffff), word.shr::<16>()]
 }
 
 pub(super) struct Full<'a> {
@@ -75,6 +88,23 @@ impl PieceMoments for Full<'_> {
 
     #[inline(always)]
     fn finish<V: Vector>(&mut self, _kept: (), _stepping: &Stepping, _first: usize, _range: Range<usize>) {}
+
+    #[inline(always)]
+    fn root<V: Vector>(v: V) -> V {
+        v.sqrt()
+    }
+
+    #[inline(always)]
+    fn over<V: Vector>(of: V, by: V) -> V {
+        of / by
+    }
+
+    #[inline(always)]
+    fn random_of_logits<V: Vector>(stepping: &Stepping, first: usize) -> [V::Words; 6] {
+        let [a, b, c, _] = V::Words::philox(&stepping.logit_keys, stepping.draw, &stepping.numbering.globals(first));
+        let [[a, b], [c, d], [e, f]] = [halves(a), halves(b), halves(c)];
+        [a, b, c, d, e, f]
+    }
 }
 
 /// Lanes' blocks in a block of moments.
@@ -113,8 +143,8 @@ impl PieceMoments for Eight<'_> {
     fn read<V: Vector>(&self, start: usize, count: usize) -> Pair<V> {
         let range = 6 * start..6 * (start + count);
         let block = start / Moments::BLOCK_GROUPS;
-        let unit_m = self.scales[2 * block] / OfM::TOP;
-        let unit_v = self.scales[2 * block + 1] / OfV::TOP;
+        let unit_m = self.scales[2 * block] * (1.0 / OfM::TOP);
+        let unit_v = self.scales[2 * block + 1] * (1.0 / OfV::TOP);
         let (mut m, mut v) = ([[0.0; 6]; LANES], [[0.0; 6]; LANES]);
         for (value, &code) in m.as_flattened_mut().iter_mut().zip(&self.m[range.clone()]) {
             let magnitude = OfM::decode(code) * unit_m;
@@ -175,6 +205,24 @@ impl PieceMoments for Eight<'_> {
             self.m[range.clone()].copy_from_slice(&codes_m.as_flattened()[..range.len()]);
             self.v[range.clone()].copy_from_slice(&codes_v.as_flattened()[..range.len()]);
         }
+    }
+
+    #[inline(always)]
+    fn root<V: Vector>(v: V) -> V {
+        nearly::root(v)
+    }
+
+    #[inline(always)]
+    fn over<V: Vector>(of: V, by: V) -> V {
+        of * nearly::inverse(by)
+    }
+
+    /// Of the words that round the moments, a logit's from those of the other three of its group.
+    #[inline(always)]
+    fn random_of_logits<V: Vector>(stepping: &Stepping, first: usize) -> [V::Words; 6] {
+        let [a, b, c, d] = V::Words::philox(&stepping.moment_keys, stepping.draw, &stepping.numbering.globals(first));
+        let [[a, e], [b, f], [c, _], [d, _]] = [halves(a), halves(b), halves(c), halves(d)];
+        [b, f, d, a, e, c]
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn step_piece<V, L: Logit, S: Source, M: PieceMoments>(
             let made = piece.source.make::<V, L>(piece.first + start, start, count, logits);
             add_squares(&mut share, &made.squares, count);
             let is_done = match piece.moments.in_order(start, count) {
-                Some(moments) => step_in_order::<V, L>(stepping, &made, logits, moments),
+                Some(moments) => step_in_order::<V, L, M>(stepping, &made, logits, moments),
                 None => false,
             };
             if !is_done {
@@ -65,7 +65,7 @@ pub(super) fn measure_piece<V, L: Logit, S: Source>(first: usize, groups: usize,
 /// A step of sixteen groups as they lie in memory, if each is to make one, and all is `f32` and none counted. A step is
 /// the same for every logit, so nothing need be turned.
 #[inline(always)]
-fn step_in_order<V: Vector, L: Logit>(
+fn step_in_order<V: Vector, L: Logit, M: PieceMoments>(
     stepping: &Stepping,
     made: &Made,
     logits: &mut [L],
@@ -80,7 +80,7 @@ fn step_in_order<V: Vector, L: Logit>(
     let logits = bytemuck::cast_slice_mut(logits).as_chunks_mut::<LANES>().0;
     for (((m, v), p), g) in moments.zip(logits).zip(lanes) {
         let (before, g) = ([V::from_array(*p), V::from_array(*m), V::from_array(*v)], V::from_array(*g));
-        let ([new_p, new_m, new_v], _) = adamw(&stepping.by, V::splat(stepping.factor) * g, before);
+        let ([new_p, new_m, new_v], _) = adamw::<V, M>(&stepping.by, V::splat(stepping.factor) * g, before);
         (*p, *m, *v) = (new_p.to_array(), new_m.to_array(), new_v.to_array());
     }
     true
@@ -106,16 +106,16 @@ fn step_in_lanes<V: Vector, L: Logit, M: PieceMoments>(
     let mut root = Block::splat(0.0);
     for (i, gradient) in gradient.into_iter().enumerate() {
         let old = [logits.0[i], pair.m.0[i], pair.v.0[i]];
-        let (new, new_root) = adamw(&stepping.by, V::splat(stepping.factor) * gradient, old);
+        let (new, new_root) = adamw::<V, M>(&stepping.by, V::splat(stepping.factor) * gradient, old);
         logits.0[i] = V::select(stepped, new[0], old[0]);
         pair.m.0[i] = V::select(stepped, new[1], old[1]);
         pair.v.0[i] = V::select(stepped, new[2], old[2]);
-        root.0[i] = V::select(stepped, new_root, old[2].sqrt());
+        root.0[i] = V::select(stepped, new_root, M::root(old[2]));
     }
     let stepped = stepped.to_bits();
     moments.write(kept, start..start + count, &pair, &root, stepped & first_bits(count) != 0);
     if L::DTYPE != DType::F32 {
-        round(stepping, first, &mut logits);
+        round::<V, M>(stepping, first, &mut logits);
     }
     write(&logits, to);
     if stepping.counts {
@@ -125,22 +125,20 @@ fn step_in_lanes<V: Vector, L: Logit, M: PieceMoments>(
 
 /// A step of a logit, its moments given and taken after it; also the root of the new second one.
 #[inline(always)]
-fn adamw<V: Vector>(by: &Scalars, g: V, [p, m, v]: [V; 3]) -> ([V; 3], V) {
+fn adamw<V: Vector, M: PieceMoments>(by: &Scalars, g: V, [p, m, v]: [V; 3]) -> ([V; 3], V) {
     let splat = V::splat;
     let m = m.mul_add(splat(by.beta1), splat(by.one_minus_beta1) * g);
     let v = v.mul_add(splat(by.beta2), splat(by.one_minus_beta2) * g * g);
-    let root = v.sqrt();
-    let change = splat(by.rate) * m / root.mul_add(splat(by.root), splat(by.epsilon));
+    let root = M::root(v);
+    let change = M::over(splat(by.rate) * m, root.mul_add(splat(by.root), splat(by.epsilon)));
     ([p.mul_add(splat(by.keep), splat(-0.0) - change), m, v], root)
 }
 
 /// Rounds logits to `bf16` stochastically: random bits below its last, and a cut. What is not finite is only cut.
 #[inline(always)]
-fn round<V: Vector>(stepping: &Stepping, first: usize, logits: &mut Block<V, 6>) {
-    let globals = stepping.numbering.globals(first);
-    let random = V::Words::philox(&stepping.logit_keys, stepping.draw, &globals);
-    for (i, values) in logits.0.iter_mut().enumerate() {
-        let random = if i % 2 == 0 { random[i / 2] & V::Words::splat(0xffff) } else { random[i / 2].shr::<16>() };
+fn round<V: Vector, M: PieceMoments>(stepping: &Stepping, first: usize, logits: &mut Block<V, 6>) {
+    let random = M::random_of_logits::<V>(stepping, first);
+    for (values, random) in logits.0.iter_mut().zip(random) {
         let added = V::Words::select(values.is_finite(), values.to_bits() + random, values.to_bits());
         *values = V::from_bits(added & V::Words::splat(0xffff_0000));
     }
