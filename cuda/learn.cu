@@ -127,9 +127,8 @@ struct NarrowMoments {
       const float largest = largest_of_warp(top[k]);
       top[k] = largest < float_of(kNothingBits) ? 0.0f : largest;
     }
-    const float inverse_m = top[0] == 0.0f ? 0.0f : CodeOfM::inverse(top[0]);
-    const float inverse_v = top[1] == 0.0f ? 0.0f : CodeOfV::inverse(top[1]);
-    u32 of_m[3] = {}, of_v[3] = {};
+    const float inverse_m = CodeOfM::inverse(top[0]), inverse_v = CodeOfV::inverse(top[1]);
+    u32 of_m[kLane], of_v[kLane];
     TWOFOUR_UNROLL
     for (int group = 0; group < int(kLaneGroups); ++group) {
       const u32x4 random = random_bits(step.moment_keys, global[group], step.draw);
@@ -137,8 +136,8 @@ struct NarrowMoments {
       TWOFOUR_UNROLL
       for (int k = 0; k < 6; ++k) {
         const int i = 6 * group + k;
-        of_m[i / 4] |= encode_m(m[i], inverse_m, field(words[k / 3], k % 3)) << (8 * (i % 4));
-        of_v[i / 4] |= encode_v(v[i], inverse_v, field(words[2 + k / 3], k % 3)) << (8 * (i % 4));
+        of_m[i] = encode_m(m[i], inverse_m, field(words[k / 3], k % 3));
+        of_v[i] = encode_v(v[i], inverse_v, field(words[2 + k / 3], k % 3));
       }
       round_logits(words, after + 6 * group, L{});
     }
@@ -222,11 +221,9 @@ TWOFOUR_DEVICE void make_gradient(const LearnFusedArgs& args, const u32x2* lines
   read_weights<G>(unit, args.gradient, of_masked);
   TWOFOUR_UNROLL
   for (int i = 0; i < int(kLaneGroups); ++i) {
-    const Masks masks = masks_of(args.differentiation.sampling, lines, global[i], logits + 6 * i);
+    const Masks masks = masks_of(args.differentiation.sampling, lines, global[i], logits + 6 * i, args.hard != 0);
     float used[4];
-    hard_mask(masks.index, used);
-    TWOFOUR_UNROLL
-    for (int j = 0; j < 4; ++j) used[j] = args.hard ? used[j] : masks.soft[j];
+    used_mask(masks, args.hard != 0, used);
     logit_gradients(args.differentiation, masks, used, w + 4 * i, of_masked + 4 * i, g + 6 * i);
     confidence[i] = masks.confidence;
     kept[i] = kept_energy(w + 4 * i, used);

@@ -220,14 +220,9 @@ template <typename L, bool hard>
 TWOFOUR_DEVICE void step_group(const MatmulStepArgs& args, const u32x2* lines, u64 global, float factor, const float* w,
                                const float* g, float* logits, float* m, float* v, StepSums& sums) {
   const Step& step = args.step;
-  const Masks masks = masks_of(args.by.sampling, lines, global, logits);
+  const Masks masks = masks_of(args.by.sampling, lines, global, logits, hard);
   float used[4], gradient[6];
-  if constexpr (hard) {
-    hard_mask(masks.index, used);
-  } else {
-    TWOFOUR_UNROLL
-    for (int j = 0; j < 4; ++j) used[j] = masks.soft[j];
-  }
+  used_mask(masks, hard, used);
   logit_gradients(args.by, masks, used, w, g, gradient);
   const float squares = sum_of_squares(gradient);
   const bool tame = squares < float_of(kWildBits), taken = tame && is_factor(factor);

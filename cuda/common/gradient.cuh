@@ -24,15 +24,19 @@ struct Masks {
   u32 index;  // of the hard one
 };
 
-// `group` is the global number.
-TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 group, const float* logits) {
+// `group` is the global number; `chooses`: whether the hard one is wanted, which takes a sixth of the instructions.
+TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 group, const float* logits,
+                              bool chooses) {
   Masks masks;
   float l[6], noise[6], z[6], r[6];
   TWOFOUR_UNROLL
   for (int i = 0; i < 6; ++i) l[i] = logits[i];
   gumbels(sampling.noise, lines, group, noise);
-  scores(sampling.kappa, l, noise, z);
-  masks.index = choose(z, largest(z));
+  masks.index = kNoPattern;
+  if (chooses) {
+    scores(sampling.kappa, l, noise, z);
+    masks.index = choose(z, largest(z));
+  }
   const float top = relative_scores(sampling.kappa, l, noise, r);
   // Rounded in one place for all six: an instruction less each, but the largest is 1 only nearly.
   const float shift = -(top * sampling.scale);
@@ -41,6 +45,16 @@ TWOFOUR_DEVICE Masks masks_of(const Sampling& sampling, const u32x2* lines, u64 
   masks.inverse = soft_mask(masks.e, masks.soft);
   masks.confidence = masks.inverse * ex2_approx(fma(top, sampling.scale, shift));
   return masks;
+}
+
+// The mask that weights were masked with.
+TWOFOUR_DEVICE void used_mask(const Masks& masks, bool hard, float (&used)[4]) {
+  if (hard) {
+    hard_mask(masks.index, used);
+  } else {
+    TWOFOUR_UNROLL
+    for (int j = 0; j < 4; ++j) used[j] = masks.soft[j];
+  }
 }
 
 // `g` is the gradient of the masked weights, `used` the mask that they were masked with: the regulariser sees it.
@@ -68,14 +82,14 @@ TWOFOUR_DEVICE void logit_gradients(const Differentiation& by, const Masks& mask
 template <bool hard>
 TWOFOUR_DEVICE void differentiate(const Differentiation& by, const u32x2* lines, u64 group, const float* logits,
                                   const float* w, const float* g, float* logit_gradient, float* weight_gradient) {
-  const Masks masks = masks_of(by.sampling, lines, group, logits);
+  const Masks masks = masks_of(by.sampling, lines, group, logits, hard);
   float used[4];
+  used_mask(masks, hard, used);
   if constexpr (hard) {
-    hard_mask(masks.index, used);
     keep(masks.index, g, weight_gradient);
   } else {
     TWOFOUR_UNROLL
-    for (int j = 0; j < 4; ++j) used[j] = masks.soft[j], weight_gradient[j] = g[j] * masks.soft[j];
+    for (int j = 0; j < 4; ++j) weight_gradient[j] = g[j] * masks.soft[j];
   }
   logit_gradients(by, masks, used, w, g, logit_gradient);
 }

@@ -172,13 +172,20 @@ TWOFOUR_DEVICE void read_own_codes(const Unit& unit, const u8* base, u32 (&words
     }
   }
 }
-TWOFOUR_DEVICE void write_own_codes(const Unit& unit, u8* base, Staging& staging, const u32 (&words)[3]) {
+// Given as the uppermost bytes of words.
+TWOFOUR_DEVICE void write_own_codes(const Unit& unit, u8* base, Staging& staging, const u32 (&codes)[kLane]) {
   if (unit.whole) {
+    u32 words[3];
+    TWOFOUR_UNROLL
+    for (int a = 0; a < 3; ++a) {
+      const u32* four = codes + 4 * a;
+      words[a] = byte_permute(byte_permute(four[0], four[1], 0x0073), byte_permute(four[2], four[3], 0x0073), 0x5410);
+    }
     store_together(base + 6 * unit.first, staging, words);
   } else {
     TWOFOUR_UNROLL
     for (int i = 0; i < kLane; ++i) {
-      if (unit.has(i / 6)) store(base + 6 * unit.group + i, u8(words[i / 4] >> (8 * (i % 4))));
+      if (unit.has(i / 6)) store(base + 6 * unit.group + i, u8(codes[i] >> 24));
     }
   }
 }

@@ -5,6 +5,9 @@
 //! Rounding adds ten random bits, centred, below the last mantissa bit that is kept, and cuts: a value between two
 //! codes goes to the upper one as often as it is near to it, and a value that has a code always gets it.
 
+use super::nearly;
+use crate::sample::vector::Vector;
+
 /// A format with `MANTISSA` bits of mantissa and four of exponent, without sign. Values are counted in units of the
 /// smallest.
 pub(super) struct Format<const MANTISSA: u32>;
@@ -52,8 +55,12 @@ impl<const MANTISSA: u32> Format<MANTISSA> {
     }
 }
 
-/// What values are multiplied by to become units of a format: 0 where the largest counts as 0.
+/// What values are multiplied by to become units of a format: 0 where the largest counts as 0. What is beyond 2¹²⁵, which
+/// no step makes, counts as that.
 #[inline(always)]
-pub(super) fn inverse(top: f32, largest: f32) -> f32 {
-    if largest < LEAST { 0.0 } else { top / largest }
+pub(super) fn inverse<V: Vector>(top: f32, largest: f32) -> f32 {
+    const MOST: f32 = f32::from_bits((127 + 125) << 23);
+    let within = if largest < MOST { largest } else { MOST };
+    let [inverse, ..] = nearly::inverse(V::splat(within)).to_array();
+    if largest < LEAST { 0.0 } else { top * inverse }
 }

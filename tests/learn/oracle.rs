@@ -194,14 +194,15 @@ fn pack<L: Logit>(case: &UpdateCase<L>, stepped: &[bool], m: Vec<f32>, v: Vec<f3
         for (which, of) in [&m, &roots].into_iter().enumerate() {
             let top = of[range.clone()].iter().fold(0.0f32, |top, x| top.max(x.abs()));
             let top = if top < 2f32.powi(-100) { 0.0 } else { top };
-            let inverse = if top > 0.0 { VALUES[which].last().unwrap() / top } else { 0.0 };
+            let within = if top < 2f32.powi(125) { top } else { 2f32.powi(125) };
+            let inverse = if top == 0.0 { 0.0 } else { VALUES[which].last().unwrap() * nearly_inverse(within) };
             scales[2 * block + which] = top;
             for at in range.clone() {
                 let words = words(2, case.rounding.seed, number(case.shape, &case.shard, at / 6), case.rounding.draw);
                 let random = words[2 * which + at % 6 / 3] >> (2 + 10 * (at % 3)) & 1023;
                 let code = encode(which, of[at].abs() * inverse, random);
                 if which == 0 {
-                    m8[at] = code as u8 | if of[at] < 0.0 && code > 0 { 128 } else { 0 };
+                    m8[at] = code as u8 | if of[at] * inverse < 0.0 { 128 } else { 0 };
                 } else {
                     v8[at] = code.max(usize::from(of[at] * inverse > 0.0)) as u8;
                 }

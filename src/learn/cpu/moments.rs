@@ -182,7 +182,7 @@ impl PieceMoments for Eight<'_> {
             (top_m, top_v) = (largest(m, top_m), largest(v, top_v));
         }
         let [top_m, top_v] = [f32::from_bits(top_m), f32::from_bits(top_v)];
-        let [inverse_m, inverse_v] = [inverse(OfM::TOP, top_m), inverse(OfV::TOP, top_v)];
+        let [inverse_m, inverse_v] = [inverse::<V>(OfM::TOP, top_m), inverse::<V>(OfV::TOP, top_v)];
         let block = start / Moments::BLOCK_GROUPS;
         self.scales[2 * block] = if top_m < LEAST { 0.0 } else { top_m };
         self.scales[2 * block + 1] = if top_v < LEAST { 0.0 } else { top_v };
@@ -228,8 +228,9 @@ impl PieceMoments for Eight<'_> {
 
 #[inline(always)]
 fn code_of_m(value: f32, inverse: f32, random: u32) -> u8 {
-    let code = OfM::encode(value.abs() * inverse, random);
-    let sign = if value < 0.0 && code > 0 { SIGN } else { 0 };
+    let value = value * inverse;
+    let code = OfM::encode(value.abs(), random);
+    let sign = if value < 0.0 { SIGN } else { 0 };
     code | sign
 }
 
