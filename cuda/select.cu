@@ -88,8 +88,8 @@ TWOFOUR_DEVICE void store_codes(u8* codes, u64 group, u32 packed, u32& even) {
 
 template <typename W, int count, bool whole>
 TWOFOUR_DEVICE void choose_chunk(const SelectScoreArgs& args, u64 group, Place place, Statistics& sums, u32& even) {
-  float w[4 * count] = {}, s[4 * count], masked[4 * count];
-  u32 codes = 0;
+  float w[4 * count] = {}, s[4 * count];
+  u32 indices[count], codes = 0;
   if (args.weight) read<whole, W>(args.weight, 4 * group, w);
   if (args.scores) {
     read<whole, float>(args.scores, 4 * group, s);
@@ -107,14 +107,17 @@ TWOFOUR_DEVICE void choose_chunk(const SelectScoreArgs& args, u64 group, Place p
       for (int j = 0; j < 4; ++j) of_group[j] *= scale[j];
       place.next(args.walk);
     }
-    const u32 index = choose_largest(of_group);
-    keep_chosen(index, w + 4 * i, masked + 4 * i);
+    const u32 index = indices[i] = choose_largest(of_group);
     codes |= pattern_code(index) << (4 * i);
     if (args.patterns) store(args.patterns + group + i, index_byte(index));
     if (args.statistics) add_group(index, of_group, sums);
   }
   if (args.codes) store_codes<count>(args.codes, group, codes, even);
-  if (args.masked) write<whole, W>(args.masked, 4 * group, masked);
+  if (!args.masked) return;
+  float masked[4 * count];
+  TWOFOUR_UNROLL
+  for (int i = 0; i < count; ++i) keep_chosen(indices[i], w + 4 * i, masked + 4 * i);
+  write<whole, W>(args.masked, 4 * group, masked);
 }
 
 // Adds the threads' sums and writes the block's share. By all threads of the block.

@@ -221,3 +221,45 @@ fn a_fault_is_a_fault() {
     let fault = module.profile(&launch, &Options::default()).unwrap_err();
     assert!(matches!(fault, Fault::OutOfBounds { .. }), "{fault}");
 }
+
+/// A warp's clocks of a body, and those up to its first barrier.
+fn chain_of(body: &str, threads: u32) -> [u64; 2] {
+    let profile = profile_of(body, [1, threads]);
+    [profile.chain, profile.first_barrier]
+}
+
+#[test]
+fn loads_wait_for_their_addresses_alone() {
+    // The way to memory takes 479 clocks; what is between takes a few.
+    let way = |count: u64| 479 * count..479 * count + 60;
+    let used = "add.s32 %w2, %w0, %w1; st.global.u32 [%to], %w2;";
+    let apart = format!("ld.global.u32 %w0, [%from]; ld.global.u32 %w1, [%from+4]; {used}");
+    assert!(way(1).contains(&chain_of(&apart, 32)[0]));
+    let chained = format!(
+        "ld.global.u32 %w0, [%from]; cvt.u64.u32 %d10, %w0; add.s64 %d1, %from, %d10; ld.global.u32 %w1, [%d1]; {used}"
+    );
+    assert!(way(2).contains(&chain_of(&chained, 32)[0]));
+    // A branch that hangs on the first load holds the second one up.
+    let branched = format!(
+        "ld.global.u32 %w0, [%from]; setp.eq.s32 %p0, %w0, 1; @%p0 bra END; ld.global.u32 %w1, [%from+4]; {used} END:"
+    );
+    assert!(way(2).contains(&chain_of(&branched, 32)[0]));
+    // What nobody reads is not waited for.
+    assert!(chain_of("ld.global.u32 %w0, [%from];", 32)[0] < 60);
+}
+
+#[test]
+fn a_barrier_waits_for_the_slowest_warp() {
+    // The second warp loads and stores before it comes; the first one does not.
+    let body = "setp.lt.u32 %p0, %lane, 32; @%p0 bra ON;
+        ld.global.u32 %w0, [%from]; st.shared.u32 [box], %w0;
+        ON: barrier.sync.aligned 0; ld.shared.u32 %w1, [box]; st.global.u32 [%to], %w1;";
+    let [chain, barrier] = chain_of(body, 64);
+    assert!((479..540).contains(&barrier), "{barrier}");
+    assert!((barrier + 29..barrier + 60).contains(&chain), "{chain} after {barrier}");
+    // Copies are waited for by who says so.
+    let copied = "mov.u32 %w11, box; cp.async.ca.shared.global [%w11], [%from], 4; cp.async.commit_group;";
+    assert!(chain_of(copied, 32)[0] < 60);
+    let waited = format!("{copied} cp.async.wait_group 0; st.global.u32 [%to], %w11;");
+    assert!((479..540).contains(&chain_of(&waited, 32)[0]));
+}

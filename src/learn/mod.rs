@@ -128,9 +128,9 @@ pub(crate) use launch::{StepArgs, Sums, finish, fused_part, shares};
 /// What keeps the random numbers of initial logits apart from those of masks under the same seed: Philox' key is the
 /// seed xor this. (The first 192 bits of π's fraction make the three.)
 const INITIAL: u64 = 0x243f_6a88_85a3_08d3;
-/// The same for the rounding of `bf16` logits.
+/// The same for the rounding of `bf16` logits beside `f32` moments.
 const ROUNDING_LOGITS: u64 = 0x1319_8a2e_0370_7344;
-/// The same for the rounding of 8-bit moments.
+/// The same for the rounding of 8-bit moments, and of `bf16` logits beside them.
 const ROUNDING_MOMENTS: u64 = 0xa409_3822_299f_31d0;
 
 /// Where a group's squares add up to this, or to a NaN, the group is skipped: squares of what is below stay finite.

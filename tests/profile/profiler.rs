@@ -57,6 +57,7 @@ impl<R: Run<Profiler>> Timed for Once<R> {
         let begun = Instant::now();
         self.ready.run(&mut self.on, 1)?;
         let Self { name, bytes, .. } = self;
+        assert!(!self.on.lines.is_empty(), "{name} launches nothing");
         println!("{{\"case\":\"{name}\",\"bytes\":{bytes},\"launches\":[{}]}}", self.on.lines.join(","));
         Ok(begun.elapsed())
     }

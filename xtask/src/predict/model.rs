@@ -4,11 +4,13 @@
 //! resource then needs so many clocks; memory's are the bytes that blocks do not share, at the rate of a plain copy. How
 //! much of one hides behind another nobody knows without a device: the fourth root of the sum of fourth powers stands
 //! for it (with one resource half as busy as memory it adds 1.5 %, with one as busy 19 %; an estimate, not fitted to
-//! anything). On top comes what nothing hides: the way to a block's first barrier, such as that to the noise table.
+//! anything). On top comes what nothing hides, where blocks share what they load first: the way to the first barrier,
+//! such as that of the noise table, as often as blocks follow one another on a multiprocessor.
 //!
-//! Blind spots: L2's hit rate and DRAM's pages; instruction caches; register-file and dispatch conflicts; power and
-//! clocks; warps' phases; blocks that do more than others; PTX of `compute_80` stands for that of the device. Throughputs
-//! are those of `pipes.md`'s sources: CUDA's programming guide (arithmetic instructions), arXiv 2402.13499, NAK's tables.
+//! Blind spots: L2's hit rate and DRAM's pages; how many lines of a request L1 looks up a clock (one, here); instruction
+//! caches; register-file and dispatch conflicts; power and clocks; blocks that do more than others; PTX of `compute_80`
+//! stands for that of the device. Throughputs: CUDA's programming guide (arithmetic instructions), arXiv 2402.13499,
+//! NAK's tables.
 
 use std::collections::BTreeMap;
 
@@ -82,6 +84,9 @@ const NEXT_KERNEL: f64 = 0.56;
 /// How clocks of several resources become those of all.
 const OVERLAP: f64 = 4.0;
 
+/// Bytes from which on two blocks are said to share what they load first, as a table.
+const SHARED_BYTES: f64 = 1024.0;
+
 /// What a launch is predicted to take.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Prediction {
@@ -119,7 +124,9 @@ impl Device {
         let of = |pipe: Pipe| pipes.get(&pipe).copied().unwrap_or(0.0) * share;
         let each = launch.both_bytes - launch.first_bytes;
         let bytes = launch.first_bytes + each * (launch.blocks - 1.0).max(0.0);
-        let exposed = launch.first_barrier;
+        // What both blocks touched: where they share nothing, memory is busy with their own operands meanwhile.
+        let shared = 2.0 * launch.first_bytes - launch.both_bytes;
+        let exposed = if shared > SHARED_BYTES { launch.first_barrier } else { 0.0 };
         let waves = (launch.blocks / self.multiprocessors / self.resident(launch, machine)).max(1.0).ceil();
         let needs = BTreeMap::from([
             ("memory", bytes * larger / self.copy / self.multiprocessors),
