@@ -35,10 +35,18 @@ TWOFOUR_DEVICE bool mark(const KnownArgs& args, const Row& row, const Known& kno
   const u32 vocab = args.row.vocab;
   bool is_right = true;
   for (u32 i = thread_index(); i < vocab / 32 + 2; i += kThreads) words[i] = 0;
-  for (u32 j = 0; j < args.k; ++j) {
-    const u32 token = load(known.tokens + j);
-    is_right = is_right && token < vocab;
-    if (token < vocab && token / 32 % kThreads == thread_index()) words[token / 32] |= 1u << token % 32;
+  constexpr u32 kAtOnce = 4;
+  for (u32 first = 0; first < args.k; first += kAtOnce) {
+    // Under way together. Of the last few some are the last one again, whose mark is there.
+    u32 tokens[kAtOnce];
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < kAtOnce; ++i) tokens[i] = load(known.tokens + (first + i < args.k ? first + i : args.k - 1));
+    TWOFOUR_UNROLL
+    for (u32 i = 0; i < kAtOnce; ++i) {
+      const u32 token = tokens[i];
+      is_right = is_right && token < vocab;
+      if (token < vocab && token / 32 % kThreads == thread_index()) words[token / 32] |= 1u << token % 32;
+    }
   }
   for (u32 j = thread_index(); j < args.k; j += kThreads) {
     const u32 token = load(known.tokens + j);

@@ -26,14 +26,13 @@ struct alignas(16) GumbelTable {
   u32x2 lines[kGumbelLineCount];
 };
 
-// Copies the table to shared memory, by all threads of the block, all copies under way at once. Ends with a barrier.
+// Copies the table to shared memory, by all threads of the block, all copies under way at once: none waits for another,
+// so the loop need not be unrolled. Ends with a barrier.
 template <u32 threads>
 TWOFOUR_DEVICE const u32x2* load_gumbel_lines(GumbelTable& table) {
-  constexpr u32 kCopies = sizeof(GumbelTable) / 16;
-  TWOFOUR_UNROLL
-  for (u32 step = 0; step < (kCopies + threads - 1) / threads; ++step) {
-    const u32 i = step * threads + thread_index();
-    if (i < kCopies) cp_async_16(table.lines + 2 * i, kGumbelLines + 2 * i);
+  TWOFOUR_NO_UNROLL
+  for (u32 i = thread_index(); i < kGumbelLineCount / 2; i += threads) {
+    cp_async_16(table.lines + 2 * i, kGumbelLines + 2 * i);
   }
   cp_async_wait_all();
   sync_threads();

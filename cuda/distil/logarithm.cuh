@@ -1,5 +1,5 @@
 // Logarithms and exponentials that a row needs a few of, in double; and the float logarithm of Jensen and Shannon's
-// divergence, which has the hardware's reciprocals: IEEE's divisions would be two thirds of its instructions.
+// divergence, which has the hardware's reciprocals where IEEE's divisions would be half of its instructions.
 #pragma once
 
 #include "common/ptx.cuh"
@@ -57,7 +57,7 @@ TWOFOUR_DEVICE float log_over_mean(float p, float q, float beta) {
   const float r = beta * (p - q) * inverse;
   const bool is_far = r < -0.5f;
   const float ratio = is_far ? p * inverse : 1.0f + r;
-  return logarithm(ratio) + (is_far ? 0.0f : (r - (ratio - 1.0f)) * rcp_approx(ratio));
+  return logarithm(ratio) + (is_far ? 0.0f : divide(r - (ratio - 1.0f), ratio));
 }
 
 }  // namespace twofour

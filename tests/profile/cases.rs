@@ -1,6 +1,8 @@
 //! What is profiled: cases of the benches.
 
-use crate::common::{At, Result, Timed, compress, distil, glu, learn, mask, select};
+use crate::common::{
+    At, Cache, Place, Result, Timed, compress, decode, distil, glu, learn, mask, matmul, select, sparse,
+};
 use crate::profiler::Profiled;
 use twofour::compress::{Layout, MinTileK};
 use twofour::glu::Activation;
@@ -21,6 +23,8 @@ pub(crate) fn all(compiler: &Compiler) {
     let cases = Cases { compiler, wanted: std::env::var("TWOFOUR_PROFILE").ok() };
     cases.of_weights(SHAPE);
     cases.of_activations();
+    cases.decode();
+    cases.products(SHAPE);
 }
 
 struct Cases<'a> {
@@ -111,6 +115,31 @@ impl Cases<'_> {
                 let case = glu::Case { does, activation, dtype: Bf16, tokens, neurons };
                 self.case(format!("glu/{}", case.name()), |at| glu::ready(case, at));
             }
+        }
+    }
+
+    /// A feed-forward of LLaMA-2 7B's size, one token.
+    fn decode(&self) {
+        use decode::{Case, Reads};
+        for (reads, kept) in [Reads::Whole, Reads::Skip, Reads::Given]
+            .into_iter()
+            .flat_map(|reads| [false, true].map(|kept| (reads, kept)))
+        {
+            let case = Case { reads, kept, tokens: 1, width: 4096, neurons: 11_008 };
+            self.case(format!("glu/{}", case.name()), |at| at.ready(&case));
+        }
+    }
+
+    /// By few tokens, where they are bound by the weight's bytes.
+    fn products(&self, shape: Shape) {
+        for tokens in [8, 16, 32, 64, 128] {
+            let case = sparse::Case { values: Bf16, tokens, shape };
+            self.case(format!("sparse/{}", case.name()), |at| sparse::planned(case, at));
+        }
+        for (logits, tokens) in [(F32, 16), (F32, 128), (Bf16, 16), (Bf16, 128)] {
+            let case = matmul::Case { part: matmul::Part::Y, kind: Kind::Soft, logits, weights: Bf16, tokens, shape };
+            let place = Place::Gpu(Cache::Cold);
+            self.case(format!("matmul/{}", case.name()), |at| matmul::planned(case, place, at));
         }
     }
 }

@@ -158,7 +158,8 @@ impl Executor for Profiler {
     }
 
     fn libraries(&self) -> Libraries {
-        Libraries::ALL
+        // What they would do has no PTX.
+        Libraries::NONE
     }
 
     fn zeros<T: Plain>(&self, elements: usize) -> twofour::Result<Array<T>> {

@@ -124,7 +124,7 @@ fn opcode(text: &str) -> Option<&str> {
 }
 
 impl Machine {
-    /// How often each instruction is issued, where warps come to PTX lines so often. All of a block are issued as often:
+    /// How often each instruction is issued, where warps come to PTX lines so often. All of a block are issued alike:
     /// as often as the median of the lines that they come from, for ptxas moves some from one block to another.
     pub(super) fn issued(&self, lines: &BTreeMap<u32, f64>) -> Vec<f64> {
         let mut times = Vec::with_capacity(self.instructions.len());

@@ -1,13 +1,13 @@
 //! From counts to a time: what a multiprocessor gives a clock, and what binds.
 //!
 //! A launch's blocks do alike and are spread evenly, so that a multiprocessor has its share of every count. Each
-//! resource then needs so many clocks; memory's are the bytes that blocks do not share, at the rate of a plain copy. How
+//! resource then needs so many clocks; of memory's bytes those that blocks do not share, at the rate of a copy. How
 //! much of one hides behind another nobody knows without a device: the fourth root of the sum of fourth powers stands
 //! for it (with one resource half as busy as memory it adds 1.5 %, with one as busy 19 %; an estimate, not fitted to
 //! anything). On top comes what nothing hides, where blocks share what they load first: the way to the first barrier,
 //! such as that of the noise table, as often as blocks follow one another on a multiprocessor.
 //!
-//! Blind spots: L2's hit rate and DRAM's pages; how many lines of a request L1 looks up a clock (one, here); instruction
+//! Blind spots: L2's hit rate and DRAM's pages; how many lines of a request L1 looks up a clock (here one); instruction
 //! caches; register-file and dispatch conflicts; power and clocks; blocks that do more than others; PTX of `compute_80`
 //! stands for that of the device. Throughputs: CUDA's programming guide (arithmetic instructions), arXiv 2402.13499,
 //! NAK's tables.
@@ -32,7 +32,8 @@ pub(super) struct Device {
     special: f64,
     double: f64,
     memory: f64,
-    /// Clocks of a dense m16n8k16 product of 16-bit numbers.
+    /// Clocks of a multiprocessor for an m16n8k16 product of 16-bit numbers; on Hopper at the 64 % of its rate that
+    /// `mma.sync` reaches there.
     matrix: f64,
     /// Bytes of shared memory of a multiprocessor, and threads.
     shared: u32,
@@ -73,7 +74,7 @@ const H200: Device = Device {
     special: 0.5,
     double: 2.0,
     memory: 1.0,
-    matrix: 1.0,
+    matrix: 1.56,
     shared: 228 << 10,
     threads: 2048,
 };
@@ -157,11 +158,12 @@ impl Device {
         f64::from(registers.min(shared).min(self.threads / (32 * warps)).clamp(1, 32))
     }
 
-    /// Clocks that a product of tensor cores keeps a quarter of a multiprocessor's, in those of all four.
+    /// Clocks of a multiprocessor that an instruction of its tensor cores takes; a sparse one as many as a dense one of
+    /// half the depth.
     fn matrix_clocks(&self, opcode: &str) -> f64 {
-        let halves = if opcode.contains("1688") || opcode.contains("16816.S") { 0.5 } else { 1.0 };
+        let halves = if opcode.contains("1688") { 0.5 } else { 1.0 };
         match opcode.split('.').next() {
-            Some("HMMA" | "IMMA" | "QMMA" | "OMMA") => self.matrix * halves * 2.0,
+            Some("HMMA" | "IMMA" | "QMMA" | "OMMA") => self.matrix * halves,
             _ => 0.0,
         }
     }
