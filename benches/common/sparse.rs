@@ -36,7 +36,7 @@ impl Case {
 /// A case, ready to run.
 pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     match place {
-        Place::Cpu => planned(case, place),
+        Place::Cpu => planned(case, Layout::Plain, place),
         // There operands that take turns share a workspace, as layers do.
         #[cfg(feature = "cuda")]
         Place::Gpu(cache) => super::cuda::sparse::ready(case, cache),
@@ -45,17 +45,17 @@ pub fn ready(case: Case, place: Place) -> Result<Box<dyn Timed>> {
     }
 }
 
-/// A case on operands of its own.
-pub fn planned(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
-    for_values!(case, of_type(case, at))
+/// A case on operands of its own, the weight in this layout.
+pub fn planned(case: Case, layout: Layout, at: impl At) -> Result<Box<dyn Timed>> {
+    for_values!(case, of_type(case, layout, at))
 }
 
-fn of_type<T: Number>(case: Case, at: impl At) -> Result<Box<dyn Timed>> {
-    at.ready(&Typed::<T>(case, PhantomData))
+fn of_type<T: Number>(case: Case, layout: Layout, at: impl At) -> Result<Box<dyn Timed>> {
+    at.ready(&Typed::<T>(case, layout, PhantomData))
 }
 
-/// A case with its type.
-struct Typed<T>(Case, PhantomData<T>);
+/// A case with its layout and type.
+struct Typed<T>(Case, Layout, PhantomData<T>);
 
 impl<T: Number> Op for Typed<T> {
     type On<E: Executor + 'static> = Planned<E, T>;
@@ -67,7 +67,7 @@ impl<T: Number> Op for Typed<T> {
 
     fn ready<E: Executor + 'static>(&self, on: &mut E, set: usize) -> Result<Planned<E, T>> {
         let inputs = Inputs::<T>::new(self.0.problem(), set)?;
-        let operands = Operands::new(on, Layout::Plain, &inputs)?;
+        let operands = Operands::new(on, self.1, &inputs)?;
         let plan = operands.weight().plan(on, self.0.tokens, Given::WEIGHT)?;
         let scratch = on.scratch(&plan)?;
         Ok(Planned { operands, plan, scratch })

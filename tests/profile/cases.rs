@@ -134,7 +134,7 @@ impl Cases<'_> {
     fn products(&self, shape: Shape) {
         for tokens in [8, 16, 32, 64, 128] {
             let case = sparse::Case { values: Bf16, tokens, shape };
-            self.case(format!("sparse/{}", case.name()), |at| sparse::planned(case, at));
+            self.case(format!("sparse/{}", case.name()), |at| sparse::planned(case, Layout::CutlassSm80, at));
         }
         for (logits, tokens) in [(F32, 16), (F32, 128), (Bf16, 16), (Bf16, 128)] {
             let case = matmul::Case { part: matmul::Part::Y, kind: Kind::Soft, logits, weights: Bf16, tokens, shape };
