@@ -145,8 +145,8 @@ const HALF_SECTORS: &str = "
 Where a thread has 48 bytes of logits or of their gradient it takes them by three accesses of 16 bytes, each over half
 of 32 sectors (`mask`, the epilogue of `matmul`). L1 holds what the three loads share, and L2 joins the three stores:
 no byte goes to memory twice, and the lines that it costs L1 count above. `learn` stores whole lines through shared
-memory. Bank conflicts are the look-ups in the noise table, six a group, of 4.5 to 6 wavefronts each, for they fall where
-the noise falls; the codes of `compress`, a byte or less a lane; and the columns of `select`'s squares.
+memory. Bank conflicts are the look-ups in the noise table, six a group, of 4.5 to 6 wavefronts each, for they fall
+where the noise falls; the codes of `compress`, a byte or less a lane; and the columns of `select`'s squares.
 ";
 
 /// In lines of at most 120 columns, those after the first a little in.
