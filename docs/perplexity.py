@@ -17,10 +17,7 @@ PICTURE = ROOT / "docs/perplexity.svg"
 # Of one-shot.json, what is drawn at the left, a line each.
 SHOTS = [["Wanda", "SparseGPT"], ["SparseGPT with swaps"], ["SparseGPT, weights updated"]]
 # Report, what its line is called, its class.
-LEARNT = [
-    ("swaps-512k.json", "learnt", "learnt"),
-    ("distil-512k.json", "taught by the dense model", "taught"),
-]
+LEARNT = [("few-512k.json", "learnt", "learnt")]
 WIDTH, TOP, LEFT, RIGHT, BOTTOM = 760, 66, 262, 540, 376
 LEAST, MOST = 38, 320
 
@@ -34,9 +31,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-s
 .curve { stroke-width: 2.5; fill: none; stroke-linejoin: round }
 .shot { fill: #6e7781 }
 .learnt { stroke: #0969da }
-.taught { stroke: #8250df }
 .end.learnt { fill: #0969da }
-.end.taught { fill: #8250df }
 .dense { stroke: #bc4c00; stroke-dasharray: 4 4; fill: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 }
@@ -45,9 +40,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-s
   .grid { stroke: #262c36 }
   .shot { fill: #9198a1 }
   .learnt { stroke: #4493f8 }
-  .taught { stroke: #ab7df8 }
   .end.learnt { fill: #4493f8 }
-  .end.taught { fill: #ab7df8 }
   .dense { stroke: #f0883e }
 }
 """
@@ -75,7 +68,7 @@ def picture(shots, reports):
     yield f'<text class="small" x="18" y="47">log scale; magnitude’s mask is at {shots["magnitude"]:.0f}</text>'
     for tick in range(0, most_tokens + 1, 128_000):
         yield f'<path class="grid" d="M{x(tick):.1f} {TOP}V{BOTTOM}"/>'
-        label = f"{tick // 1000} thousand" if tick else "0"
+        label = f"{tick // 1000} k" if tick else "0"
         yield f'<text class="small" text-anchor="middle" x="{x(tick):.1f}" y="{BOTTOM + 18}">{label}</text>'
     yield f'<text class="small" text-anchor="middle" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 37}">tokens learnt from</text>'
 
