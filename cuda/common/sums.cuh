@@ -16,7 +16,8 @@ TWOFOUR_DEVICE T sum_of_threads(const T& own) {
     sync_threads();
     if (thread_index() < half) of_threads[thread_index()].add(of_threads[thread_index() + half]);
   }
-  return of_threads[0];
+  // Its own: another's may be written still.
+  return of_threads[thread_index()];
 }
 
 }  // namespace twofour
