@@ -84,8 +84,8 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("distil/reverse/", "exponentials, as forward."),
     (
         "distil/jsd/",
-        "issue: two logarithms of a quotient near 1 for each pair of logits in the second sweep, one in the third. It
-        is half of what it was with IEEE's divisions.",
+        "issue: two logarithms of a quotient near 1 for each pair of logits in the second sweep, one in the third,
+        two thirds of the instructions that they were with IEEE's divisions.",
     ),
     (
         "distil/known/",
