@@ -7,7 +7,7 @@ namespace twofour {
 
 // A code is a small floating-point number: an exponent of four bits and a mantissa of three (below a sign) or four. Its
 // bits, shifted to their place in a float, are that number times a power of two, subnormals included; so a product
-// decodes it, and a product and a shift encode.
+// and a shift encode it; in the place of an f16 a product decodes it.
 template <int mantissa>
 struct Code {
   static constexpr u32 kShift = 23 - mantissa;

@@ -6,7 +6,7 @@
 //! change of the kernels shows what it costs. A spill, local memory beyond the totals of long sums, or a complaint of ptxas
 //! is a failure, and so is an instruction count over one of [`LIMITS`].
 
-mod card;
+pub(crate) mod card;
 mod nvrtc;
 mod sass;
 mod table;

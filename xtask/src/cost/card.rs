@@ -27,12 +27,12 @@ pub(super) struct Card {
 
 /// What ptxas says of a function.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Reported {
-    pub(super) registers: u32,
-    pub(super) stack: u32,
-    pub(super) spill_stores: u32,
-    pub(super) spill_loads: u32,
-    pub(super) shared: u32,
+pub(crate) struct Reported {
+    pub(crate) registers: u32,
+    pub(crate) stack: u32,
+    pub(crate) spill_stores: u32,
+    pub(crate) spill_loads: u32,
+    pub(crate) shared: u32,
 }
 
 /// A number of instructions, and whether no more are carried out: no inner loop, no call.
@@ -249,7 +249,7 @@ fn is_tensor(base: &str) -> bool {
 }
 
 /// ptxas' figures by function.
-fn reports(log: &str) -> BTreeMap<String, Reported> {
+pub(crate) fn reports(log: &str) -> BTreeMap<String, Reported> {
     let mut reports: BTreeMap<String, Reported> = BTreeMap::new();
     let mut current = String::new();
     for line in log.lines().map(str::trim) {

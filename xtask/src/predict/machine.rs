@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use crate::cost::card::reports;
+
 /// The pipes of a multiprocessor that predictions look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pipe {
@@ -30,8 +32,6 @@ pub(super) struct Machine {
     pub(super) registers: u32,
     /// Static shared memory, in bytes.
     pub(super) shared: u32,
-    /// Bytes that spills store and load.
-    pub(super) spills: u32,
     pub(super) instructions: Vec<Instruction>,
 }
 
@@ -54,9 +54,9 @@ pub(super) fn assemble(nvcc: &Path, ptx: &Path, arch: &str) -> Result<BTreeMap<S
     let mut nvdisasm = Command::new(nvcc.with_file_name("nvdisasm"));
     let code = said(nvdisasm.args(["-c", "-gp"]).arg(&cubin))?.0;
     let mut machines = kernels(&code);
-    for (kernel, [registers, shared, spills]) in reports(&log) {
+    for (kernel, reported) in reports(&log) {
         if let Some(machine) = machines.get_mut(&kernel) {
-            (machine.registers, machine.shared, machine.spills) = (registers, shared, spills);
+            (machine.registers, machine.shared) = (reported.registers, reported.shared);
         }
     }
     Ok(machines)
@@ -70,27 +70,6 @@ fn said(command: &mut Command) -> Result<(String, String)> {
         bail!("{command:?} failed ({}):\n{out}{err}", output.status);
     }
     Ok((out, err))
-}
-
-/// ptxas' registers, static shared memory and spilled bytes of each function.
-fn reports(log: &str) -> BTreeMap<String, [u32; 3]> {
-    let mut reports: BTreeMap<String, [u32; 3]> = BTreeMap::new();
-    let mut current = String::new();
-    for line in log.lines() {
-        let before = |what: &str| {
-            let start = &line[..line.find(what)?];
-            start.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
-        };
-        if let Some((_, name)) = line.split_once("Function properties for ") {
-            name.trim().clone_into(&mut current);
-        } else if let Some(stored) = before(" bytes spill stores") {
-            reports.entry(current.clone()).or_default()[2] = stored + before(" bytes spill loads").unwrap_or(0);
-        } else if let Some(registers) = before(" registers") {
-            let report = reports.entry(current.clone()).or_default();
-            (report[0], report[1]) = (registers, before(" bytes smem").unwrap_or(0));
-        }
-    }
-    reports
 }
 
 /// The kernels of a listing with lines of PTX.
@@ -187,14 +166,5 @@ mod tests {
         assert_eq!(kernels["twofour_a"].issued(&lines), [5.0; 3]);
         assert_eq!(kernels["twofour_a"].instructions[1].pipes(), [Pipe::Fma, Pipe::FmaHeavy]);
         assert_eq!(kernels["twofour_b"].instructions[0].pipes(), [Pipe::Special]);
-    }
-
-    #[test]
-    fn a_log_is_read() {
-        let log = "ptxas info    : Function properties for twofour_a
-    0 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
-ptxas info    : Used 63 registers, used 1 barriers, 21504 bytes smem
-";
-        assert_eq!(reports(log)["twofour_a"], [63, 21504, 12]);
     }
 }
