@@ -99,3 +99,17 @@ fn power(base: f64, exponent: u64) -> f64 {
     }
     power
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epsilon_is_what_a_step_can_divide_by() {
+        let by = AdamW { rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-5, decay: 0.1, step: 1 };
+        for (epsilon, is_right) in [(0.0, false), (9e-21, false), (1e-20, true), (1e20, true), (1.1e20, false)] {
+            assert_eq!(AdamW { epsilon, ..by }.check().is_ok(), is_right, "{epsilon:e}");
+        }
+        assert!(AdamW { epsilon: f64::NAN, ..by }.check().is_err());
+    }
+}
